@@ -1,0 +1,13 @@
+"""MRD-T on ShapeNet alone (52.5K shapes), the paper's ablation setting."""
+
+from ml_collections import ConfigDict
+
+from configs import mrd_t
+
+
+def get_config() -> ConfigDict:
+  config = mrd_t.get_config()
+  config.data.dir = "data/openshape-shapenet"
+  config.train.batch_size = 192
+  config.train.epochs = 70.0
+  return config

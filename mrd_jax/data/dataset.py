@@ -1,0 +1,129 @@
+"""Reads prepared datasets: random access to the records of `records.encode`.
+
+The folder is a TFDS dataset in ArrayRecord files, written by
+`mrd_jax.prepare`; TensorFlow is not needed to read it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.errors import BadInput
+
+CLASS_FEATURES_FILE = "class_features.npz"
+_REMEDY = "prepare one with: python -m mrd_jax.prepare {procedural|openshape}"
+
+
+def read_meta(directory: str | os.PathLike[str]) -> DatasetMeta:
+  """Returns what the dataset in `directory` says about itself.
+
+  Raises:
+    BadInput: naming `data.dir`, when there is no complete dataset there.
+  """
+  metadata = dict(_builder(directory).info.metadata or {})
+  fields = [field.name for field in dataclasses.fields(DatasetMeta)]
+  missing = [field for field in fields if field not in metadata]
+  if missing:
+    raise BadInput(
+      f"data.dir: the metadata in {directory} lacks {', '.join(missing)}; "
+      f"another program wrote this dataset, {_REMEDY} --output DIR"
+    )
+  return DatasetMeta(**{field: metadata[field] for field in fields})
+
+
+def class_features(directory: str | os.PathLike[str], split: str) -> np.ndarray:
+  """Returns the text features of a split's class names.
+
+  Returns:
+    (C, D) float32, rows in label order (`DatasetMeta.class_names[split]`).
+
+  Raises:
+    BadInput: when the dataset or the split is missing, or has no classes.
+  """
+  _builder(directory)
+  path = Path(directory) / CLASS_FEATURES_FILE
+  stored: dict[str, np.ndarray] = {}
+  if path.exists():
+    with np.load(path, allow_pickle=False) as arrays:
+      stored = {name: arrays[name] for name in arrays.files}
+  if split not in stored:
+    raise BadInput(
+      f"split {split!r} of {directory} has no class names to evaluate "
+      f"against; splits that have: {', '.join(sorted(stored)) or 'none'}"
+    )
+  return stored[split].astype(np.float32)
+
+
+def open_split(directory: str | os.PathLike[str], split: str) -> "RecordSource":
+  """Opens one split for random access.
+
+  Raises:
+    BadInput: naming `data.dir` or the split, when it is missing.
+  """
+  splits = _builder(directory).info.splits
+  if split not in splits:
+    raise BadInput(
+      f"split {split!r} is not in {directory}; it has: "
+      f"{', '.join(sorted(splits))}"
+    )
+  return RecordSource(Path(directory), split, splits[split].num_examples)
+
+
+class RecordSource:
+  """The records of one split; index it with 0 .. len - 1.
+
+  Cheap to pickle for worker processes: files are opened on first use, in the
+  process that uses them.
+  """
+
+  def __init__(self, directory: Path, split: str, length: int):
+    self._directory = directory
+    self._split = split
+    self._length = length
+    self._source: Any = None
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    """Returns one record: the fields and dtypes of `records.encode`.
+
+    Raises:
+      IndexError: unless 0 <= index < len.
+    """
+    index = index.__index__()
+    if not 0 <= index < self._length:
+      raise IndexError(f"record {index} of {self._length}")
+    if self._source is None:
+      self._source = _builder(self._directory).as_data_source(self._split)
+    record = dict(self._source[index])
+    record["id"] = record["id"].decode()
+    record["dataset"] = record["dataset"].decode()
+    record["texts"] = [text.decode() for text in record["texts"]]
+    record["scale"] = np.float32(record["scale"])
+    record["label"] = np.int32(record["label"])
+    return record
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return (self[index] for index in range(self._length))
+
+  def __getstate__(self) -> dict[str, Any]:
+    return self.__dict__ | {"_source": None}
+
+  def __repr__(self) -> str:  # Grain stores it to recognise its data source
+    return f"RecordSource({str(self._directory)!r}, {self._split!r})"
+
+
+def _builder(directory: str | os.PathLike[str]) -> Any:
+  if not (Path(directory) / "dataset_info.json").is_file():
+    state = "is not a prepared dataset"
+    if not Path(directory).is_dir():
+      state = "does not exist"
+    raise BadInput(f"data.dir: {directory} {state}; {_REMEDY} --output DIR")
+  return tfds.builder_from_directory(directory)

@@ -1,0 +1,177 @@
+"""Step-indexed batches: which records make up a batch is a function of its step.
+
+The pipeline keeps no state worth saving.  A batch follows from (seed, step,
+position in the global batch), so a run resumes at any step, with any number
+of processes and workers, on exactly the data it would have seen.  Workers
+only read and pad; decoding and augmentation happen on the device
+(`transforms.py`).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.transforms import Batch
+from mrd_jax.errors import BadInput
+
+SHUFFLE_ROUNDS = 4
+
+
+class Source(Protocol):
+  """Random access to the encoded records of one split."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOrder:
+  """The order of a training run's samples.
+
+  Every epoch is a permutation of its own; the few records that do not fill a
+  batch are left out of that epoch, so no batch holds a record twice.
+
+  Attributes:
+    num_records: Size of the split.
+    batch_size: Global batch size.
+    seed: Seed of the permutations.
+  """
+
+  num_records: int
+  batch_size: int
+  seed: int
+
+  def __post_init__(self):
+    if self.batch_size > self.num_records:
+      raise BadInput(
+        f"train.batch_size is {self.batch_size} but the training split has "
+        f"only {self.num_records} records; use a smaller batch"
+      )
+
+  @property
+  def steps_per_epoch(self) -> int:
+    return self.num_records // self.batch_size
+
+  def row(self, step: int, position: int) -> int:
+    """The record at `position` of the global batch of `step`."""
+    epoch, batch = divmod(step, self.steps_per_epoch)
+    seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
+    return grain.experimental.index_shuffle(
+      batch * self.batch_size + position,
+      max_index=self.num_records - 1,
+      seed=int(seed),
+      rounds=SHUFFLE_ROUNDS,
+    )
+
+
+def pad_record(record: dict[str, Any], row: int, meta: DatasetMeta) -> Batch:
+  """One record as a `Batch` without the batch axis, padded to fixed shapes."""
+
+  def pad(array: np.ndarray, rows: int) -> np.ndarray:
+    padded = np.zeros((rows, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded
+
+  def pad_features(features: np.ndarray, rows: int) -> np.ndarray:
+    return pad(features.reshape(-1, meta.embed_dim), rows)
+
+  return Batch(
+    row=np.int32(row),
+    xyz=pad(record["xyz"], meta.max_points),
+    rgb=pad(record["rgb"], meta.max_points),
+    num_points=np.int32(len(record["xyz"])),
+    # At least one slot each, so that "the first" always exists.
+    image_feat=pad_features(record["image_feat"], max(meta.max_images, 1)),
+    image_kind=pad(record["image_kind"], max(meta.max_images, 1)),
+    text_feat=pad_features(record["text_feat"], max(meta.max_texts, 1)),
+    text_kind=pad(record["text_kind"], max(meta.max_texts, 1)),
+    label=np.int32(record["label"]),
+  )
+
+
+def train_batches(
+  source: Source,
+  meta: DatasetMeta,
+  order: TrainOrder,
+  *,
+  start_step: int,
+  num_steps: int,
+  process_index: int,
+  process_count: int,
+  threads: int,
+  workers: int,
+) -> Iterator[Batch]:
+  """This process's part of every global batch from `start_step` on.
+
+  Process p of P holds positions [p * B / P, (p + 1) * B / P).
+
+  Args:
+    source: The training split.
+    meta: Its metadata (padded sizes).
+    order: Which record goes where.
+    start_step: First step.
+    num_steps: Last step + 1.
+    process_index: p.
+    process_count: P, a divisor of the batch size.
+    threads: Reading threads in each worker.
+    workers: Worker processes; 0 reads in this one.
+  """
+  local = order.batch_size // process_count
+
+  def load(n: int) -> Batch:
+    step, position = divmod(n, local)
+    row = order.row(step, process_index * local + position)
+    return pad_record(source[row], row, meta)
+
+  dataset = (
+    grain.MapDataset.range(start_step * local, num_steps * local)
+    .map(load)
+    .batch(local)
+  )
+  return iter(_read(dataset, threads, workers))
+
+
+def eval_batches(
+  source: Source,
+  meta: DatasetMeta,
+  *,
+  batch_size: int,
+  process_index: int,
+  process_count: int,
+  threads: int,
+) -> Iterator[Batch]:
+  """This process's part of consecutive global batches over a whole split.
+
+  The last batch is filled up with copies of the last record; the caller
+  knows the split's length and drops them.
+  """
+  local = batch_size // process_count
+  batches = -(-len(source) // batch_size)
+
+  def load(n: int) -> Batch:
+    batch, position = divmod(n, local)
+    row = batch * batch_size + process_index * local + position
+    row = min(row, len(source) - 1)
+    return pad_record(source[row], row, meta)
+
+  dataset = grain.MapDataset.range(batches * local).map(load).batch(local)
+  return iter(_read(dataset, threads, workers=0))
+
+
+def _read(
+  dataset: grain.MapDataset, threads: int, workers: int
+) -> grain.IterDataset:
+  """Reads a few batches ahead: a batch of M at 512 is 70 MB."""
+  reader = dataset.to_iter_dataset(
+    grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+  )
+  if workers:
+    reader = reader.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers)
+    )
+  return reader

@@ -1,0 +1,107 @@
+"""Embeddings of a whole split, on all devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mrd_jax import sharding
+from mrd_jax.data import pipeline
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.transforms import AugmentConfig, Batch, eval_examples
+from mrd_jax.models.pointbert import PointBERT
+
+
+class SplitEmbeddings(NamedTuple):
+  """A split in the joint space, in the order of its records.
+
+  Attributes:
+    point: (N, D) float32 embeddings of the shapes, unit length.
+    text: (N, D) float32 feature of each shape's first text, unit length.
+    has_text: (N,) bool.
+    label: (N,) int32.
+  """
+
+  point: np.ndarray
+  text: np.ndarray
+  has_text: np.ndarray
+  label: np.ndarray
+
+
+class Embedder:
+  """Runs the encoder over splits; compiled once for all of them.
+
+  Args:
+    encoder: The encoder.
+    augment: How clouds are drawn (nothing is augmented).
+    meta: The dataset's padded sizes.
+    batch_size: Global batch, a multiple of the devices.
+    threads: Reading threads.
+    seed: Of the fixed shuffle.
+    mesh: The devices.
+  """
+
+  def __init__(
+    self,
+    encoder: PointBERT,
+    augment: AugmentConfig,
+    meta: DatasetMeta,
+    *,
+    batch_size: int,
+    threads: int,
+    seed: int,
+    mesh: Mesh,
+  ):
+    sharding.check_batch_size("eval.batch_size", batch_size, mesh)
+    self._meta = meta
+    self._batch_size = batch_size
+    self._threads = threads
+    self._batch_sharding = sharding.batch_sharding(mesh)
+
+    def forward(variables, batch: Batch):
+      examples = eval_examples(batch, augment, seed=seed)
+      point = encoder.apply(
+        variables, examples.points, examples.num_points, train=False
+      )
+      return point, examples.text, examples.has_text, batch.label
+
+    # Whole on every device, so that every process can read all of it.
+    self._forward: Callable[..., Any] = jax.jit(
+      forward, out_shardings=sharding.replicated(mesh)
+    )
+
+  def __call__(
+    self, variables, source: pipeline.Source, keep_going: Callable[[], None]
+  ) -> SplitEmbeddings:
+    """Embeds every record of `source`.
+
+    Args:
+      variables: The encoder's.
+      source: The split.
+      keep_going: Called before every batch; may raise to stop.
+    """
+    parts = []
+    batches = pipeline.eval_batches(
+      source,
+      self._meta,
+      batch_size=self._batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      threads=self._threads,
+    )
+    for batch in batches:
+      keep_going()
+      batch = sharding.to_global(batch, self._batch_sharding)
+      parts.append(jax.device_get(self._forward(variables, batch)))
+    point, text, has_text, label = (
+      np.concatenate(arrays)[: len(source)] for arrays in zip(*parts)
+    )
+    return SplitEmbeddings(unit(point), unit(text), has_text, label)
+
+
+def unit(x_ND: np.ndarray) -> np.ndarray:
+  """Rows of unit length; zero rows stay zero."""
+  norm = np.linalg.norm(x_ND, axis=-1, keepdims=True)
+  return x_ND / np.where(norm > 0, norm, 1)

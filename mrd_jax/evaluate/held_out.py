@@ -1,0 +1,92 @@
+"""What the training loop measures: zero-shot and retrieval on held-out splits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mrd_jax.config import EvalConfig
+from mrd_jax.data import dataset
+from mrd_jax.errors import BadInput
+from mrd_jax.evaluate.embed import Embedder, SplitEmbeddings, unit
+from mrd_jax.evaluate.retrieval import retrieval
+from mrd_jax.evaluate.zero_shot import zero_shot
+
+
+class HeldOut:
+  """The held-out splits of a dataset and how they are scored.
+
+  Metrics are named "SPLIT/top1", "SPLIT/text_to_shape_r1", and so on.
+
+  Args:
+    config: Which splits are scored how.
+    data_dir: The prepared dataset.
+    embedder: Embeds a split.
+  """
+
+  def __init__(self, config: EvalConfig, data_dir: Path, embedder: Embedder):
+    self._config = config
+    self._embedder = embedder
+    splits = dict.fromkeys(config.zero_shot + config.retrieval)
+    self._sources = {s: dataset.open_split(data_dir, s) for s in splits}
+    self._classes = {
+      s: unit(dataset.class_features(data_dir, s)) for s in config.zero_shot
+    }
+
+  @property
+  def chance(self) -> dict[str, float]:
+    """Top-1 accuracy of guessing, by zero-shot split."""
+    return {split: 1 / len(x) for split, x in self._classes.items()}
+
+  def __call__(
+    self, variables, keep_going: Callable[[], None]
+  ) -> tuple[dict[str, float], dict[str, SplitEmbeddings]]:
+    """Scores every split.
+
+    Args:
+      variables: The encoder's.
+      keep_going: Called before every batch; may raise to stop.
+
+    Returns:
+      The metrics, and the embeddings they were computed from.
+    """
+    metrics, embeddings = {}, {}
+    for split, source in self._sources.items():
+      found = self._embedder(variables, source, keep_going)
+      embeddings[split] = found
+      scores = {}
+      if split in self._classes:
+        scores |= zero_shot(found.point, found.label, self._classes[split])
+      if split in self._config.retrieval:
+        scores |= retrieval(found.point, found.text, found.has_text)
+      metrics |= {f"{split}/{name}": value for name, value in scores.items()}
+    return metrics, embeddings
+
+  def check_metric(self, name: str) -> None:
+    """Raises BadInput unless an evaluation yields the metric `name`."""
+    split, _, score = name.partition("/")
+    known = split in self._classes and score in (
+      "top1", "top3", "top5", "class_mean"
+    )  # fmt: skip
+    known |= split in self._config.retrieval and score in (
+      f"{way}_r{k}"
+      for way in ("text_to_shape", "shape_to_text")
+      for k in (1, 3, 5)
+    )
+    if not known:
+      raise BadInput(
+        f"checkpoint.best_metric is {name!r}, which no evaluation yields; "
+        "name a split of eval.zero_shot as in 'val/top1', or set "
+        "checkpoint.keep_best to 0"
+      )
+
+
+def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:
+  """Writes a split's embeddings as .npz (float16, no pickle)."""
+  np.savez(
+    path,
+    point=embeddings.point.astype(np.float16),
+    text=embeddings.text.astype(np.float16),
+    has_text=embeddings.has_text,
+    label=embeddings.label,
+  )

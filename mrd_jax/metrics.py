@@ -1,0 +1,145 @@
+"""What a run tells: a progress line, metrics.jsonl, TensorBoard events.
+
+Only process 0 writes.  Both files are cut back to the restored step when a
+run resumes, so that a killed and repeated stretch does not appear twice.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+  """Writes a run's metrics.
+
+  Args:
+    workdir: The run's folder.
+    num_steps: Length of the run, for the remaining time.
+    batch_size: Global batch, for shapes per second.
+    start_step: Steps already done; later lines of an earlier try are dropped.
+    enabled: False on every process but the first: nothing is written.
+  """
+
+  def __init__(
+    self,
+    workdir: Path,
+    *,
+    num_steps: int,
+    batch_size: int,
+    start_step: int,
+    enabled: bool,
+  ):
+    self._num_steps = num_steps
+    self._batch_size = batch_size
+    self._enabled = enabled
+    self._live = enabled and sys.stderr.isatty()
+    self._next_line = float(start_step)  # of the few that a log file gets
+    self._last_time, self._last_step = time.perf_counter(), start_step
+    self._path = workdir / "metrics.jsonl"
+    if enabled:
+      _keep_until(self._path, start_step)
+      self._file = self._path.open("a")
+      self._board = SummaryWriter(
+        str(workdir / "tensorboard"), purge_step=start_step + 1
+      )
+
+  def train(self, step: int, values: dict[str, float]) -> None:
+    """Records the metrics of a training step and shows the progress line."""
+    now = time.perf_counter()
+    seconds_per_step = (now - self._last_time) / max(step - self._last_step, 1)
+    self._last_time, self._last_step = now, step
+    rate = self._batch_size / seconds_per_step
+    self._write(step, "train", values | {"shapes_per_second": rate})
+    if self._enabled:
+      remaining = (self._num_steps - step) * seconds_per_step
+      line = progress_line(step, self._num_steps, values, rate, remaining)
+      if self._live:
+        print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+      elif step >= self._next_line:
+        self._next_line = step + self._num_steps / 10
+        print(line, file=sys.stderr, flush=True)
+
+  def evaluation(self, step: int, values: dict[str, float]) -> None:
+    """Records the metrics of an evaluation and shows them."""
+    self._write(step, "eval", values)
+    text = "  ".join(f"{k} {v:.1%}" for k, v in values.items() if "/" in k)
+    self.say(f"step {step}: {text}")
+    # An evaluation is not training time.
+    self._last_time = time.perf_counter()
+
+  def say(self, text: str) -> None:
+    """Prints a line of its own."""
+    if self._enabled:
+      clear = "\r\x1b[2K" if self._live else ""
+      print(clear + text, file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    if self._enabled:
+      self._file.close()
+      self._board.close()
+
+  def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
+    if not self._enabled:
+      return
+    record = {"step": step, "kind": kind, "time": time.time()} | values
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def progress_line(
+  step: int,
+  num_steps: int,
+  values: dict[str, float],
+  shapes_per_second: float,
+  seconds_left: float,
+) -> str:
+  """One line: step, losses, a weight of each pair, speed, time left."""
+  minutes, seconds = divmod(round(seconds_left), 60)
+  hours, minutes = divmod(minutes, 60)
+  eta = f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+  contrast = values["contrast/image"] + values["contrast/text"]
+  weights = " ".join(
+    f"{term} {values[f'weight/{term}']:.2f}"
+    for term in ("PP-II", "PI-TI", "PT-IT")  # the other of a pair is 1 - this
+    if f"weight/{term}" in values
+  )
+  return (
+    f"step {step}/{num_steps}  loss {values['loss']:.3f}"
+    f" (contrast {contrast:.3f} intra {values['intra']:.4f}"
+    f" cross {values['cross']:.4f})  {weights}"
+    f"  {shapes_per_second:.0f} shapes/s  {eta} left"
+  )
+
+
+def read_metrics(path: Path) -> list[dict]:
+  """The lines of a metrics.jsonl; a torn last line (a kill) is left out."""
+  lines = []
+  for line in path.read_text().splitlines():
+    try:
+      lines.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return lines
+
+
+def write_json(path: Path, value) -> None:
+  """Writes a JSON file in one rename: it is whole or it is not there."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  os.replace(temporary, path)
+
+
+def _keep_until(path: Path, step: int) -> None:
+  """Drops the lines after `step` that a killed run has left."""
+  if not path.exists():
+    return
+  kept = [line for line in read_metrics(path) if line["step"] <= step]
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+  os.replace(temporary, path)

@@ -1,0 +1,240 @@
+"""PointBERT: OpenShape's PointPatchTransformer with its projection, in Linen.
+
+points -> groups (`point_ops`) -> mini-PointNet -> lift -> [cls] + groups ->
+pre-norm transformer -> cls -> projection to the teacher's embedding space.
+
+Everything that touches numbers follows OpenShape (`docs/encoder.md` lists it
+with sources): head width 64 whatever the width, qkv without bias, exact GELU,
+epsilon 1e-5, no position embedding besides the centre's xyz in the lift, no
+final LayerNorm, PyTorch's default initialisation.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from mrd_jax.models import point_ops
+
+HEAD_DIM = 64
+EPSILON = 1e-5
+
+Remat = Literal["none", "blocks", "all"]
+Attention = Literal["xla", "cudnn"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PointBERTSize:
+  """The architecture: what decides the parameters and the numbers.
+
+  Attributes:
+    width: Token width.
+    depth: Transformer blocks.
+    heads: Attention heads of width 64.
+    mlp_dim: Hidden width of a block's MLP.
+    sa_dim: Output width of the mini-PointNet.
+    groups: G, tokens per cloud.
+    radius: Radius of a group's ball in the normalised cloud.
+    group_size: K, points per group.
+  """
+
+  width: int
+  depth: int
+  heads: int
+  mlp_dim: int
+  sa_dim: int = 256
+  groups: int = 384
+  radius: float = 0.2
+  group_size: int = 64
+
+
+SIZES = {
+  # T and M are OpenShape's scales 1 and 4.
+  "t": PointBERTSize(256, 6, 4, 1024, 96, groups=64, radius=0.4, group_size=256),
+  "s": PointBERTSize(384, 12, 6, 1536),
+  "m": PointBERTSize(512, 12, 8, 1536),
+  "b": PointBERTSize(768, 12, 12, 3072),
+  "l": PointBERTSize(1024, 24, 16, 4096),
+}
+
+
+def _uniform(bound: float) -> Callable[..., jax.Array]:
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+class Linear(nn.Module):
+  """A dense layer initialised as PyTorch's Linear and 1x1 convolutions are.
+
+  Weights and bias are uniform within 1 / sqrt(fan_in).
+  """
+
+  features: int
+  use_bias: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    fan_in = x.shape[-1]
+    init = _uniform(fan_in**-0.5)
+    kernel = self.param("kernel", init, (fan_in, self.features))
+    # XLA multiplies matrices faster than it contracts higher ranks on CPU.
+    y = x.reshape(-1, fan_in).astype(self.dtype) @ kernel.astype(self.dtype)
+    y = y.reshape(*x.shape[:-1], self.features)
+    if self.use_bias:
+      bias = self.param("bias", init, (self.features,))
+      y = y + bias.astype(self.dtype)
+    return y
+
+
+class MiniPointNet(nn.Module):
+  """Embeds each group: three (Linear, BatchNorm, ReLU), then max over points.
+
+  BatchNorm statistics are float32 and, since the batch axis is global under
+  `jit`, those of the global batch.  The running variance is the biased one
+  (PyTorch keeps the unbiased: a factor n / (n - 1) with n = B * G * K).
+  """
+
+  sa_dim: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BGKC: jax.Array, train: bool) -> jax.Array:
+    for i, features in enumerate((64, 64, self.sa_dim)):
+      x_BGKC = Linear(features, dtype=self.dtype, name=f"linear_{i}")(x_BGKC)
+      x_BGKC = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=EPSILON,
+        dtype=self.dtype,
+        name=f"norm_{i}",
+      )(x_BGKC)
+      x_BGKC = nn.relu(x_BGKC)
+    return x_BGKC.max(axis=2)
+
+
+class Block(nn.Module):
+  """A pre-norm transformer block."""
+
+  heads: int
+  mlp_dim: int
+  attention: Attention
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    batch, length, width = x_BLD.shape
+    inner = self.heads * HEAD_DIM
+
+    y_BLD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="attention_norm")(
+      x_BLD
+    )
+    qkv = Linear(3 * inner, use_bias=False, dtype=self.dtype, name="qkv")(y_BLD)
+    q, k, v = jnp.moveaxis(
+      qkv.reshape(batch, length, 3, self.heads, HEAD_DIM), 2, 0
+    )
+    y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
+    y = y.reshape(batch, length, inner)
+    x_BLD = x_BLD + Linear(width, dtype=self.dtype, name="attention_out")(y)
+
+    y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="mlp_norm")(x_BLD)
+    y = Linear(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
+    y = nn.gelu(y, approximate=False)
+    return x_BLD + Linear(width, dtype=self.dtype, name="mlp_out")(y)
+
+
+class PointBERT(nn.Module):
+  """The point-cloud encoder.
+
+  Attributes:
+    size: The architecture.
+    embed_dim: D, width of the teacher's embedding space.
+    dtype: Compute type of matrix work; parameters, BatchNorm and LayerNorm
+      statistics are float32 always.
+    remat: What the backward pass recomputes instead of keeping: nothing, the
+      transformer blocks, or the mini-PointNet too.
+    attention: Implementation for `jax.nn.dot_product_attention`.
+    fps_chunk: Clouds per step of farthest point sampling (`point_ops`).
+    query_chunk: Clouds per step of the ball query (`point_ops`).
+    batch_sharding: Layout of the batch over devices, so that grouping stays
+      on the device that holds the cloud; None on a single device.
+  """
+
+  size: PointBERTSize
+  embed_dim: int
+  dtype: jnp.dtype = jnp.float32
+  remat: Remat = "none"
+  attention: Attention = "xla"
+  fps_chunk: int = 1
+  query_chunk: int = 8
+  batch_sharding: NamedSharding | None = None
+
+  @nn.compact
+  def __call__(
+    self, points_BN6: jax.Array, num_points_B: jax.Array, *, train: bool
+  ) -> jax.Array:
+    """Embeds a batch of clouds.
+
+    Args:
+      points_BN6: (B, N, 6) float32: xyz (z up, unit ball) and rgb in [0, 1].
+        Groups hold the first points of a ball in index order, so the order of
+        a cloud's points matters: shuffle them.
+      num_points_B: (B,) int32, how many leading points of a cloud exist.
+      train: Whether BatchNorm uses (and records) the batch's statistics.
+
+    Returns:
+      (B, D) float32 embeddings, not normalised.
+    """
+    size = self.size
+    groups = point_ops.group_points(
+      points_BN6,
+      num_points_B,
+      groups=size.groups,
+      radius=size.radius,
+      group_size=size.group_size,
+      fps_chunk=self.fps_chunk,
+      query_chunk=self.query_chunk,
+      batch_sharding=self.batch_sharding,
+    )
+
+    point_net, block = MiniPointNet, Block
+    if self.remat in ("blocks", "all"):
+      block = nn.remat(Block)
+    if self.remat == "all":
+      point_net = nn.remat(MiniPointNet, static_argnums=(2,))
+
+    feature_BGS = point_net(size.sa_dim, self.dtype, name="point_net")(
+      groups.features.astype(self.dtype), train
+    )
+    x_BGD = jnp.concatenate(
+      [groups.center_xyz.astype(self.dtype), feature_BGS], axis=-1
+    )
+    x_BGD = Linear(size.width, dtype=self.dtype, name="lift")(x_BGD)
+    x_BGD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="lift_norm")(x_BGD)
+
+    cls_D = self.param("cls_token", nn.initializers.normal(1.0), (size.width,))
+    cls_B1D = jnp.broadcast_to(
+      cls_D.astype(self.dtype), (x_BGD.shape[0], 1, size.width)
+    )
+    x_BLD = jnp.concatenate([cls_B1D, x_BGD], axis=1)
+    for i in range(size.depth):
+      x_BLD = block(
+        size.heads, size.mlp_dim, self.attention, self.dtype, name=f"block_{i}"
+      )(x_BLD)
+    return Linear(self.embed_dim, name="proj")(x_BLD[:, 0])
+
+
+def check_choices(remat: str, attention: str) -> None:
+  """Raises ValueError unless both are among the named implementations."""
+  for field, value, choices in (
+    ("remat", remat, get_args(Remat)),
+    ("attention", attention, get_args(Attention)),
+  ):
+    if value not in choices:
+      raise ValueError(f"{field} is {value!r}, must be one of {choices}")

@@ -1,0 +1,306 @@
+"""Reads `.npy` files that hold Python objects, without trusting them.
+
+OpenShape's files are pickles, and a pickle is a program: `np.load` would run
+whatever it says.  Here a pickle may only name a short list of globals, and
+even those are not handed out: each name is answered with a function of this
+module that checks its arguments and copies bytes into a new array.  numpy's
+own reconstruction is not used, because a crafted `dtype` state makes it read
+object pointers from the file.
+"""
+
+import collections
+import io
+import os
+import pickle
+import pickletools
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from mrd_jax.errors import BadInput
+
+_DTYPE_CODE = re.compile(r"(\?|[biufcSU]\d*|O\d?)")
+_Order = Literal["C", "F"]
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_BUILTINS = ("builtins", "__builtin__")  # the second: pickle protocols 0-2
+
+
+def load_npy(
+  file: str | os.PathLike[str] | BinaryIO,
+  name: str | None = None,
+  allow_torch: bool = False,
+) -> Any:
+  """Loads a `.npy` file; executes nothing that the file says.
+
+  Args:
+    file: Path, or a binary file object (need not be seekable).
+    name: What messages call the file; the path by default.
+    allow_torch: Accept embedded torch tensors (they come back as numpy
+      arrays, bfloat16 as float32).  Imports torch when it meets one.
+
+  Returns:
+    The array; a 0-d object array is returned as the object inside it.
+
+  Raises:
+    BadInput: naming the file, when it is missing, truncated, no `.npy` file,
+      or names a global that data never needs.
+  """
+  if isinstance(file, str | os.PathLike):
+    name = name or os.fspath(file)
+    try:
+      with open(file, "rb") as opened:
+        return _load(opened, name, allow_torch)
+    except OSError as error:
+      raise BadInput(f"{name}: cannot be read ({error.strerror})") from error
+  return _load(file, name or "npy file", allow_torch)
+
+
+def _load(stream: BinaryIO, name: str, allow_torch: bool) -> Any:
+  if not stream.seekable():
+    stream = io.BytesIO(stream.read())
+  start = stream.tell()
+  try:
+    if not _header_dtype(stream).hasobject:
+      stream.seek(start)
+      return np.lib.format.read_array(stream, allow_pickle=False)
+    content = stream.read()
+    _check_sizes(content)
+    loaded = _Unpickler(io.BytesIO(content), allow_torch).load()
+    if not isinstance(loaded, _Array):
+      raise pickle.UnpicklingError("the pickle holds no array")
+    array = _resolve(loaded, {})
+    return array.item() if array.ndim == 0 else array
+  except _Refused as refused:
+    raise BadInput(f"{name}: {refused}") from None
+  except Exception as error:  # a hostile file can raise anything at all
+    raise BadInput(
+      f"{name}: not a readable .npy file ({type(error).__name__}: {error}); "
+      "it is truncated or damaged, fetch it again"
+    ) from error
+
+
+def _header_dtype(stream: BinaryIO) -> np.dtype:
+  version = np.lib.format.read_magic(stream)
+  if version == (1, 0):
+    return np.lib.format.read_array_header_1_0(stream)[2]
+  if version == (2, 0):
+    return np.lib.format.read_array_header_2_0(stream)[2]
+  raise ValueError(f"unsupported .npy version {version}")
+
+
+def _check_sizes(content: bytes) -> None:
+  """Raises ValueError if an opcode would make pickle reserve more memory than
+  the file can fill: one flipped bit could otherwise ask for 64 GB.
+  """
+  for opcode, argument, _ in pickletools.genops(content):
+    if opcode.name.endswith("PUT") and int(argument or 0) > len(content):
+      raise ValueError("impossible memo index")
+
+
+class _Refused(Exception):
+  """The file asks for something that is not allowed."""
+
+
+class _Allowed:
+  """A callable that a pickle can call but not look into or alter."""
+
+  __slots__ = ("_function",)
+
+  def __init__(self, function: Callable[..., Any]):
+    object.__setattr__(self, "_function", function)
+
+  def __setattr__(self, name: str, value: object) -> None:
+    raise _Refused("refused: it tries to change the reader itself")
+
+  def __call__(self, *args: Any) -> Any:
+    return self._function(*args)
+
+
+class _Unpickler(pickle.Unpickler):
+  """Answers global names from a table, and only from the table."""
+
+  def __init__(self, stream: BinaryIO, allow_torch: bool):
+    super().__init__(stream)
+    self._table = _TABLE | _TORCH_TABLE if allow_torch else _TABLE
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) in self._table:
+      return _Allowed(self._table[module, name])
+    if (module, name) in _TORCH_TABLE:
+      raise _Refused(
+        f"refused: it holds torch tensors ({module}.{name}), which are only "
+        "accepted in files of meta_data"
+      )
+    raise _Refused(
+      f"refused: it asks for {module}.{name}, which data never needs; nothing "
+      "was executed, but do not trust where this file came from"
+    )
+
+
+class _DType:
+  """Stands in for `np.dtype`: plain numbers, strings and objects only."""
+
+  __slots__ = ("dtype",)
+
+  def __init__(self, code: str, *_: object):
+    if not isinstance(code, str) or not _DTYPE_CODE.fullmatch(code):
+      raise _Refused(f"refused: array type {code!r} is not supported")
+    self.dtype = np.dtype(object if code[0] == "O" else code)
+
+  def __setstate__(self, state: Sequence[Any]) -> None:
+    _, byte_order, subdtype, names, *_ = state
+    if subdtype is not None or names is not None:
+      raise _Refused("refused: structured array types are not supported")
+    if byte_order in ("<", ">"):
+      self.dtype = self.dtype.newbyteorder(byte_order)
+
+
+class _Array:
+  """Stands in for an array until all of its elements have been read."""
+
+  __slots__ = ("items", "order", "shape")
+
+  def __setstate__(self, state: Sequence[Any]) -> None:
+    _, shape, dtype, fortran, content = state
+    self.shape = shape
+    self.order: _Order = "F" if fortran else "C"
+    if dtype.dtype.hasobject:
+      if not isinstance(content, list) or len(content) != _size(shape):
+        raise ValueError("object array whose size differs from its shape")
+      self.items: list[Any] | np.ndarray = content
+    else:
+      self.items = _numbers(content, dtype, shape, self.order)
+
+
+def _size(shape: Sequence[int]) -> int:
+  size = 1
+  for length in shape:
+    if not isinstance(length, int) or length < 0:
+      raise ValueError(f"impossible array shape {shape}")
+    size *= length
+  return size
+
+
+def _numbers(raw: Any, dtype: _DType, shape: Any, order: _Order) -> np.ndarray:
+  """Copies bytes into a new array of the given type, shape and order."""
+  if dtype.dtype.hasobject:
+    raise _Refused("refused: it builds object pointers from bytes")
+  if _size(shape) * dtype.dtype.itemsize != len(raw):
+    raise ValueError("array whose size differs from its shape")
+  if not len(raw):
+    return np.zeros(shape, dtype.dtype)
+  return (
+    np.frombuffer(bytes(raw), dtype.dtype).reshape(shape, order=order).copy()
+  )
+
+
+def _resolve(value: Any, done: dict[int, Any]) -> Any:
+  """Replaces the stand-ins inside `value` by arrays; `done` keeps sharing."""
+  if not isinstance(value, _Array | dict | list | tuple):
+    return value
+  if id(value) in done:
+    return done[id(value)]
+  if isinstance(value, _Array) and isinstance(value.items, np.ndarray):
+    return value.items
+  if isinstance(value, _Array):
+    flat = np.empty(len(value.items), object)
+    done[id(value)] = flat.reshape(value.shape, order=value.order)  # a view
+    for i, item in enumerate(value.items):
+      flat[i] = _resolve(item, done)
+  elif isinstance(value, dict):
+    done[id(value)] = value
+    for key in value:
+      value[key] = _resolve(value[key], done)
+  elif isinstance(value, list):
+    done[id(value)] = value
+    value[:] = [_resolve(item, done) for item in value]
+  else:
+    done[id(value)] = tuple(_resolve(item, done) for item in value)
+  return done[id(value)]
+
+
+def _reconstruct(*_: object) -> _Array:
+  return _Array()  # type and shape come with the state
+
+
+def _scalar(dtype: _DType, raw: bytes) -> Any:
+  return _numbers(raw, dtype, (), "C")[()]
+
+
+def _frombuffer(raw: Any, dtype: _DType, shape: Any, order: str) -> _Array:
+  array = _Array()
+  array.__setstate__((1, shape, dtype, order == "F", raw))
+  return array
+
+
+def _encode(text: str, encoding: str) -> bytes:
+  if encoding not in ("latin1", "latin-1"):
+    raise _Refused(f"refused: text encoding {encoding!r}")
+  return text.encode("latin1")
+
+
+def _bytes() -> bytes:
+  return b""  # how protocols 0-2 write it; any argument is an error
+
+
+def _ndarray(*_: object) -> None:
+  raise _Refused("refused: it builds an array without its contents")
+
+
+def _load_from_bytes(raw: bytes) -> np.ndarray:
+  """Reads a torch storage (a nested torch file) as a flat array."""
+  try:
+    import torch
+  except ImportError:
+    raise _Refused(
+      "it holds torch tensors; install the extra that reads them: "
+      "pip install 'mrd_jax[torch]'"
+    ) from None
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch deprecates what such files hold
+    storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    if not isinstance(storage, torch.storage.TypedStorage):
+      raise _Refused("refused: the embedded torch file holds no storage")
+    flat = torch.empty(0, dtype=storage.dtype).set_(storage)
+  return (flat.float() if flat.dtype == torch.bfloat16 else flat).numpy()
+
+
+def _rebuild_tensor(
+  flat: np.ndarray, offset: int, shape: Any, stride: Any, *_: object
+) -> np.ndarray:
+  """Does what torch's function of this name does, with bounds checked."""
+  if _size(shape) == 0:
+    return np.zeros(shape, flat.dtype)
+  if len(shape) != len(stride) or _size(stride) < 0 or offset < 0:
+    raise ValueError("impossible tensor strides")
+  last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+  if last >= len(flat):
+    raise ValueError("a tensor reaches beyond its storage")
+  strides = [s * flat.itemsize for s in stride]
+  return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides).copy()
+
+
+_TABLE: dict[tuple[str, str], Callable[..., Any]] = {
+  ("numpy", "ndarray"): _ndarray,
+  ("numpy", "dtype"): _DType,
+  ("_codecs", "encode"): _encode,
+  ("collections", "OrderedDict"): collections.OrderedDict,
+  **{(module, "_reconstruct"): _reconstruct for module in _MULTIARRAY},
+  **{(module, "scalar"): _scalar for module in _MULTIARRAY},
+  **{(module, "_frombuffer"): _frombuffer for module in _NUMERIC},
+  **{
+    (module, kind.__name__): kind
+    for module in _BUILTINS
+    for kind in (dict, list, tuple, set, frozenset)
+  },
+  **{(module, "bytes"): _bytes for module in _BUILTINS},
+}
+_TORCH_TABLE: dict[tuple[str, str], Callable[..., Any]] = {
+  ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+  ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+  ("torch.storage", "_load_from_bytes"): _load_from_bytes,
+}

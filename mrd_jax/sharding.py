@@ -1,0 +1,79 @@
+"""The mesh and the rules by which batch and state are laid out over it.
+
+One mesh with axes `data` and `fsdp`.  The batch is split over both; a
+parameter (and its optimizer moments, and its average) is split over `fsdp`
+along its longest divisible axis, and is whole on every device when that axis
+has size one.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mrd_jax.errors import BadInput
+
+BATCH = ("data", "fsdp")
+
+
+def make_mesh(fsdp: int) -> Mesh:
+  """All devices as (data, fsdp).
+
+  Raises:
+    BadInput: if the devices do not divide by `fsdp`.
+  """
+  devices = jax.device_count()
+  if fsdp < 1 or devices % fsdp:
+    raise BadInput(
+      f"mesh.fsdp is {fsdp}, which does not divide the {devices} devices; "
+      "use 1 or a divisor"
+    )
+  return jax.make_mesh(
+    (devices // fsdp, fsdp), BATCH, axis_types=(AxisType.Auto, AxisType.Auto)
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The first axis over all devices."""
+  return NamedSharding(mesh, P(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, P())
+
+
+def state_sharding(mesh: Mesh, abstract_state):
+  """A sharding for every array of a state, by the rule above.
+
+  Args:
+    mesh: The mesh.
+    abstract_state: Any tree of arrays or `jax.ShapeDtypeStruct`.
+  """
+  size = mesh.shape["fsdp"]
+
+  def rule(leaf) -> NamedSharding:
+    divisible = [i for i, n in enumerate(leaf.shape) if n % size == 0 and n]
+    if size == 1 or not divisible:
+      return replicated(mesh)
+    axis = max(divisible, key=lambda i: leaf.shape[i])
+    return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
+
+  return jax.tree.map(rule, abstract_state)
+
+
+def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
+  """Raises BadInput, naming the field, unless devices share a batch evenly."""
+  if batch_size < 1 or batch_size % mesh.size:
+    nearest = max(round(batch_size / mesh.size), 1) * mesh.size
+    raise BadInput(
+      f"{field} is {batch_size}, which {mesh.size} devices cannot share "
+      f"evenly; use a multiple of {mesh.size}, for instance {nearest}"
+    )
+
+
+def to_global(local_batch, sharding: NamedSharding):
+  """This process's rows of a batch as one global array each."""
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+    local_batch,
+  )

@@ -1,0 +1,336 @@
+"""The training run: set-up, the step, and the loop, each in one function."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from mrd_jax import prepare, sharding
+from mrd_jax.checkpoint import Checkpoints
+from mrd_jax.config import Config, check_resumable, in_steps
+from mrd_jax.data import dataset, pipeline
+from mrd_jax.data.transforms import Batch, train_examples
+from mrd_jax.evaluate.embed import Embedder
+from mrd_jax.evaluate.held_out import HeldOut, save_embeddings
+from mrd_jax.losses import Embeddings, mrd_loss
+from mrd_jax.metrics import MetricsWriter, write_json
+from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.optimizer import (
+  clamp_logit_scale,
+  make_optimizer,
+  update_average,
+)
+from mrd_jax.preemption import Preempted, Preemption
+from mrd_jax.train_state import TrainState, eval_variables, init_state
+
+
+class NotFinite(RuntimeError):
+  """A loss or gradient became NaN or infinite; nothing of it was saved."""
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  *,
+  encoder: PointBERT,
+  optimizer: optax.GradientTransformation,
+  config: Config,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One step on a global batch: input stage, encoder, losses, update.
+
+  Returns:
+    The next state and the metrics of `losses.mrd_loss`, with "grad_norm".
+  """
+  examples = train_examples(
+    batch, config.augment, seed=config.seed, step=state.step
+  )
+  # A stream of its own, beside those of the samples.
+  loss_key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+
+  def loss_fn(params):
+    point, updates = encoder.apply(
+      {"params": params["encoder"], "batch_stats": state.batch_stats},
+      examples.points,
+      examples.num_points,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    loss, metrics = mrd_loss(
+      config.loss,
+      Embeddings(point, examples.image, examples.text, examples.has_text),
+      params["logit_scale"],
+      params["dynamic_weights"],
+      loss_key,
+    )
+    return loss, (metrics, updates["batch_stats"])
+
+  gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+    state.params
+  )
+  updates, opt_state = optimizer.update(
+    gradients, state.opt_state, state.params
+  )
+  params = clamp_logit_scale(
+    optax.apply_updates(state.params, updates), config.logit_scale.max
+  )
+  average = state.average and update_average(
+    state.average, params, config.optimizer.ema_decay
+  )
+  metrics["grad_norm"] = optax.global_norm(gradients)
+  state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
+  return state, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything the loop works with, made from a config by `set_up`."""
+
+  state: TrainState
+  shardings: TrainState
+  step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict]]
+  batches: Callable[[int], Iterator[Batch]]
+  held_out: HeldOut
+  num_steps: int
+  steps_per_epoch: int
+  summary: str
+
+
+def set_up(config: Config) -> Run:
+  """Checks a config against the data and the devices and makes its `Run`."""
+  mesh = sharding.make_mesh(config.mesh.fsdp)
+  sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
+  prepare.ensure(config.data.dir, config.data.made_from)
+  data_dir = Path(config.data.dir)
+  meta = dataset.read_meta(data_dir)
+  source = dataset.open_split(data_dir, config.data.split)
+  order = pipeline.TrainOrder(
+    len(source), config.train.batch_size, config.seed
+  )
+  num_steps = in_steps(
+    config.train.epochs, config.train.steps, order.steps_per_epoch
+  )
+
+  batch_sharding = sharding.batch_sharding(mesh)
+  encoder = PointBERT(
+    config.model.size,
+    embed_dim=meta.embed_dim,
+    dtype=jnp.dtype(config.model.dtype),
+    remat=config.model.remat,
+    attention=config.model.attention,
+    fps_chunk=config.model.fps_chunk,
+    query_chunk=config.model.query_chunk,
+    batch_sharding=batch_sharding,
+  )
+  optimizer = make_optimizer(
+    config.optimizer,
+    steps_per_epoch=order.steps_per_epoch,
+    num_steps=num_steps,
+    alternating=config.loss.weighting == "alternating",
+  )
+  state, shardings = init_state(
+    encoder,
+    config.loss,
+    config.logit_scale.init,
+    optimizer,
+    keep_average=config.optimizer.ema_decay > 0,
+    seed=config.seed,
+    mesh=mesh,
+  )
+  step_fn = jax.jit(
+    lambda state, batch: train_step(
+      state, batch, encoder=encoder, optimizer=optimizer, config=config
+    ),
+    in_shardings=(shardings, batch_sharding),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  held_out = HeldOut(
+    config.eval,
+    data_dir,
+    Embedder(
+      encoder,
+      config.augment,
+      meta,
+      batch_size=config.eval.batch_size,
+      threads=config.data.threads,
+      seed=config.seed,
+      mesh=mesh,
+    ),
+  )
+
+  def batches(start_step: int) -> Iterator[Batch]:
+    local = pipeline.train_batches(
+      source,
+      meta,
+      order,
+      start_step=start_step,
+      num_steps=num_steps,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      threads=config.data.threads,
+      workers=config.data.workers,
+    )
+    return _one_ahead(local, batch_sharding)
+
+  parameters = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
+  return Run(
+    state=state,
+    shardings=shardings,
+    step_fn=step_fn,
+    batches=batches,
+    held_out=held_out,
+    num_steps=num_steps,
+    steps_per_epoch=order.steps_per_epoch,
+    summary=(
+      f"{meta.name}: {len(source)} shapes, teacher {meta.teacher}\n"
+      f"encoder: {parameters:,} parameters, {config.model.dtype}\n"
+      f"{num_steps} steps of {config.train.batch_size} on {_devices(mesh)}"
+    ),
+  )
+
+
+def train(config: Config, workdir: Path) -> None:
+  """Trains, or goes on training, the run in `workdir`.
+
+  Leaves there: config.json, checkpoints/, metrics.jsonl, tensorboard/, and
+  at the end results.json and embeddings/.
+
+  Raises:
+    BadInput: if the config, the data and the folder do not fit together.
+    NotFinite: if the loss or a gradient is no longer finite.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  first_process = jax.process_index() == 0
+  check_resumable(config, workdir / "config.json")
+  run = set_up(config)
+  if config.checkpoint.keep_best:
+    run.held_out.check_metric(config.checkpoint.best_metric)
+  if first_process:
+    write_json(workdir / "config.json", dataclasses.asdict(config))
+
+  preemption = Preemption()
+  checkpoints = Checkpoints(
+    workdir / "checkpoints",
+    keep_latest=config.checkpoint.keep_latest,
+    keep_best=config.checkpoint.keep_best,
+    best_metric=config.checkpoint.best_metric,
+  )
+  state, last = run.state, run.num_steps
+  start = checkpoints.latest_step() or 0
+  if start:
+    state = checkpoints.restore(start, state, run.shardings)
+  writer = MetricsWriter(
+    workdir,
+    num_steps=last,
+    batch_size=config.train.batch_size,
+    start_step=start,
+    enabled=first_process,
+  )
+  writer.say(run.summary)
+  if start:
+    writer.say(f"resumed from the checkpoint of step {start}")
+
+  def due(epochs: float, steps: int, step: int) -> bool:
+    interval = in_steps(epochs, steps, run.steps_per_epoch)
+    return step == last or step % interval == 0
+
+  batches = run.batches(start)
+  unread: dict[int, dict] = {}  # metrics still on the device, by step
+
+  def read_metrics() -> None:
+    for step, metrics in unread.items():
+      values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+      check_finite(step, values)
+      if step % config.log.every_steps == 0 or step == last:
+        writer.train(step, values)
+    unread.clear()
+
+  step = saved = start
+  with contextlib.closing(checkpoints), contextlib.closing(writer):
+    try:
+      # Evaluate, save, next batch, step: a checkpoint of step s is what the
+      # s-th step left, with its scores, before data of the next is read.
+      while True:
+        scores = None
+        fresh = step > start or step in (0, last)
+        if fresh and due(config.eval.every_epochs, config.eval.every_steps, step):
+          read_metrics()
+          scores, embeddings = run.held_out(
+            eval_variables(state), preemption.poll
+          )
+          writer.evaluation(step, scores)
+          if step == last and first_process:
+            _write_results(workdir, config, run, scores, embeddings)
+        if step > saved and (
+          scores
+          or due(
+            config.checkpoint.every_epochs, config.checkpoint.every_steps, step
+          )
+        ):
+          read_metrics()
+          checkpoints.save(step, state, scores)
+          saved = step
+        if step == last:
+          break
+        preemption.poll()
+        state, metrics = run.step_fn(state, next(batches))
+        read_metrics()  # of the step before: the device is already at work
+        step += 1
+        unread[step] = metrics
+    except Preempted:
+      read_metrics()
+      if step > saved:
+        checkpoints.save(step, state, None)
+      writer.say(f"asked to stop at step {step}; repeat the command to go on")
+
+
+def check_finite(step: int, values: dict[str, float]) -> None:
+  """Raises NotFinite, naming the step and the terms, if any value is not."""
+  bad = [name for name, value in values.items() if not math.isfinite(value)]
+  if bad:
+    raise NotFinite(
+      f"step {step}: {', '.join(bad)} not finite; nothing of this step is "
+      "saved. Lower optimizer.learning_rate or set optimizer.clip_norm, or "
+      "look for bad features in the data, and repeat the command"
+    )
+
+
+def _one_ahead(
+  batches: Iterator[Batch], batch_sharding: NamedSharding
+) -> Iterator[Batch]:
+  """Puts the next batch on the devices while they work on this one."""
+  queue = collections.deque()
+  for batch in batches:
+    queue.append(sharding.to_global(batch, batch_sharding))
+    if len(queue) > 1:
+      yield queue.popleft()
+  yield from queue
+
+
+def _write_results(
+  workdir: Path, config: Config, run: Run, scores: dict, embeddings: dict
+) -> None:
+  (workdir / "embeddings").mkdir(exist_ok=True)
+  for split, found in embeddings.items():
+    save_embeddings(workdir / "embeddings" / f"{split}.npz", found)
+  results = {
+    "step": run.num_steps,
+    "checkpoint": "last",
+    "data": config.data.dir,
+    "chance_top1": run.held_out.chance,
+    "metrics": scores,
+  }
+  write_json(workdir / "results.json", results)
+
+
+def _devices(mesh: Mesh) -> str:
+  kind = mesh.devices.flat[0].device_kind
+  return f"{mesh.size} x {kind}, mesh {json.dumps(dict(mesh.shape))}"

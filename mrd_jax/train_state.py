@@ -1,0 +1,93 @@
+"""What a training step carries on, and how it starts."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from mrd_jax import sharding
+from mrd_jax.losses import LossConfig, init_dynamic_weights
+from mrd_jax.models.pointbert import PointBERT
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """The state of a run; with the config and the data, it decides the rest.
+
+  Attributes:
+    step: () int32 steps done.
+    params: {"encoder", "logit_scale", "dynamic_weights"}.
+    batch_stats: The encoder's running BatchNorm statistics.
+    opt_state: The optimizer's.
+    average: Moving average of `params`, or an empty dict when none is kept.
+  """
+
+  step: jax.Array
+  params: dict[str, Any]
+  batch_stats: Any
+  opt_state: Any
+  average: Any
+
+
+def eval_variables(state: TrainState):
+  """The encoder's variables to evaluate: averaged where an average is kept."""
+  params = state.average or state.params
+  return {"params": params["encoder"], "batch_stats": state.batch_stats}
+
+
+def init_params(
+  encoder: PointBERT, loss: LossConfig, logit_scale: float, key: jax.Array
+):
+  """Fresh parameters and BatchNorm statistics.
+
+  Args:
+    encoder: The encoder.
+    loss: Decides which dynamic weights exist.
+    logit_scale: Initial contrastive scale.
+    key: Randomness of the encoder's initialisation.
+  """
+  # One cloud is enough to learn the shapes; a mesh could not share it.
+  variables = encoder.clone(batch_sharding=None).init(
+    key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
+  )
+  params = {
+    "encoder": variables["params"],
+    "logit_scale": jnp.log(jnp.float32(logit_scale)),
+    "dynamic_weights": init_dynamic_weights(loss),
+  }
+  return params, variables["batch_stats"]
+
+
+def init_state(
+  encoder: PointBERT,
+  loss: LossConfig,
+  logit_scale: float,
+  optimizer: optax.GradientTransformation,
+  *,
+  keep_average: bool,
+  seed: int,
+  mesh: Mesh,
+) -> tuple[TrainState, TrainState]:
+  """The first state, made in place on the devices that hold it.
+
+  Returns:
+    The state and its shardings (a state of `NamedSharding`).
+  """
+
+  def init(key: jax.Array) -> TrainState:
+    params, batch_stats = init_params(encoder, loss, logit_scale, key)
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=optimizer.init(params),
+      average=jax.tree.map(jnp.copy, params) if keep_average else {},
+    )
+
+  key = jax.random.key(seed)
+  shardings = sharding.state_sharding(mesh, jax.eval_shape(init, key))
+  return jax.jit(init, out_shardings=shardings)(key), shardings

@@ -1,0 +1,23 @@
+"""Eight virtual CPU devices for every test that runs in this process."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's own loops and torch's would fight over the cores of a small machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Grain's worker processes read absl flags, which pytest never parses.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def x64():
+  """Runs a test in float64."""
+  with jax.enable_x64(True):
+    yield

@@ -1,0 +1,304 @@
+"""Eq. 1-13 of MRD, with autograd, one row or one anchor at a time.
+
+Letters: B samples, D channels, n and m rows and columns of a relation. A pair
+mask (n, m) says which pairs (i, j), i the query, belong to a relation. Samples
+without text are cut out of everything that involves text before anything is
+computed, so no mask can be wrong.
+"""
+
+import functools
+
+import torch
+
+REPRESENTATIONS = ("euclidean", "similarity", "partial_order")
+_WEIGHTS = ("dynamic", "fixed")
+
+
+def unit(x):
+  """Rows of x (B, D) divided by their Euclidean norms."""
+  return x / x.norm(dim=-1, keepdim=True)
+
+
+# Relations, Eq. 3-8.
+
+
+def relation_euclidean(a, b):
+  """Distances ||a_i - b_j||, Eq. 3 and 4 before the division by Z.
+
+  Args:
+    a: (n, D) unit vectors.
+    b: (m, D) unit vectors.
+
+  Returns:
+    (n, m); the gradient of a distance of exactly 0 is 0.
+  """
+  return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def divide_by_mean(relation, pair_mask):
+  """Divides a relation (n, m) by its mean over its pairs (Z of Eq. 4).
+
+  The equation leaves Z = 0 open (one sample that is its own copy): such a
+  relation is all zeros and stays so.
+  """
+  pairs = relation[pair_mask]
+  if not pairs.any():
+    return relation
+  return relation / pairs.mean()
+
+
+def relation_log_similarity(a, b, scale, pair_mask):
+  """Log of the normalised similarity, Eq. 5 and 6.
+
+  Args:
+    a: (n, D) unit vectors, the queries.
+    b: (m, D) unit vectors.
+    scale: scalar, 1/tau.
+    pair_mask: (n, m) bool.
+
+  Returns:
+    (n, m) log probabilities; each row's softmax runs over its pairs, and what
+    is not a pair has -inf.
+  """
+  rows = []
+  for query, mask in zip(a, pair_mask, strict=True):
+    row = torch.full((len(b),), float("-inf"), dtype=a.dtype)
+    row[mask] = torch.log_softmax(scale * (b[mask] @ query), dim=0)
+    rows.append(row)
+  return torch.stack(rows)
+
+
+def teacher_order(distances, mask):
+  """The row's columns from the nearest to the farthest, Eq. 7 and 8.
+
+  distances (m,) are one anchor's, mask (m,) bool says which columns take part;
+  returns their indices, int64. Ties keep the order of the columns.
+  """
+  columns = mask.nonzero()[:, 0]
+  return columns[torch.argsort(distances[columns], stable=True)]
+
+
+# Discrepancies, Eq. 10-12. Teachers are constants.
+
+
+def mse(student, teacher, pair_mask):
+  """Eq. 10: mean over the pairs of the squared difference; 0 without pairs."""
+  if not pair_mask.any():
+    return torch.zeros((), dtype=student.dtype)
+  return ((student - teacher.detach())[pair_mask] ** 2).mean()
+
+
+def jeffrey(log_student, log_teacher, pair_mask):
+  """Eq. 11: KL both ways, summed; mean over the rows that have pairs.
+
+  All are (n, m); the logs come from relation_log_similarity. 0 without pairs.
+  """
+  rows = []
+  for i, mask in enumerate(pair_mask):
+    if mask.any():
+      log_p, log_q = log_student[i, mask], log_teacher[i, mask].detach()
+      forward = (log_p.exp() * (log_p - log_q)).sum()  # KL(P || Q)
+      backward = (log_q.exp() * (log_q - log_p)).sum()  # KL(Q || P)
+      rows.append(forward + backward)
+  if not rows:
+    return torch.zeros((), dtype=log_student.dtype)
+  return torch.stack(rows).mean()
+
+
+def margin_ranking(student, teacher, pair_mask, margin):
+  """Eq. 12: hinge on every pair of columns, as seen from every anchor.
+
+  For an anchor i and columns j, k that the teacher puts in this order:
+  max(0, margin - (d_ik - d_ij)), d the student's distance.
+
+  Args:
+    student: (n, m) the student's Euclidean distances.
+    teacher: (n, m) the teacher's.
+    pair_mask: (n, m) bool.
+    margin: in units of distance.
+
+  Returns:
+    The mean over all anchors' pairs of columns; 0 if there is none.
+  """
+  hinges = []
+  for i in range(len(student)):
+    order = teacher_order(teacher[i].detach(), pair_mask[i])
+    sorted_d = student[i, order]
+    for near in range(len(order)):
+      further = sorted_d[near + 1 :] - sorted_d[near]
+      hinges.append((margin - further).clamp(min=0.0))
+  if sum(map(len, hinges)) == 0:
+    return torch.zeros((), dtype=student.dtype)
+  return torch.cat(hinges).mean()
+
+
+# Losses, Eq. 1, 2, 9 and 13.
+
+
+def contrastive(a, b, scale, valid):
+  """Eq. 1: symmetric InfoNCE among the valid samples.
+
+  Args:
+    a: (B, D) unit vectors.
+    b: (B, D) unit vectors.
+    scale: scalar, 1/tau.
+    valid: (B,) bool.
+
+  Returns:
+    A scalar; 0 if no sample is valid.
+  """
+  if not valid.any():
+    return torch.zeros((), dtype=a.dtype)
+  logits = scale * (a[valid] @ b[valid].T)
+  rows = torch.log_softmax(logits, dim=1).diagonal()
+  columns = torch.log_softmax(logits, dim=0).diagonal()
+  return -(rows.mean() + columns.mean()) / 2
+
+
+def relation_discrepancy(
+  student,
+  teacher,
+  is_intra,
+  *,
+  representation,
+  scale,
+  keep_diagonal,
+  normalise_intra,
+  margin,
+):
+  """D(R^student, R^teacher) for two relations given by their ends.
+
+  Args:
+    student: (a, b), unit vectors (n, D) each: the relation of a's rows to b's.
+    teacher: (a, b) likewise; constants.
+    is_intra: whether the relation is within one modality.
+    representation: one of REPRESENTATIONS.
+    scale: scalar of Eq. 5 and 6, a constant.
+    keep_diagonal: whether an intra relation has the pairs (i, i).
+    normalise_intra: whether intra distances too are divided by their mean.
+    margin: of Eq. 12.
+
+  Returns:
+    A scalar; 0 if the relation has no pair.
+  """
+  n = len(student[0])
+  pairs = torch.ones(n, n, dtype=torch.bool)
+  if is_intra and not keep_diagonal:
+    pairs &= ~torch.eye(n, dtype=torch.bool)
+  if not pairs.any():
+    return torch.zeros((), dtype=student[0].dtype)
+
+  if representation == "similarity":
+    return jeffrey(
+      relation_log_similarity(*student, scale, pairs),
+      relation_log_similarity(*teacher, scale, pairs),
+      pairs,
+    )
+  student_d = relation_euclidean(*student)
+  teacher_d = relation_euclidean(*teacher)
+  if representation == "partial_order":
+    return margin_ranking(student_d, teacher_d, pairs, margin)
+  if normalise_intra or not is_intra:
+    student_d = divide_by_mean(student_d, pairs)
+    teacher_d = divide_by_mean(teacher_d, pairs)
+  return mse(student_d, teacher_d, pairs)
+
+
+def mrd_loss(
+  point,
+  image,
+  text,
+  has_text,
+  logit_scale,
+  dynamic_weights,
+  *,
+  representation,
+  intra=True,
+  cross=True,
+  cross_form="full",
+  weights="dynamic",
+  fixed_scale=None,
+  keep_diagonal=False,
+  normalise_intra=True,
+  margin=0.1,
+  lam=3.0,
+):
+  """Eq. 13: contrast plus lam times the intra and cross relation losses.
+
+  Args:
+    point: (B, D) raw embeddings of the shapes, the student.
+    image: (B, D) raw embeddings of the images, a teacher.
+    text: (B, D) raw embeddings of the texts, a teacher.
+    has_text: (B,) bool; rows of text without it are never looked at.
+    logit_scale: scalar, ln(1/tau); takes no gradient from the relations.
+    dynamic_weights: {"intra", "cross_image", "cross_text"}: (2,) each, the
+      logits of the weights of Eq. 9.
+    representation: one of REPRESENTATIONS.
+    intra: whether there is an intra-modal relation loss.
+    cross: whether there is a cross-modal relation loss.
+    cross_form: "full", or "matched" for PI-TI and PT-IT alone, weighted by
+      the pair "cross_image".
+    weights: "dynamic", or "fixed" for 1/2 each.
+    fixed_scale: scale of Eq. 5 and 6 in place of exp(logit_scale).
+    keep_diagonal: whether intra relations have the pairs (i, i).
+    normalise_intra: whether intra distances too are divided by their mean.
+    margin: of Eq. 12.
+    lam: of Eq. 13.
+
+  Returns:
+    The loss, and its terms by name: "contrast/..", "intra/..", "cross/.." (D,
+    before its weight; absent if switched off), "intra", "cross" and "loss".
+  """
+  if representation not in REPRESENTATIONS:
+    raise ValueError(f"representation {representation!r}")
+  if cross_form not in ("full", "matched") or weights not in _WEIGHTS:
+    raise ValueError(f"cross_form {cross_form!r}, weights {weights!r}")
+  scale = logit_scale.exp()
+
+  discrepancy = functools.partial(
+    relation_discrepancy,
+    representation=representation,
+    scale=scale.detach() if fixed_scale is None else fixed_scale,
+    keep_diagonal=keep_diagonal,
+    normalise_intra=normalise_intra,
+    margin=margin,
+  )
+
+  def weighted(pair, first, second):
+    if weights == "fixed":
+      return (first + second) / 2
+    w = torch.softmax(dynamic_weights[pair], dim=0)
+    return w[0] * first + w[1] * second
+
+  # All samples, and those with text ("_t").
+  p, i = unit(point), unit(image)
+  p_t, i_t, t_t = p[has_text], i[has_text], unit(text[has_text])
+  everyone = torch.ones(len(point), dtype=torch.bool)
+  terms = {
+    "contrast/image": contrastive(p, i, scale, everyone),
+    "contrast/text": contrastive(p_t, t_t, scale, everyone[has_text]),
+  }
+
+  # To the relations the teachers are constants, the student's ends included.
+  i, i_t, t_t = i.detach(), i_t.detach(), t_t.detach()
+  intra_loss = cross_loss = torch.zeros((), dtype=point.dtype)
+  if intra:
+    pp_ii = terms["intra/PP-II"] = discrepancy((p, p), (i, i), True)
+    pp_tt = terms["intra/PP-TT"] = discrepancy((p_t, p_t), (t_t, t_t), True)
+    intra_loss = weighted("intra", pp_ii, pp_tt)
+  if cross:
+    pi, pt, it, ti = (p_t, i_t), (p_t, t_t), (i_t, t_t), (t_t, i_t)
+    pi_ti = terms["cross/PI-TI"] = discrepancy(pi, ti, False)
+    pt_it = terms["cross/PT-IT"] = discrepancy(pt, it, False)
+    if cross_form == "matched":
+      cross_loss = weighted("cross_image", pi_ti, pt_it)
+    else:
+      pi_it = terms["cross/PI-IT"] = discrepancy(pi, it, False)
+      pt_ti = terms["cross/PT-TI"] = discrepancy(pt, ti, False)
+      cross_loss = weighted("cross_image", pi_ti, pi_it)
+      cross_loss = cross_loss + weighted("cross_text", pt_it, pt_ti)
+
+  loss = terms["contrast/image"] + terms["contrast/text"]
+  loss = loss + lam * (intra_loss + cross_loss)
+  terms.update({"intra": intra_loss, "cross": cross_loss, "loss": loss})
+  return loss, terms

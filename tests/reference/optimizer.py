@@ -1,0 +1,69 @@
+"""AdamW with parameter groups by name, and the learning-rate schedule."""
+
+import math
+
+import torch
+
+
+def takes_decay(name, parameter):
+  """Whether this is the weight of a Linear or a Conv layer."""
+  return name.endswith(".weight") and parameter.ndim >= 2
+
+
+def make_optimizer(
+  model_params,
+  dynamic_weights,
+  *,
+  lr,
+  dynamic_lr,
+  weight_decay=0.05,
+  betas=(0.9, 0.999),
+  eps=1e-8,
+):
+  """AdamW over three groups: "decay", "no_decay" and "dynamic_weights".
+
+  Args:
+    model_params: name -> tensor, all but the dynamic weights: the encoder's
+      parameters by their state-dict names, and "logit_scale".
+    dynamic_weights: name -> tensor, the logits of Eq. 9; never decayed.
+    lr: learning rate of model_params.
+    dynamic_lr: learning rate of dynamic_weights.
+    weight_decay: of the weights of Linear and Conv layers; biases, norms, cls
+      token and logit scale have none.
+    betas: of AdamW.
+    eps: of AdamW.
+
+  Returns:
+    A torch.optim.AdamW; each group has its "name".
+  """
+  decayed, plain = [], []
+  for name, parameter in model_params.items():
+    (decayed if takes_decay(name, parameter) else plain).append(parameter)
+  dynamic = list(dynamic_weights.values())
+  groups = [
+    ("decay", decayed, lr, weight_decay),
+    ("no_decay", plain, lr, 0.0),
+    ("dynamic_weights", dynamic, dynamic_lr, 0.0),
+  ]
+  return torch.optim.AdamW(
+    [
+      {"name": name, "params": params, "lr": rate, "weight_decay": decay}
+      for name, params, rate, decay in groups
+      if params
+    ],
+    betas=betas,
+    eps=eps,
+  )
+
+
+def cosine_with_warmup(step, *, peak, warmup_steps, total_steps, floor=0.0):
+  """Learning rate of the update number `step`, counted from 0.
+
+  Linear from 0 at step 0 to peak at warmup_steps, then half a cosine down to
+  floor at total_steps, where it stays.
+  """
+  if step < warmup_steps:
+    return peak * step / warmup_steps
+  done = (step - warmup_steps) / (total_steps - warmup_steps)
+  cosine = (1 + math.cos(math.pi * min(done, 1.0))) / 2
+  return floor + (peak - floor) * cosine
