@@ -84,7 +84,7 @@ def train_step(
   average = state.average and update_average(
     state.average, params, config.optimizer.ema_decay
   )
-  metrics["grad_norm"] = optax.global_norm(gradients)
+  metrics["grad_norm"] = optax.tree.norm(gradients)
   state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
   return state, metrics
 

@@ -227,7 +227,9 @@ class PointBERT(nn.Module):
       x_BLD = block(
         size.heads, size.mlp_dim, self.attention, self.dtype, name=f"block_{i}"
       )(x_BLD)
-    return Linear(self.embed_dim, name="proj")(x_BLD[:, 0])
+    # What the losses compare is never rounded to a half-precision type.
+    out_dtype = jnp.promote_types(self.dtype, jnp.float32)
+    return Linear(self.embed_dim, dtype=out_dtype, name="proj")(x_BLD[:, 0])
 
 
 def check_choices(remat: str, attention: str) -> None:

@@ -1,0 +1,57 @@
+# make demo    sets up .venv, trains on the embedded synthetic shapes, draws
+# make test    sets up .venv, runs the tests
+
+PYTHON ?= python3
+VENV ?= .venv
+# Extras of setup.py: EXTRAS=cuda13 on a GPU machine.
+EXTRAS ?=
+CONFIG ?= configs/demo.py
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+
+BIN := $(VENV)/bin
+comma := ,
+
+.PHONY: demo test test-slow test-gpu lint types test-py312 clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python -m mrd_jax.main --config $(CONFIG) --workdir $(WORKDIR)
+	$(BIN)/python -m mrd_jax.report $(WORKDIR)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready-dev
+	$(BIN)/pyright
+
+# The newest jax needs Python 3.12.  No torch there: the parity tests skip.
+test-py312:
+	$(MAKE) VENV=.venv312 PYTHON=python3.12 DEV_EXTRAS=dev test
+
+DEV_EXTRAS ?= dev,torch
+
+$(VENV)/.ready: setup.py | $(VENV)
+	$(BIN)/python -m pip install -q -e ".$(if $(EXTRAS),[$(EXTRAS)])"
+	touch $@
+
+$(VENV)/.ready-dev: setup.py pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install -q \
+	  -e ".[$(DEV_EXTRAS)$(if $(EXTRAS),$(comma)$(EXTRAS))]"
+	touch $@ $(VENV)/.ready
+
+$(VENV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf .venv .venv312 build *.egg-info

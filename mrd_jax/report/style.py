@@ -1,0 +1,128 @@
+"""The look that all figures share: colours, type, header, saving."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
+INK, GREY, RULE = "#22262b", "#667080", "#e3e6ea"
+
+WIDTH = 10.0  # inches
+DPI = 160
+MARGIN = 0.3  # inches around everything
+HEADER = 0.95  # inches for the title and the line below it
+
+_STYLE = {
+  "font.family": ["DejaVu Sans"],
+  "font.size": 9,
+  "text.color": INK,
+  "text.parse_math": False,  # a "$" in a caption or a path is a dollar
+  "axes.edgecolor": GREY,
+  "axes.labelcolor": GREY,
+  "axes.labelsize": 9,
+  "axes.linewidth": 0.8,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "axes.titlesize": 10,
+  "axes.titlelocation": "left",
+  "grid.color": RULE,
+  "grid.linewidth": 0.8,
+  "xtick.color": GREY,
+  "ytick.color": GREY,
+  "xtick.labelsize": 8.5,
+  "ytick.labelsize": 8.5,
+  "xtick.major.size": 3,
+  "ytick.major.size": 0,
+  "legend.frameon": False,
+  "lines.solid_capstyle": "round",
+}
+
+
+@contextmanager
+def sheet(
+  path: Path, title: str, subtitle: str, height: float
+) -> Iterator[Figure]:
+  """A figure with its header, saved as PNG on leaving.
+
+  Args:
+    path: The file to write.
+    title: What one sees.
+    subtitle: Which data and teacher; broken into at most two lines.
+    height: Of the figure, in inches; the width is `WIDTH`.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    left = MARGIN / WIDTH
+    figure.text(
+      left, 1 - 0.2 / height, title, va="top", fontsize=14, weight="bold"
+    )
+    lines = textwrap.wrap(subtitle, 125, max_lines=2, placeholder=" …")
+    figure.text(
+      left,
+      1 - 0.52 / height,
+      "\n".join(lines),
+      va="top",
+      fontsize=9,
+      color=GREY,
+      linespacing=1.4,
+    )
+    yield figure
+    path.parent.mkdir(exist_ok=True)
+    # No version or date inside: the same run gives the same file.
+    figure.savefig(path, metadata={"Software": None})
+
+
+def step_axis(axes: Axes, last: float, *, label: bool) -> None:
+  """Makes the x axis one of steps, from 0 to `last`."""
+  axes.set_xlim(0, max(last, 1))
+  axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+  axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
+  if label:
+    axes.set_xlabel("step")
+
+
+def end_labels(
+  axes: Axes, values: Sequence[float], texts: Sequence[str], colors: list[str]
+) -> None:
+  """Writes texts right of the axes at the heights `values`, kept apart."""
+  low, high = axes.get_ylim()
+  height = axes.get_position().height * axes.figure.get_figheight()
+  gap = 0.16 / height * (high - low)  # a line of text, in data units
+  heights = _spread(np.asarray(values, float), gap, high)
+  for y, text, color in zip(heights, texts, colors, strict=True):
+    axes.annotate(
+      text,
+      (1, y),
+      (5, 0),
+      xycoords=("axes fraction", "data"),
+      textcoords="offset points",
+      va="center",
+      color=color,
+      weight="bold",
+      annotation_clip=False,
+    )
+
+
+def _spread(values_N: np.ndarray, gap: float, top: float) -> np.ndarray:
+  """Moves values apart to `gap` at least, none above `top`."""
+  order = np.argsort(values_N, kind="stable")
+  y = values_N[order].copy()
+  for i in range(1, len(y)):
+    y[i] = max(y[i], y[i - 1] + gap)
+  y -= (y - values_N[order]).mean()
+  y[-1] = min(y[-1], top)
+  for i in range(len(y) - 2, -1, -1):
+    y[i] = min(y[i], y[i + 1] - gap)
+  result = np.empty_like(y)
+  result[order] = y
+  return result

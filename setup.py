@@ -1,0 +1,48 @@
+"""Package metadata; `pip install -e .[cuda13]` on a GPU machine."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'__version__ = "(.+)"', (HERE / "mrd_jax" / "__init__.py").read_text()
+)[1]
+
+setup(
+  name="mrd-jax",
+  version=VERSION,
+  description="Multi-modal Relation Distillation for 3D point clouds, in JAX",
+  long_description=(HERE / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=find_packages(include=["mrd_jax*"]),
+  entry_points={"console_scripts": ["mrd = mrd_jax.cli:main"]},
+  install_requires=[
+    "absl-py",
+    "array_record>=0.8",
+    "chex>=0.1.90",
+    "flax>=0.12.8",
+    "grain>=0.2.16",
+    "importlib_resources",  # TFDS needs it and does not say so
+    "jax>=0.10.2",
+    "matplotlib>=3.9",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.12.8,<0.13",  # its v1 interface still moves
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.9",
+    "transformers>=5",
+  ],
+  extras_require={
+    "cuda12": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+    "tpu": ["jax[tpu]"],
+    # The version that the parity tests are held against.
+    "torch": ["torch==2.13.0"],
+    "dev": ["pyright>=1.1.400", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+  },
+)

@@ -1,0 +1,142 @@
+"""Sampling and grouping against the twin, index for index.
+
+Coordinates are multiples of 2^-10, so that every squared distance is exact in
+float32: an index can then only differ because the rule differs, and ties and
+points exactly on a ball's boundary are real.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from reference import pointbert as twin
+
+from mrd_jax.models import point_ops
+
+
+def lattice_clouds(
+  seed: int, batch: int, points: int, levels: int = 1024
+) -> np.ndarray:
+  rng = np.random.default_rng(seed)
+  steps = rng.integers(-levels, levels + 1, size=(batch, points, 3))
+  return (steps / levels).astype(np.float32)
+
+
+CLOUDS = {
+  # name: (xyz, counts, groups, radius, group_size)
+  "dense": (lattice_clouds(0, 3, 2000), [2000] * 3, 64, 0.25, 32),
+  "ten_thousand": (lattice_clouds(1, 2, 10_000), [10_000] * 2, 384, 0.25, 64),
+  # Few levels: many equal distances, duplicates, points on the boundary.
+  "ties": (lattice_clouds(2, 4, 300, levels=4), [300] * 4, 48, 0.5, 16),
+  "padded": (lattice_clouds(3, 4, 256), [256, 200, 64, 31], 32, 0.5, 16),
+  "fewer_points_than_groups": (
+    lattice_clouds(4, 3, 40), [40, 10, 1], 24, 0.5, 8,
+  ),
+  "fewer_points_than_group_size": (
+    lattice_clouds(5, 2, 20), [20, 7], 8, 1.0, 32,
+  ),
+  "one_repeated_point": (
+    np.full((2, 64, 3), 0.25, np.float32), [64, 64], 8, 0.25, 16,
+  ),
+}  # fmt: skip
+
+
+def sample_and_query(xyz, counts, groups, radius, group_size):
+  index = jax.vmap(
+    lambda x, n: point_ops.farthest_point_sample(x, n, groups)
+  )(xyz, counts)
+  neighbours = jax.vmap(
+    lambda x, i, n: point_ops.ball_query(
+      x, x[i], n, radius=radius, group_size=group_size
+    )
+  )(xyz, index, counts)
+  return index, neighbours
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_indices_equal_the_twin(name):
+  xyz, counts, groups, radius, group_size = CLOUDS[name]
+  index, neighbours = jax.jit(sample_and_query, static_argnums=(2, 3, 4))(
+    jnp.asarray(xyz), jnp.asarray(counts), groups, radius, group_size
+  )
+
+  points = torch.tensor(xyz)
+  num_points = torch.tensor(counts)
+  twin_index = twin.farthest_point_sample(points, groups, num_points)
+  centers = torch.stack([x[i] for x, i in zip(points, twin_index, strict=True)])
+  twin_neighbours = twin.ball_query(
+    points, centers, radius, group_size, num_points
+  )
+  np.testing.assert_array_equal(index, twin_index)
+  np.testing.assert_array_equal(neighbours, twin_neighbours)
+
+
+def grouping(**changes):
+  options = {
+    "groups": 16,
+    "radius": 0.5,
+    "group_size": 8,
+    "fps_chunk": 3,
+    "query_chunk": 3,
+  }
+  return lambda *clouds: point_ops.group_points(*clouds, **options | changes)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8, 100])
+def test_chunks_change_nothing(chunk):
+  points = jnp.concatenate([lattice_clouds(6, 8, 90)] * 2, axis=-1)
+  counts = jnp.arange(20, 84, 8)
+  expected = grouping()(points, counts)
+  found = grouping(fps_chunk=chunk, query_chunk=chunk)(points, counts)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_groups_hold_offset_position_and_colour():
+  points = np.concatenate([lattice_clouds(7, 2, 50), lattice_clouds(8, 2, 50)], -1)
+  groups = grouping()(jnp.asarray(points), jnp.full(2, 50))
+  assert groups.center_xyz.shape == (2, 16, 3)
+  assert groups.features.shape == (2, 16, 8, 9)
+  np.testing.assert_array_equal(groups.center_xyz[:, 0], points[:, 0, :3])
+  offset, absolute = groups.features[..., :3], groups.features[..., 3:6]
+  np.testing.assert_array_equal(
+    absolute - groups.center_xyz[:, :, None], offset
+  )
+  # Every neighbour is a point of its own cloud, colour included.
+  for cloud, features in zip(points, groups.features, strict=True):
+    known = {tuple(point) for point in cloud.tolist()}
+    assert {tuple(p) for p in features[..., 3:].reshape(-1, 6).tolist()} <= known
+
+
+def test_padding_is_never_read():
+  points = np.concatenate([lattice_clouds(9, 4, 64)] * 2, axis=-1)
+  padded = np.concatenate([points, np.zeros((4, 36, 6), np.float32)], axis=1)
+  poisoned = padded.copy()
+  poisoned[:, 64:] = 1e3
+  counts = jnp.full(4, 64)
+  expected = grouping()(jnp.asarray(points), counts)
+  for cloud in (padded, poisoned):
+    found = grouping()(jnp.asarray(cloud), counts)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_no_batch_sized_distance_matrix_is_held():
+  b, n = 64, 2000
+  compiled = (
+    jax.jit(grouping(groups=64, fps_chunk=4, query_chunk=4))
+    .lower(
+      jax.ShapeDtypeStruct((b, n, 6), jnp.float32),
+      jax.ShapeDtypeStruct((b,), jnp.int32),
+    )
+    .compile()
+  )
+  temporaries = compiled.memory_analysis().temp_size_in_bytes
+  assert temporaries < b * 64 * n * 4 / 4
+
+
+def test_clouds_get_no_gradient():
+  points = jnp.asarray(np.concatenate([lattice_clouds(10, 2, 50)] * 2, -1))
+  gradient = jax.grad(
+    lambda p: grouping()(p, jnp.full(2, 50)).features.sum()
+  )(points)
+  assert not gradient.any()

@@ -1,0 +1,214 @@
+"""The encoder against its PyTorch twin: same weights, same clouds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from weights import make_twin, surface_clouds, to_flax
+
+from mrd_jax.models.pointbert import SIZES, PointBERT, PointBERTSize
+
+TINY = PointBERTSize(
+  48, 2, 2, 96, sa_dim=24, groups=16, radius=0.4, group_size=12
+)
+EMBED_DIM = 40
+TOLERANCE = 1e-5  # relative, float32
+
+
+def relative_error(ours, theirs) -> float:
+  theirs = np.asarray(theirs)
+  return float(
+    np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+  )
+
+
+@pytest.mark.parametrize(
+  ("size", "count"),
+  [
+    ("t", 5_100_768),
+    ("s", 21_895_744),
+    ("m", 32_326_080),
+    ("b", 86_235_328),
+    ("l", 303_839_168),
+  ],
+)
+def test_parameter_counts(size, count):
+  variables = jax.eval_shape(
+    lambda key: PointBERT(SIZES[size], embed_dim=1280).init(
+      key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
+    ),
+    jax.random.key(0),
+  )
+  assert sum(x.size for x in jax.tree.leaves(variables["params"])) == count
+
+
+def both(size, clouds, counts=None, *, train, embed_dim=EMBED_DIM):
+  """Runs both on the same weights.
+
+  Returns:
+    (our embeddings, our new statistics or None), (the twin's, its state).
+  """
+  twin = make_twin(size, embed_dim)
+  variables = to_flax(twin.state_dict(), size.depth)
+  counts = [clouds.shape[1]] * len(clouds) if counts is None else counts
+  apply = jax.jit(
+    PointBERT(size, embed_dim).apply, static_argnames=("train", "mutable")
+  )
+  ours = apply(
+    variables,
+    jnp.asarray(clouds),
+    jnp.asarray(counts),
+    train=train,
+    mutable=("batch_stats",) if train else False,
+  )
+  twin.train(train)
+  with torch.no_grad():
+    points = torch.tensor(clouds)
+    theirs = twin(points[..., :3], points, torch.tensor(counts)).numpy()
+  embeddings, updates = ours if train else (ours, None)
+  return (embeddings, updates), (theirs, twin.state_dict())
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(
+  ("size", "points"), [(TINY, 200), (SIZES["t"], 2048)], ids=["tiny", "t"]
+)
+def test_embeddings_equal_the_twin(size, points, train):
+  (ours, _), (theirs, _) = both(
+    size, surface_clouds(0, 3, points), train=train
+  )
+  assert relative_error(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("size", ["m", "l"])
+def test_large_embeddings_equal_the_twin(size, train):
+  (ours, _), (theirs, _) = both(
+    SIZES[size], surface_clouds(0, 2, 10_000), train=train, embed_dim=1280
+  )
+  assert relative_error(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_padded_clouds_equal_the_twin(train):
+  (ours, _), (theirs, _) = both(
+    TINY, surface_clouds(1, 4, 200), [200, 150, 30, 5], train=train
+  )
+  assert relative_error(ours, theirs) < TOLERANCE
+
+
+def test_running_statistics_equal_the_twin():
+  clouds = surface_clouds(2, 4, 200)
+  (_, updates), (_, state) = both(TINY, clouds, train=True)
+  expected = to_flax(state, TINY.depth)["batch_stats"]
+  count = 4 * TINY.groups * TINY.group_size
+  before = to_flax(make_twin(TINY, EMBED_DIM).state_dict(), TINY.depth)
+  for name, stats in updates["batch_stats"]["point_net"].items():
+    twin = expected["point_net"][name]
+    old = before["batch_stats"]["point_net"][name]["var"]
+    # PyTorch records the unbiased variance, we the biased one.
+    biased = 0.9 * old + (twin["var"] - 0.9 * old) * (count - 1) / count
+    np.testing.assert_allclose(stats["mean"], twin["mean"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stats["var"], biased, rtol=1e-4)
+
+
+def gradient(model, clouds):
+  variables = to_flax(make_twin(TINY, EMBED_DIM).state_dict(), TINY.depth)
+
+  def loss(params):
+    out, _ = model.apply(
+      variables | {"params": params},
+      clouds,
+      jnp.full(len(clouds), clouds.shape[1]),
+      train=True,
+      mutable=("batch_stats",),
+    )
+    return (out**2).mean()
+
+  return jax.jit(jax.grad(loss))(variables["params"])
+
+
+def test_gradients_equal_the_twin():
+  clouds = surface_clouds(3, 4, 200)
+  twin = make_twin(TINY, EMBED_DIM)
+  twin.train()
+  points = torch.tensor(clouds)
+  (twin(points[..., :3], points) ** 2).mean().backward()
+  expected = to_flax(
+    {name: p.grad for name, p in twin.named_parameters()}, TINY.depth
+  )["params"]
+  found = gradient(PointBERT(TINY, EMBED_DIM), clouds)
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+  jax.tree.map(
+    # A bias before BatchNorm has gradient zero but for rounding, so errors
+    # are measured against the largest gradient of all.
+    lambda ours, theirs: np.testing.assert_allclose(
+      ours, theirs, rtol=1e-3, atol=2e-5 * largest
+    ),
+    found,
+    expected,
+  )
+
+
+@pytest.mark.parametrize("remat", ["blocks", "all"])
+def test_remat_changes_no_gradient(remat):
+  clouds = surface_clouds(4, 2, 100)
+  expected = gradient(PointBERT(TINY, EMBED_DIM), clouds)
+  found = gradient(PointBERT(TINY, EMBED_DIM, remat=remat), clouds)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    found,
+    expected,
+  )
+
+
+def test_bfloat16_stays_close_and_keeps_float32_parameters():
+  clouds = jnp.asarray(surface_clouds(5, 4, 200))
+  counts = jnp.full(4, 200)
+  model = PointBERT(TINY, EMBED_DIM)
+  variables = model.init(jax.random.key(0), clouds, counts, train=False)
+  half = model.clone(dtype=jnp.bfloat16)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {
+    jnp.dtype("float32")
+  }
+  exact = model.apply(variables, clouds, counts, train=False)
+  rounded = half.apply(variables, clouds, counts, train=False)
+  assert rounded.dtype == jnp.float32
+  cosine = (exact * rounded).sum(-1) / (
+    jnp.linalg.norm(exact, axis=-1) * jnp.linalg.norm(rounded, axis=-1)
+  )
+  assert cosine.min() > 0.999
+  assert relative_error(rounded, exact) > TOLERANCE  # it did round
+
+
+def test_initialization_is_pytorchs():
+  """Bounds of the uniform draws are 1 / sqrt(fan_in); the cls token N(0, 1)."""
+  size = SIZES["t"]
+  params = PointBERT(size, 1280).init(
+    jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
+  )["params"]
+  for layer, fan_in in (
+    (params["block_0"]["mlp_out"], size.mlp_dim),
+    (params["lift"], size.sa_dim + 3),
+    (params["proj"], size.width),
+  ):
+    for name in ("kernel", "bias"):
+      bound = fan_in**-0.5
+      largest = np.abs(layer[name]).max()
+      assert 0.95 * bound < largest <= bound
+  assert 0.85 < params["cls_token"].std() < 1.15
+
+
+@pytest.mark.gpu
+def test_cudnn_attention_equals_xla():
+  clouds = jnp.asarray(surface_clouds(6, 4, 200))
+  counts = jnp.full(4, 200)
+  xla = PointBERT(TINY, EMBED_DIM, dtype=jnp.bfloat16)
+  variables = xla.init(jax.random.key(0), clouds, counts, train=False)
+  expected = xla.apply(variables, clouds, counts, train=False)
+  found = xla.clone(attention="cudnn").apply(
+    variables, clouds, counts, train=False
+  )
+  assert relative_error(found, expected) < 0.02
