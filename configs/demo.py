@@ -24,11 +24,11 @@ def get_config() -> ConfigDict:
     fps_chunk=8,
     query_chunk=8,
   )
-  config.train.update(batch_size=64, epochs=30.0)
-  config.optimizer.update(warmup_epochs=2.0, clip_norm=1.0)
+  config.train.update(batch_size=64, epochs=12.0)
+  config.optimizer.update(warmup_epochs=1.0, clip_norm=1.0)
   config.eval.update(
-    every_epochs=3.0, batch_size=64, zero_shot=("val",), retrieval=("val",)
+    every_epochs=1.0, batch_size=64, zero_shot=("val",), retrieval=("val",)
   )
-  config.checkpoint.update(every_epochs=3.0, best_metric="val/top1")
+  config.checkpoint.update(every_epochs=1.0, best_metric="val/top1")
   config.log.every_steps = 10
   return config

@@ -50,6 +50,14 @@ def rows(kind: str, size: int) -> np.ndarray:
   u = rng.uniform(0, 2, (ANCHORS, size))
   if kind == "ties":  # many of them exactly a margin of 0.1 apart
     u = np.round(u, 1)
+  elif kind == "an ulp around the margin":
+    # u < v + m and u - m < v round differently.
+    half = size // 2
+    near = u[:, :half] + np.float64(0.1)
+    direction = rng.choice([-np.inf, np.inf], near.shape)
+    moved = np.nextafter(near, direction)
+    u[:, size - half :] = np.where(rng.random(near.shape) < 0.5, near, moved)
+    u = rng.permuted(u, axis=1)
   elif kind == "one value":
     u[:] = 0.7
   elif kind == "sorted":
@@ -68,6 +76,7 @@ def rows(kind: str, size: int) -> np.ndarray:
 KINDS = (
   "random",
   "ties",
+  "an ulp around the margin",
   "one value",
   "sorted",
   "reversed",

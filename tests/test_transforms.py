@@ -103,9 +103,9 @@ def keys(n: int, seed=0) -> jax.Array:
   return jax.random.split(jax.random.key(seed), n)
 
 
-# num_points 16 of: more than stored, exactly, padded, and padded below 16.
+# num_points is 16: more than are stored, fewer, as many as exist, padded.
 @pytest.mark.parametrize(
-  ("stored", "exists"), [(12, 12), (16, 16), (24, 24), (24, 18), (24, 9)]
+  ("stored", "exists"), [(12, 12), (24, 24), (24, 16), (24, 9)]
 )
 def test_points_are_drawn_swapped_and_normalised(stored, exists):
   sample = cloud(stored, exists)
@@ -140,10 +140,10 @@ def test_every_existing_point_comes_first_equally_often():
 def test_without_swap_the_axes_stay():
   config = dataclasses.replace(PLAIN, swap_yz=False)
   sample = cloud(16, 16)
-  xyz, rgb, _ = draw_points(sample, config, jax.random.key(0))
-  index = np.rint(np.asarray(rgb)[:, 0] * 255).astype(int)
+  xyz, rgb, _ = draw_many(sample, config, keys(1))
+  index = np.rint(np.asarray(rgb)[0, :, 0] * 255).astype(int)
   expected = normalised(sample.xyz[index])[:, [0, 2, 1]]
-  np.testing.assert_allclose(xyz, expected, atol=1e-6)
+  np.testing.assert_allclose(xyz[0], expected, atol=1e-6)
 
 
 def test_a_cloud_without_extent_becomes_zeros():
@@ -490,9 +490,8 @@ def test_evaluation_sees_a_record_the_same_wherever_it_comes():
   examples = evaluated(batch)
   order = [5, 2, 7, 0, 1, 3, 6, 4]
   assert_same(evaluated(rows(batch, order)), rows(examples, order))
-  assert_same(
-    evaluated(rows(batch, [5, 5, 2, 0])), rows(examples, [5, 5, 2, 0])
-  )
+  some = [5, 5, 2, 0, 5, 0, 0, 1]
+  assert_same(evaluated(rows(batch, some)), rows(examples, some))
 
 
 def test_evaluation_shuffles_by_record_and_seed():
@@ -588,13 +587,6 @@ def test_eight_devices_draw_what_one_draws(sharded):
   assert len(examples.points.addressable_shards) == 8
   assert examples.points.addressable_shards[0].data.shape == (1, 16, 6)
   assert_same_draws(examples, trained(make_batch(8), STEP))
-
-
-@pytest.mark.xfail(
-  reason="the mean of a cloud is a float32 sum whose order XLA chooses"
-)
-def test_eight_devices_draw_bitwise_what_one_draws(sharded):
-  assert_same(sharded[1], trained(make_batch(8), STEP))
 
 
 def test_the_input_stage_makes_devices_talk_about_nothing(sharded):

@@ -14,9 +14,9 @@ def generate(
   output_dir: str | os.PathLike[str],
   *,
   seed: int = 0,
-  train: int = 2048,
-  val: int = 256,
-  num_points: int = 2048,
+  train: int = 3240,
+  val: int = 540,
+  num_points: int = 1024,
   num_views: int = 6,
   embed_dim: int = 128,
 ) -> DatasetMeta:

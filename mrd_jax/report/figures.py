@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from mrd_jax.errors import BadInput
 from mrd_jax.report import retrieval_sheet
@@ -21,12 +21,12 @@ from mrd_jax.report.style import (
   HEADER,
   INK,
   MARGIN,
-  PURPLE,
   VERMILION,
   WIDTH,
   end_labels,
   sheet,
   step_axis,
+  ticks,
 )
 
 SMOOTH_FROM = 60  # points; below, a smoothed line would only hide them
@@ -39,7 +39,7 @@ WEIGHT_PAIRS = {
   "Point–image relations learn from": ("PI-TI", "PI-IT"),
   "Point–text relations learn from": ("PT-IT", "PT-TI"),
 }
-MATCHED_PAIR = {"Cross-modal relations lean to": ("PI-TI", "PT-IT")}
+MATCHED_PAIR = {"Cross-modal relations: the share of": ("PI-TI", "PT-IT")}
 MODALITY = {"P": "point", "I": "image", "T": "text"}
 
 
@@ -100,12 +100,12 @@ def draw_losses(run: RunFolder, path: Path) -> None:
   columns = 4
   rows = -(-len(panels) // columns)
   height = HEADER + 0.45 + rows * 2.0
-  note = ""
+  notes = run.describe()
+  if any("-" in name for name, _, _ in panels):
+    notes.append("PI-TI: relation point–image against text–image, and so on")
   if len(series[panels[0][0]][0]) >= SMOOTH_FROM:
-    note = "  ·  thin: as logged, bold: smoothed"
-  with sheet(
-    path, "The loss and its parts, by step", run.describe() + note, height
-  ) as figure:
+    notes.append("thin: as logged, bold: smoothed")
+  with sheet(path, "The loss and its parts, by step", notes, height) as figure:
     grid = figure.subplots(
       rows,
       columns,
@@ -124,9 +124,10 @@ def draw_losses(run: RunFolder, path: Path) -> None:
         axes.set_axis_off()
         continue
       name, title, color = panels[i]
-      _curve(axes, *series[name], color)
+      # The scale moves slowly: there is no noise to smooth.
+      _curve(axes, *series[name], color, smooth=name != "logit_scale")
       axes.set_title(title, color=color, weight="bold")
-      axes.yaxis.set_major_locator(MaxNLocator(4))
+      axes.yaxis.set_major_locator(ticks())
       below = i + columns >= len(panels)
       step_axis(axes, series[name][0][-1], label=below)
       if i % columns == 0:
@@ -209,9 +210,9 @@ def draw_zero_shot(run: RunFolder, path: Path) -> None:
       f"{run.workdir / 'metrics.jsonl'} has no zero-shot evaluation yet; name "
       "a split with classes in eval.zero_shot and train on to an evaluation"
     )
-  columns = min(len(splits), 3)
+  columns = min(len(splits), 2)
   rows = -(-len(splits) // columns)
-  height = HEADER + 0.35 + rows * 3.3
+  height = HEADER + 0.3 + rows * 3.4
   title = "Zero-shot classification accuracy of held-out shapes, by step"
   with sheet(path, title, run.describe(), height) as figure:
     grid = figure.subplots(
@@ -221,10 +222,10 @@ def draw_zero_shot(run: RunFolder, path: Path) -> None:
       gridspec_kw={
         "left": 0.75 / WIDTH,
         "right": 1 - 1.2 / WIDTH,
-        "top": 1 - (HEADER + 0.25) / height,
+        "top": 1 - (HEADER + 0.35) / height,
         "bottom": 0.55 / height,
-        "wspace": 0.55,
-        "hspace": 0.4,
+        "wspace": 0.56,
+        "hspace": 0.45,
       },
     )
     for i, axes in enumerate(grid.flat):
@@ -239,15 +240,13 @@ def draw_zero_shot(run: RunFolder, path: Path) -> None:
 def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
   series = run.series("eval")
   found = {
-    k: series[f"{split}/top{k}"]
-    for k in TOP_K
-    if f"{split}/top{k}" in series
+    k: series[f"{split}/top{k}"] for k in TOP_K if f"{split}/top{k}" in series
   }
   chance = _chance(run, split)
   title = f"split “{split}”"
   if chance:
     title += f", {round(1 / chance)} classes"
-  axes.set_title(title, weight="bold")
+  axes.set_title(title, weight="bold", pad=20 if chance else None)
   last = max(steps[-1] for steps, _ in found.values())
   for k, (steps, values) in found.items():
     axes.plot(
@@ -283,13 +282,12 @@ def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
     tops = "/".join(str(k) for k in found)
     axes.annotate(
       f"dotted: chance, top-{tops}: {shares}",
-      (0, 0),
-      (0, -34),
+      (0, 1),
+      (0, 7),
       xycoords="axes fraction",
       textcoords="offset points",
       color=GREY,
       fontsize=8.5,
-      annotation_clip=False,
     )
 
 
@@ -313,7 +311,7 @@ def _curve(
   """A line; of many points a thin one under its smoothed self."""
   if smooth and len(steps_N) >= SMOOTH_FROM:
     axes.plot(steps_N, values_N, color=color, linewidth=0.7, alpha=0.35)
-    values_N = _smoothed(values_N, len(values_N) / 60)
+    values_N = _smoothed(values_N, len(values_N) / 100)
   marker = "o" if len(steps_N) == 1 else None
   axes.plot(steps_N, values_N, color=color, linewidth=1.8, marker=marker)
 

@@ -1,8 +1,9 @@
 """Renders a coloured point cloud as a small picture, with NumPy alone.
 
-Points are drawn as discs, far ones first, in perspective from a three-quarter
-view; they are lit by a lamp, darkened where something near stands before
-something far ("eye-dome lighting"), and throw a soft shadow on the floor.
+Every point is a disc that lies in the surface around it, seen in perspective
+from a three-quarter view; discs are lit by a lamp, darkened where something
+near stands before something far ("eye-dome lighting"), and throw a soft
+shadow on the floor.
 """
 
 import numpy as np
@@ -31,7 +32,7 @@ def render(xyz_N3: np.ndarray, rgb_N3: np.ndarray, size: int) -> np.ndarray:
   xyz_N3 = xyz_N3 - (xyz_N3.min(axis=0) + xyz_N3.max(axis=0)) / 2
   xyz_N3 = _turn(xyz_N3 / np.linalg.norm(xyz_N3, axis=1).max())
   floor_N3 = _turn_floor(xyz_N3)
-  spacing, normal_N3 = _surface(xyz_N3)
+  spacing, normal_N3, flat_N = _surface(xyz_N3)
   # 1 where the surface faces the lamp; never quite dark.
   light_N = 0.62 + 0.46 * np.clip(normal_N3 @ _LAMP, 0, 1)
   color_N3 = np.clip(rgb_N3 * light_N[:, None], 0, 1)
@@ -49,16 +50,17 @@ def render(xyz_N3: np.ndarray, rgb_N3: np.ndarray, size: int) -> np.ndarray:
 
   image = np.broadcast_to(np.float64(BACKGROUND), (side, side, 3)).copy()
   image *= 1 - _shadow(to_pixels(floor_N3), side)[..., None]
-  depth_N = CAMERA - xyz_N3[:, 2]
-  depth = np.full((side, side), depth_N.max() + 0.3)
-  radius = np.clip(0.8 * spacing * zoom / CAMERA, 1.5, side / 50)
-  order = np.argsort(-depth_N)
-  disc_K2 = _disc(radius)
-  pixels = (to_pixels(xyz_N3)[order][:, None] + disc_K2).reshape(-1, 2)
-  rows, columns = np.clip(pixels, 0, side - 1).T
-  # Of repeated indices NumPy keeps the last: the nearest point.
-  image[rows, columns] = np.repeat(color_N3[order], len(disc_K2), axis=0)
-  depth[rows, columns] = np.repeat(depth_N[order], len(disc_K2))
+  unit = zoom / CAMERA  # pixels of a length of 1, about
+  radius = np.clip(1.05 * spacing * unit, 1.5, side / 40)
+  point_M, offset_M2, rise_M = _discs(normal_N3, flat_N, radius)
+  depth_M = CAMERA - xyz_N3[point_M, 2] - rise_M / unit
+  pixel_M2 = to_pixels(xyz_N3)[point_M] + offset_M2
+  # Far ones first: of repeated indices NumPy keeps the last.
+  order_M = np.argsort(-depth_M, kind="stable")
+  rows, columns = np.clip(pixel_M2[order_M], 0, side - 1).T
+  depth = np.full((side, side), depth_M.max() + 0.3)
+  image[rows, columns] = color_N3[point_M[order_M]]
+  depth[rows, columns] = depth_M[order_M]
   image *= _eye_dome(depth, round(side / 150))[..., None]
   blocks = image.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3)
   return blocks.mean(axis=(1, 3)).astype(np.float32)
@@ -87,23 +89,54 @@ def _turn_floor(turned_N3: np.ndarray) -> np.ndarray:
   return upright_N3 @ _TILT.T
 
 
-def _surface(xyz_N3: np.ndarray) -> tuple[float, np.ndarray]:
-  """The typical distance of neighbours, and (N, 3) normals to the camera."""
+def _surface(xyz_N3: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+  """Of the surface around every point, what its neighbours tell.
+
+  Args:
+    xyz_N3: (N, 3) coordinates, z to the camera.
+
+  Returns:
+    The typical distance of neighbours, the (N, 3) normals to the camera, and
+    how flat the surface is there, (N,) in [0, 1].
+  """
   count = min(12, len(xyz_N3))
   distance_NK, index_NK = cKDTree(xyz_N3).query(xyz_N3, count)
   near_NK3 = xyz_N3[index_NK]
   near_NK3 = near_NK3 - near_NK3.mean(axis=1, keepdims=True)
-  _, axes_N33 = np.linalg.eigh(near_NK3.transpose(0, 2, 1) @ near_NK3)
+  extent_N3, axes_N33 = np.linalg.eigh(near_NK3.transpose(0, 2, 1) @ near_NK3)
   normal_N3 = axes_N33[:, :, 0]  # the direction of least extent
   facing_N1 = np.where(normal_N3[:, 2:] < 0, -1, 1)
-  return float(np.median(distance_NK[:, count // 3])), normal_N3 * facing_N1
+  spacing = float(np.median(distance_NK[:, count // 3]))
+  thickness_N = extent_N3[:, 0] / np.maximum(extent_N3[:, 1], 1e-12)
+  return spacing, normal_N3 * facing_N1, np.clip(1 - 6 * thickness_N, 0, 1)
 
 
-def _disc(radius: float) -> np.ndarray:
-  """(K, 2) offsets of the pixels of a disc."""
+def _discs(
+  normal_N3: np.ndarray, flat_N: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The pixels of a tilted disc around every point.
+
+  Args:
+    normal_N3: (N, 3) unit normals to the camera.
+    flat_N: (N,) in [0, 1]; where the surface is not flat its normal means
+      little, and the disc faces the camera.
+    radius: In pixels.
+
+  Returns:
+    For each of M pixels the number of its point, (M,); its offset in rows
+    and columns, (M, 2); and how much nearer than the point the disc is
+    there, in pixels, (M,).
+  """
   reach = np.arange(-int(radius), int(radius) + 1)
-  offsets = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
-  return offsets[(offsets**2).sum(axis=1) <= radius**2]
+  offset_K2 = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
+  down_K, right_K = offset_K2.T
+  # A disc seen from its edge would vanish, and leave gaps: tilt it less.
+  toward_N = np.maximum(normal_N3[:, 2], 0.3)
+  slope_N2 = normal_N3[:, :2] * (flat_N / toward_N)[:, None]
+  rise_NK = slope_N2[:, 1:] * down_K - slope_N2[:, :1] * right_K
+  inside_NK = right_K**2 + down_K**2 + rise_NK**2 <= radius**2
+  point_M, k_M = np.nonzero(inside_NK)
+  return point_M, offset_K2[k_M], rise_NK[inside_NK]
 
 
 def _shadow(pixels_N2: np.ndarray, side: int) -> np.ndarray:

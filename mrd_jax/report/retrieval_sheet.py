@@ -4,6 +4,7 @@ import dataclasses
 import os
 import textwrap
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib import font_manager
@@ -74,15 +75,14 @@ def draw_retrieval(run: RunFolder, path: Path) -> None:
     if run.results
     and (key := f"{split}/text_to_shape_r{k}") in run.results["metrics"]
   ]
-  subtitle = "  ·  ".join(
-    [
-      f"{run.describe()}  ·  split “{split}”, {len(gallery):,} shapes",
-      *recalls,
-      "queries spread over the classes, not picked by result",
-    ]
-  )
+  notes = [
+    *run.describe(),
+    ", ".join([f"split “{split}”, {len(gallery):,} shapes", *recalls]),
+    "queries spread over the classes, not picked by result",
+    "numbers: cosine similarity",
+  ]
   with sheet(
-    path, "Text to shape: what each query retrieves", subtitle, height
+    path, "Text to shape: what each query retrieves", notes, height
   ) as figure:
     _legend(figure, 1 - (HEADER + 0.2) / height, bool(len(names)))
     for row, query in enumerate(queries):
@@ -126,14 +126,18 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embedded:
   if not Path(path).exists():
     raise BadInput(f"{path} does not exist; {AT_THE_END}")
   try:
-    with np.load(path, allow_pickle=False) as arrays:
+    # Opened here: of a torn archive NumPy would leave its own file open.
+    with (
+      open(path, "rb") as file,
+      np.load(file, allow_pickle=False) as arrays,
+    ):
       return Embedded(
         unit(arrays["point"].astype(np.float32)),
         unit(arrays["text"].astype(np.float32)),
         arrays["has_text"],
         arrays["label"],
       )
-  except (KeyError, ValueError, OSError) as error:
+  except (KeyError, ValueError, EOFError, OSError, BadZipFile) as error:
     raise BadInput(
       f"{path} is not what training writes ({error}); remove it and repeat "
       "the training command"

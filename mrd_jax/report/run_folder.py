@@ -56,14 +56,16 @@ class RunFolder:
       for name, pairs in points.items()
     }
 
-  def describe(self) -> str:
-    """The dataset, the teacher and the run, in a line for the reader."""
-    data = f"data: {self.data_dir} (not readable here)"
+  def describe(self) -> list[str]:
+    """The dataset, the teacher and the run, a phrase each for the reader."""
+    data = [f"data: {self.data_dir} (not readable here)"]
     if self.meta:
-      data = f"data: {self.meta.name}  ·  teacher: {self.meta.teacher}"
+      data = [f"data: {self.meta.name}", f"teacher: {self.meta.teacher}"]
     step = max((line["step"] for line in self.lines), default=0)
-    state = "" if self.results else ", unfinished"
-    return f"{data}  ·  run: {self.workdir.resolve().name}, step {step:,}{state}"
+    # A finished run may have been prolonged since.
+    finished = self.results is not None and self.results["step"] >= step
+    state = "" if finished else ", unfinished"
+    return [*data, f"run: {self.workdir.resolve().name}, step {step:,}{state}"]
 
 
 def read_run(

@@ -1,6 +1,5 @@
 """The look that all figures share: colours, type, header, saving."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 INK, GREY, RULE = "#22262b", "#667080", "#e3e6ea"
 
 WIDTH = 10.0  # inches
@@ -50,14 +49,15 @@ _STYLE = {
 
 @contextmanager
 def sheet(
-  path: Path, title: str, subtitle: str, height: float
+  path: Path, title: str, notes: Sequence[str], height: float
 ) -> Iterator[Figure]:
   """A figure with its header, saved as PNG on leaving.
 
   Args:
     path: The file to write.
     title: What one sees.
-    subtitle: Which data and teacher; broken into at most two lines.
+    notes: Which data and teacher, and what to know; a note a phrase, for
+      two lines in all.
     height: Of the figure, in inches; the width is `WIDTH`.
   """
   with matplotlib.rc_context(_STYLE):
@@ -66,11 +66,10 @@ def sheet(
     figure.text(
       left, 1 - 0.2 / height, title, va="top", fontsize=14, weight="bold"
     )
-    lines = textwrap.wrap(subtitle, 125, max_lines=2, placeholder=" …")
     figure.text(
       left,
       1 - 0.52 / height,
-      "\n".join(lines),
+      _join(notes, 140),
       va="top",
       fontsize=9,
       color=GREY,
@@ -82,13 +81,29 @@ def sheet(
     figure.savefig(path, metadata={"Software": None})
 
 
+def _join(notes: Sequence[str], width: int) -> str:
+  """Notes on lines of at most `width` characters; none is broken in two."""
+  lines: list[str] = []
+  for note in notes:
+    if lines and len(lines[-1]) + len(note) + 5 <= width:
+      lines[-1] += f"  ·  {note}"
+    else:
+      lines.append(note)
+  return "\n".join(lines)
+
+
 def step_axis(axes: Axes, last: float, *, label: bool) -> None:
   """Makes the x axis one of steps, from 0 to `last`."""
   axes.set_xlim(0, max(last, 1))
-  axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+  axes.xaxis.set_major_locator(ticks())
   axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
   if label:
     axes.set_xlabel("step")
+
+
+def ticks() -> MaxNLocator:
+  """A few round numbers."""
+  return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
 
 
 def end_labels(

@@ -1,0 +1,380 @@
+"""Runs: what they leave, how they resume, stop and fail."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from configs import debug
+from mrd_jax import train
+from mrd_jax.config import from_config_dict
+from mrd_jax.data import dataset
+from mrd_jax.errors import BadInput
+from mrd_jax.metrics import read_metrics
+from mrd_jax.prepare import procedural
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+  path = tmp_path_factory.mktemp("data") / "procedural"
+  procedural.generate(
+    path, train=108, val=54, num_points=160, num_views=2, embed_dim=32
+  )
+  return path
+
+
+def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
+  return [
+    sys.executable,
+    *("-m", "mrd_jax.main", "--config", "configs/debug.py"),
+    *("--workdir", str(workdir), f"--config.data.dir={data_dir}"),
+    *options,
+  ]
+
+
+def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": str(devices),
+  }
+  return subprocess.Popen(
+    arguments,
+    cwd=REPOSITORY,
+    env=environment,
+    stderr=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process: subprocess.Popen, expect: int = 0) -> str:
+  _, errors = process.communicate(timeout=240)
+  assert process.returncode == expect, errors
+  return errors
+
+
+def run(arguments: list[str], devices: int = 1, expect: int = 0) -> str:
+  return finish(start(arguments, devices), expect)
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+  deadline = time.monotonic() + 120
+  metrics = workdir / "metrics.jsonl"
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.communicate()[1]
+    if metrics.exists():
+      lines = read_metrics(metrics)
+      if lines and lines[-1]["step"] >= step:
+        return
+    time.sleep(0.01)
+  raise TimeoutError
+
+
+def losses(workdir: Path) -> dict[int, float]:
+  return {
+    line["step"]: line["loss"]
+    for line in read_metrics(workdir / "metrics.jsonl")
+    if line["kind"] == "train"
+  }
+
+
+def last_state(workdir: Path) -> dict[str, np.ndarray]:
+  """Every array of the newest checkpoint, by path."""
+  steps = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
+  tree = ocp.load(workdir / "checkpoints" / str(max(steps)) / "state")
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def test_killed_and_repeated_run_ends_bitwise_equal(data_dir, tmp_path):
+  """SIGKILL half-way, the same command again: same parameters, every bit."""
+  options = (
+    "--config.train.steps=60",
+    "--config.checkpoint.every_steps=10",
+    "--config.eval.every_steps=60",
+  )
+  run(command(data_dir, tmp_path / "straight", *options))
+
+  killed = start(command(data_dir, tmp_path / "killed", *options))
+  wait_for_step(killed, tmp_path / "killed", 25)
+  killed.kill()
+  killed.communicate()
+  before = losses(tmp_path / "killed")
+  assert max(before) < 60, "it was over before it could be killed"
+  output = run(command(data_dir, tmp_path / "killed", *options))
+  resumed = int(re.search(r"resumed from the checkpoint of step (\d+)", output)[1])
+  assert 10 <= resumed <= 30
+
+  straight, repeated = (
+    last_state(tmp_path / name) for name in ("straight", "killed")
+  )
+  assert straight.keys() == repeated.keys()
+  for name, value in straight.items():
+    np.testing.assert_array_equal(value, repeated[name], err_msg=name)
+  # The log reads as if nothing had happened.
+  assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
+
+
+def test_eight_devices_and_one_follow_the_same_curve(data_dir, tmp_path):
+  """Same batches, so the losses differ by rounding alone."""
+  options = ("--config.train.steps=12",)
+  curves = {}
+  for name, devices, fsdp in (("one", 1, 1), ("eight", 8, 1), ("fsdp", 8, 4)):
+    run(
+      command(
+        data_dir, tmp_path / name, *options, f"--config.mesh.fsdp={fsdp}"
+      ),
+      devices,
+    )
+    curves[name] = losses(tmp_path / name)
+  assert list(curves["one"]) == list(range(1, 13))
+  for name in ("eight", "fsdp"):
+    one, other = (list(curves[n].values()) for n in ("one", name))
+    np.testing.assert_allclose(other[0], one[0], rtol=1e-5)
+    np.testing.assert_allclose(other, one, rtol=2e-3)
+
+
+def test_resume_on_other_devices(data_dir, tmp_path):
+  """From eight devices to one: goes on from the same state and batches."""
+  options = ("--config.optimizer.warmup_steps=4",)
+  process = start(command(data_dir, tmp_path / "moved", *options), devices=8)
+  wait_for_step(process, tmp_path / "moved", 11)
+  process.kill()
+  process.communicate()
+  output = run(command(data_dir, tmp_path / "moved", *options), devices=1)
+  assert "resumed from the checkpoint of step" in output
+  run(command(data_dir, tmp_path / "straight", *options), devices=1)
+  np.testing.assert_allclose(
+    list(losses(tmp_path / "moved").values()),
+    list(losses(tmp_path / "straight").values()),
+    rtol=5e-3,
+  )
+
+
+def test_sigterm_saves_and_exits_with_0(data_dir, tmp_path):
+  options = ("--config.train.steps=5000", "--config.eval.every_steps=5000")
+  arguments = command(
+    data_dir, tmp_path, *options, "--config.checkpoint.every_steps=5000"
+  )
+  process = start(arguments)
+  wait_for_step(process, tmp_path, 3)
+  process.send_signal(signal.SIGTERM)
+  errors = finish(process)
+  step = int(re.search(r"asked to stop at step (\d+)", errors)[1])
+  assert (tmp_path / "checkpoints" / str(step)).exists()
+
+  again = start(arguments)
+  wait_for_step(again, tmp_path, step + 1)
+  again.send_signal(signal.SIGTERM)
+  assert f"resumed from the checkpoint of step {step}" in finish(again)
+
+
+def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
+  errors = run(
+    command(
+      data_dir,
+      tmp_path,
+      "--config.optimizer.learning_rate=1000.0",
+      "--config.optimizer.clip_norm=0.0",
+      "--config.logit_scale.max=0.0",
+      "--config.checkpoint.every_steps=1",
+    ),
+    expect=1,
+  )
+  step = int(re.search(r"error: step (\d+): .*loss.* not finite", errors)[1])
+  saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+  assert max(saved, default=0) < step
+  state = last_state(tmp_path)
+  assert all(np.isfinite(x).all() for x in state.values())
+
+
+def make_config(data_dir: Path, **sections):
+  values = debug.get_config()
+  values.data.dir = str(data_dir)
+  for section, fields in sections.items():
+    values[section].update(fields)
+  return from_config_dict(values)
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory) -> Path:
+  """A short run on the eight devices of this process."""
+  workdir = tmp_path_factory.mktemp("finished")
+  train.train(
+    make_config(
+      data_dir,
+      optimizer={"ema_decay": 0.9},
+      checkpoint={"every_steps": 4, "keep_latest": 2},
+      eval={"every_steps": 4},
+    ),
+    workdir,
+  )
+  return workdir
+
+
+def test_what_a_run_leaves(finished, data_dir):
+  names = {path.name for path in finished.iterdir()}
+  assert names >= {
+    "config.json",
+    "metrics.jsonl",
+    "results.json",
+    "tensorboard",
+    "checkpoints",
+    "embeddings",
+  }
+  results = json.loads((finished / "results.json").read_text())
+  assert results["step"] == 20
+  assert results["chance_top1"] == {"val": 1 / 54}
+  assert {"val/top1", "val/top5", "val/text_to_shape_r1"} <= results[
+    "metrics"
+  ].keys()
+  lines = read_metrics(finished / "metrics.jsonl")
+  evaluations = [x["step"] for x in lines if x["kind"] == "eval"]
+  assert evaluations == [0, 4, 8, 12, 16, 20]
+  assert [x["step"] for x in lines if x["kind"] == "train"] == list(
+    range(1, 21)
+  )
+  assert lines[-1]["val/top1"] == results["metrics"]["val/top1"]
+  assert list((finished / "tensorboard").glob("events.*"))
+  with np.load(finished / "embeddings" / "val.npz") as embeddings:
+    assert embeddings["point"].shape == (54, 32)
+
+
+def test_keeps_the_latest_and_the_best_checkpoint(finished):
+  scores = {
+    line["step"]: line["val/top1"]
+    for line in read_metrics(finished / "metrics.jsonl")
+    if line["kind"] == "eval" and line["step"] > 0
+  }
+  best = max(scores.values())
+  kept = sorted(int(p.name) for p in (finished / "checkpoints").iterdir())
+  assert kept[-2:] == [16, 20]
+  assert len(kept) <= 3
+  assert any(scores[step] == best for step in kept)
+
+
+def test_repeating_a_finished_run_trains_no_further(finished, data_dir, capfd):
+  before = last_state(finished)
+  train.train(
+    make_config(
+      data_dir,
+      optimizer={"ema_decay": 0.9},
+      checkpoint={"every_steps": 4, "keep_latest": 2},
+      eval={"every_steps": 4},
+    ),
+    finished,
+  )
+  assert "resumed from the checkpoint of step 20" in capfd.readouterr().err
+  jax.tree.map(np.testing.assert_array_equal, last_state(finished), before)
+
+
+def test_evaluates_the_average_of_the_parameters(finished):
+  state = last_state(finished)
+  name = "['params']['encoder']['proj']['kernel']"
+  average = state[name.replace("params", "average")]
+  assert np.abs(average - state[name]).max() > 1e-5
+
+
+def test_another_config_is_refused_with_a_diff(finished, data_dir):
+  with pytest.raises(BadInput, match="train.batch_size: 32 -> 16.*weighting"):
+    train.train(
+      make_config(
+        data_dir,
+        train={"batch_size": 16},
+        loss={"weighting": "fixed"},
+        optimizer={"ema_decay": 0.9},
+      ),
+      finished,
+    )
+  assert json.loads((finished / "config.json").read_text())["train"] == {
+    "batch_size": 32,
+    "epochs": 0.0,
+    "steps": 20,
+  }
+
+
+@pytest.mark.parametrize(
+  ("sections", "message"),
+  [
+    ({"train": {"batch_size": 30}}, "train.batch_size is 30.*8 devices.*32"),
+    ({"eval": {"batch_size": 12}}, "eval.batch_size is 12.*multiple of 8"),
+    ({"mesh": {"fsdp": 3}}, "mesh.fsdp is 3.*8 devices"),
+    ({"train": {"batch_size": 512}}, "train.batch_size is 512.*108 records"),
+    ({"data": {"dir": "nowhere", "made_from": ""}}, "data.dir: nowhere"),
+    ({"data": {"split": "test"}}, "'test'.*train"),
+    ({"eval": {"zero_shot": ("lvis",)}}, "'lvis'"),
+    ({"checkpoint": {"best_metric": "val/top2"}}, "checkpoint.best_metric"),
+    ({"optimizer": {"warmup_steps": 20}}, "warmup"),
+    ({"optimizer": {"frozen": ("encoder/nothing",)}}, "optimizer.frozen"),
+  ],
+)
+def test_bad_configs_name_field_and_remedy(
+  data_dir, tmp_path, sections, message
+):
+  with pytest.raises(BadInput, match=message):
+    train.train(make_config(data_dir, **sections), tmp_path)
+  # Nothing of a run that cannot start is left behind to trip the next.
+  assert not (tmp_path / "config.json").exists()
+
+
+def test_command_line_errors_are_one_sentence(data_dir, tmp_path):
+  errors = run(
+    command(data_dir, tmp_path, "--config.loss.representation=cosine"),
+    expect=2,
+  )
+  assert errors.strip().splitlines() == [
+    "error: config.loss.representation is 'cosine', must be one of "
+    "'similarity', 'euclidean', 'partial_order'"
+  ]
+
+
+@pytest.mark.parametrize(
+  "loss",
+  [
+    {"weighting": "alternating"},
+    {"weighting": "fixed", "representation": "euclidean"},
+    {"representation": "partial_order", "sampled_pairs": 8},
+    {"intra": False, "cross": False},
+  ],
+  ids=lambda loss: "-".join(str(x) for x in loss.values()),
+)
+def test_every_kind_of_loss_trains(data_dir, tmp_path, loss):
+  train.train(
+    make_config(data_dir, loss=loss, train={"steps": 6}), tmp_path
+  )
+  curve = losses(tmp_path)
+  assert list(curve) == [1, 2, 3, 4, 5, 6]
+  assert all(np.isfinite(value) for value in curve.values())
+
+
+def test_the_step_is_traced_once(data_dir, tmp_path, monkeypatch):
+  traces = []
+  original = train.train_step
+  monkeypatch.setattr(
+    train,
+    "train_step",
+    lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs),
+  )
+  train.train(make_config(data_dir), tmp_path)
+  assert len(traces) == 1
+
+
+def test_held_out_splits_do_not_overlap_the_training_split(data_dir):
+  ids = [
+    {record["id"] for record in dataset.open_split(data_dir, split)}
+    for split in ("train", "val")
+  ]
+  assert not ids[0] & ids[1]
