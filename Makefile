@@ -31,7 +31,7 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.ready-dev
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The newest jax needs Python 3.12.  No torch there: the parity tests skip.
 test-py312:

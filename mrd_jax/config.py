@@ -8,6 +8,7 @@ defaults here: what a run uses is what its config says.
 
 import dataclasses
 import json
+import math
 import pathlib
 import types
 import typing
@@ -203,12 +204,16 @@ def _check(hint: Any, value: Any, name: str) -> Any:
       raise BadInput(f"{name} is {value!r}, must be a tuple of strings")
     return tuple(value)
   if hint is float and type(value) is int:
-    return float(value)
+    value = float(value)
   assert not isinstance(hint, types.GenericAlias), hint
   if type(value) is not hint:
     raise BadInput(f"{name} is {value!r}, must be of type {hint.__name__}")
+  if hint is float and not math.isfinite(value):
+    raise BadInput(f"{name} is {value}, must be finite")
   return value
 
+
+BELOW_ONE = 1 - 1e-9
 
 # field: (lowest, highest); the ends are allowed.
 _RANGES = {
@@ -246,11 +251,11 @@ _RANGES = {
   "optimizer.warmup_epochs": (0, 1e6),
   "optimizer.warmup_steps": (0, 2**31),
   "optimizer.weight_decay": (0, 1e3),
-  "optimizer.b1": (0, 1),
-  "optimizer.b2": (0, 1),
+  "optimizer.b1": (0, BELOW_ONE),
+  "optimizer.b2": (0, BELOW_ONE),
   "optimizer.eps": (0, 1),
   "optimizer.clip_norm": (0, 1e9),
-  "optimizer.ema_decay": (0, 1),
+  "optimizer.ema_decay": (0, BELOW_ONE),
   "train.batch_size": (2, 2**24),
   "eval.batch_size": (1, 2**24),
   "mesh.fsdp": (1, 2**20),

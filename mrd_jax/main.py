@@ -12,7 +12,10 @@ from mrd_jax.config import from_config_dict
 from mrd_jax.errors import BadInput
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "What to train; --config.a.b=c changes a field.", lock_config=True
+  "config",
+  None,
+  "What to train; --config.a.b=c changes a field.",
+  lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run; an interrupted run in it goes on."

@@ -40,7 +40,7 @@ class OptimizerConfig:
     b1: Adam's.
     b2: Adam's.
     eps: Adam's.
-    clip_norm: Largest global gradient norm; 0 does not clip.
+    clip_norm: Largest norm of a group's gradients; 0 does not clip.
     ema_decay: Decay of a moving average of the parameters, which is then what
       is evaluated; 0 keeps none.
     frozen: Regular expressions of paths that are not updated.
@@ -151,6 +151,10 @@ def make_optimizer(
 
   def group(peak: float, weight_decay: float, turn: int):
     direction = optax.chain(
+      # Within the group: gradients that move nothing must not shrink others.
+      optax.clip_by_global_norm(config.clip_norm)
+      if config.clip_norm
+      else optax.identity(),
       optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
       optax.add_decayed_weights(weight_decay, mask=decay_mask),
     )
@@ -159,11 +163,9 @@ def make_optimizer(
         direction, lambda step: step % 2 == turn
       )
     # Outside the alternation, so that the schedule counts every step.
-    return optax.chain(
-      direction, optax.scale_by_learning_rate(schedule(peak))
-    )
+    return optax.chain(direction, optax.scale_by_learning_rate(schedule(peak)))
 
-  groups = optax.multi_transform(
+  return optax.multi_transform(
     {
       "encoder": group(config.learning_rate, config.weight_decay, turn=0),
       "dynamic_weights": group(config.dynamic_learning_rate, 0.0, turn=1),
@@ -171,9 +173,6 @@ def make_optimizer(
     },
     lambda params: group_labels(params, config.frozen),
   )
-  if config.clip_norm:
-    groups = optax.chain(optax.clip_by_global_norm(config.clip_norm), groups)
-  return groups
 
 
 def update_average(average, params, decay: float):

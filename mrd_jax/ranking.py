@@ -43,8 +43,10 @@ def _prefix_counts(
       zeros + jnp.arange(n) - zeros_before[:n],
       zeros_before[:n],
     )
-    sequence_B = jnp.zeros_like(sequence_B).at[position_B].set(
-      sequence_B, unique_indices=True
+    sequence_B = (
+      jnp.zeros_like(sequence_B)
+      .at[position_B]
+      .set(sequence_B, unique_indices=True)
     )
   return count_Q
 
@@ -98,9 +100,7 @@ def ranking_hinge(
   shift_A1 = value_AB.sum(-1, keepdims=True) / jnp.maximum(
     exists_AB.sum(-1, keepdims=True), 1
   )
-  centred_AB = jnp.where(
-    exists_AB, u_AB - jax.lax.stop_gradient(shift_A1), 0
-  )
+  centred_AB = jnp.where(exists_AB, u_AB - jax.lax.stop_gradient(shift_A1), 0)
   coefficient_AB = (earlier_AB - later_AB).astype(u_AB.dtype)
   active = earlier_AB.sum(-1).astype(u_AB.dtype).sum()
   return jnp.sum(coefficient_AB * centred_AB) + margin * active

@@ -37,7 +37,9 @@ def make_pair_mask(valid_B: jax.Array, *, keep_diagonal: bool) -> jax.Array:
       where it is constant and would swallow the softmax of Eq. 5.
   """
   pairs_BB = valid_B[:, None] & valid_B[None, :]
-  return pairs_BB if keep_diagonal else pairs_BB & ~jnp.eye(len(valid_B), dtype=bool)
+  return (
+    pairs_BB if keep_diagonal else pairs_BB & ~jnp.eye(len(valid_B), dtype=bool)
+  )
 
 
 def masked_mean(x_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:

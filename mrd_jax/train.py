@@ -111,9 +111,7 @@ def set_up(config: Config) -> Run:
   data_dir = Path(config.data.dir)
   meta = dataset.read_meta(data_dir)
   source = dataset.open_split(data_dir, config.data.split)
-  order = pipeline.TrainOrder(
-    len(source), config.train.batch_size, config.seed
-  )
+  order = pipeline.TrainOrder(len(source), config.train.batch_size, config.seed)
   num_steps = in_steps(
     config.train.epochs, config.train.steps, order.steps_per_epoch
   )
@@ -261,7 +259,9 @@ def train(config: Config, workdir: Path) -> None:
       while True:
         scores = None
         fresh = step > start or step in (0, last)
-        if fresh and due(config.eval.every_epochs, config.eval.every_steps, step):
+        if fresh and due(
+          config.eval.every_epochs, config.eval.every_steps, step
+        ):
           read_metrics()
           scores, embeddings = run.held_out(
             eval_variables(state), preemption.poll

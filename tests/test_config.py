@@ -242,7 +242,7 @@ def test_a_value_out_of_its_range_is_named(field, value):
 )
 @pytest.mark.parametrize(
   ("epochs", "steps"),
-  [(5.0, 7), (0.0, 0), (-1.0, 7), (5.0, -7), (NAN, 0)],
+  [(5.0, 7), (0.0, 0), (-1.0, 7), (5.0, -7)],
 )
 def test_a_length_is_in_epochs_or_in_steps(section, prefix, epochs, steps):
   values = base.get_config()
@@ -256,16 +256,15 @@ def test_a_length_is_in_epochs_or_in_steps(section, prefix, epochs, steps):
   "field",
   ["train.epochs", "checkpoint.every_epochs", "eval.every_epochs"],
 )
-@pytest.mark.xfail(strict=True, reason="infinite epochs pass")
-def test_an_infinite_length_is_named(field):
-  with pytest.raises(BadInput, match=rf"config\.{field.partition('.')[0]}\b"):
-    base_with(field, float("inf"))
+@pytest.mark.parametrize("value", [float("inf"), NAN])
+def test_an_infinite_length_is_named(field, value):
+  with pytest.raises(BadInput, match=rf"config\.{field}\b.*finite"):
+    base_with(field, value)
 
 
 @pytest.mark.parametrize(
   "field", ["optimizer.b1", "optimizer.b2", "optimizer.ema_decay"]
 )
-@pytest.mark.xfail(strict=True, reason="the range includes 1")
 def test_a_decay_of_one_is_named(field):
   """Adam divides by 1 - b ** t; an average with decay 1 never moves."""
   with pytest.raises(BadInput, match=rf"config\.{field}\b"):

@@ -197,9 +197,7 @@ def test_loss_and_gradients_equal_the_twin(representation, variant, batch_name):
 def test_every_term_is_a_metric():
   config = LossConfig()
   inputs = batch("random")
-  _, metrics, _ = run_ours(
-    config, inputs, losses.init_dynamic_weights(config)
-  )
+  _, metrics, _ = run_ours(config, inputs, losses.init_dynamic_weights(config))
   terms = list(itertools.chain(*losses.term_groups(config).values()))
   assert terms == ["PP-II", "PP-TT", "PI-TI", "PI-IT", "PT-IT", "PT-TI"]
   assert set(metrics) == {
@@ -219,9 +217,7 @@ def test_teachers_get_no_gradient_from_relations():
   def relation_part(image, text):
     _, metrics = losses.mrd_loss(
       config,
-      Embeddings(
-        jnp.asarray(inputs["point"]), image, text, jnp.ones(12, bool)
-      ),
+      Embeddings(jnp.asarray(inputs["point"]), image, text, jnp.ones(12, bool)),
       jnp.asarray(inputs["logit_scale"]),
       losses.init_dynamic_weights(config),
     )

@@ -43,9 +43,9 @@ CLOUDS = {
 
 
 def sample_and_query(xyz, counts, groups, radius, group_size):
-  index = jax.vmap(
-    lambda x, n: point_ops.farthest_point_sample(x, n, groups)
-  )(xyz, counts)
+  index = jax.vmap(lambda x, n: point_ops.farthest_point_sample(x, n, groups))(
+    xyz, counts
+  )
   neighbours = jax.vmap(
     lambda x, i, n: point_ops.ball_query(
       x, x[i], n, radius=radius, group_size=group_size
@@ -93,7 +93,9 @@ def test_chunks_change_nothing(chunk):
 
 
 def test_groups_hold_offset_position_and_colour():
-  points = np.concatenate([lattice_clouds(7, 2, 50), lattice_clouds(8, 2, 50)], -1)
+  points = np.concatenate(
+    [lattice_clouds(7, 2, 50), lattice_clouds(8, 2, 50)], -1
+  )
   groups = grouping()(jnp.asarray(points), jnp.full(2, 50))
   assert groups.center_xyz.shape == (2, 16, 3)
   assert groups.features.shape == (2, 16, 8, 9)
@@ -105,7 +107,9 @@ def test_groups_hold_offset_position_and_colour():
   # Every neighbour is a point of its own cloud, colour included.
   for cloud, features in zip(points, groups.features, strict=True):
     known = {tuple(point) for point in cloud.tolist()}
-    assert {tuple(p) for p in features[..., 3:].reshape(-1, 6).tolist()} <= known
+    assert {
+      tuple(p) for p in features[..., 3:].reshape(-1, 6).tolist()
+    } <= known
 
 
 def test_padding_is_never_read():
@@ -136,7 +140,7 @@ def test_no_batch_sized_distance_matrix_is_held():
 
 def test_clouds_get_no_gradient():
   points = jnp.asarray(np.concatenate([lattice_clouds(10, 2, 50)] * 2, -1))
-  gradient = jax.grad(
-    lambda p: grouping()(p, jnp.full(2, 50)).features.sum()
-  )(points)
+  gradient = jax.grad(lambda p: grouping()(p, jnp.full(2, 50)).features.sum())(
+    points
+  )
   assert not gradient.any()

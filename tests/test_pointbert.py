@@ -18,9 +18,7 @@ TOLERANCE = 1e-5  # relative, float32
 
 def relative_error(ours, theirs) -> float:
   theirs = np.asarray(theirs)
-  return float(
-    np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
-  )
+  return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
 @pytest.mark.parametrize(
@@ -75,9 +73,7 @@ def both(size, clouds, counts=None, *, train, embed_dim=EMBED_DIM):
   ("size", "points"), [(TINY, 200), (SIZES["t"], 2048)], ids=["tiny", "t"]
 )
 def test_embeddings_equal_the_twin(size, points, train):
-  (ours, _), (theirs, _) = both(
-    size, surface_clouds(0, 3, points), train=train
-  )
+  (ours, _), (theirs, _) = both(size, surface_clouds(0, 3, points), train=train)
   assert relative_error(ours, theirs) < TOLERANCE
 
 
@@ -110,7 +106,9 @@ def test_running_statistics_equal_the_twin():
     old = before["batch_stats"]["point_net"][name]["var"]
     # PyTorch records the unbiased variance, we the biased one.
     biased = 0.9 * old + (twin["var"] - 0.9 * old) * (count - 1) / count
-    np.testing.assert_allclose(stats["mean"], twin["mean"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+      stats["mean"], twin["mean"], rtol=1e-4, atol=1e-6
+    )
     np.testing.assert_allclose(stats["var"], biased, rtol=1e-4)
 
 
@@ -170,9 +168,7 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters():
   model = PointBERT(TINY, EMBED_DIM)
   variables = model.init(jax.random.key(0), clouds, counts, train=False)
   half = model.clone(dtype=jnp.bfloat16)
-  assert {x.dtype for x in jax.tree.leaves(variables)} == {
-    jnp.dtype("float32")
-  }
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
   exact = model.apply(variables, clouds, counts, train=False)
   rounded = half.apply(variables, clouds, counts, train=False)
   assert rounded.dtype == jnp.float32

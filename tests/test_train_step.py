@@ -170,9 +170,7 @@ def worst_difference(ours, theirs) -> float:
   """Largest absolute difference of any parameter."""
   return max(
     float(np.abs(a - b).max())
-    for a, b in zip(
-      jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True
-    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
   )
 
 

@@ -132,8 +132,18 @@ def check_shape(shape: Shape) -> None:
       f"{shape.image_feat.shape[1]}; both must come from one teacher",
     )
   for field in ("image_feat", "text_feat"):
-    if (np.abs(getattr(shape, field)).max(axis=1, initial=0) == 0).any():
-      fail(field, "holds an all-zero feature, which has no direction")
+    with np.errstate(over="ignore", under="ignore"):
+      stored = np.abs(getattr(shape, field).astype(np.float16))
+    if (stored.max(axis=1, initial=0) == 0).any() or np.isinf(stored).any():
+      fail(
+        field,
+        "holds a feature that is zero or beyond float16's range (6e-8 to "
+        "65504); it has no direction to learn from, or should be normalised",
+      )
+  for field, kinds in (("image_kind", ImageKind), ("text_kind", TextKind)):
+    known = set(kinds) - {kinds.NONE}
+    if not known.issuperset(getattr(shape, field)):
+      fail(field, f"holds a kind that is not one of {sorted(map(int, known))}")
   if any(not text.strip() for text in shape.texts):
     fail("texts", "holds an empty text; leave it out instead")
 

@@ -2,8 +2,9 @@
 
 Decoding, the draw of points, image and text, and OpenShape's augmentations in
 OpenShape's order, as pure functions of one record and one random key.  The
-key depends on (seed, step, position in the global batch) alone, so a sample
-is the same on any number of devices, processes and workers.
+key depends on (seed, step, position in the global batch) alone, so what is
+drawn for a sample is the same on any number of devices, processes and workers
+(XLA may round a coordinate differently in the last bit).
 """
 
 import dataclasses
@@ -109,7 +110,9 @@ def train_examples(
     return jax.vmap(one)(batch, keys_B)
 
 
-def eval_examples(batch: Batch, config: AugmentConfig, *, seed: int) -> Examples:
+def eval_examples(
+  batch: Batch, config: AugmentConfig, *, seed: int
+) -> Examples:
   """The same without augmentation: first image, first text, fixed shuffle.
 
   The shuffle is keyed by the record, so its embedding is the same whatever
@@ -197,9 +200,7 @@ def augment(
   xyz_N3 = xyz_N3 * uniform(config.scale_low, config.scale_high)
   xyz_N3 = xyz_N3 + uniform(-config.shift, config.shift, (3,))
   tilt_3 = config.tilt * jax.random.normal(next(keys), (3,))
-  xyz_N3 = _rotate(
-    xyz_N3, jnp.clip(tilt_3, -config.tilt_max, config.tilt_max)
-  )
+  xyz_N3 = _rotate(xyz_N3, jnp.clip(tilt_3, -config.tilt_max, config.tilt_max))
   turn = uniform(0.0, 2 * jnp.pi)
   if config.rotate:
     xyz_N3 = _rotate(xyz_N3, jnp.array([0.0, 0.0, 1.0]) * turn)

@@ -96,7 +96,8 @@ class Embedder:
       batch = sharding.to_global(batch, self._batch_sharding)
       parts.append(jax.device_get(self._forward(variables, batch)))
     point, text, has_text, label = (
-      np.concatenate(arrays)[: len(source)] for arrays in zip(*parts)
+      np.concatenate(arrays)[: len(source)]
+      for arrays in zip(*parts, strict=True)
     )
     return SplitEmbeddings(unit(point), unit(text), has_text, label)
 

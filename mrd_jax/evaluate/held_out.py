@@ -26,6 +26,7 @@ class HeldOut:
 
   def __init__(self, config: EvalConfig, data_dir: Path, embedder: Embedder):
     self._config = config
+    self._data_dir = data_dir
     self._embedder = embedder
     splits = dict.fromkeys(config.zero_shot + config.retrieval)
     self._sources = {s: dataset.open_split(data_dir, s) for s in splits}
@@ -55,10 +56,16 @@ class HeldOut:
       found = self._embedder(variables, source, keep_going)
       embeddings[split] = found
       scores = {}
-      if split in self._classes:
-        scores |= zero_shot(found.point, found.label, self._classes[split])
-      if split in self._config.retrieval:
-        scores |= retrieval(found.point, found.text, found.has_text)
+      try:
+        if split in self._classes:
+          scores |= zero_shot(found.point, found.label, self._classes[split])
+        if split in self._config.retrieval:
+          scores |= retrieval(found.point, found.text, found.has_text)
+      except BadInput as error:
+        raise BadInput(
+          f"split {split!r} of {self._data_dir}: {error}; take it out of "
+          "eval.zero_shot or eval.retrieval"
+        ) from error
       metrics |= {f"{split}/{name}": value for name, value in scores.items()}
     return metrics, embeddings
 

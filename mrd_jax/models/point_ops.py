@@ -171,9 +171,7 @@ def group_points(
       batch_size=min(fps_chunk, len(points_BN6)),
     )
     return jax.lax.map(
-      lambda cloud: gather_groups(
-        *cloud, radius=radius, group_size=group_size
-      ),
+      lambda cloud: gather_groups(*cloud, radius=radius, group_size=group_size),
       (points_BN6, num_points_B, center_index_BG),
       batch_size=min(query_chunk, len(points_BN6)),
     )

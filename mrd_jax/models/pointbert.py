@@ -54,7 +54,9 @@ class PointBERTSize:
 
 SIZES = {
   # T and M are OpenShape's scales 1 and 4.
-  "t": PointBERTSize(256, 6, 4, 1024, 96, groups=64, radius=0.4, group_size=256),
+  "t": PointBERTSize(
+    256, 6, 4, 1024, 96, groups=64, radius=0.4, group_size=256
+  ),
   "s": PointBERTSize(384, 12, 6, 1536),
   "m": PointBERTSize(512, 12, 8, 1536),
   "b": PointBERTSize(768, 12, 12, 3072),

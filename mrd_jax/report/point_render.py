@@ -8,7 +8,7 @@ shadow on the floor.
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 BACKGROUND = (0.965, 0.97, 0.976)
 AZIMUTH, ELEVATION = np.deg2rad(38), np.deg2rad(22)
@@ -48,7 +48,7 @@ def render(xyz_N3: np.ndarray, rgb_N3: np.ndarray, size: int) -> np.ndarray:
     x, y = ((on_plane_N2 - (low + high) / 2) * zoom).T
     return np.rint(np.stack([side / 2 - y, side / 2 + x], axis=1)).astype(int)
 
-  image = np.broadcast_to(np.float64(BACKGROUND), (side, side, 3)).copy()
+  image = np.broadcast_to(np.array(BACKGROUND), (side, side, 3)).copy()
   image *= 1 - _shadow(to_pixels(floor_N3), side)[..., None]
   unit = zoom / CAMERA  # pixels of a length of 1, about
   radius = np.clip(1.05 * spacing * unit, 1.5, side / 40)
@@ -100,7 +100,7 @@ def _surface(xyz_N3: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     how flat the surface is there, (N,) in [0, 1].
   """
   count = min(12, len(xyz_N3))
-  distance_NK, index_NK = cKDTree(xyz_N3).query(xyz_N3, count)
+  distance_NK, index_NK = KDTree(xyz_N3).query(xyz_N3, count)
   near_NK3 = xyz_N3[index_NK]
   near_NK3 = near_NK3 - near_NK3.mean(axis=1, keepdims=True)
   extent_N3, axes_N33 = np.linalg.eigh(near_NK3.transpose(0, 2, 1) @ near_NK3)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ DPI = 160
 MARGIN = 0.3  # inches around everything
 HEADER = 0.95  # inches for the title and the line below it
 
-_STYLE = {
+_STYLE: Any = {
   "font.family": ["DejaVu Sans"],
   "font.size": 9,
   "text.color": INK,
@@ -111,8 +112,8 @@ def end_labels(
 ) -> None:
   """Writes texts right of the axes at the heights `values`, kept apart."""
   low, high = axes.get_ylim()
-  height = axes.get_position().height * axes.figure.get_figheight()
-  gap = 0.16 / height * (high - low)  # a line of text, in data units
+  # A line of text, 0.16 inches, in data units.
+  gap = 0.16 * DPI / axes.get_window_extent().height * (high - low)
   heights = _spread(np.asarray(values, float), gap, high)
   for y, text, color in zip(heights, texts, colors, strict=True):
     axes.annotate(
