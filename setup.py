@@ -33,6 +33,7 @@ setup(
     "numpy>=2.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12.8,<0.13",  # its v1 interface still moves
+    "scipy>=1.13",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
     "transformers>=5",

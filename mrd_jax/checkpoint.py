@@ -8,12 +8,15 @@ swallows; until then Orbax reports the unfinished step as its latest, so
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint import v1
 
+from mrd_jax.errors import BadInput
 from mrd_jax.train_state import TrainState
 
+ocp: Any = v1  # its type hints contradict each other
 _policies = ocp.training.preservation_policies
 
 
@@ -30,7 +33,7 @@ class Checkpoints:
   def __init__(
     self, directory: Path, *, keep_latest: int, keep_best: int, best_metric: str
   ):
-    keep: list[_policies.PreservationPolicy] = [_policies.LatestN(keep_latest)]
+    keep = [_policies.LatestN(keep_latest)]
     if keep_best:
       keep.append(
         _policies.BestN(
@@ -39,7 +42,6 @@ class Checkpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
-    self._best_metric = best_metric
     self._checkpointer = ocp.training.Checkpointer(
       directory.absolute(),
       preservation_policy=_policies.AnyPreservationPolicy(keep),
@@ -50,15 +52,6 @@ class Checkpoints:
     """Step of the newest complete checkpoint; ask before the first save."""
     latest = self._checkpointer.latest
     return None if latest is None else latest.step
-
-  def best_step(self) -> int | None:
-    """Step of the checkpoint with the best metric; None if none has it."""
-    scored = [
-      (info.metrics[self._best_metric], info.step)
-      for info in self._checkpointer.checkpoints
-      if info.metrics and self._best_metric in info.metrics
-    ]
-    return max(scored)[1] if scored else None
 
   def restore(self, step: int, like: TrainState, shardings: TrainState):
     """The state of `step`, laid out by `shardings` whatever saved it."""
@@ -80,6 +73,43 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for the save under way; raises if it failed."""
     self._checkpointer.close()
+
+
+def load_on_one_device(
+  directory: Path, *, best_metric: str | None
+) -> tuple[int, dict[str, Any]]:
+  """Reads a checkpoint to use it, without touching a run that may go on.
+
+  Args:
+    directory: The checkpoints of a run.
+    best_metric: Which metric's best is wanted; None wants the newest.
+
+  Returns:
+    The step, and the fields of its `TrainState` on the first device.
+
+  Raises:
+    BadInput: if there is no such checkpoint.
+  """
+  if not directory.is_dir():
+    raise BadInput(f"{directory} does not exist: the run has saved nothing yet")
+  with ocp.training.Checkpointer(directory.absolute()) as checkpointer:
+    steps = {
+      info.step: (info.metrics or {}).get(best_metric, -1.0)
+      for info in checkpointer.checkpoints
+      if best_metric is None or best_metric in (info.metrics or {})
+    }
+    if not steps:
+      raise BadInput(
+        f"{directory} has no complete checkpoint"
+        + (f" with the metric {best_metric!r}" if best_metric else "")
+      )
+    step = max(steps, key=lambda step: (steps[step], step))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+      checkpointer.metadata(step).metadata,
+    )
+    return step, checkpointer.load(step, abstract)
 
 
 def _as_dict(state: TrainState) -> dict:

@@ -5,6 +5,7 @@ the frozen image and text teachers.  Everything is at least float32.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -231,13 +232,13 @@ def discrepancy(
       mask_BB,
     )
   if config.representation == "euclidean":
-    if intra and not config.normalize_intra:
-      relation = relations.distances
-    else:
-
-      def relation(a: jax.Array, b: jax.Array) -> jax.Array:
-        return relations.mean_normalized_distances(a, b, mask_BB)
-
+    relation = (
+      relations.distances
+      if intra and not config.normalize_intra
+      else functools.partial(
+        relations.mean_normalized_distances, mask_BB=mask_BB
+      )
+    )
     return mean_squared_error(relation(*student), relation(*teacher), mask_BB)
   matrices = (
     relations.distances(*student),

@@ -18,7 +18,10 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run; an interrupted run in it goes on."
+  "workdir",
+  None,
+  "Folder of the run; an interrupted run in it goes on.",
+  required=True,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
@@ -48,7 +51,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
   """The console command."""
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
   app.run(main)
 
 

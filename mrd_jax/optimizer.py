@@ -159,9 +159,11 @@ def make_optimizer(
       optax.add_decayed_weights(weight_decay, mask=decay_mask),
     )
     if alternating:
-      direction = optax.transforms.conditionally_mask(
-        direction, lambda step: step % 2 == turn
-      )
+
+      def is_my_turn(step, **_):
+        return step % 2 == turn
+
+      direction = optax.transforms.conditionally_mask(direction, is_my_turn)
     # Outside the alternation, so that the schedule counts every step.
     return optax.chain(direction, optax.scale_by_learning_rate(schedule(peak)))
 

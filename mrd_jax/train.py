@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +79,8 @@ def train_step(
   updates, opt_state = optimizer.update(
     gradients, state.opt_state, state.params
   )
-  params = clamp_logit_scale(
-    optax.apply_updates(state.params, updates), config.logit_scale.max
-  )
+  params: Any = optax.apply_updates(state.params, updates)
+  params = clamp_logit_scale(params, config.logit_scale.max)
   average = state.average and update_average(
     state.average, params, config.optimizer.ema_decay
   )

@@ -12,12 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 from configs import debug
 from mrd_jax import train
+from mrd_jax.checkpoint import load_on_one_device
 from mrd_jax.config import from_config_dict
 from mrd_jax.data import dataset
+from mrd_jax.encoder import load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics import read_metrics
 from mrd_jax.prepare import procedural
@@ -101,11 +102,10 @@ def losses(workdir: Path) -> dict[int, float]:
 
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
   """Every array of the newest checkpoint, by path."""
-  steps = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
-  tree = ocp.load_checkpointables(workdir / "checkpoints" / str(max(steps)))
+  _, state = load_on_one_device(workdir / "checkpoints", best_metric=None)
   return {
     jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree["state"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
   }
 
 
@@ -296,6 +296,44 @@ def test_evaluates_the_average_of_the_parameters(finished):
   name = "['params']['encoder']['proj']['kernel']"
   average = state[name.replace("params", "average")]
   assert np.abs(average - state[name]).max() > 1e-5
+
+
+def test_load_encoder_embeds_as_the_evaluation_did(finished, data_dir):
+  """Another shuffle of the points, so alike but not equal."""
+  encoder = load_encoder(finished)
+  assert encoder.step == 20
+  records = dataset.open_split(data_dir, "val")
+  points = np.stack(
+    [
+      np.concatenate([r["xyz"] * r["scale"], r["rgb"] / 255], axis=1)
+      for r in (records[i] for i in range(8))
+    ]
+  )
+  found = encoder(points)
+  np.testing.assert_array_equal(found, encoder(points))
+  with np.load(finished / "embeddings" / "val.npz") as embeddings:
+    expected = embeddings["point"][:8].astype(np.float32)
+  cosines = np.asarray(found) @ expected.T
+  assert np.diagonal(cosines).min() > 0.9
+  np.testing.assert_allclose(
+    np.linalg.norm(found, axis=1), np.ones(8), rtol=1e-5
+  )
+
+
+def test_load_encoder_finds_the_best_checkpoint(finished):
+  scores = {
+    line["step"]: line["val/top1"]
+    for line in read_metrics(finished / "metrics.jsonl")
+    if line["kind"] == "eval" and line["step"] > 0
+  }
+  assert scores[load_encoder(finished, "best").step] == max(scores.values())
+
+
+def test_load_encoder_says_what_is_missing(tmp_path, finished):
+  with pytest.raises(BadInput, match="config.json is missing"):
+    load_encoder(tmp_path)
+  with pytest.raises(BadInput, match="'latest' or 'best'"):
+    load_encoder(finished, "first")
 
 
 def test_another_config_is_refused_with_a_diff(finished, data_dir):

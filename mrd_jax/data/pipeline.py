@@ -80,18 +80,19 @@ def pad_record(record: dict[str, Any], row: int, meta: DatasetMeta) -> Batch:
   def pad_features(features: np.ndarray, rows: int) -> np.ndarray:
     return pad(features.reshape(-1, meta.embed_dim), rows)
 
-  return Batch(
-    row=np.int32(row),
-    xyz=pad(record["xyz"], meta.max_points),
-    rgb=pad(record["rgb"], meta.max_points),
-    num_points=np.int32(len(record["xyz"])),
+  fields: dict[str, Any] = {
+    "row": np.int32(row),
+    "xyz": pad(record["xyz"], meta.max_points),
+    "rgb": pad(record["rgb"], meta.max_points),
+    "num_points": np.int32(len(record["xyz"])),
     # At least one slot each, so that "the first" always exists.
-    image_feat=pad_features(record["image_feat"], max(meta.max_images, 1)),
-    image_kind=pad(record["image_kind"], max(meta.max_images, 1)),
-    text_feat=pad_features(record["text_feat"], max(meta.max_texts, 1)),
-    text_kind=pad(record["text_kind"], max(meta.max_texts, 1)),
-    label=np.int32(record["label"]),
-  )
+    "image_feat": pad_features(record["image_feat"], max(meta.max_images, 1)),
+    "image_kind": pad(record["image_kind"], max(meta.max_images, 1)),
+    "text_feat": pad_features(record["text_feat"], max(meta.max_texts, 1)),
+    "text_kind": pad(record["text_kind"], max(meta.max_texts, 1)),
+    "label": np.int32(record["label"]),
+  }
+  return Batch(**fields)
 
 
 def train_batches(
