@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     fps_chunk=8,
     query_chunk=8,
   )
-  config.train.update(batch_size=64, epochs=12.0)
+  config.train.update(batch_size=64, epochs=8.0)
   config.optimizer.update(warmup_epochs=1.0, clip_norm=1.0)
   config.eval.update(
     every_epochs=1.0, batch_size=64, zero_shot=("val",), retrieval=("val",)

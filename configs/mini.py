@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
   config = demo.get_config()
   config.data.dir = "data/openshape-mini"
   config.data.made_from = f"{shared}/openshape-mini"
-  config.train.epochs = 40.0
+  config.train.epochs = 15.0
   config.eval.update(
-    every_epochs=4.0, zero_shot=("lvis", "modelnet40"), retrieval=("val",)
+    every_epochs=3.0, zero_shot=("lvis", "modelnet40"), retrieval=("val",)
   )
-  config.checkpoint.update(every_epochs=4.0, best_metric="lvis/top1")
+  config.checkpoint.update(every_epochs=3.0, best_metric="lvis/top1")
   return config

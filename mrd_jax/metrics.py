@@ -63,10 +63,9 @@ class MetricsWriter:
         self._next_line = step + self._num_steps / 10
         print(line, file=sys.stderr, flush=True)
 
-  def evaluation(self, step: int, values: dict[str, float]) -> None:
-    """Records the metrics of an evaluation and shows them."""
+  def evaluation(self, step: int, values: dict[str, float], text: str) -> None:
+    """Records the metrics of an evaluation and shows them as `text`."""
     self._write(step, "eval", values)
-    text = "  ".join(f"{k} {v:.1%}" for k, v in values.items() if "/" in k)
     self.say(f"step {step}: {text}")
     # An evaluation is not training time.
     self._last_time = time.perf_counter()

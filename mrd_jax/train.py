@@ -266,7 +266,7 @@ def train(config: Config, workdir: Path) -> None:
           scores, embeddings = run.held_out(
             eval_variables(state), preemption.poll
           )
-          writer.evaluation(step, scores)
+          writer.evaluation(step, scores, run.held_out.describe(scores))
           if step == last and first_process:
             _write_results(workdir, config, run, scores, embeddings)
         if step > saved and (

@@ -6,9 +6,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's own loops and torch's would fight over the cores of a small machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from absl import flags  # noqa: E402
+import jax
+import pytest
+from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
 # Grain's worker processes read absl flags, which pytest never parses.

@@ -1,5 +1,9 @@
 """Losses and relations against the PyTorch twin, in float64."""
 
+import pytest
+
+pytest.importorskip("torch", reason="parity tests need the torch extra")
+
 import functools
 import itertools
 import zlib

@@ -69,7 +69,7 @@ def events(workdir) -> list[event_pb2.Event]:
 def test_every_line_is_a_step_with_its_metrics(tmp_path):
   writer = writer_for(tmp_path)
   writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25})
+  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
   # Readable while the run goes on.
   assert len(written(tmp_path)) == 2
   writer.close()
@@ -111,7 +111,7 @@ def test_a_torn_last_line_is_left_out(tmp_path, torn):
 def test_tensorboard_can_read_the_run(tmp_path):
   writer = writer_for(tmp_path)
   writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25})
+  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
   writer.train(20, VALUES | {"loss": 1.5})
   writer.close()
   scalars = {
@@ -141,7 +141,7 @@ def test_tensorboard_is_told_to_forget_what_is_repeated(tmp_path):
 def test_nothing_is_written_when_disabled(tmp_path, capsys):
   writer = writer_for(tmp_path, enabled=False)
   writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25})
+  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
   writer.say("hello")
   writer.close()
   assert list(tmp_path.iterdir()) == []
@@ -168,11 +168,11 @@ def test_a_log_file_gets_about_ten_progress_lines(tmp_path, capsys):
 
 def test_evaluations_and_messages_have_lines_of_their_own(tmp_path, capsys):
   writer = writer_for(tmp_path)
-  writer.evaluation(30, {"val/top1": 0.256, "val/class_mean": 1.0})
+  writer.evaluation(30, {"val/top1": 0.256}, "val: top-1 25.6%")
   writer.say("resumed")
   writer.close()
   error = capsys.readouterr().err
-  assert error == ("step 30: val/top1 25.6%  val/class_mean 100.0%\nresumed\n")
+  assert error == "step 30: val: top-1 25.6%\nresumed\n"
 
 
 def test_time_to_evaluate_is_not_training_time(tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_time_to_evaluate_is_not_training_time(tmp_path, monkeypatch):
   monkeypatch.setattr("time.perf_counter", lambda: next(clock))
   writer = writer_for(tmp_path)
   writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25})
+  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
   writer.train(20, VALUES)
   writer.close()
   first, _, second = written(tmp_path)

@@ -1,5 +1,9 @@
 """Who is updated how: every leaf's group, schedules, decay, averages."""
 
+import pytest
+
+pytest.importorskip("torch", reason="parity tests need the torch extra")
+
 import dataclasses
 
 import jax

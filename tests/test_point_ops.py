@@ -5,6 +5,10 @@ float32: an index can then only differ because the rule differs, and ties and
 points exactly on a ball's boundary are real.
 """
 
+import pytest
+
+pytest.importorskip("torch", reason="parity tests need the torch extra")
+
 import jax
 import jax.numpy as jnp
 import numpy as np

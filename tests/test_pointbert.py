@@ -1,5 +1,9 @@
 """The encoder against its PyTorch twin: same weights, same clouds."""
 
+import pytest
+
+pytest.importorskip("torch", reason="parity tests need the torch extra")
+
 import jax
 import jax.numpy as jnp
 import numpy as np

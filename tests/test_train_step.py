@@ -1,5 +1,9 @@
 """The whole step: against the twin for ten steps, and its compiled program."""
 
+import pytest
+
+pytest.importorskip("torch", reason="parity tests need the torch extra")
+
 import functools
 import re
 
@@ -7,23 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from reference import losses as twin_losses
+from reference import optimizer as twin_optimizer
+from weights import make_twin, to_flax
 
-torch = pytest.importorskip("torch")
-
-from ml_collections import ConfigDict  # noqa: E402
-from reference import losses as twin_losses  # noqa: E402
-from reference import optimizer as twin_optimizer  # noqa: E402
-from weights import make_twin, to_flax  # noqa: E402
-
-from configs import debug  # noqa: E402
-from mrd_jax import sharding  # noqa: E402
-from mrd_jax.config import Config, from_config_dict  # noqa: E402
-from mrd_jax.data.transforms import Batch, train_examples  # noqa: E402
-from mrd_jax.losses import init_dynamic_weights  # noqa: E402
-from mrd_jax.models.pointbert import PointBERT  # noqa: E402
-from mrd_jax.optimizer import make_optimizer  # noqa: E402
-from mrd_jax.train import train_step  # noqa: E402
-from mrd_jax.train_state import TrainState, init_state  # noqa: E402
+from configs import debug
+from mrd_jax import sharding
+from mrd_jax.config import Config, from_config_dict
+from mrd_jax.data.transforms import Batch, train_examples
+from mrd_jax.losses import init_dynamic_weights
+from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.optimizer import make_optimizer
+from mrd_jax.train import train_step
+from mrd_jax.train_state import TrainState, init_state
 
 BATCH, POINTS, EMBED_DIM, STEPS = 8, 96, 24, 10
 

@@ -69,6 +69,24 @@ class HeldOut:
       metrics |= {f"{split}/{name}": value for name, value in scores.items()}
     return metrics, embeddings
 
+  def describe(self, metrics: dict[str, float]) -> str:
+    """The scores in one line a split, with the chance level."""
+    lines = []
+    for split in self._sources:
+      parts = []
+      for title, names in (
+        ("zero-shot top-1/3/5", ("top1", "top3", "top5")),
+        ("text->3D R@1/5", ("text_to_shape_r1", "text_to_shape_r5")),
+        ("3D->text R@1/5", ("shape_to_text_r1", "shape_to_text_r5")),
+      ):
+        if f"{split}/{names[0]}" in metrics:
+          scores = (f"{metrics[f'{split}/{name}']:.1%}" for name in names)
+          parts.append(f"{title} {' '.join(scores)}")
+          if names[0] == "top1":
+            parts[-1] += f" (chance {self.chance[split]:.1%})"
+      lines.append(f"{split}: {', '.join(parts)}")
+    return "\n  ".join(lines)
+
   def check_metric(self, name: str) -> None:
     """Raises BadInput unless an evaluation yields the metric `name`."""
     split, _, score = name.partition("/")

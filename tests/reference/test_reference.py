@@ -1,12 +1,14 @@
 """The twin against what can be worked out on paper. No JAX here."""
 
+import pytest
+
+pytest.importorskip("torch", reason="parity tests need the torch extra")
+
 import math
 
 import pytest
 
-torch = pytest.importorskip("torch")
-
-from . import losses, optimizer, pointbert  # noqa: E402
+from . import losses, optimizer, pointbert
 
 # Arguments; parameters with a projection to 1280; state-dict entries.
 SIZES = {
