@@ -11,7 +11,6 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from reference import losses as twin
 

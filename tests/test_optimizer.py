@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from reference.optimizer import cosine_with_warmup
 
 from mrd_jax.errors import BadInput

@@ -12,7 +12,6 @@ pytest.importorskip("torch", reason="parity tests need the torch extra")
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from reference import pointbert as twin
 

@@ -7,7 +7,6 @@ pytest.importorskip("torch", reason="parity tests need the torch extra")
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from weights import make_twin, surface_clouds, to_flax
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("torch", reason="parity tests need the torch extra")
+torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
 
 import functools
 import re
@@ -10,7 +10,6 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from ml_collections import ConfigDict
 from reference import losses as twin_losses
 from reference import optimizer as twin_optimizer

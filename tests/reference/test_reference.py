@@ -2,11 +2,9 @@
 
 import pytest
 
-pytest.importorskip("torch", reason="parity tests need the torch extra")
+torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
 
 import math
-
-import pytest
 
 from . import losses, optimizer, pointbert
 
