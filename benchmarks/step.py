@@ -25,7 +25,7 @@ from mrd_jax.models import point_ops
 from mrd_jax.models.pointbert import SIZES, PointBERT
 from mrd_jax.optimizer import make_optimizer
 from mrd_jax.train import train_step
-from mrd_jax.train_state import init_state
+from mrd_jax.train_state import make_state
 
 
 def random_batch(batch: int, points: int, embed_dim: int) -> Batch:
@@ -68,7 +68,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
   optimizer = make_optimizer(
     config.optimizer, steps_per_epoch=100, num_steps=30_000, alternating=False
   )
-  state, shardings = init_state(
+  init, abstract_state = make_state(
     encoder,
     config.loss,
     config.logit_scale.init,
@@ -86,13 +86,14 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
       functools.partial(
         train_step, encoder=encoder, optimizer=optimizer, config=config
       ),
-      in_shardings=(shardings, batch_sharding),
-      out_shardings=(shardings, sharding.replicated(mesh)),
+      in_shardings=(sharding.of(abstract_state), batch_sharding),
+      out_shardings=(sharding.of(abstract_state), sharding.replicated(mesh)),
       donate_argnums=0,
     )
-    .lower(state, batch)
+    .lower(abstract_state, batch)
     .compile()
   )
+  state = init()
   compile_seconds = time.perf_counter() - compile_start
   memory = step.memory_analysis()
 

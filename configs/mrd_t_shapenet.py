@@ -8,6 +8,7 @@ from configs import mrd_t
 def get_config() -> ConfigDict:
   config = mrd_t.get_config()
   config.data.dir = "data/openshape-shapenet"
+  config.data.split = "train_shapenet_only"
   config.train.batch_size = 192
   config.train.epochs = 70.0
   return config

@@ -7,6 +7,7 @@ swallows; until then Orbax reports the unfinished step as its latest, so
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class Checkpoints:
       keep.append(
         _policies.BestN(
           n=keep_best,
-          get_metric_fn=lambda metrics: metrics[best_metric],
+          # Another metric may have decided when an older one was saved.
+          get_metric_fn=lambda metrics: metrics.get(best_metric, -math.inf),
           keep_checkpoints_without_metrics=False,
         )
       )
@@ -53,13 +55,15 @@ class Checkpoints:
     latest = self._checkpointer.latest
     return None if latest is None else latest.step
 
-  def restore(self, step: int, like: TrainState, shardings: TrainState):
-    """The state of `step`, laid out by `shardings` whatever saved it."""
-    abstract = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      like,
-      shardings,
+  def has_scores(self, step: int) -> bool:
+    """Whether the checkpoint of `step` was saved with its evaluation."""
+    return any(
+      info.step == step and info.metrics
+      for info in self._checkpointer.checkpoints
     )
+
+  def restore(self, step: int, abstract: TrainState) -> TrainState:
+    """The state of `step`, laid out as `abstract` says, whatever saved it."""
     return TrainState(**self._checkpointer.load(step, _as_dict(abstract)))
 
   def save(

@@ -274,6 +274,11 @@ def _check_ranges(config: Config) -> None:
       raise BadInput(
         f"config.{name} is {value}, must be between {low} and {high}"
       )
+  if config.model.attention == "cudnn" and config.model.dtype == "float32":
+    raise BadInput(
+      "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "
+      "it is 'float32'"
+    )
   if config.augment.scale_low > config.augment.scale_high:
     raise BadInput("config.augment.scale_low is above augment.scale_high")
   for section in ("train", "checkpoint", "eval"):

@@ -5,6 +5,7 @@ embeddings = encoder(points)  # (B, N, 6) -> (B, D), unit length
 """
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -47,17 +48,26 @@ class Encoder:
     Returns:
       (B, D) float32, unit length.
     """
-    return _embed(self.model, self.variables, jnp.asarray(points, jnp.float32))
+    return _embed(
+      self.model,
+      self.config.augment.swap_yz,
+      self.variables,
+      jnp.asarray(points, jnp.float32),
+    )
 
 
-@jax.jit(static_argnums=0)
-def _embed(model: PointBERT, variables, points_BN6: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _embed(
+  model: PointBERT, swap_yz: bool, variables, points_BN6: jax.Array
+) -> jax.Array:
   chex.assert_shape(points_BN6, (None, None, 6))
   batch, n = points_BN6.shape[:2]
   # Groups depend on the order of a cloud's points, files are often sorted.
   order_N = jax.random.permutation(jax.random.key(0), n)
   points_BN6 = points_BN6[:, order_N]
-  xyz_BN3 = points_BN6[..., jnp.array([0, 2, 1])]  # y up to z up
+  xyz_BN3 = points_BN6[..., :3]
+  if swap_yz:
+    xyz_BN3 = xyz_BN3[..., jnp.array([0, 2, 1])]
   exists_N1 = jnp.ones((n, 1), bool)
   xyz_BN3 = jax.vmap(normalize_cloud, in_axes=(0, None))(xyz_BN3, exists_N1)
   points_BN6 = jnp.concatenate([xyz_BN3, points_BN6[..., 3:]], axis=-1)

@@ -21,6 +21,7 @@ class MetricsWriter:
     num_steps: Length of the run, for the remaining time.
     batch_size: Global batch, for shapes per second.
     start_step: Steps already done; later lines of an earlier try are dropped.
+    drop_start_evaluation: Whether `start_step` will be evaluated again.
     enabled: False on every process but the first: nothing is written.
   """
 
@@ -31,6 +32,7 @@ class MetricsWriter:
     num_steps: int,
     batch_size: int,
     start_step: int,
+    drop_start_evaluation: bool,
     enabled: bool,
   ):
     self._num_steps = num_steps
@@ -41,7 +43,7 @@ class MetricsWriter:
     self._last_time, self._last_step = time.perf_counter(), start_step
     self._path = workdir / "metrics.jsonl"
     if enabled:
-      _keep_until(self._path, start_step)
+      _keep_until(self._path, start_step, drop_start_evaluation)
       self._file = self._path.open("a")
       self._board = SummaryWriter(
         str(workdir / "tensorboard"), purge_step=start_step + 1
@@ -68,7 +70,7 @@ class MetricsWriter:
     self._write(step, "eval", values)
     self.say(f"step {step}: {text}")
     # An evaluation is not training time.
-    self._last_time = time.perf_counter()
+    self._last_time, self._last_step = time.perf_counter(), step
 
   def say(self, text: str) -> None:
     """Prints a line of its own."""
@@ -134,11 +136,18 @@ def write_json(path: Path, value) -> None:
   os.replace(temporary, path)
 
 
-def _keep_until(path: Path, step: int) -> None:
-  """Drops the lines after `step` that a killed run has left."""
+def _keep_until(path: Path, step: int, drop_evaluation: bool) -> None:
+  """Drops the lines that the run will write again."""
   if not path.exists():
     return
-  kept = [line for line in read_metrics(path) if line["step"] <= step]
+  kept = [
+    line
+    for line in read_metrics(path)
+    if line["step"] < step
+    or (
+      line["step"] == step and (line["kind"] == "train" or not drop_evaluation)
+    )
+  ]
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
   os.replace(temporary, path)

@@ -2,7 +2,7 @@
 
 import signal
 
-from jax._src import distributed
+import jax
 from jax.experimental import multihost_utils
 
 
@@ -20,7 +20,7 @@ class Preemption:
   def __init__(self):
     self._signalled = False
     self._polls = 0
-    self._distributed = distributed.global_state.client is not None
+    self._distributed = jax.distributed.is_initialized()
     if not self._distributed:
       signal.signal(signal.SIGTERM, self._note)
 

@@ -42,23 +42,31 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def state_sharding(mesh: Mesh, abstract_state):
-  """A sharding for every array of a state, by the rule above.
+def with_state_sharding(mesh: Mesh, abstract_state):
+  """The shapes of a state with a sharding for each, by the rule above.
 
   Args:
     mesh: The mesh.
-    abstract_state: Any tree of arrays or `jax.ShapeDtypeStruct`.
+    abstract_state: Any tree of `jax.ShapeDtypeStruct`.
   """
   size = mesh.shape["fsdp"]
 
-  def rule(leaf) -> NamedSharding:
+  def rule(leaf) -> jax.ShapeDtypeStruct:
     divisible = [i for i, n in enumerate(leaf.shape) if n % size == 0 and n]
-    if size == 1 or not divisible:
-      return replicated(mesh)
-    axis = max(divisible, key=lambda i: leaf.shape[i])
-    return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
+    spec = P()
+    if size > 1 and divisible:
+      axis = max(divisible, key=lambda i: leaf.shape[i])
+      spec = P(*[None] * axis, "fsdp")
+    return jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+    )
 
   return jax.tree.map(rule, abstract_state)
+
+
+def of(abstract_state):
+  """The shardings alone of what `with_state_sharding` returns."""
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:

@@ -19,6 +19,7 @@ from mrd_jax.checkpoint import Checkpoints
 from mrd_jax.config import Config, check_resumable, in_steps
 from mrd_jax.data import dataset, pipeline
 from mrd_jax.data.transforms import Batch, train_examples
+from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.embed import Embedder
 from mrd_jax.evaluate.held_out import HeldOut, save_embeddings
 from mrd_jax.losses import Embeddings, mrd_loss
@@ -30,7 +31,7 @@ from mrd_jax.optimizer import (
   update_average,
 )
 from mrd_jax.preemption import Preempted, Preemption
-from mrd_jax.train_state import TrainState, eval_variables, init_state
+from mrd_jax.train_state import TrainState, eval_variables, make_state
 
 
 class NotFinite(RuntimeError):
@@ -93,13 +94,14 @@ def train_step(
 class Run:
   """Everything the loop works with, made from a config by `set_up`."""
 
-  state: TrainState
-  shardings: TrainState
+  init: Callable[[], TrainState]
+  abstract_state: TrainState
   step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict]]
   batches: Callable[[int], Iterator[Batch]]
   held_out: HeldOut
   num_steps: int
   steps_per_epoch: int
+  data: dict[str, Any]
   summary: str
 
 
@@ -133,7 +135,7 @@ def set_up(config: Config) -> Run:
     num_steps=num_steps,
     alternating=config.loss.weighting == "alternating",
   )
-  state, shardings = init_state(
+  init, abstract_state = make_state(
     encoder,
     config.loss,
     config.logit_scale.init,
@@ -142,12 +144,13 @@ def set_up(config: Config) -> Run:
     seed=config.seed,
     mesh=mesh,
   )
+  state_sharding = sharding.of(abstract_state)
   step_fn = jax.jit(
     lambda state, batch: train_step(
       state, batch, encoder=encoder, optimizer=optimizer, config=config
     ),
-    in_shardings=(shardings, batch_sharding),
-    out_shardings=(shardings, sharding.replicated(mesh)),
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=(state_sharding, sharding.replicated(mesh)),
     donate_argnums=0,
   )
   held_out = HeldOut(
@@ -178,15 +181,23 @@ def set_up(config: Config) -> Run:
     )
     return _one_ahead(local, batch_sharding)
 
-  parameters = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
+  parameters = sum(
+    x.size for x in jax.tree.leaves(abstract_state.params["encoder"])
+  )
   return Run(
-    state=state,
-    shardings=shardings,
+    init=init,
+    abstract_state=abstract_state,
     step_fn=step_fn,
     batches=batches,
     held_out=held_out,
     num_steps=num_steps,
     steps_per_epoch=order.steps_per_epoch,
+    data={
+      "name": meta.name,
+      "teacher": meta.teacher,
+      "embed_dim": meta.embed_dim,
+      "records": len(source),
+    },
     summary=(
       f"{meta.name}: {len(source)} shapes, teacher {meta.teacher}\n"
       f"encoder: {parameters:,} parameters, {config.model.dtype}\n"
@@ -198,7 +209,7 @@ def set_up(config: Config) -> Run:
 def train(config: Config, workdir: Path) -> None:
   """Trains, or goes on training, the run in `workdir`.
 
-  Leaves there: config.json, checkpoints/, metrics.jsonl, tensorboard/, and
+  Leaves there: config.json, data.json, checkpoints/, metrics.jsonl, tensorboard/, and
   at the end results.json and embeddings/.
 
   Raises:
@@ -211,8 +222,10 @@ def train(config: Config, workdir: Path) -> None:
   run = set_up(config)
   if config.checkpoint.keep_best:
     run.held_out.check_metric(config.checkpoint.best_metric)
+  check_same_data(run.data, workdir / "data.json")
   if first_process:
     write_json(workdir / "config.json", dataclasses.asdict(config))
+    write_json(workdir / "data.json", run.data)
 
   preemption = Preemption()
   checkpoints = Checkpoints(
@@ -221,15 +234,21 @@ def train(config: Config, workdir: Path) -> None:
     keep_best=config.checkpoint.keep_best,
     best_metric=config.checkpoint.best_metric,
   )
-  state, last = run.state, run.num_steps
-  start = checkpoints.latest_step() or 0
-  if start:
-    state = checkpoints.restore(start, state, run.shardings)
+  start, last = checkpoints.latest_step() or 0, run.num_steps
+  state = (
+    checkpoints.restore(start, run.abstract_state) if start else run.init()
+  )
+  # The step we start from is evaluated again if a stop kept its scores from
+  # being recorded.
+  evaluate_start = not checkpoints.has_scores(start) or (
+    start == last and not (workdir / "results.json").exists()
+  )
   writer = MetricsWriter(
     workdir,
     num_steps=last,
     batch_size=config.train.batch_size,
     start_step=start,
+    drop_start_evaluation=evaluate_start,
     enabled=first_process,
   )
   writer.say(run.summary)
@@ -239,6 +258,15 @@ def train(config: Config, workdir: Path) -> None:
   def due(epochs: float, steps: int, step: int) -> bool:
     interval = in_steps(epochs, steps, run.steps_per_epoch)
     return step == last or step % interval == 0
+
+  def evaluation_due(step: int) -> bool:
+    return due(config.eval.every_epochs, config.eval.every_steps, step) and (
+      step > start or evaluate_start
+    )
+
+  def save_due(step: int) -> bool:
+    interval = config.checkpoint.every_epochs, config.checkpoint.every_steps
+    return due(*interval, step)
 
   batches = run.batches(start)
   unread: dict[int, dict] = {}  # metrics still on the device, by step
@@ -252,29 +280,21 @@ def train(config: Config, workdir: Path) -> None:
     unread.clear()
 
   step = saved = start
+  stopped = False
+  embeddings = scores = None
   with contextlib.closing(checkpoints), contextlib.closing(writer):
     try:
       # Evaluate, save, next batch, step: a checkpoint of step s is what the
       # s-th step left, with its scores, before data of the next is read.
       while True:
         scores = None
-        fresh = step > start or step in (0, last)
-        if fresh and due(
-          config.eval.every_epochs, config.eval.every_steps, step
-        ):
+        if evaluation_due(step):
           read_metrics()
           scores, embeddings = run.held_out(
             eval_variables(state), preemption.poll
           )
           writer.evaluation(step, scores, run.held_out.describe(scores))
-          if step == last and first_process:
-            _write_results(workdir, config, run, scores, embeddings)
-        if step > saved and (
-          scores
-          or due(
-            config.checkpoint.every_epochs, config.checkpoint.every_steps, step
-          )
-        ):
+        if step > saved and (scores or save_due(step)):
           read_metrics()
           checkpoints.save(step, state, scores)
           saved = step
@@ -289,7 +309,30 @@ def train(config: Config, workdir: Path) -> None:
       read_metrics()
       if step > saved:
         checkpoints.save(step, state, None)
-      writer.say(f"asked to stop at step {step}; repeat the command to go on")
+      stopped = True
+
+  # The last save is known to be complete only now.
+  if stopped:
+    writer.say(f"asked to stop at step {step}; repeat the command to go on")
+  elif scores and embeddings and first_process:
+    _write_results(workdir, config, run, scores, embeddings)
+
+
+def check_same_data(data: dict[str, Any], saved: Path) -> None:
+  """Refuses to go on with a run on other data; see `check_resumable`.
+
+  Another number of records would change the order of all of them.
+
+  Args:
+    data: What identifies the training data now.
+    saved: The data.json of the run; nothing is checked if there is none.
+  """
+  before = json.loads(saved.read_text()) if saved.exists() else data
+  if before != data:
+    raise BadInput(
+      f"data.dir holds {data}, but {saved} says that this run was trained on "
+      f"{before}; name that dataset or another --workdir"
+    )
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """What a training step carries on, and how it starts."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,7 +63,7 @@ def init_params(
   return params, variables["batch_stats"]
 
 
-def init_state(
+def make_state(
   encoder: PointBERT,
   loss: LossConfig,
   logit_scale: float,
@@ -71,11 +72,13 @@ def init_state(
   keep_average: bool,
   seed: int,
   mesh: Mesh,
-) -> tuple[TrainState, TrainState]:
-  """The first state, made in place on the devices that hold it.
+) -> tuple[Callable[[], TrainState], TrainState]:
+  """How a state starts, and what it looks like.
 
   Returns:
-    The state and its shardings (a state of `NamedSharding`).
+    A function that makes the first state, in place on the devices that hold
+    it, and the state's shapes: a `TrainState` of `jax.ShapeDtypeStruct` with
+    shardings, for which a checkpoint can be read without making the first.
   """
 
   def init(key: jax.Array) -> TrainState:
@@ -89,5 +92,6 @@ def init_state(
     )
 
   key = jax.random.key(seed)
-  shardings = sharding.state_sharding(mesh, jax.eval_shape(init, key))
-  return jax.jit(init, out_shardings=shardings)(key), shardings
+  abstract = sharding.with_state_sharding(mesh, jax.eval_shape(init, key))
+  jitted = jax.jit(init, out_shardings=sharding.of(abstract))
+  return lambda: jitted(key), abstract

@@ -23,7 +23,7 @@ from mrd_jax.losses import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.optimizer import make_optimizer
 from mrd_jax.train import train_step
-from mrd_jax.train_state import TrainState, init_state
+from mrd_jax.train_state import TrainState, make_state
 
 BATCH, POINTS, EMBED_DIM, STEPS = 8, 96, 24, 10
 
@@ -223,7 +223,7 @@ def compiled_step(devices_share_grouping: bool) -> str:
     batch_sharding=None if devices_share_grouping else batch_sharding,
   )
   optimizer = our_optimizer(config)
-  state, shardings = init_state(
+  _, abstract_state = make_state(
     encoder,
     config.loss,
     14.28,
@@ -236,10 +236,10 @@ def compiled_step(devices_share_grouping: bool) -> str:
     functools.partial(
       train_step, encoder=encoder, optimizer=optimizer, config=config
     ),
-    in_shardings=(shardings, batch_sharding),
-    out_shardings=(shardings, sharding.replicated(mesh)),
+    in_shardings=(sharding.of(abstract_state), batch_sharding),
+    out_shardings=(sharding.of(abstract_state), sharding.replicated(mesh)),
   )
-  return step.lower(state, make_batch(0)).compile().as_text()
+  return step.lower(abstract_state, make_batch(0)).compile().as_text()
 
 
 COLLECTIVE = re.compile(

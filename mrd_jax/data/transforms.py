@@ -73,7 +73,7 @@ class AugmentConfig:
     shift: Largest random shift per axis.
     tilt: Standard deviation of small rotations per axis, radians.
     tilt_max: Where these are clipped, radians.
-    rotate: Whether clouds are turned about the vertical axis at random.
+    rotate: Whether clouds are turned about z, the encoder's up, at random.
     colour_drop: Probability that a cloud loses its colours.
     colour_fill: The grey that replaces them.
   """

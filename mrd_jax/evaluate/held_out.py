@@ -101,7 +101,8 @@ class HeldOut:
     if not known:
       raise BadInput(
         f"checkpoint.best_metric is {name!r}, which no evaluation yields; "
-        "name a split of eval.zero_shot as in 'val/top1', or set "
+        "name one as 'val/top1' (a split of eval.zero_shot) or "
+        "'val/text_to_shape_r1' (of eval.retrieval), or set "
         "checkpoint.keep_best to 0"
       )
 

@@ -9,9 +9,11 @@ epsilon 1e-5, no position embedding besides the centre's xyz in the lift, no
 final LayerNorm, PyTorch's default initialisation.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from contextlib import AbstractContextManager
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -71,6 +73,13 @@ def _uniform(bound: float) -> Callable[..., jax.Array]:
   return init
 
 
+def _full_precision(dtype: jnp.dtype) -> AbstractContextManager:
+  """Float32 means float32: no TF32 on GPUs, no bfloat16 passes on TPUs."""
+  if jnp.dtype(dtype).itemsize < 4:
+    return contextlib.nullcontext()
+  return jax.default_matmul_precision("highest")
+
+
 class Linear(nn.Module):
   """A dense layer initialised as PyTorch's Linear and 1x1 convolutions are.
 
@@ -87,7 +96,9 @@ class Linear(nn.Module):
     init = _uniform(fan_in**-0.5)
     kernel = self.param("kernel", init, (fan_in, self.features))
     # XLA multiplies matrices faster than it contracts higher ranks on CPU.
-    y = x.reshape(-1, fan_in).astype(self.dtype) @ kernel.astype(self.dtype)
+    x_2d = x.reshape(-1, fan_in).astype(self.dtype)
+    with _full_precision(self.dtype):
+      y = x_2d @ kernel.astype(self.dtype)
     y = y.reshape(*x.shape[:-1], self.features)
     if self.use_bias:
       bias = self.param("bias", init, (self.features,))
@@ -141,7 +152,8 @@ class Block(nn.Module):
     q, k, v = jnp.moveaxis(
       qkv.reshape(batch, length, 3, self.heads, HEAD_DIM), 2, 0
     )
-    y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
+    with _full_precision(self.dtype):
+      y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
     y = y.reshape(batch, length, inner)
     x_BLD = x_BLD + Linear(width, dtype=self.dtype, name="attention_out")(y)
 
@@ -232,13 +244,3 @@ class PointBERT(nn.Module):
     # What the losses compare is never rounded to a half-precision type.
     out_dtype = jnp.promote_types(self.dtype, jnp.float32)
     return Linear(self.embed_dim, dtype=out_dtype, name="proj")(x_BLD[:, 0])
-
-
-def check_choices(remat: str, attention: str) -> None:
-  """Raises ValueError unless both are among the named implementations."""
-  for field, value, choices in (
-    ("remat", remat, get_args(Remat)),
-    ("attention", attention, get_args(Attention)),
-  ):
-    if value not in choices:
-      raise ValueError(f"{field} is {value!r}, must be one of {choices}")

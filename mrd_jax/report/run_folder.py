@@ -62,9 +62,7 @@ class RunFolder:
     if self.meta:
       data = [f"data: {self.meta.name}", f"teacher: {self.meta.teacher}"]
     step = max((line["step"] for line in self.lines), default=0)
-    # A finished run may have been prolonged since.
-    finished = self.results is not None and self.results["step"] >= step
-    state = "" if finished else ", unfinished"
+    state = ", unfinished" if self.results is None else ""
     return [*data, f"run: {self.workdir.resolve().name}, step {step:,}{state}"]
 
 
