@@ -39,16 +39,16 @@ test-py312:
 
 DEV_EXTRAS ?= dev,torch
 
-$(VENV)/.ready: setup.py | $(VENV)
+$(VENV)/.ready: setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install -q -e ".$(if $(EXTRAS),[$(EXTRAS)])"
 	touch $@
 
-$(VENV)/.ready-dev: setup.py pyproject.toml | $(VENV)
+$(VENV)/.ready-dev: setup.py pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install -q \
 	  -e ".[$(DEV_EXTRAS)$(if $(EXTRAS),$(comma)$(EXTRAS))]"
 	touch $@ $(VENV)/.ready
 
-$(VENV):
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -86,8 +86,11 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
       functools.partial(
         train_step, encoder=encoder, optimizer=optimizer, config=config
       ),
-      in_shardings=(sharding.of(abstract_state), batch_sharding),
-      out_shardings=(sharding.of(abstract_state), sharding.replicated(mesh)),
+      in_shardings=(sharding.shardings_of(abstract_state), batch_sharding),
+      out_shardings=(
+        sharding.shardings_of(abstract_state),
+        sharding.replicated(mesh),
+      ),
       donate_argnums=0,
     )
     .lower(abstract_state, batch)

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         "dir": "data/openshape",  # a prepared dataset
         "made_from": "",  # what to make it from when it is not there
         "split": "train",
-        "threads": 16,
+        "threads": 8,
         "workers": 0,
       },
       "augment": {

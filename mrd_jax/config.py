@@ -7,9 +7,8 @@ defaults here: what a run uses is what its config says.
 """
 
 import dataclasses
-import json
 import math
-import pathlib
+import re
 import types
 import typing
 from typing import Any, Literal
@@ -279,6 +278,16 @@ def _check_ranges(config: Config) -> None:
       "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "
       "it is 'float32'"
     )
+  if 0 < config.logit_scale.max < config.logit_scale.init:
+    raise BadInput("config.logit_scale.init is above logit_scale.max")
+  for pattern in config.optimizer.frozen:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise BadInput(
+        f"config.optimizer.frozen holds {pattern!r}, which is not a regular "
+        f"expression: {error}"
+      ) from None
   if config.augment.scale_low > config.augment.scale_high:
     raise BadInput("config.augment.scale_low is above augment.scale_high")
   for section in ("train", "checkpoint", "eval"):
@@ -298,58 +307,3 @@ def _check_ranges(config: Config) -> None:
 def in_steps(epochs: float, steps: int, steps_per_epoch: int) -> int:
   """An interval that is given in epochs or in steps, in steps."""
   return steps or max(round(epochs * steps_per_epoch), 1)
-
-
-# What may differ when a run goes on: it changes nothing that is learned, but
-# for rounding.
-MAY_CHANGE = (
-  "data.dir",
-  "data.made_from",
-  "data.threads",
-  "data.workers",
-  "model.remat",
-  "model.attention",
-  "model.fps_chunk",
-  "model.query_chunk",
-  "mesh.fsdp",
-  "checkpoint.",
-  "eval.",
-  "log.",
-)
-
-
-def check_resumable(config: Config, saved: pathlib.Path) -> None:
-  """Refuses to go on with a run under another config.
-
-  Args:
-    config: The config asked for.
-    saved: The config.json of the run; nothing is checked if there is none.
-
-  Raises:
-    BadInput: listing every field that differs and may not.
-  """
-  if not saved.exists():
-    return
-  before = _flatten(json.loads(saved.read_text()))
-  # Through JSON, so that tuples compare as lists.
-  now = _flatten(json.loads(json.dumps(dataclasses.asdict(config))))
-  differences = [
-    f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-    for name in sorted(before.keys() | now.keys())
-    if before.get(name) != now.get(name) and not name.startswith(MAY_CHANGE)
-  ]
-  if differences:
-    raise BadInput(
-      f"{saved} belongs to a run with another config; use another --workdir, "
-      "or take back the change: " + "; ".join(differences)
-    )
-
-
-def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in values.items():
-    if isinstance(value, dict):
-      flat |= _flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat

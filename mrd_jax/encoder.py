@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from mrd_jax.checkpoint import load_on_one_device
 from mrd_jax.config import Config, from_config_dict
@@ -47,12 +47,23 @@ class Encoder:
 
     Returns:
       (B, D) float32, unit length.
+
+    Raises:
+      BadInput: naming the row, for another shape, NaN, or a cloud whose
+        points all coincide.
     """
+    points_BN6 = np.asarray(points, np.float32)
+    if points_BN6.ndim != 3 or points_BN6.shape[2] != 6 or not points_BN6.size:
+      raise BadInput(
+        f"points has shape {points_BN6.shape}, must be (B, N, 6): xyz, rgb"
+      )
+    for row, cloud_N6 in enumerate(points_BN6):
+      if not np.isfinite(cloud_N6).all():
+        raise BadInput(f"points[{row}] holds NaN or infinite values")
+      if (cloud_N6[:, :3] == cloud_N6[0, :3]).all():
+        raise BadInput(f"points[{row}]: all points coincide")
     return _embed(
-      self.model,
-      self.config.augment.swap_yz,
-      self.variables,
-      jnp.asarray(points, jnp.float32),
+      self.model, self.config.augment.swap_yz, self.variables, points_BN6
     )
 
 
@@ -60,7 +71,6 @@ class Encoder:
 def _embed(
   model: PointBERT, swap_yz: bool, variables, points_BN6: jax.Array
 ) -> jax.Array:
-  chex.assert_shape(points_BN6, (None, None, 6))
   batch, n = points_BN6.shape[:2]
   # Groups depend on the order of a cloud's points, files are often sorted.
   order_N = jax.random.permutation(jax.random.key(0), n)
@@ -109,7 +119,6 @@ def load_encoder(
     config.model.size,
     embed_dim=params["proj"]["bias"].shape[0],
     dtype=jnp.dtype(config.model.dtype),
-    attention=config.model.attention,
     fps_chunk=config.model.fps_chunk,
     query_chunk=config.model.query_chunk,
   )

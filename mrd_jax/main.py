@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mrd_jax import train
-from mrd_jax.config import from_config_dict
+from mrd_jax.config import Config, from_config_dict
 from mrd_jax.errors import BadInput
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -26,9 +26,14 @@ _WORKDIR = flags.DEFINE_string(
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
-  "One of several processes: start jax.distributed (under SLURM, on TPU "
-  "pods and Kubernetes it finds the others by itself).",
+  "One of several processes: start jax.distributed.  Under SLURM and on TPU "
+  "pods it finds the others by itself; elsewhere set the three flags below.",
 )
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "host:port of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 
 
 def main(argv: list[str]) -> None:
@@ -37,10 +42,11 @@ def main(argv: list[str]) -> None:
   # Orbax and absl report every save at length.
   logging.set_verbosity(logging.WARNING)
   if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+    jax.distributed.initialize(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
   try:
-    config = from_config_dict(_CONFIG.value)
-    train.train(config, pathlib.Path(_WORKDIR.value))
+    train.train(_load_config(), pathlib.Path(_WORKDIR.value))
   except BadInput as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -49,11 +55,26 @@ def main(argv: list[str]) -> None:
     sys.exit(1)
 
 
-def run() -> None:
-  """The console command."""
-  flags.mark_flag_as_required("config")
-  app.run(main)
+def _load_config() -> Config:
+  try:
+    return from_config_dict(_CONFIG.value)
+  except OSError as error:  # raised on the first look at a file not loaded
+    reason = str(error).strip().splitlines()[-1].strip()
+    raise BadInput(f"--config: {reason}") from None
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Reads the flags; a wrong one is one sentence and exit code 2."""
+  try:
+    return flags.FLAGS(argv)
+  except KeyError as error:
+    problem = f"no such field of the config: {error.args[0]}"
+  except (flags.Error, AttributeError, TypeError) as error:
+    problem = str(error)
+  print(f"error: {' '.join(problem.split())}", file=sys.stderr)
+  sys.exit(2)
 
 
 if __name__ == "__main__":
-  run()
+  flags.mark_flag_as_required("config")
+  app.run(main, flags_parser=parse_flags)

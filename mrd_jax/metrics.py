@@ -39,6 +39,7 @@ class MetricsWriter:
     self._batch_size = batch_size
     self._enabled = enabled
     self._live = enabled and sys.stderr.isatty()
+    self._compiled = False
     self._next_line = float(start_step)  # of the few that a log file gets
     self._last_time, self._last_step = time.perf_counter(), start_step
     self._path = workdir / "metrics.jsonl"
@@ -59,6 +60,9 @@ class MetricsWriter:
     if self._enabled:
       remaining = (self._num_steps - step) * seconds_per_step
       line = progress_line(step, self._num_steps, values, rate, remaining)
+      if not self._compiled:
+        # The first stretch holds the compilation and says nothing of speed.
+        line, self._compiled = line.rsplit("  ", 2)[0], True
       if self._live:
         print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
       elif step >= self._next_line:

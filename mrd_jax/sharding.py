@@ -28,8 +28,13 @@ def make_mesh(fsdp: int) -> Mesh:
       f"mesh.fsdp is {fsdp}, which does not divide the {devices} devices; "
       "use 1 or a divisor"
     )
-  return jax.make_mesh(
-    (devices // fsdp, fsdp), BATCH, axis_types=(AxisType.Auto, AxisType.Auto)
+  # By process, not by `jax.make_mesh`, which reorders devices on TPU pods: a
+  # process must hold consecutive rows of the batch (`pipeline.py`).
+  ordered = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  return Mesh(
+    np.array(ordered).reshape(devices // fsdp, fsdp),
+    BATCH,
+    axis_types=(AxisType.Auto, AxisType.Auto),
   )
 
 
@@ -64,7 +69,7 @@ def with_state_sharding(mesh: Mesh, abstract_state):
   return jax.tree.map(rule, abstract_state)
 
 
-def of(abstract_state):
+def shardings_of(abstract_state):
   """The shardings alone of what `with_state_sharding` returns."""
   return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 

@@ -16,10 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from mrd_jax import prepare, sharding
 from mrd_jax.checkpoint import Checkpoints
-from mrd_jax.config import Config, check_resumable, in_steps
+from mrd_jax.config import Config, in_steps
 from mrd_jax.data import dataset, pipeline
 from mrd_jax.data.transforms import Batch, train_examples
-from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.embed import Embedder
 from mrd_jax.evaluate.held_out import HeldOut, save_embeddings
 from mrd_jax.losses import Embeddings, mrd_loss
@@ -31,6 +30,7 @@ from mrd_jax.optimizer import (
   update_average,
 )
 from mrd_jax.preemption import Preempted, Preemption
+from mrd_jax.resume import check_resumable, check_same_data
 from mrd_jax.train_state import TrainState, eval_variables, make_state
 
 
@@ -92,7 +92,7 @@ def train_step(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Everything the loop works with, made from a config by `set_up`."""
+  """What the loop works with, made from a config by `set_up`."""
 
   init: Callable[[], TrainState]
   abstract_state: TrainState
@@ -144,7 +144,7 @@ def set_up(config: Config) -> Run:
     seed=config.seed,
     mesh=mesh,
   )
-  state_sharding = sharding.of(abstract_state)
+  state_sharding = sharding.shardings_of(abstract_state)
   step_fn = jax.jit(
     lambda state, batch: train_step(
       state, batch, encoder=encoder, optimizer=optimizer, config=config
@@ -218,15 +218,9 @@ def train(config: Config, workdir: Path) -> None:
   """
   workdir.mkdir(parents=True, exist_ok=True)
   first_process = jax.process_index() == 0
-  check_resumable(config, workdir / "config.json")
   run = set_up(config)
   if config.checkpoint.keep_best:
     run.held_out.check_metric(config.checkpoint.best_metric)
-  check_same_data(run.data, workdir / "data.json")
-  if first_process:
-    write_json(workdir / "config.json", dataclasses.asdict(config))
-    write_json(workdir / "data.json", run.data)
-
   preemption = Preemption()
   checkpoints = Checkpoints(
     workdir / "checkpoints",
@@ -235,6 +229,12 @@ def train(config: Config, workdir: Path) -> None:
     best_metric=config.checkpoint.best_metric,
   )
   start, last = checkpoints.latest_step() or 0, run.num_steps
+  if start:
+    check_resumable(config, workdir / "config.json")
+    check_same_data(run.data, workdir / "data.json")
+  if first_process:
+    write_json(workdir / "config.json", dataclasses.asdict(config))
+    write_json(workdir / "data.json", run.data)
   state = (
     checkpoints.restore(start, run.abstract_state) if start else run.init()
   )
@@ -269,15 +269,15 @@ def train(config: Config, workdir: Path) -> None:
     return due(*interval, step)
 
   batches = run.batches(start)
-  unread: dict[int, dict] = {}  # metrics still on the device, by step
+  pending: dict[int, dict] = {}  # the newest step's metrics, on the device
 
-  def read_metrics() -> None:
-    for step, metrics in unread.items():
+  def log_pending() -> None:
+    for step, metrics in pending.items():
       values = {k: float(v) for k, v in jax.device_get(metrics).items()}
       check_finite(step, values)
       if step % config.log.every_steps == 0 or step == last:
         writer.train(step, values)
-    unread.clear()
+    pending.clear()
 
   step = saved = start
   stopped = False
@@ -289,24 +289,23 @@ def train(config: Config, workdir: Path) -> None:
       while True:
         scores = None
         if evaluation_due(step):
-          read_metrics()
-          scores, embeddings = run.held_out(
-            eval_variables(state), preemption.poll
-          )
+          log_pending()
+          scores, found = run.held_out(eval_variables(state), preemption.poll)
+          embeddings = found if step == last else None
           writer.evaluation(step, scores, run.held_out.describe(scores))
         if step > saved and (scores or save_due(step)):
-          read_metrics()
+          log_pending()
           checkpoints.save(step, state, scores)
           saved = step
         if step == last:
           break
         preemption.poll()
         state, metrics = run.step_fn(state, next(batches))
-        read_metrics()  # of the step before: the device is already at work
+        log_pending()  # of the step before: the device is already at work
         step += 1
-        unread[step] = metrics
+        pending[step] = metrics
     except Preempted:
-      read_metrics()
+      log_pending()
       if step > saved:
         checkpoints.save(step, state, None)
       stopped = True
@@ -318,31 +317,14 @@ def train(config: Config, workdir: Path) -> None:
     _write_results(workdir, config, run, scores, embeddings)
 
 
-def check_same_data(data: dict[str, Any], saved: Path) -> None:
-  """Refuses to go on with a run on other data; see `check_resumable`.
-
-  Another number of records would change the order of all of them.
-
-  Args:
-    data: What identifies the training data now.
-    saved: The data.json of the run; nothing is checked if there is none.
-  """
-  before = json.loads(saved.read_text()) if saved.exists() else data
-  if before != data:
-    raise BadInput(
-      f"data.dir holds {data}, but {saved} says that this run was trained on "
-      f"{before}; name that dataset or another --workdir"
-    )
-
-
 def check_finite(step: int, values: dict[str, float]) -> None:
   """Raises NotFinite, naming the step and the terms, if any value is not."""
   bad = [name for name, value in values.items() if not math.isfinite(value)]
   if bad:
     raise NotFinite(
       f"step {step}: {', '.join(bad)} not finite; nothing of this step is "
-      "saved. Lower optimizer.learning_rate or set optimizer.clip_norm, or "
-      "look for bad features in the data, and repeat the command"
+      "saved. Look for bad features in the data, or start again in another "
+      "--workdir with a lower optimizer.learning_rate or optimizer.clip_norm"
     )
 
 

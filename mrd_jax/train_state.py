@@ -93,5 +93,5 @@ def make_state(
 
   key = jax.random.key(seed)
   abstract = sharding.with_state_sharding(mesh, jax.eval_shape(init, key))
-  jitted = jax.jit(init, out_shardings=sharding.of(abstract))
+  jitted = jax.jit(init, out_shardings=sharding.shardings_of(abstract))
   return lambda: jitted(key), abstract

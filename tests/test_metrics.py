@@ -32,6 +32,7 @@ def writer_for(workdir, *, start_step=0, enabled=True, num_steps=100):
     num_steps=num_steps,
     batch_size=8,
     start_step=start_step,
+    drop_start_evaluation=False,
     enabled=enabled,
   )
 

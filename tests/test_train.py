@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,7 +57,9 @@ def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
   ]
 
 
-def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
+def start(
+  arguments: list[str], devices: int = 1, **options
+) -> subprocess.Popen:
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
@@ -66,6 +71,7 @@ def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
     stderr=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
+    **options,
   )
 
 
@@ -190,6 +196,82 @@ def test_sigterm_saves_and_exits_with_0(data_dir, tmp_path):
   wait_for_step(again, tmp_path, step + 1)
   again.send_signal(signal.SIGTERM)
   assert f"resumed from the checkpoint of step {step}" in finish(again)
+
+
+def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
+  """The stop leaves no hole: the evaluation it cut short is done on resume."""
+  options = ("--config.train.steps=4", "--config.eval.every_steps=2")
+  arguments = command(
+    data_dir, tmp_path, *options, "--config.eval.batch_size=1"
+  )
+  process = start(arguments)
+  wait_for_step(process, tmp_path, 1)  # the first evaluation is over
+  process.send_signal(signal.SIGTERM)
+  errors = finish(process)
+  assert "asked to stop" in errors
+  run(arguments)
+  evaluated = [
+    line["step"]
+    for line in read_metrics(tmp_path / "metrics.jsonl")
+    if line["kind"] == "eval"
+  ]
+  assert evaluated == [0, 2, 4]
+  assert (tmp_path / "results.json").exists()
+
+
+def test_two_processes_train_and_stop_together(data_dir, tmp_path):
+  """Each reads its half; they follow the curve of one, and stop at one step."""
+  run(command(data_dir, tmp_path / "one"), devices=2)
+
+  def pair(workdir: Path, *options: str) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      port = free.getsockname()[1]
+    return [
+      start(
+        command(
+          data_dir,
+          workdir,
+          "--distributed",
+          f"--coordinator=localhost:{port}",
+          "--num_processes=2",
+          f"--process_id={i}",
+          *options,
+        )
+      )
+      for i in range(2)
+    ]
+
+  for process in pair(tmp_path / "two"):
+    finish(process)
+  one, two = (losses(tmp_path / name) for name in ("one", "two"))
+  np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=5e-3)
+
+  first, second = pair(tmp_path / "stopped", "--config.train.steps=5000")
+  wait_for_step(first, tmp_path / "stopped", 3)
+  second.send_signal(signal.SIGTERM)
+  step = re.search(r"asked to stop at step (\d+)", finish(first))[1]
+  finish(second)
+  assert (tmp_path / "stopped" / "checkpoints" / step).exists()
+
+
+def test_a_failed_save_fails_the_run(data_dir, tmp_path):
+  """A file-size limit stands in for a full disk, after a first good save."""
+  good = ("--config.checkpoint.every_steps=5", "--config.eval.every_steps=20")
+  process = start(command(data_dir, tmp_path, *good))
+  wait_for_step(process, tmp_path, 7)
+  process.kill()
+  process.communicate()
+
+  def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+  failed = start(command(data_dir, tmp_path, *good), preexec_fn=limit_files)
+  _, errors = failed.communicate(timeout=240)
+  assert failed.returncode not in (0, None), errors
+  assert not (tmp_path / "results.json").exists()
+  output = run(command(data_dir, tmp_path, *good))
+  assert "resumed from the checkpoint of step 5" in output
 
 
 def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
@@ -336,6 +418,29 @@ def test_load_encoder_says_what_is_missing(tmp_path, finished):
     load_encoder(finished, "first")
 
 
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda p: p[0], r"shape \(20, 6\)"),
+    (lambda p: np.where(p == p[1, 3, 2], np.nan, p), r"points\[1\].*NaN"),
+    (lambda p: np.ones_like(p), r"points\[0\]: all points coincide"),
+  ],
+)
+def test_an_encoder_names_the_cloud_it_cannot_embed(finished, change, message):
+  points = np.random.default_rng(0).random((2, 20, 6))
+  with pytest.raises(BadInput, match=message):
+    load_encoder(finished)(change(points))
+
+
+def test_other_data_is_refused_on_resume(finished, data_dir, tmp_path):
+  other = tmp_path / "other"
+  procedural.generate(
+    other, train=109, val=54, num_points=160, num_views=2, embed_dim=32
+  )
+  with pytest.raises(BadInput, match="'records': 109.*'records': 108"):
+    train.train(make_config(other, optimizer={"ema_decay": 0.9}), finished)
+
+
 def test_another_config_is_refused_with_a_diff(finished, data_dir):
   with pytest.raises(BadInput, match="weighting.*train.batch_size: 32 -> 16"):
     train.train(
@@ -378,15 +483,36 @@ def test_bad_configs_name_field_and_remedy(
   assert not (tmp_path / "config.json").exists()
 
 
-def test_command_line_errors_are_one_sentence(data_dir, tmp_path):
-  errors = run(
-    command(data_dir, tmp_path, "--config.loss.representation=cosine"),
-    expect=2,
-  )
-  assert errors.strip().splitlines() == [
-    "error: config.loss.representation is 'cosine', must be one of "
-    "'similarity', 'euclidean', 'partial_order'"
-  ]
+@pytest.mark.parametrize(
+  ("option", "message"),
+  [
+    (
+      "--config.loss.representation=cosine",
+      "error: config.loss.representation is 'cosine', must be one of "
+      "'similarity', 'euclidean', 'partial_order'",
+    ),
+    ("--config.trian.steps=3", "error: no such field .*'trian'.*train"),
+    ("--config.train.steps=1.5", "error: .*--config.train.steps=1.5"),
+    ("--config=configs/none.py", "error: --config: .*configs/none.py"),
+  ],
+)
+def test_command_line_errors_are_one_sentence(
+  data_dir, tmp_path, option, message
+):
+  errors = run(command(data_dir, tmp_path, option), expect=2).strip()
+  assert re.fullmatch(message, errors), errors
+
+
+def test_a_damaged_shard_is_named(data_dir, tmp_path):
+  damaged = tmp_path / "damaged"
+  shutil.copytree(data_dir, damaged)
+  (shard,) = damaged.glob("*train*array_record*")
+  content = bytearray(shard.read_bytes())
+  for i in range(len(content) // 8, len(content), 50):
+    content[i] ^= 0xFF
+  shard.write_bytes(content)
+  with pytest.raises(Exception, match="data.dir.*(damaged|cannot be read)"):
+    train.train(make_config(damaged), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

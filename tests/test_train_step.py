@@ -236,8 +236,11 @@ def compiled_step(devices_share_grouping: bool) -> str:
     functools.partial(
       train_step, encoder=encoder, optimizer=optimizer, config=config
     ),
-    in_shardings=(sharding.of(abstract_state), batch_sharding),
-    out_shardings=(sharding.of(abstract_state), sharding.replicated(mesh)),
+    in_shardings=(sharding.shardings_of(abstract_state), batch_sharding),
+    out_shardings=(
+      sharding.shardings_of(abstract_state),
+      sharding.replicated(mesh),
+    ),
   )
   return step.lower(abstract_state, make_batch(0)).compile().as_text()
 

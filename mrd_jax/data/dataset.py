@@ -6,6 +6,7 @@ The folder is a TFDS dataset in ArrayRecord files, written by
 
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -75,6 +76,9 @@ def open_split(directory: str | os.PathLike[str], split: str) -> "RecordSource":
   return RecordSource(Path(directory), split, splits[split].num_examples)
 
 
+_OPENING = threading.Lock()  # reading threads share a source
+
+
 class RecordSource:
   """The records of one split; index it with 0 .. len - 1.
 
@@ -100,9 +104,17 @@ class RecordSource:
     index = index.__index__()
     if not 0 <= index < self._length:
       raise IndexError(f"record {index} of {self._length}")
-    if self._source is None:
-      self._source = _builder(self._directory).as_data_source(self._split)
-    record = dict(self._source[index])
+    with _OPENING:
+      if self._source is None:
+        self._source = _builder(self._directory).as_data_source(self._split)
+    try:
+      record = dict(self._source[index])
+    except Exception as error:  # whatever the readers raise on damaged files
+      raise BadInput(
+        f"data.dir: record {index} of split {self._split!r} in "
+        f"{self._directory} cannot be read ({error}); the file is damaged, "
+        "prepare the dataset again"
+      ) from error
     record["id"] = record["id"].decode()
     record["dataset"] = record["dataset"].decode()
     record["texts"] = [text.decode() for text in record["texts"]]

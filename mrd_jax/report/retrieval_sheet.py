@@ -1,6 +1,5 @@
 """A sheet of text queries and the shapes that were retrieved for them."""
 
-import dataclasses
 import os
 import textwrap
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 from mrd_jax.data import dataset
 from mrd_jax.data.records import XYZ_LEVELS
 from mrd_jax.errors import BadInput
-from mrd_jax.evaluate.embed import unit
+from mrd_jax.evaluate.embed import SplitEmbeddings, unit
 from mrd_jax.report import point_render
 from mrd_jax.report.run_folder import AT_THE_END, RunFolder
 from mrd_jax.report.style import BLUE, GREY, HEADER, INK, MARGIN, WIDTH, sheet
@@ -27,16 +26,6 @@ ROW_HEIGHT = TILE + 0.36
 PIXELS = 300  # of a rendered cloud
 
 OWN, SAME, OTHER = BLUE, "#8fc1e3", "#dfe3e8"
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedded:
-  """embeddings/SPLIT.npz: unit rows in the order of the split's records."""
-
-  point: np.ndarray
-  text: np.ndarray
-  has_text: np.ndarray
-  label: np.ndarray
 
 
 def draw_retrieval(run: RunFolder, path: Path) -> None:
@@ -117,7 +106,7 @@ def draw_retrieval(run: RunFolder, path: Path) -> None:
         )
 
 
-def read_embeddings(path: str | os.PathLike[str]) -> Embedded:
+def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
   """Reads a split's embeddings as training leaves them.
 
   Raises:
@@ -131,7 +120,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embedded:
       open(path, "rb") as file,
       np.load(file, allow_pickle=False) as arrays,
     ):
-      return Embedded(
+      return SplitEmbeddings(
         unit(arrays["point"].astype(np.float32)),
         unit(arrays["text"].astype(np.float32)),
         arrays["has_text"],
