@@ -59,8 +59,12 @@ def _load_config() -> Config:
   try:
     return from_config_dict(_CONFIG.value)
   except OSError as error:  # raised on the first look at a file not loaded
-    reason = str(error).strip().splitlines()[-1].strip()
-    raise BadInput(f"--config: {reason}") from None
+    raise BadInput(_cannot_load(error)) from None
+
+
+def _cannot_load(error: OSError) -> str:
+  """The last line of ml_collections' message has the reason."""
+  return f"--config: {str(error).strip().splitlines()[-1].strip()}"
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -69,6 +73,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except KeyError as error:
     problem = f"no such field of the config: {error.args[0]}"
+  except OSError as error:
+    problem = _cannot_load(error)
   except (flags.Error, AttributeError, TypeError) as error:
     problem = str(error)
   print(f"error: {' '.join(problem.split())}", file=sys.stderr)

@@ -11,15 +11,16 @@ class Preempted(Exception):
 
 
 class Preemption:
-  """Notices SIGTERM; polled at points that every process passes in order.
+  """Notices SIGTERM; polled with the number of steps done.
 
-  With `jax.distributed` running, JAX's own handler makes the processes agree
-  on the point.  Without it, this process's own signal decides.
+  Alone, a process stops at its next poll.  With `jax.distributed`, JAX's own
+  handler makes all processes agree on a step that none has reached yet; Orbax
+  asks it about the same numbers, so they must be the steps and nothing finer:
+  an evaluation that is under way then ends first.
   """
 
   def __init__(self):
     self._signalled = False
-    self._polls = 0
     self._distributed = jax.distributed.is_initialized()
     if not self._distributed:
       signal.signal(signal.SIGTERM, self._note)
@@ -28,12 +29,9 @@ class Preemption:
     del signum, frame
     self._signalled = True
 
-  def poll(self) -> None:
+  def poll(self, step: int) -> None:
     """Raises `Preempted` once the processes are asked to stop."""
-    self._polls += 1
     if self._distributed:
-      self._signalled |= multihost_utils.reached_preemption_sync_point(
-        self._polls
-      )
+      self._signalled = multihost_utils.reached_preemption_sync_point(step)
     if self._signalled:
       raise Preempted

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -290,7 +291,9 @@ def train(config: Config, workdir: Path) -> None:
         scores = None
         if evaluation_due(step):
           log_pending()
-          scores, found = run.held_out(eval_variables(state), preemption.poll)
+          scores, found = run.held_out(
+            eval_variables(state), functools.partial(preemption.poll, step)
+          )
           embeddings = found if step == last else None
           writer.evaluation(step, scores, run.held_out.describe(scores))
         if step > saved and (scores or save_due(step)):
@@ -299,7 +302,7 @@ def train(config: Config, workdir: Path) -> None:
           saved = step
         if step == last:
           break
-        preemption.poll()
+        preemption.poll(step)
         state, metrics = run.step_fn(state, next(batches))
         log_pending()  # of the step before: the device is already at work
         step += 1
