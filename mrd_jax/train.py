@@ -210,8 +210,8 @@ def set_up(config: Config) -> Run:
 def train(config: Config, workdir: Path) -> None:
   """Trains, or goes on training, the run in `workdir`.
 
-  Leaves there: config.json, data.json, checkpoints/, metrics.jsonl, tensorboard/, and
-  at the end results.json and embeddings/.
+  Leaves there: config.json, data.json, checkpoints/, metrics.jsonl,
+  tensorboard/, and at the end results.json and embeddings/.
 
   Raises:
     BadInput: if the config, the data and the folder do not fit together.

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -57,9 +56,7 @@ def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
   ]
 
 
-def start(
-  arguments: list[str], devices: int = 1, **options
-) -> subprocess.Popen:
+def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
@@ -71,7 +68,6 @@ def start(
     stderr=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
-    **options,
   )
 
 
@@ -265,10 +261,8 @@ def test_a_failed_save_fails_the_run(data_dir, tmp_path):
   process.kill()
   process.communicate()
 
-  def limit_files():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-  failed = start(command(data_dir, tmp_path, *good), preexec_fn=limit_files)
+  limited = ["bash", "-c", 'ulimit -f 50; exec "$@"', "-"]  # KiB a file
+  failed = start([*limited, *command(data_dir, tmp_path, *good)])
   _, errors = failed.communicate(timeout=240)
   assert failed.returncode not in (0, None), errors
   assert not (tmp_path / "results.json").exists()
