@@ -1,7 +1,8 @@
 """Parametric object families, one module a few super-categories.
 
-The order of the imports is the order of the classes: add new modules, and new
-families in a module, at the end, or the labels of stored data change meaning.
+The order of the imports is the order of the classes.  New families go to the
+end of the last module: anywhere else they would shift the labels of the data
+that is already stored.
 """
 
 # isort: off
