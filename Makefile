@@ -2,6 +2,7 @@
 # make test    sets up .venv, runs the tests
 
 PYTHON ?= python3
+PY312 ?= python3.12
 VENV ?= .venv
 # Extras of setup.py: EXTRAS=cuda13 on a GPU machine.
 EXTRAS ?=
@@ -35,7 +36,7 @@ types: $(VENV)/.ready-dev
 
 # The newest jax needs Python 3.12.  No torch there: the parity tests skip.
 test-py312:
-	$(MAKE) VENV=.venv312 PYTHON=python3.12 DEV_EXTRAS=dev test
+	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev test
 
 DEV_EXTRAS ?= dev,torch
 

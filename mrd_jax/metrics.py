@@ -6,6 +6,7 @@ run resumes, so that a killed and repeated stretch does not appear twice.
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -58,12 +59,16 @@ class MetricsWriter:
     rate = self._batch_size / seconds_per_step
     self._write(step, "train", values | {"shapes_per_second": rate})
     if self._enabled:
-      remaining = (self._num_steps - step) * seconds_per_step
-      line = progress_line(step, self._num_steps, values, rate, remaining)
-      if not self._compiled:
-        # The first stretch holds the compilation and says nothing of speed.
-        line, self._compiled = line.rsplit("  ", 2)[0], True
+      speed = ""
+      if self._compiled:
+        # Not yet for the first stretch, which holds the compilation.
+        remaining = (self._num_steps - step) * seconds_per_step
+        speed = f"  {duration(remaining)} left  {rate:.0f} shapes/s"
+      self._compiled = True
+      line = f"step {step}/{self._num_steps}{speed}  {describe_losses(values)}"
       if self._live:
+        # A line that wraps could not be written over.
+        line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
       elif step >= self._next_line:
         self._next_line = step + self._num_steps / 10
@@ -97,17 +102,15 @@ class MetricsWriter:
       self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
-def progress_line(
-  step: int,
-  num_steps: int,
-  values: dict[str, float],
-  shapes_per_second: float,
-  seconds_left: float,
-) -> str:
-  """One line: step, losses, a weight of each pair, speed, time left."""
-  minutes, seconds = divmod(round(seconds_left), 60)
+def duration(seconds: float) -> str:
+  """Seconds as "1h02m" or "2m05s"."""
+  minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
-  eta = f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+  return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def describe_losses(values: dict[str, float]) -> str:
+  """The loss, its parts, and one weight of each pair."""
   contrast = values["contrast/image"] + values["contrast/text"]
   weights = " ".join(
     f"{term} {values[f'weight/{term}']:.2f}"
@@ -115,10 +118,8 @@ def progress_line(
     if f"weight/{term}" in values
   )
   return (
-    f"step {step}/{num_steps}  loss {values['loss']:.3f}"
-    f" (contrast {contrast:.3f} intra {values['intra']:.4f}"
-    f" cross {values['cross']:.4f})  {weights}"
-    f"  {shapes_per_second:.0f} shapes/s  {eta} left"
+    f"loss {values['loss']:.3f} (contrast {contrast:.3f}"
+    f" intra {values['intra']:.4f} cross {values['cross']:.4f})  {weights}"
   )
 
 

@@ -8,7 +8,7 @@ from tensorboardX.proto import event_pb2
 
 from mrd_jax.metrics import (
   MetricsWriter,
-  progress_line,
+  duration,
   read_metrics,
   write_json,
 )
@@ -149,15 +149,41 @@ def test_nothing_is_written_when_disabled(tmp_path, capsys):
   assert capsys.readouterr() == ("", "")
 
 
-def test_the_progress_line_says_losses_weights_speed_and_time():
-  line = progress_line(50, 400, VALUES, 1234.4, 3 * 3600 + 125)
-  assert line == (
-    "step 50/400  loss 12.346 (contrast 8.750 intra 0.5123 cross 0.2500)"
-    "  PP-II 0.60 PT-IT 0.46  1234 shapes/s  3h02m left"
+def test_the_progress_line_says_losses_weights_speed_and_time(
+  tmp_path, monkeypatch, capsys
+):
+  clock = iter([0.0, 60.0, 62.0])
+  monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+  writer = writer_for(tmp_path, num_steps=20)
+  writer.train(2, VALUES)
+  writer.train(4, VALUES)
+  writer.close()
+  losses = (
+    "loss 12.346 (contrast 8.750 intra 0.5123 cross 0.2500)"
+    "  PP-II 0.60 PT-IT 0.46"
   )
-  assert progress_line(50, 400, VALUES, 1, 125).endswith("2m05s left")
-  assert progress_line(50, 400, VALUES, 1, 3599.7).endswith("1h00m left")
-  assert progress_line(400, 400, VALUES, 1, 0).endswith("0m00s left")
+  assert capsys.readouterr().err.splitlines() == [
+    f"step 2/20  {losses}",  # its time is the compilation's
+    f"step 4/20  0m16s left  8 shapes/s  {losses}",
+  ]
+
+
+def test_durations_are_short():
+  assert duration(3 * 3600 + 125) == "3h02m"
+  assert duration(125) == "2m05s"
+  assert duration(3599.7) == "1h00m"
+  assert duration(0) == "0m00s"
+
+
+def test_a_live_line_fits_the_terminal(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+  monkeypatch.setenv("COLUMNS", "40")
+  writer = writer_for(tmp_path)
+  writer.train(10, VALUES)
+  writer.close()
+  line = capsys.readouterr().err.removeprefix("\r\x1b[2K")
+  assert line.startswith("step 10/100  loss 12.346")
+  assert len(line) < 40
 
 
 def test_a_log_file_gets_about_ten_progress_lines(tmp_path, capsys):
