@@ -298,19 +298,29 @@ def make_config(data_dir: Path, **sections):
   return from_config_dict(values)
 
 
+def finished_config(data_dir: Path):
+  return make_config(
+    data_dir,
+    optimizer={"ema_decay": 0.9},
+    checkpoint={"every_steps": 4, "keep_latest": 2},
+    eval={"every_steps": 4},
+  )
+
+
+def scores_by_step(workdir: Path) -> dict[int, float]:
+  """The metric that decides which checkpoint is best, where one was saved."""
+  return {
+    line["step"]: line["val/top1"]
+    for line in read_metrics(workdir / "metrics.jsonl")
+    if line["kind"] == "eval" and line["step"] > 0
+  }
+
+
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory) -> Path:
   """A short run on the eight devices of this process."""
   workdir = tmp_path_factory.mktemp("finished")
-  train.train(
-    make_config(
-      data_dir,
-      optimizer={"ema_decay": 0.9},
-      checkpoint={"every_steps": 4, "keep_latest": 2},
-      eval={"every_steps": 4},
-    ),
-    workdir,
-  )
+  train.train(finished_config(data_dir), workdir)
   return workdir
 
 
@@ -343,11 +353,7 @@ def test_what_a_run_leaves(finished, data_dir):
 
 
 def test_keeps_the_latest_and_the_best_checkpoint(finished):
-  scores = {
-    line["step"]: line["val/top1"]
-    for line in read_metrics(finished / "metrics.jsonl")
-    if line["kind"] == "eval" and line["step"] > 0
-  }
+  scores = scores_by_step(finished)
   best = max(scores.values())
   kept = sorted(int(p.name) for p in (finished / "checkpoints").iterdir())
   assert kept[-2:] == [16, 20]
@@ -357,15 +363,7 @@ def test_keeps_the_latest_and_the_best_checkpoint(finished):
 
 def test_repeating_a_finished_run_trains_no_further(finished, data_dir, capfd):
   before = last_state(finished)
-  train.train(
-    make_config(
-      data_dir,
-      optimizer={"ema_decay": 0.9},
-      checkpoint={"every_steps": 4, "keep_latest": 2},
-      eval={"every_steps": 4},
-    ),
-    finished,
-  )
+  train.train(finished_config(data_dir), finished)
   assert "resumed from the checkpoint of step 20" in capfd.readouterr().err
   jax.tree.map(np.testing.assert_array_equal, last_state(finished), before)
 
@@ -400,11 +398,7 @@ def test_load_encoder_embeds_as_the_evaluation_did(finished, data_dir):
 
 
 def test_load_encoder_finds_the_best_checkpoint(finished):
-  scores = {
-    line["step"]: line["val/top1"]
-    for line in read_metrics(finished / "metrics.jsonl")
-    if line["kind"] == "eval" and line["step"] > 0
-  }
+  scores = scores_by_step(finished)
   assert scores[load_encoder(finished, "best").step] == max(scores.values())
 
 
