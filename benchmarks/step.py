@@ -8,7 +8,6 @@ count of temporary memory.
 """
 
 import argparse
-import functools
 import json
 import statistics
 import time
@@ -24,7 +23,7 @@ from mrd_jax.data.transforms import Batch, train_examples
 from mrd_jax.models import point_ops
 from mrd_jax.models.pointbert import SIZES, PointBERT
 from mrd_jax.optimizer import make_optimizer
-from mrd_jax.train import train_step
+from mrd_jax.train import jit_train_step
 from mrd_jax.train_state import make_state
 
 
@@ -82,17 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
   )
   compile_start = time.perf_counter()
   step = (
-    jax.jit(
-      functools.partial(
-        train_step, encoder=encoder, optimizer=optimizer, config=config
-      ),
-      in_shardings=(sharding.shardings_of(abstract_state), batch_sharding),
-      out_shardings=(
-        sharding.shardings_of(abstract_state),
-        sharding.replicated(mesh),
-      ),
-      donate_argnums=0,
-    )
+    jit_train_step(encoder, optimizer, config, abstract_state, mesh)
     .lower(abstract_state, batch)
     .compile()
   )

@@ -91,6 +91,29 @@ def train_step(
   return state, metrics
 
 
+def jit_train_step(
+  encoder: PointBERT,
+  optimizer: optax.GradientTransformation,
+  config: Config,
+  abstract_state: TrainState,
+  mesh: Mesh,
+):
+  """`train_step` for one model, laid out over the mesh; the state is donated.
+
+  Returns:
+    The jitted function (state, batch) -> (state, metrics).
+  """
+  state_sharding = sharding.shardings_of(abstract_state)
+  return jax.jit(
+    lambda state, batch: train_step(
+      state, batch, encoder=encoder, optimizer=optimizer, config=config
+    ),
+    in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
+    out_shardings=(state_sharding, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """What the loop works with, made from a config by `set_up`."""
@@ -145,15 +168,7 @@ def set_up(config: Config) -> Run:
     seed=config.seed,
     mesh=mesh,
   )
-  state_sharding = sharding.shardings_of(abstract_state)
-  step_fn = jax.jit(
-    lambda state, batch: train_step(
-      state, batch, encoder=encoder, optimizer=optimizer, config=config
-    ),
-    in_shardings=(state_sharding, batch_sharding),
-    out_shardings=(state_sharding, sharding.replicated(mesh)),
-    donate_argnums=0,
-  )
+  step_fn = jit_train_step(encoder, optimizer, config, abstract_state, mesh)
   held_out = HeldOut(
     config.eval,
     data_dir,

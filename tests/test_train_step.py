@@ -22,7 +22,7 @@ from mrd_jax.data.transforms import Batch, train_examples
 from mrd_jax.losses import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.optimizer import make_optimizer
-from mrd_jax.train import train_step
+from mrd_jax.train import jit_train_step, train_step
 from mrd_jax.train_state import TrainState, make_state
 
 BATCH, POINTS, EMBED_DIM, STEPS = 8, 96, 24, 10
@@ -232,16 +232,7 @@ def compiled_step(devices_share_grouping: bool) -> str:
     seed=0,
     mesh=mesh,
   )
-  step = jax.jit(
-    functools.partial(
-      train_step, encoder=encoder, optimizer=optimizer, config=config
-    ),
-    in_shardings=(sharding.shardings_of(abstract_state), batch_sharding),
-    out_shardings=(
-      sharding.shardings_of(abstract_state),
-      sharding.replicated(mesh),
-    ),
-  )
+  step = jit_train_step(encoder, optimizer, config, abstract_state, mesh)
   return step.lower(abstract_state, make_batch(0)).compile().as_text()
 
 
