@@ -26,6 +26,7 @@ setup(
     "chex>=0.1.90",
     "flax>=0.12.8",
     "grain>=0.2.16",
+    "huggingface_hub>=0.34",
     "importlib_resources",  # TFDS needs it and does not say so
     "jax>=0.10.2",
     "matplotlib>=3.9",
@@ -33,10 +34,14 @@ setup(
     "numpy>=2.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12.8,<0.13",  # its v1 interface still moves
+    "pypcd4>=1.4",  # the first that builds nothing on installation
+    "safetensors>=0.5",
     "scipy>=1.13",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
+    "tqdm>=4.66",
     "transformers>=5",
+    "trimesh>=4",
   ],
   extras_require={
     "cuda12": ["jax[cuda12]"],
@@ -44,6 +49,7 @@ setup(
     "tpu": ["jax[tpu]"],
     # The version that the parity tests are held against.
     "torch": ["torch==2.13.0"],
+    "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "dev": ["pyright>=1.1.400", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
   },
 )

@@ -23,8 +23,8 @@ from mrd_jax.data.transforms import Batch, train_examples
 from mrd_jax.models import point_ops
 from mrd_jax.models.pointbert import SIZES, PointBERT
 from mrd_jax.optimizer import make_optimizer
-from mrd_jax.train import jit_train_step
 from mrd_jax.train_state import make_state
+from mrd_jax.train_step import jit_train_step
 
 
 def random_batch(batch: int, points: int, embed_dim: int) -> Batch:

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-VERBS = ("main", "prepare", "report")
+VERBS = ("compare", "convert", "embed", "main", "prepare", "report")
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 """The public way to use a trained encoder.
 
 encoder = load_encoder("runs/demo")
-embeddings = encoder(points)  # (B, N, 6) -> (B, D), unit length
+embeddings = encoder(points)  # (B, N, 3 or 6) -> (B, D), unit length
 """
 
 import dataclasses
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from mrd_jax import model_card, pretrained
 from mrd_jax.checkpoint import load_on_one_device
-from mrd_jax.config import Config, from_config_dict
-from mrd_jax.data.transforms import normalize_cloud
+from mrd_jax.config import from_config_dict
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.pretrained import EncoderConfig, UpAxis
+
+_SMALLEST_BUCKET = 256  # points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,99 +32,317 @@ class Encoder:
   """A trained encoder, ready to embed clouds.
 
   Attributes:
-    config: The run's configuration.
-    step: The training step the weights come from.
+    config: What is known about it.
     variables: {"params", "batch_stats"} of `model`.
     model: The Flax module.
   """
 
-  config: Config
-  step: int
+  config: EncoderConfig
   variables: Any
   model: PointBERT
 
-  def __call__(self, points: jax.typing.ArrayLike) -> jax.Array:
+  @classmethod
+  def make(
+    cls, config: EncoderConfig, variables: Any, dtype: str = "float32"
+  ) -> "Encoder":
+    """An encoder from its config and its variables, on the first device."""
+    if dtype not in ("float32", "bfloat16"):
+      raise BadInput(f"dtype is {dtype!r}, must be 'float32' or 'bfloat16'")
+    # A CPU wants the few clouds that its cache holds (`models/point_ops.py`).
+    on_cpu = jax.default_backend() == "cpu"
+    model = PointBERT(
+      config.architecture,
+      config.embed_dim,
+      dtype=jnp.dtype(dtype),
+      fps_chunk=1 if on_cpu else 4096,
+      query_chunk=8 if on_cpu else 32,
+    )
+    return cls(config, jax.device_put(variables, jax.devices()[0]), model)
+
+  def __call__(
+    self,
+    points: Any,
+    *,
+    up: UpAxis = "y",
+    normalize: bool = True,
+    batch_size: int = 32,
+  ) -> np.ndarray:
     """Embeds clouds; the same cloud gives the same embedding every time.
 
     Args:
-      points: (B, N, 6): xyz, y up, in any unit, and rgb in [0, 1].
+      points: (B, N, 3 or 6): xyz in any unit, and rgb in [0, 1] (a grey where
+        there are no colours); or a sequence of B clouds of different N.
+      up: The axis of `points` that is up.
+      normalize: Whether clouds are centred and scaled as in training; without
+        it they have to be in the unit ball already.
+      batch_size: How many clouds at a time.
 
     Returns:
       (B, D) float32, unit length.
 
     Raises:
-      BadInput: naming the row, for another shape, NaN, or a cloud whose
-        points all coincide.
+      BadInput: naming the row, for another shape, values that are not finite,
+        colours beyond [0, 1], or a cloud whose points all coincide.
     """
-    points_BN6 = np.asarray(points, np.float32)
-    if points_BN6.ndim != 3 or points_BN6.shape[2] != 6 or not points_BN6.size:
+    if getattr(points, "ndim", 3) != 3:
       raise BadInput(
-        f"points has shape {points_BN6.shape}, must be (B, N, 6): xyz, rgb"
+        f"points has shape {points.shape}, must be (B, N, 3) or (B, N, 6), or "
+        "a list of clouds; one cloud alone is points[None]"
       )
-    for row, cloud_N6 in enumerate(points_BN6):
-      if not np.isfinite(cloud_N6).all():
-        raise BadInput(f"points[{row}] holds NaN or infinite values")
-      if (cloud_N6[:, :3] == cloud_N6[0, :3]).all():
-        raise BadInput(f"points[{row}]: all points coincide")
-    return _embed(
-      self.model, self.config.augment.swap_yz, self.variables, points_BN6
+    clouds = []
+    for row, cloud in enumerate(points):
+      try:
+        clouds.append(self.prepare(cloud, up=up, normalize=normalize))
+      except BadInput as error:
+        raise BadInput(f"points[{row}]: {error}") from None
+    return self.embed(clouds, batch_size=batch_size)
+
+  def prepare(
+    self, points: Any, *, up: UpAxis = "y", normalize: bool = True
+  ) -> np.ndarray:
+    """One cloud as the model takes it; see `__call__`.
+
+    Shuffles it (groups depend on the order of the points, and files are often
+    sorted), draws `config.num_points` of a larger one, turns it so that
+    `config.up_axis` is up, and normalises it.
+
+    Args:
+      points: (N, 3 or 6).
+      up: The axis of `points` that is up.
+      normalize: Whether to centre on the mean and scale into the unit ball.
+
+    Returns:
+      (min(N, config.num_points), 6) float32.
+    """
+    cloud = np.asarray(points, np.float64)  # coordinates may be geographic
+    if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
+      raise BadInput(f"has shape {cloud.shape}, must be (N, 3) or (N, 6)")
+    if not np.isfinite(cloud).all():
+      raise BadInput("holds NaN or infinite values")
+    if (cloud[:, :3] == cloud[0, :3]).all():
+      raise BadInput("all points coincide, there is no shape to embed")
+    if up not in ("y", "z"):
+      raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
+    order = shuffled(len(cloud))[: self.config.num_points]
+    xyz, rgb = cloud[order, :3], cloud[order, 3:]
+    if not rgb.shape[1]:
+      rgb = np.full_like(xyz, self.config.colour_fill)
+    elif rgb.min() < 0 or rgb.max() > 1:
+      raise BadInput(
+        f"colours reach from {rgb.min():g} to {rgb.max():g}, must be in [0, 1]"
+        "; divide 8-bit colours by 255"
+      )
+    if up != self.config.up_axis:
+      # What training does with its records: an exchange, a reflection.
+      xyz = xyz[:, [0, 2, 1]]
+    if normalize:
+      xyz = xyz - xyz.mean(axis=0)
+      xyz = xyz / np.sqrt((xyz**2).sum(axis=1).max())
+    return np.concatenate([xyz, rgb], axis=1).astype(np.float32)
+
+  def embed(
+    self, clouds: Sequence[np.ndarray], *, batch_size: int = 32
+  ) -> np.ndarray:
+    """Embeds clouds that `prepare` made.
+
+    Clouds are padded to a few sizes, powers of two, and so are batches: the
+    program is compiled once for each pair that occurs.
+
+    Args:
+      clouds: B arrays (n, 6), of different n.
+      batch_size: How many at a time.
+
+    Returns:
+      (B, D) float32, unit length.
+    """
+    width = self.config.embed_dim or self.config.architecture.width
+    embeddings = np.zeros((len(clouds), width), np.float32)
+    buckets: dict[int, list[int]] = {}
+    for row, cloud in enumerate(clouds):
+      size = max(_power_of_two(len(cloud)), _SMALLEST_BUCKET)
+      size = max(min(size, self.config.num_points), len(cloud))
+      buckets.setdefault(size, []).append(row)
+    for size, rows in sorted(buckets.items()):
+      for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        batch = min(_power_of_two(len(part)), batch_size)
+        points = np.zeros((batch, size, 6), np.float32)
+        num_points = np.ones(batch, np.int32)
+        for i, row in enumerate(part):
+          num_points[i] = len(clouds[row])
+          points[i, : num_points[i]] = clouds[row]
+        found = _embed(self.model, self.variables, points, num_points)
+        embeddings[part] = np.asarray(found)[: len(part)]
+    return embeddings
+
+  def save_pretrained(
+    self, directory: str | os.PathLike[str], *, license: str | None = None
+  ) -> None:
+    """Writes a model folder in Hugging Face's form, with a model card.
+
+    Args:
+      directory: Gets config.json, model.safetensors and README.md.
+      license: Of the weights, as an identifier of Hugging Face ("apache-2.0");
+        by default what the config says.  The data may demand one.
+    """
+    directory = Path(directory)
+    config = dataclasses.replace(
+      self.config, license=license or self.config.license
     )
+    pretrained.write(
+      directory / pretrained.WEIGHTS_FILE,
+      directory / pretrained.CONFIG_FILE,
+      config,
+      self.variables,
+    )
+    (directory / "README.md").write_text(model_card.write(config))
 
+  @classmethod
+  def from_pretrained(
+    cls,
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+  ) -> "Encoder":
+    """Loads a model folder, from disk or from the Hugging Face hub.
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _embed(
-  model: PointBERT, swap_yz: bool, variables, points_BN6: jax.Array
-) -> jax.Array:
-  batch, n = points_BN6.shape[:2]
-  # Groups depend on the order of a cloud's points, files are often sorted.
-  order_N = jax.random.permutation(jax.random.key(0), n)
-  points_BN6 = points_BN6[:, order_N]
-  xyz_BN3 = points_BN6[..., :3]
-  if swap_yz:
-    xyz_BN3 = xyz_BN3[..., jnp.array([0, 2, 1])]
-  exists_N1 = jnp.ones((n, 1), bool)
-  xyz_BN3 = jax.vmap(normalize_cloud, in_axes=(0, None))(xyz_BN3, exists_N1)
-  points_BN6 = jnp.concatenate([xyz_BN3, points_BN6[..., 3:]], axis=-1)
-  x_BD = model.apply(
-    variables, points_BN6, jnp.full(batch, n, jnp.int32), train=False
-  )
-  return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+    Args:
+      source: A folder, or the name of a repository, "user/model".
+      revision: Branch, tag or commit of the repository.
+      dtype: Type of the matrix work, "float32" or "bfloat16".
+
+    Raises:
+      BadInput: if there is no such model, or it cannot be fetched.
+    """
+    path = Path(source)
+    if not path.exists():
+      path = _fetch(str(source), revision)
+    return cls.make(*pretrained.read(path), dtype)
 
 
 def load_encoder(
-  workdir: str | os.PathLike[str], checkpoint: str = "latest"
+  path: str | os.PathLike[str],
+  checkpoint: str = "latest",
+  *,
+  dtype: str = "float32",
 ) -> Encoder:
-  """Loads the encoder of a run, onto one device.
+  """Loads an encoder onto one device.
 
   Args:
-    workdir: The run's folder, as given to `mrd_jax.main`.
-    checkpoint: "latest", or "best" by the run's `checkpoint.best_metric`.
+    path: A run's folder, as given to `mrd_jax.main`; a model folder
+      (`save_pretrained`, `convert from-torch`); or a .safetensors file with
+      its JSON beside it (`convert to-torch`).
+    checkpoint: Of a run: "latest", or "best" by its `checkpoint.best_metric`.
+    dtype: Type of the matrix work, "float32" or "bfloat16".
 
   Raises:
-    BadInput: if there is no run, or it has no such checkpoint.
+    BadInput: if there is nothing to load, naming what is missing.
   """
-  workdir = Path(workdir)
-  try:
-    values = json.loads((workdir / "config.json").read_text())
-  except FileNotFoundError:
-    raise BadInput(
-      f"{workdir} holds no run: config.json is missing; name the folder that "
-      "was given to mrd_jax.main as --workdir"
-    ) from None
-  config = from_config_dict(ml_collections.ConfigDict(values))
+  path = Path(path)
   if checkpoint not in ("latest", "best"):
     raise BadInput(f"checkpoint is {checkpoint!r}, must be 'latest' or 'best'")
+  if path.suffix == ".safetensors" or (path / pretrained.WEIGHTS_FILE).exists():
+    return Encoder.make(*pretrained.read(path), dtype)
+  if path.is_file():
+    raise BadInput(
+      f"{path} is neither a folder nor a .safetensors file; convert a PyTorch "
+      "checkpoint first: python -m mrd_jax.convert from-torch"
+    )
+  return Encoder.make(*_read_run(path, checkpoint), dtype)
+
+
+def shuffled(n: int) -> np.ndarray:
+  """A fixed order of n points that any language can reproduce.
+
+  Sorts by the finaliser of the hash Murmur3 of i + 1; that is a bijection of
+  32-bit integers, so there are no ties.
+
+  Returns:
+    (n,) int64, a permutation.
+  """
+  h = np.arange(1, n + 1, dtype=np.uint32)
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    h ^= h >> np.uint32(shift)
+    h *= np.uint32(factor)
+  h ^= h >> np.uint32(16)
+  return np.argsort(h)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(
+  model: PointBERT, variables, points_BN6: jax.Array, num_points_B: jax.Array
+) -> jax.Array:
+  x_BD = model.apply(variables, points_BN6, num_points_B, train=False)
+  return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+
+
+def _power_of_two(n: int) -> int:
+  """The smallest that is not below n."""
+  return 1 << (n - 1).bit_length()
+
+
+def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
+  """A run's config and variables, the averaged ones where it kept them."""
+  values = _read_json(workdir / "config.json")
+  if values is None:
+    raise BadInput(
+      f"{workdir} holds no run and no model: config.json is missing; name the "
+      "folder that was given to mrd_jax.main as --workdir"
+    )
+  config = from_config_dict(ml_collections.ConfigDict(values))
   step, state = load_on_one_device(
     workdir / "checkpoints",
     best_metric=config.checkpoint.best_metric if checkpoint == "best" else None,
   )
-  params = (state["average"] or state["params"])["encoder"]
-  model = PointBERT(
-    config.model.size,
-    embed_dim=params["proj"]["bias"].shape[0],
-    dtype=jnp.dtype(config.model.dtype),
-    fps_chunk=config.model.fps_chunk,
-    query_chunk=config.model.query_chunk,
+  params = state["average"] or state["params"]
+  data = _read_json(workdir / "data.json") or {}
+  results = _read_json(workdir / "results.json") or {}
+  encoder_config = EncoderConfig(
+    architecture=config.model.size,
+    embed_dim=params["encoder"]["proj"]["bias"].shape[0],
+    up_axis="z" if config.augment.swap_yz else "y",
+    num_points=config.augment.num_points,
+    colour_fill=config.augment.colour_fill,
+    embedding_space=data.get("teacher", "unknown"),
+    logit_scale=float(params["logit_scale"]),
+    step=step,
+    training_config=values,
+    data=data or None,
+    results=results if results.get("step") == step else None,
+    source="trained with mrd_jax",
   )
-  variables = {"params": params, "batch_stats": state["batch_stats"]}
-  return Encoder(config, step, variables, model)
+  variables = {
+    "params": params["encoder"],
+    "batch_stats": state["batch_stats"],
+  }
+  return encoder_config, variables
+
+
+def _read_json(path: Path) -> Any:
+  """The content of a JSON file; None if it does not exist."""
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    return None
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+  """Downloads a model folder from the hub, or finds it in the cache."""
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  folder = Path()
+  try:
+    for name in (pretrained.CONFIG_FILE, pretrained.WEIGHTS_FILE):
+      file = huggingface_hub.hf_hub_download(
+        repository, name, revision=revision
+      )
+      folder = Path(file).parent
+  except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise BadInput(
+      f"{repository} is neither a folder nor a model that could be fetched "
+      f"from the Hugging Face hub: {reason}"
+    ) from error
+  return folder

@@ -1,4 +1,4 @@
-"""The training run: set-up, the step, and the loop, each in one function."""
+"""The training run: set-up and the loop, each in one function."""
 
 import collections
 import contextlib
@@ -12,106 +12,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding
 
 from mrd_jax import prepare, sharding
 from mrd_jax.checkpoint import Checkpoints
 from mrd_jax.config import Config, in_steps
 from mrd_jax.data import dataset, pipeline
-from mrd_jax.data.transforms import Batch, train_examples
+from mrd_jax.data.transforms import Batch
 from mrd_jax.evaluate.embed import Embedder
 from mrd_jax.evaluate.held_out import HeldOut, save_embeddings
-from mrd_jax.losses import Embeddings, mrd_loss
 from mrd_jax.metrics import MetricsWriter, write_json
 from mrd_jax.models.pointbert import PointBERT
-from mrd_jax.optimizer import (
-  clamp_logit_scale,
-  make_optimizer,
-  update_average,
-)
+from mrd_jax.optimizer import make_optimizer
 from mrd_jax.preemption import Preempted, Preemption
 from mrd_jax.resume import check_resumable, check_same_data
 from mrd_jax.train_state import TrainState, eval_variables, make_state
+from mrd_jax.train_step import jit_train_step
 
 
 class NotFinite(RuntimeError):
   """A loss or gradient became NaN or infinite; nothing of it was saved."""
-
-
-def train_step(
-  state: TrainState,
-  batch: Batch,
-  *,
-  encoder: PointBERT,
-  optimizer: optax.GradientTransformation,
-  config: Config,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One step on a global batch: input stage, encoder, losses, update.
-
-  Returns:
-    The next state and the metrics of `losses.mrd_loss`, with "grad_norm".
-  """
-  examples = train_examples(
-    batch, config.augment, seed=config.seed, step=state.step
-  )
-  # A stream of its own, beside those of the samples.
-  loss_key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
-
-  def loss_fn(params):
-    point, updates = encoder.apply(
-      {"params": params["encoder"], "batch_stats": state.batch_stats},
-      examples.points,
-      examples.num_points,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    loss, metrics = mrd_loss(
-      config.loss,
-      Embeddings(point, examples.image, examples.text, examples.has_text),
-      params["logit_scale"],
-      params["dynamic_weights"],
-      loss_key,
-    )
-    return loss, (metrics, updates["batch_stats"])
-
-  gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-    state.params
-  )
-  updates, opt_state = optimizer.update(
-    gradients, state.opt_state, state.params
-  )
-  params: Any = optax.apply_updates(state.params, updates)
-  params = clamp_logit_scale(params, config.logit_scale.max)
-  average = state.average and update_average(
-    state.average, params, config.optimizer.ema_decay
-  )
-  metrics["grad_norm"] = optax.tree.norm(gradients)
-  state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-  return state, metrics
-
-
-def jit_train_step(
-  encoder: PointBERT,
-  optimizer: optax.GradientTransformation,
-  config: Config,
-  abstract_state: TrainState,
-  mesh: Mesh,
-):
-  """`train_step` for one model, laid out over the mesh; the state is donated.
-
-  Returns:
-    The jitted function (state, batch) -> (state, metrics).
-  """
-  state_sharding = sharding.shardings_of(abstract_state)
-  return jax.jit(
-    lambda state, batch: train_step(
-      state, batch, encoder=encoder, optimizer=optimizer, config=config
-    ),
-    in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
-    out_shardings=(state_sharding, sharding.replicated(mesh)),
-    donate_argnums=0,
-  )
 
 
 @dataclasses.dataclass(frozen=True)

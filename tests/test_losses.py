@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from reference import losses as twin
 
 from mrd_jax import losses, relations
+from mrd_jax.compare import torch_losses as twin
 from mrd_jax.losses import Embeddings, LossConfig
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from reference.optimizer import cosine_with_warmup
 
+from mrd_jax.compare.torch_optimizer import cosine_with_warmup
 from mrd_jax.errors import BadInput
 from mrd_jax.losses import LossConfig
 from mrd_jax.models.pointbert import PointBERT, PointBERTSize

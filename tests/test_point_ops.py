@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from reference import pointbert as twin
 
+from mrd_jax.convert import pointbert_torch as twin
 from mrd_jax.models import point_ops
 
 

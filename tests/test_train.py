@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from configs import debug
-from mrd_jax import train
+from mrd_jax import train, train_step
 from mrd_jax.checkpoint import load_on_one_device
 from mrd_jax.config import from_config_dict
 from mrd_jax.data import dataset
@@ -378,7 +378,7 @@ def test_evaluates_the_average_of_the_parameters(finished):
 def test_load_encoder_embeds_as_the_evaluation_did(finished, data_dir):
   """Another shuffle of the points, so alike but not equal."""
   encoder = load_encoder(finished)
-  assert encoder.step == 20
+  assert encoder.config.step == 20
   records = dataset.open_split(data_dir, "val")
   points = np.stack(
     [
@@ -399,7 +399,9 @@ def test_load_encoder_embeds_as_the_evaluation_did(finished, data_dir):
 
 def test_load_encoder_finds_the_best_checkpoint(finished):
   scores = scores_by_step(finished)
-  assert scores[load_encoder(finished, "best").step] == max(scores.values())
+  assert scores[load_encoder(finished, "best").config.step] == max(
+    scores.values()
+  )
 
 
 def test_load_encoder_says_what_is_missing(tmp_path, finished):
@@ -526,9 +528,9 @@ def test_every_kind_of_loss_trains(data_dir, tmp_path, loss):
 
 def test_the_step_is_traced_once(data_dir, tmp_path, monkeypatch):
   traces = []
-  original = train.train_step
+  original = train_step.train_step
   monkeypatch.setattr(
-    train,
+    train_step,
     "train_step",
     lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs),
   )

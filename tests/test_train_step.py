@@ -11,19 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from reference import losses as twin_losses
-from reference import optimizer as twin_optimizer
 from weights import make_twin, to_flax
 
 from configs import debug
 from mrd_jax import sharding
+from mrd_jax.compare import torch_losses as twin_losses
+from mrd_jax.compare import torch_optimizer as twin_optimizer
 from mrd_jax.config import Config, from_config_dict
 from mrd_jax.data.transforms import Batch, train_examples
 from mrd_jax.losses import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.optimizer import make_optimizer
-from mrd_jax.train import jit_train_step, train_step
 from mrd_jax.train_state import TrainState, make_state
+from mrd_jax.train_step import jit_train_step, train_step
 
 BATCH, POINTS, EMBED_DIM, STEPS = 8, 96, 24, 10
 

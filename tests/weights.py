@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from reference.pointbert import PointPatchTransformer, Projected
 
+from mrd_jax.convert.pointbert_torch import PointPatchTransformer, Projected
 from mrd_jax.models.pointbert import PointBERTSize
 
 

@@ -168,7 +168,8 @@ class PointBERT(nn.Module):
 
   Attributes:
     size: The architecture.
-    embed_dim: D, width of the teacher's embedding space.
+    embed_dim: D, width of the teacher's embedding space; None leaves the
+      projection out (OpenShape's ViT-B/32 encoder), D is then the width.
     dtype: Compute type of matrix work; parameters, BatchNorm and LayerNorm
       statistics are float32 always.
     remat: What the backward pass recomputes instead of keeping: nothing, the
@@ -181,7 +182,7 @@ class PointBERT(nn.Module):
   """
 
   size: PointBERTSize
-  embed_dim: int
+  embed_dim: int | None
   dtype: jnp.dtype = jnp.float32
   remat: Remat = "none"
   attention: Attention = "xla"
@@ -243,4 +244,6 @@ class PointBERT(nn.Module):
       )(x_BLD)
     # What the losses compare is never rounded to a half-precision type.
     out_dtype = jnp.promote_types(self.dtype, jnp.float32)
+    if self.embed_dim is None:
+      return x_BLD[:, 0].astype(out_dtype)
     return Linear(self.embed_dim, dtype=out_dtype, name="proj")(x_BLD[:, 0])

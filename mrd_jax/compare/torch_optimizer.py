@@ -1,25 +1,27 @@
 """AdamW with parameter groups by name, and the learning-rate schedule."""
 
 import math
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 
-def takes_decay(name, parameter):
+def takes_decay(name: str, parameter: Tensor) -> bool:
   """Whether this is the weight of a Linear or a Conv layer."""
   return name.endswith(".weight") and parameter.ndim >= 2
 
 
 def make_optimizer(
-  model_params,
-  dynamic_weights,
+  model_params: Mapping[str, Tensor],
+  dynamic_weights: Mapping[str, Tensor],
   *,
-  lr,
-  dynamic_lr,
-  weight_decay=0.05,
-  betas=(0.9, 0.999),
-  eps=1e-8,
-):
+  lr: float,
+  dynamic_lr: float,
+  weight_decay: float = 0.05,
+  betas: tuple[float, float] = (0.9, 0.999),
+  eps: float = 1e-8,
+) -> torch.optim.AdamW:
   """AdamW over three groups: "decay", "no_decay" and "dynamic_weights".
 
   Args:
@@ -56,7 +58,14 @@ def make_optimizer(
   )
 
 
-def cosine_with_warmup(step, *, peak, warmup_steps, total_steps, floor=0.0):
+def cosine_with_warmup(
+  step: int,
+  *,
+  peak: float,
+  warmup_steps: int,
+  total_steps: int,
+  floor: float = 0.0,
+) -> float:
   """Learning rate of the update number `step`, counted from 0.
 
   Linear from 0 at step 0 to peak at warmup_steps, then half a cosine down to

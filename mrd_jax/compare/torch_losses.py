@@ -9,12 +9,13 @@ computed, so no mask can be wrong.
 import functools
 
 import torch
+from torch import Tensor
 
 REPRESENTATIONS = ("euclidean", "similarity", "partial_order")
 _WEIGHTS = ("dynamic", "fixed")
 
 
-def unit(x):
+def unit(x: Tensor) -> Tensor:
   """Rows of x (B, D) divided by their Euclidean norms."""
   return x / x.norm(dim=-1, keepdim=True)
 
@@ -22,7 +23,7 @@ def unit(x):
 # Relations, Eq. 3-8.
 
 
-def relation_euclidean(a, b):
+def relation_euclidean(a: Tensor, b: Tensor) -> Tensor:
   """Distances ||a_i - b_j||, Eq. 3 and 4 before the division by Z.
 
   Args:
@@ -35,7 +36,7 @@ def relation_euclidean(a, b):
   return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def divide_by_mean(relation, pair_mask):
+def divide_by_mean(relation: Tensor, pair_mask: Tensor) -> Tensor:
   """Divides a relation (n, m) by its mean over its pairs (Z of Eq. 4).
 
   The equation leaves Z = 0 open (one sample that is its own copy): such a
@@ -47,7 +48,9 @@ def divide_by_mean(relation, pair_mask):
   return relation / pairs.mean()
 
 
-def relation_log_similarity(a, b, scale, pair_mask):
+def relation_log_similarity(
+  a: Tensor, b: Tensor, scale: Tensor | float, pair_mask: Tensor
+) -> Tensor:
   """Log of the normalised similarity, Eq. 5 and 6.
 
   Args:
@@ -68,7 +71,7 @@ def relation_log_similarity(a, b, scale, pair_mask):
   return torch.stack(rows)
 
 
-def teacher_order(distances, mask):
+def teacher_order(distances: Tensor, mask: Tensor) -> Tensor:
   """The row's columns from the nearest to the farthest, Eq. 7 and 8.
 
   distances (m,) are one anchor's, mask (m,) bool says which columns take part;
@@ -81,14 +84,16 @@ def teacher_order(distances, mask):
 # Discrepancies, Eq. 10-12. Teachers are constants.
 
 
-def mse(student, teacher, pair_mask):
+def mse(student: Tensor, teacher: Tensor, pair_mask: Tensor) -> Tensor:
   """Eq. 10: mean over the pairs of the squared difference; 0 without pairs."""
   if not pair_mask.any():
     return torch.zeros((), dtype=student.dtype)
   return ((student - teacher.detach())[pair_mask] ** 2).mean()
 
 
-def jeffrey(log_student, log_teacher, pair_mask):
+def jeffrey(
+  log_student: Tensor, log_teacher: Tensor, pair_mask: Tensor
+) -> Tensor:
   """Eq. 11: KL both ways, summed; mean over the rows that have pairs.
 
   All are (n, m); the logs come from relation_log_similarity. 0 without pairs.
@@ -105,7 +110,9 @@ def jeffrey(log_student, log_teacher, pair_mask):
   return torch.stack(rows).mean()
 
 
-def margin_ranking(student, teacher, pair_mask, margin):
+def margin_ranking(
+  student: Tensor, teacher: Tensor, pair_mask: Tensor, margin: float
+) -> Tensor:
   """Eq. 12: hinge on every pair of columns, as seen from every anchor.
 
   For an anchor i and columns j, k that the teacher puts in this order:
@@ -135,7 +142,7 @@ def margin_ranking(student, teacher, pair_mask, margin):
 # Losses, Eq. 1, 2, 9 and 13.
 
 
-def contrastive(a, b, scale, valid):
+def contrastive(a: Tensor, b: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
   """Eq. 1: symmetric InfoNCE among the valid samples.
 
   Args:
@@ -156,16 +163,16 @@ def contrastive(a, b, scale, valid):
 
 
 def relation_discrepancy(
-  student,
-  teacher,
-  is_intra,
+  student: tuple[Tensor, Tensor],
+  teacher: tuple[Tensor, Tensor],
+  is_intra: bool,
   *,
-  representation,
-  scale,
-  keep_diagonal,
-  normalise_intra,
-  margin,
-):
+  representation: str,
+  scale: Tensor | float,
+  keep_diagonal: bool,
+  normalise_intra: bool,
+  margin: float,
+) -> Tensor:
   """D(R^student, R^teacher) for two relations given by their ends.
 
   Args:
@@ -205,24 +212,24 @@ def relation_discrepancy(
 
 
 def mrd_loss(
-  point,
-  image,
-  text,
-  has_text,
-  logit_scale,
-  dynamic_weights,
+  point: Tensor,
+  image: Tensor,
+  text: Tensor,
+  has_text: Tensor,
+  logit_scale: Tensor,
+  dynamic_weights: dict[str, Tensor],
   *,
-  representation,
-  intra=True,
-  cross=True,
-  cross_form="full",
-  weights="dynamic",
-  fixed_scale=None,
-  keep_diagonal=False,
-  normalise_intra=True,
-  margin=0.1,
-  lam=3.0,
-):
+  representation: str,
+  intra: bool = True,
+  cross: bool = True,
+  cross_form: str = "full",
+  weights: str = "dynamic",
+  fixed_scale: float | None = None,
+  keep_diagonal: bool = False,
+  normalise_intra: bool = True,
+  margin: float = 0.1,
+  lam: float = 3.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
   """Eq. 13: contrast plus lam times the intra and cross relation losses.
 
   Args:
@@ -264,7 +271,7 @@ def mrd_loss(
     margin=margin,
   )
 
-  def weighted(pair, first, second):
+  def weighted(pair: str, first: Tensor, second: Tensor) -> Tensor:
     if weights == "fixed":
       return (first + second) / 2
     w = torch.softmax(dynamic_weights[pair], dim=0)

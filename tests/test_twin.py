@@ -6,7 +6,9 @@ torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
 
 import math
 
-from . import losses, optimizer, pointbert
+from mrd_jax.compare import torch_losses as losses
+from mrd_jax.compare import torch_optimizer as optimizer
+from mrd_jax.convert import pointbert_torch as pointbert
 
 # Arguments; parameters with a projection to 1280; state-dict entries.
 SIZES = {

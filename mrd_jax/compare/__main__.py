@@ -1,0 +1,144 @@
+"""python -m mrd_jax.compare: our numerics against PyTorch's."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrd_jax.errors import BadInput
+
+_DTYPES = ("float64", "float32", "bfloat16")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Compares; returns the exit code.
+
+  Returns:
+    0 if everything is within its tolerance, 1 if not, 2 for bad input.
+  """
+  args = _parser().parse_args(argv)
+  try:
+    return _compare(args)
+  except BadInput as error:
+    print(error, file=sys.stderr)
+    return 2
+  except ModuleNotFoundError as error:
+    if error.name != "torch":
+      raise
+    print(
+      "this needs PyTorch, which is not installed: pip install mrd-jax[torch]",
+      file=sys.stderr,
+    )
+    return 2
+
+
+def _compare(args: argparse.Namespace) -> int:
+  import torch  # after --help, which needs neither PyTorch nor JAX
+
+  from mrd_jax.compare import report, run
+  from mrd_jax.convert import bridge
+  from mrd_jax.encoder import load_encoder
+
+  encoder = load_encoder(args.checkpoint, args.which)
+  model = (
+    bridge.read_torch_model(args.torch, encoder.config)
+    if args.torch
+    else bridge.torch_model(encoder)
+  )
+  examples = run.read_examples(
+    args.data, args.split, encoder.config, args.batch
+  )
+  if args.torch_device == "cuda" and not torch.cuda.is_available():
+    raise BadInput("--torch-device is cuda, but PyTorch finds no GPU")
+  torch.backends.cuda.matmul.allow_tf32 = args.tf32
+  torch.backends.cudnn.allow_tf32 = args.tf32
+  rows = run.compare(
+    encoder, model, examples, dtypes=args.dtypes, device=args.torch_device
+  )
+  print(report.table(rows), end="\n\n")
+  batch, points, _ = examples.points.shape
+  inputs = {
+    "checkpoint": args.checkpoint,
+    "step": encoder.config.step,
+    "torch_file": args.torch and str(args.torch),
+    "data": str(args.data),
+    "split": args.split,
+    "clouds": batch,
+    "points": points,
+    "torch_device": args.torch_device,
+    "tf32": args.tf32,
+  }
+  title = f"{args.checkpoint}, {batch} clouds of {points:,} points"
+  for path in report.write(args.output, rows, inputs, title):
+    print(path)
+  print(report.verdict(rows))
+  return 0 if all(row.passed for row in rows) else 1
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+  dtypes = tuple(text.split(","))
+  if not set(dtypes) <= set(_DTYPES):
+    raise argparse.ArgumentTypeError(f"expected some of {','.join(_DTYPES)}")
+  return dtypes
+
+
+def _count(text: str) -> int:
+  if not text.isdigit() or int(text) < 2:
+    raise argparse.ArgumentTypeError("expected a number above 1")
+  return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m mrd_jax.compare",
+    description="Runs an encoder and a training step in JAX and in PyTorch "
+    "and holds every stage of one against the other.",
+    epilog="Exit code: 0 if every stage is within its tolerance, 1 if not, 2 "
+    "for bad input.",
+  )
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    help="a run's folder, a model folder or a .safetensors file",
+  )
+  parser.add_argument(
+    "--which",
+    choices=("latest", "best"),
+    default="latest",
+    help="checkpoint of a run (default: latest)",
+  )
+  parser.add_argument(
+    "--torch",
+    type=Path,
+    metavar="MODEL.pt",
+    help="PyTorch's weights (default: the checkpoint's, converted)",
+  )
+  parser.add_argument(
+    "--data", required=True, type=Path, help="a prepared dataset"
+  )
+  parser.add_argument(
+    "--split", default="train", help="of the dataset (default: train)"
+  )
+  parser.add_argument(
+    "--batch", type=_count, default=8, help="clouds (default: 8)"
+  )
+  parser.add_argument(
+    "--output", required=True, type=Path, help="folder for JSON and figure"
+  )
+  parser.add_argument(
+    "--dtypes",
+    type=_dtypes,
+    default=("float32", "bfloat16"),
+    help="some of float64,float32,bfloat16 (default: the last two)",
+  )
+  parser.add_argument("--torch-device", choices=("cpu", "cuda"), default="cpu")
+  parser.add_argument(
+    "--tf32",
+    action="store_true",
+    help="let PyTorch round float32 products to TF32 on a GPU",
+  )
+  return parser
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,84 @@
+"""How far two results are apart, and whether that is within a tolerance."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Row(NamedTuple):
+  """One line of the comparison: ours against PyTorch's.
+
+  Attributes:
+    part: What was run, as "eval float32".
+    stage: What is compared.
+    max_abs: Largest absolute difference; of indices, how many differ.
+    relative: `max_abs` over the largest absolute value on PyTorch's side; of
+      loss terms, over the total loss; of indices, the share that differs.
+    cosine: Of both sides as vectors; of embeddings, the lowest of any cloud.
+    tolerance: Largest `relative` that passes; None where nothing is demanded.
+  """
+
+  part: str
+  stage: str
+  max_abs: float
+  relative: float
+  cosine: float
+  tolerance: float | None
+
+  @property
+  def passed(self) -> bool:
+    return self.tolerance is None or self.relative <= self.tolerance
+
+
+def of_values(
+  part: str, stage: str, ours: Any, theirs: Any, tolerance: float | None
+) -> Row:
+  """Compares arrays, or trees of arrays with the same structure."""
+  a, b = _flat(ours), _flat(theirs)
+  max_abs = np.abs(a - b).max(initial=0)
+  return Row(
+    part,
+    stage,
+    float(max_abs),
+    _ratio(max_abs, np.abs(b).max(initial=0)),
+    _cosine(a, b),
+    tolerance,
+  )
+
+
+def of_embeddings(
+  part: str, stage: str, ours: Any, theirs: Any, tolerance: float | None
+) -> Row:
+  """The same for (B, D), with the lowest cosine of the B pairs."""
+  row = of_values(part, stage, ours, theirs, tolerance)
+  cosines = [
+    _cosine(_flat(a), _flat(b)) for a, b in zip(ours, theirs, strict=True)
+  ]
+  return row._replace(cosine=min(cosines))
+
+
+def of_indices(
+  part: str, stage: str, ours: Any, theirs: Any, tolerance: float | None
+) -> Row:
+  """Compares integers: they are equal or they are not."""
+  different = np.asarray(ours) != np.asarray(theirs)
+  share = float(different.mean())
+  return Row(part, stage, float(different.sum()), share, 1 - share, tolerance)
+
+
+def _flat(tree: Any) -> np.ndarray:
+  """Every number of a tree in one float64 vector, leaves in sorted order."""
+  if isinstance(tree, dict):
+    return np.concatenate(
+      [np.zeros(0), *(_flat(tree[k]) for k in sorted(tree))]
+    )
+  return np.asarray(tree, np.float64).ravel()
+
+
+def _ratio(x: float, y: float) -> float:
+  return float(x / y) if y else (0.0 if not x else float("inf"))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+  norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+  return float(a @ b) / norms if norms else float((a == b).all())

@@ -1,0 +1,276 @@
+"""The whole comparison: what is run, and what it is held against."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+
+from mrd_jax.compare import errors, stages, training
+from mrd_jax.compare.errors import Row
+from mrd_jax.compare.stages import Clouds
+from mrd_jax.config import from_config_dict
+from mrd_jax.convert import pointbert_torch
+from mrd_jax.data import dataset, pipeline
+from mrd_jax.data.transforms import AugmentConfig, Examples, eval_examples
+from mrd_jax.encoder import Encoder
+from mrd_jax.errors import BadInput
+from mrd_jax.pretrained import EncoderConfig
+
+
+class Tolerances(NamedTuple):
+  """Largest relative differences that pass; see `docs/pytorch.md` for why.
+
+  Attributes:
+    stage: Of a stage of the encoder.
+    term: Of a loss term, over the total loss.
+    gradient: Of a module's gradient.
+    pooled_gradient: Of the mini-PointNet's, which depends on which of two
+      nearly equal values is the maximum; None demands nothing.
+    update: Of what the optimizers make of the same gradients.
+  """
+
+  stage: float
+  term: float
+  gradient: float
+  pooled_gradient: float | None
+  update: float
+
+
+TOLERANCES = {
+  # Not tighter: `jax.nn.dot_product_attention` takes its softmax in float32.
+  "float64": Tolerances(1e-6, 1e-6, 1e-6, 1e-6, 1e-12),
+  "float32": Tolerances(1e-5, 1e-6, 1e-5, 2e-2, 1e-6),
+  "bfloat16": Tolerances(5e-2, 2e-2, 1e-1, None, 1e-6),
+}
+
+
+def read_examples(
+  data: Path, split: str, config: EncoderConfig, count: int
+) -> Examples:
+  """The first shapes of a split as evaluation sees them, on the host.
+
+  Args:
+    data: Prepared dataset.
+    split: One of its splits.
+    config: Says how many points are drawn and what is up.
+    count: How many shapes.
+
+  Raises:
+    BadInput: if there is no such data, or its features have another width
+      than the embeddings.
+  """
+  meta = dataset.read_meta(data)
+  source = dataset.open_split(data, split)
+  if meta.embed_dim != (config.embed_dim or config.architecture.width):
+    raise BadInput(
+      f"--data: features of {data} have width {meta.embed_dim}, the encoder's "
+      f"embeddings {config.embed_dim or config.architecture.width}; name a "
+      "dataset made with its teacher"
+    )
+  if len(source) < count:
+    raise BadInput(
+      f"--batch is {count}, split {split!r} of {data} has {len(source)} shapes"
+    )
+  batch = next(
+    pipeline.eval_batches(
+      source,
+      meta,
+      batch_size=count,
+      process_index=0,
+      process_count=1,
+      threads=1,
+    )
+  )
+  plain = AugmentConfig(
+    num_points=config.num_points,
+    swap_yz=config.up_axis == "z",
+    point_dropout=0.0,
+    scale_low=1.0,
+    scale_high=1.0,
+    shift=0.0,
+    tilt=0.0,
+    tilt_max=0.0,
+    rotate=False,
+    colour_drop=0.0,
+    colour_fill=config.colour_fill,
+  )
+  return jax.device_get(
+    jax.jit(lambda batch: eval_examples(batch, plain, seed=0))(batch)
+  )
+
+
+def compare(
+  encoder: Encoder,
+  model: pointbert_torch.Projected,
+  examples: Examples,
+  *,
+  dtypes: tuple[str, ...],
+  device: str = "cpu",
+) -> list[Row]:
+  """Runs both sides and holds them against each other.
+
+  Args:
+    encoder: Ours.
+    model: PyTorch's, with the weights to compare with, in float32.
+    examples: Clouds and teacher features.
+    dtypes: "float32", "bfloat16" or both.
+    device: PyTorch's device.
+
+  Returns:
+    A row for every stage of every part.
+  """
+  model = model.to(device)
+  stored = Clouds(*map(np.asarray, (examples.points, examples.num_points)))
+  clouds = stages.snap(stored)
+  examples = examples._replace(points=clouds.points)
+  training_config = encoder.config.training_config
+  setting = training.make_setting(
+    from_config_dict(ConfigDict(training_config)) if training_config else None,
+    encoder.config.logit_scale,
+  )
+  rows = _indices("points", encoder, clouds, device, tolerance=0.0)
+  rows += _indices("unrounded points", encoder, stored, device, tolerance=None)
+  for dtype in dtypes:
+    with jax.enable_x64(dtype == "float64"):
+      ours = _in_dtype(encoder, dtype)
+      model = model.to(torch.float64 if dtype == "float64" else torch.float32)
+      for train in (False, True):
+        rows += _forward(ours, model, clouds, train, dtype)
+      rows += _step(setting, ours, model, examples, dtype)
+  return rows
+
+
+def _in_dtype(encoder: Encoder, dtype: str) -> Encoder:
+  """The encoder computing in a type; float64 has parameters of its own."""
+  variables = encoder.variables
+  if dtype == "float64":
+    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+  return dataclasses.replace(
+    encoder,
+    variables=variables,
+    model=encoder.model.clone(dtype=jnp.dtype(dtype)),
+  )
+
+
+def _indices(
+  part: str,
+  encoder: Encoder,
+  clouds: Clouds,
+  device: str,
+  tolerance: float | None,
+) -> list[Row]:
+  size = encoder.config.architecture
+  ours = stages.jax_indices(size, clouds)
+  theirs = stages.torch_indices(size, clouds, device)
+  return [
+    errors.of_indices(part, name, ours[name], theirs[name], tolerance)
+    for name in (stages.SAMPLES, stages.NEIGHBOURS)
+  ]
+
+
+def _forward(
+  encoder: Encoder,
+  model: pointbert_torch.Projected,
+  clouds: Clouds,
+  train: bool,
+  dtype: str,
+) -> list[Row]:
+  part = f"{'train' if train else 'eval'} {dtype}"
+  tolerance = TOLERANCES[dtype].stage
+  ours = stages.jax_forward(
+    encoder.model, encoder.variables, clouds, train=train
+  )
+  theirs = stages.torch_forward(
+    model, clouds, train=train, bfloat16=dtype == "bfloat16"
+  )
+  rows = [
+    (errors.of_embeddings if name == stages.EMBEDDING else errors.of_values)(
+      part, name, value, theirs.stages[name], tolerance
+    )
+    for name, value in ours.stages.items()
+  ]
+  if train:
+    size = encoder.config.architecture
+    old = jax.device_get(encoder.variables["batch_stats"]["point_net"])
+    new = stages.unbias(
+      old,
+      ours.statistics,
+      len(clouds.points) * size.groups * size.group_size,
+    )
+    rows.append(
+      errors.of_values(
+        part, "running statistics", new, theirs.statistics, tolerance
+      )
+    )
+  return rows
+
+
+def _step(
+  setting: training.Setting,
+  encoder: Encoder,
+  model: pointbert_torch.Projected,
+  examples: Examples,
+  dtype: str,
+) -> list[Row]:
+  ours = training.jax_step(setting, encoder.model, encoder.variables, examples)
+  theirs = training.torch_step(
+    setting, model, examples, bfloat16=dtype == "bfloat16"
+  )
+  limits = TOLERANCES[dtype]
+  start = jax.device_get(
+    training.start_params(setting, encoder.variables["params"])
+  )
+
+  def moved(params: Any) -> Any:
+    return jax.tree.map(np.subtract, params, start)
+
+  rows = [
+    errors.of_values(f"loss {dtype}", name, value, theirs.terms[name], None)
+    for name, value in ours.terms.items()
+  ]
+  total = abs(theirs.terms["loss"])
+  rows = [
+    row._replace(relative=row.max_abs / total, tolerance=limits.term)
+    for row in rows
+  ]
+  tolerances = {training.POINT_NET: limits.pooled_gradient}
+  rows += _by_module(
+    f"gradients {dtype}",
+    ours.gradients,
+    theirs.gradients,
+    lambda module: tolerances.get(module, limits.gradient),
+  )
+  rows += _by_module(
+    f"optimizer, same gradients {dtype}",
+    training.jax_update(setting, start, theirs.gradients),
+    theirs.params,
+    lambda module: limits.update,
+  )
+  # Adam's first step is the sign of a gradient, also of one that is zero but
+  # for rounding: what differs by it is told, not judged.
+  rows += _by_module(
+    f"whole step {dtype}",
+    moved(ours.params),
+    moved(theirs.params),
+    lambda module: None,
+  )
+  return rows
+
+
+def _by_module(
+  part: str,
+  ours: Any,
+  theirs: Any,
+  tolerance: Callable[[str], float | None],
+) -> list[Row]:
+  theirs = training.modules(theirs)
+  return [
+    errors.of_values(part, name, value, theirs[name], tolerance(name))
+    for name, value in training.modules(ours).items()
+  ]

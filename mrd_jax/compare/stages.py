@@ -1,0 +1,254 @@
+"""The encoder's stages on both sides, on the same clouds and weights.
+
+A stage is named as it is printed; both functions return the same names in
+the order of computation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+
+from mrd_jax.convert import pointbert_torch, state_dict
+from mrd_jax.models import point_ops
+from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+
+SAMPLES, NEIGHBOURS = "FPS indices", "ball query indices"
+EMBEDDING = "normalised embedding"
+
+
+class Clouds(NamedTuple):
+  """Prepared clouds.
+
+  Attributes:
+    points: (B, N, 6) float32.
+    num_points: (B,) int32, how many leading points exist.
+  """
+
+  points: np.ndarray
+  num_points: np.ndarray
+
+
+class Forward(NamedTuple):
+  """One forward pass.
+
+  Attributes:
+    stages: Arrays by stage.
+    statistics: {"mean", "var"} of all BatchNorms after the pass.
+  """
+
+  stages: dict[str, np.ndarray]
+  statistics: dict[str, Any]
+
+
+def snap(clouds: Clouds) -> Clouds:
+  """Rounds coordinates to multiples of 2^-10.
+
+  Every squared distance is then exact in float32, so that both sides must
+  choose the same points: an index that differs is an error, not rounding.
+  """
+  points = clouds.points.copy()
+  points[..., :3] = np.rint(points[..., :3] * 1024) / 1024
+  return clouds._replace(points=points)
+
+
+def jax_indices(size: PointBERTSize, clouds: Clouds) -> dict[str, np.ndarray]:
+  """What our tokenizer chooses."""
+
+  @jax.jit
+  def choose(xyz_BN3, num_points_B):
+    def one(cloud):
+      xyz_N3, n = cloud
+      chosen = point_ops.farthest_point_sample(xyz_N3, n, size.groups)
+      neighbours = point_ops.ball_query(
+        xyz_N3,
+        xyz_N3[chosen],
+        n,
+        radius=size.radius,
+        group_size=size.group_size,
+      )
+      return {SAMPLES: chosen, NEIGHBOURS: neighbours}
+
+    return jax.lax.map(one, (xyz_BN3, num_points_B))
+
+  return jax.device_get(choose(clouds.points[..., :3], clouds.num_points))
+
+
+def torch_indices(
+  size: PointBERTSize, clouds: Clouds, device: str
+) -> dict[str, np.ndarray]:
+  """What PyTorch's tokenizer chooses."""
+  xyz, num_points = (
+    torch.tensor(x, device=device)
+    for x in (clouds.points[..., :3], clouds.num_points)
+  )
+  chosen = pointbert_torch.farthest_point_sample(xyz, size.groups, num_points)
+  centers = xyz.gather(1, chosen[..., None].expand(-1, -1, 3))
+  neighbours = pointbert_torch.ball_query(
+    xyz, centers, size.radius, size.group_size, num_points
+  )
+  return {SAMPLES: chosen.cpu().numpy(), NEIGHBOURS: neighbours.cpu().numpy()}
+
+
+def jax_forward(
+  model: PointBERT, variables: Any, clouds: Clouds, *, train: bool
+) -> Forward:
+  """Our forward pass with all its intermediate results."""
+  size = model.size
+
+  @jax.jit
+  def forward(variables, points, num_points):
+    groups = point_ops.group_points(
+      points,
+      num_points,
+      groups=size.groups,
+      radius=size.radius,
+      group_size=size.group_size,
+      fps_chunk=model.fps_chunk,
+      query_chunk=model.query_chunk,
+    )
+    embedding, updates = model.apply(
+      variables,
+      points,
+      num_points,
+      train=train,
+      mutable=["intermediates", "batch_stats"],
+      capture_intermediates=lambda module, _: len(module.path) == 1,
+    )
+    return groups, embedding, updates
+
+  groups, embedding, updates = jax.device_get(
+    forward(variables, clouds.points, clouds.num_points)
+  )
+  found = updates["intermediates"]
+  stages = {
+    "group centres": groups.center_xyz,
+    "group features": groups.features,
+    "mini-PointNet": found["point_net"]["__call__"][0],
+    "lift": found["lift_norm"]["__call__"][0],
+  }
+  for i in range(size.depth):
+    stages[f"block {i}"] = found[f"block_{i}"]["__call__"][0]
+  stages["head"] = embedding
+  stages[EMBEDDING] = _unit(embedding)
+  batch_stats = updates.get("batch_stats", variables["batch_stats"])
+  return Forward(stages, batch_stats["point_net"])
+
+
+def torch_forward(
+  model: pointbert_torch.Projected,
+  clouds: Clouds,
+  *,
+  train: bool,
+  bfloat16: bool,
+) -> Forward:
+  """PyTorch's forward pass with all its intermediate results.
+
+  The model is left as it was, its running statistics included.
+  """
+  stages: dict[str, Any] = {}
+
+  def keep(name: str):
+    return lambda module, inputs, output: stages.update({name: output})
+
+  def keep_groups(module, inputs):
+    stages["group features"] = inputs[0].permute(0, 3, 2, 1)
+
+  def keep_point_net(module, inputs, output):
+    centers, features = output
+    stages["group centres"] = centers.transpose(1, 2)
+    stages["mini-PointNet"] = features.transpose(1, 2)
+
+  ppat = model.ppat
+  hooks = [
+    ppat.sa.mlp_convs[0].register_forward_pre_hook(keep_groups),
+    ppat.sa.register_forward_hook(keep_point_net),
+    ppat.lift.register_forward_hook(keep("lift")),
+    *(
+      block.register_forward_hook(keep(f"block {i}"))
+      for i, block in enumerate(ppat.transformer.layers)
+    ),
+  ]
+  state = {k: v.clone() for k, v in model.named_buffers()}
+  try:
+    with torch.no_grad():
+      embedding = torch_apply(model, clouds, train=train, bfloat16=bfloat16)
+    statistics = _statistics(model)
+  finally:
+    for hook in hooks:
+      hook.remove()
+    model.load_state_dict(state, strict=False)
+  stages["head"] = embedding
+  arrays = {name: _numpy(x) for name, x in stages.items()}
+  arrays[EMBEDDING] = _unit(arrays["head"])
+  return Forward(arrays, statistics)
+
+
+def torch_apply(
+  model: pointbert_torch.Projected,
+  clouds: Clouds,
+  *,
+  train: bool,
+  bfloat16: bool,
+) -> torch.Tensor:
+  """PyTorch's embeddings (B, D); with bfloat16 under `torch.autocast`."""
+  weight = model.ppat.cls_token
+  device = weight.device
+  points = torch.tensor(clouds.points, device=device, dtype=weight.dtype)
+  num_points = torch.tensor(clouds.num_points, device=device)
+  with (
+    _mode(model, train),
+    torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
+  ):
+    return model(points[..., :3], points, num_points).to(weight.dtype)
+
+
+@contextmanager
+def _mode(model: torch.nn.Module, train: bool) -> Iterator[None]:
+  model.train(train)
+  try:
+    yield
+  finally:
+    model.eval()
+
+
+def unbias(statistics: Any, new: Any, count: int, momentum: float = 0.9) -> Any:
+  """Our running statistics as PyTorch keeps them, after one training pass.
+
+  Both mix the batch's variance into the running one; PyTorch's is the
+  unbiased, a factor n / (n - 1) with n values a channel.
+
+  Args:
+    statistics: Ours before the pass.
+    new: Ours after it.
+    count: n.
+    momentum: Share of the old statistics.
+  """
+  factor = count / (count - 1)
+
+  def correct(path, old, new):
+    if path[-1].key != "var":
+      return new
+    return momentum * old + factor * (new - momentum * old)
+
+  return jax.tree_util.tree_map_with_path(correct, statistics, new)
+
+
+def _statistics(model: pointbert_torch.Projected) -> Any:
+  buffers = {k: _numpy(v) for k, v in model.named_buffers()}
+  return state_dict.to_tree(buffers)["batch_stats"]["point_net"]
+
+
+def _numpy(x: torch.Tensor) -> np.ndarray:
+  x = x.detach().cpu()
+  # A copy: PyTorch updates its buffers in place.
+  wide = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+  return x.to(wide, copy=True).numpy()
+
+
+def _unit(x_BD: Any) -> np.ndarray:
+  x_BD = np.asarray(x_BD, np.float64)
+  return x_BD / np.linalg.norm(x_BD, axis=-1, keepdims=True)

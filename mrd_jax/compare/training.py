@@ -1,0 +1,258 @@
+"""One training step on both sides: loss terms, gradients, updated parameters.
+
+Schedule, clipping and freezing are left out, so that every parameter moves;
+the dynamic weights start apart from each other, so that a pair that is
+exchanged shows.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from mrd_jax.compare import torch_losses, torch_optimizer
+from mrd_jax.compare.stages import Clouds, torch_apply
+from mrd_jax.convert import pointbert_torch, state_dict
+from mrd_jax.data.transforms import Examples
+from mrd_jax.losses import LossConfig, init_dynamic_weights
+from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.optimizer import OptimizerConfig, make_optimizer
+from mrd_jax.train_step import loss_gradients
+
+LEARNING_RATE = 1e-3  # where the encoder comes without a training config
+POINT_NET = "mini-PointNet"
+_DYNAMIC_WEIGHTS = (0.3, -0.2)
+_TERMS = ("contrast/image", "contrast/text", "intra", "cross", "loss")
+
+
+class Setting(NamedTuple):
+  """What is trained how.
+
+  Attributes:
+    loss: The loss.
+    optimizer: The optimizer, with a constant learning rate.
+    logit_scale: ln(1 / temperature).
+  """
+
+  loss: LossConfig
+  optimizer: OptimizerConfig
+  logit_scale: float
+
+
+class Step(NamedTuple):
+  """One step; trees are {"encoder", "logit_scale", "dynamic_weights"}.
+
+  Attributes:
+    terms: Loss terms by name.
+    gradients: Of the loss.
+    params: After the update.
+  """
+
+  terms: dict[str, float]
+  gradients: dict[str, Any]
+  params: dict[str, Any]
+
+
+def make_setting(config: Any, logit_scale: float | None) -> Setting:
+  """The setting of a run's `Config`; the paper's where there is none (None).
+
+  Pairs are not sampled: that is random.
+  """
+  loss = dataclasses.replace(
+    config.loss if config else LossConfig(), sampled_pairs=0
+  )
+  plain = OptimizerConfig(
+    learning_rate=LEARNING_RATE,
+    dynamic_learning_rate=LEARNING_RATE,
+    final_learning_rate=1.0,
+    warmup_epochs=0.0,
+    warmup_steps=0,
+    weight_decay=0.05,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    clip_norm=0.0,
+    ema_decay=0.0,
+    frozen=(),
+  )
+  if config:
+    kept = ("learning_rate", "dynamic_learning_rate", "weight_decay")
+    kept += ("b1", "b2", "eps")
+    plain = dataclasses.replace(
+      plain, **{name: getattr(config.optimizer, name) for name in kept}
+    )
+  if logit_scale is None:
+    logit_scale = float(np.log(14.28))
+  return Setting(loss, plain, logit_scale)
+
+
+def start_params(setting: Setting, encoder_params: Any) -> dict[str, Any]:
+  """What both sides start from, in the type of the encoder's parameters."""
+  dtype = np.asarray(encoder_params["cls_token"]).dtype
+  return {
+    "encoder": encoder_params,
+    "logit_scale": np.array(setting.logit_scale, dtype),
+    "dynamic_weights": {
+      name: np.array(_DYNAMIC_WEIGHTS, dtype)
+      for name in init_dynamic_weights(setting.loss)
+    },
+  }
+
+
+def jax_step(
+  setting: Setting, model: PointBERT, variables: Any, examples: Examples
+) -> Step:
+  """Our step."""
+  params = start_params(setting, variables["params"])
+
+  @jax.jit
+  def step(params, batch_stats, examples):
+    gradients, metrics, _ = loss_gradients(
+      params,
+      batch_stats,
+      examples,
+      encoder=model,
+      loss_config=setting.loss,
+      key=None,
+    )
+    return gradients, metrics
+
+  gradients, metrics = jax.device_get(
+    step(params, variables["batch_stats"], examples)
+  )
+  terms = {name: float(metrics[name]) for name in _TERMS}
+  terms |= {k: float(v) for k, v in metrics.items() if k.startswith("relation")}
+  return Step(terms, gradients, jax_update(setting, params, gradients))
+
+
+def jax_update(setting: Setting, params: Any, gradients: Any) -> Any:
+  """The parameters after our optimizer's first step with given gradients."""
+  optimizer = make_optimizer(
+    setting.optimizer, steps_per_epoch=1, num_steps=2, alternating=False
+  )
+
+  @jax.jit
+  def update(params, gradients):
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
+
+  as_arrays = jax.tree.map(jnp.asarray, (params, gradients))
+  return jax.device_get(update(*as_arrays))
+
+
+def torch_step(
+  setting: Setting,
+  model: pointbert_torch.Projected,
+  examples: Examples,
+  *,
+  bfloat16: bool,
+) -> Step:
+  """PyTorch's step; the model is left as it was."""
+  before = {k: v.clone() for k, v in model.state_dict().items()}
+
+  dtype = model.ppat.cls_token.dtype
+
+  def tensor(x: Any) -> torch.Tensor:
+    return torch.tensor(np.asarray(x)).to(dtype)
+
+  pairs = init_dynamic_weights(setting.loss)
+  logit_scale = tensor(setting.logit_scale).requires_grad_()
+  dynamic = {
+    _twins_name(name): tensor(_DYNAMIC_WEIGHTS).requires_grad_()
+    for name in pairs
+  }
+  config = setting.loss
+  clouds = Clouds(*map(np.asarray, (examples.points, examples.num_points)))
+  loss, found = torch_losses.mrd_loss(
+    torch_apply(model, clouds, train=True, bfloat16=bfloat16).cpu(),
+    tensor(examples.image),
+    tensor(examples.text),
+    torch.tensor(np.asarray(examples.has_text)),
+    logit_scale,
+    dynamic,
+    representation=config.representation,
+    intra=config.intra,
+    cross=config.cross,
+    cross_form=config.cross_form,
+    weights="fixed" if config.weighting == "fixed" else "dynamic",
+    fixed_scale=config.relation_scale or None,
+    keep_diagonal=config.keep_diagonal,
+    normalise_intra=config.normalize_intra,
+    margin=config.margin,
+    lam=config.relation_weight,
+  )
+  model.zero_grad(set_to_none=True)
+  loss.backward()
+  named = dict(model.named_parameters())
+
+  def as_tree(encoder: Mapping[str, torch.Tensor], *, of: Any) -> dict[str, Any]:
+    arrays = {k: v.detach().cpu().numpy().copy() for k, v in encoder.items()}
+    return {
+      "encoder": state_dict.to_tree(arrays)["params"],
+      "logit_scale": of(logit_scale).detach().cpu().numpy().copy(),
+      "dynamic_weights": {
+        name: of(dynamic[_twins_name(name)]).detach().cpu().numpy().copy()
+        for name in pairs
+      },
+    }
+
+  gradients = as_tree(
+    {
+      name: torch.zeros_like(p) if p.grad is None else p.grad
+      for name, p in named.items()
+    },
+    of=lambda p: p.grad,
+  )
+  o = setting.optimizer
+  torch_optimizer.make_optimizer(
+    named | {"logit_scale": logit_scale},
+    dynamic,
+    lr=o.learning_rate,
+    dynamic_lr=o.dynamic_learning_rate,
+    weight_decay=o.weight_decay,
+    betas=(o.b1, o.b2),
+    eps=o.eps,
+  ).step()
+  params = as_tree(named, of=lambda p: p)
+  model.zero_grad(set_to_none=True)
+  model.load_state_dict(before)
+  terms = {_our_term(name): value.item() for name, value in found.items()}
+  return Step(terms, gradients, params)
+
+
+def modules(tree: dict[str, Any]) -> dict[str, Any]:
+  """A tree of parameters by module, in the order of computation."""
+  encoder = tree["encoder"]
+  blocks = sorted(
+    (name for name in encoder if name.startswith("block_")),
+    key=lambda name: int(name.partition("_")[2]),
+  )
+  found = {
+    POINT_NET: encoder["point_net"],
+    "lift": {name: encoder[name] for name in ("lift", "lift_norm")},
+    "cls token": encoder["cls_token"],
+    **{name.replace("_", " "): encoder[name] for name in blocks},
+  }
+  if "proj" in encoder:
+    found["head"] = encoder["proj"]
+  # Together: each of these few numbers may have a gradient near zero.
+  found["scale, dynamic weights"] = {
+    name: tree[name] for name in ("logit_scale", "dynamic_weights")
+  }
+  return found
+
+
+def _twins_name(pair: str) -> str:
+  """The matched form's only pair has another name there."""
+  return "cross_image" if pair == "cross" else pair
+
+
+def _our_term(name: str) -> str:
+  """PyTorch's "cross/PI-TI" is our "relation/PI-TI"."""
+  side, _, term = name.partition("/")
+  return f"relation/{term}" if side in ("intra", "cross") and term else name

@@ -1,0 +1,1 @@
+"""Published weights into ours and ours into other formats."""

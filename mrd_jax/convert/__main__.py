@@ -1,0 +1,125 @@
+"""python -m mrd_jax.convert {to-torch,from-torch,to-onnx}."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrd_jax.errors import BadInput
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one conversion; returns the exit code (2 for bad input)."""
+  args = _parser().parse_args(argv)
+  try:
+    print(args.run(args))
+  except BadInput as error:
+    print(error, file=sys.stderr)
+    return 2
+  except ModuleNotFoundError as error:
+    if error.name != "torch":
+      raise
+    print(
+      "this needs PyTorch, which is not installed: pip install mrd-jax[torch]",
+      file=sys.stderr,
+    )
+    return 2
+  return 0
+
+
+def _to_torch(args: argparse.Namespace) -> str:
+  from mrd_jax import encoder
+  from mrd_jax.convert import bridge
+
+  found = encoder.load_encoder(args.checkpoint, args.which)
+  written = bridge.to_torch(found, args.out, style=args.style)
+  return "\n".join(map(str, written))
+
+
+def _from_torch(args: argparse.Namespace) -> str:
+  from mrd_jax.convert import bridge
+
+  given = {
+    name: getattr(args, name)
+    for name in bridge.OVERRIDES
+    if getattr(args, name) is not None
+  }
+  found = bridge.from_torch(args.input, **given)
+  found.save_pretrained(args.out, license=args.license)
+  size = found.config.architecture
+  return (
+    f"width {size.width}, depth {size.depth}, {size.groups} groups of "
+    f"{size.group_size} within {size.radius:g}, {found.config.up_axis} up\n"
+    f"source: {found.config.source}\n"
+    f"embedding space: {found.config.embedding_space}\n"
+    f"written to {args.out}"
+  )
+
+
+def _to_onnx(args: argparse.Namespace) -> str:
+  from mrd_jax import encoder
+  from mrd_jax.convert import bridge
+
+  found = encoder.load_encoder(args.checkpoint, args.which)
+  return "\n".join(map(str, bridge.to_onnx(found, args.out)))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m mrd_jax.convert",
+    description="Encoders between mrd_jax, PyTorch (OpenShape) and ONNX.",
+  )
+  verbs = parser.add_subparsers(required=True, metavar="DIRECTION")
+  for name, run, text in (
+    ("to-torch", _to_torch, "write a state dict that OpenShape's code loads"),
+    ("to-onnx", _to_onnx, "write an ONNX file"),
+  ):
+    verb = verbs.add_parser(name, help=text)
+    verb.set_defaults(run=run)
+    verb.add_argument(
+      "--checkpoint",
+      required=True,
+      help="a run's folder, a model folder or a .safetensors file",
+    )
+    verb.add_argument(
+      "--which",
+      choices=("latest", "best"),
+      default="latest",
+      help="checkpoint of a run (default: latest)",
+    )
+    verb.add_argument("--out", required=True, type=Path, help="file to write")
+    if name == "to-torch":
+      verb.add_argument(
+        "--style",
+        choices=("bare", "module"),
+        default="bare",
+        help="whether keys begin with 'module.', as OpenShape's own "
+        "checkpoints do (default: bare)",
+      )
+  verb = verbs.add_parser(
+    "from-torch", help="read a PointBERT published by OpenShape, or exported"
+  )
+  verb.set_defaults(run=_from_torch)
+  verb.add_argument(
+    "--input", required=True, type=Path, help=".pt or .safetensors"
+  )
+  verb.add_argument("--out", required=True, help="model folder to write")
+  group = verb.add_argument_group(
+    "what the file cannot say (known for OpenShape's models)"
+  )
+  group.add_argument("--groups", type=int, help="groups per cloud")
+  group.add_argument("--radius", type=float, help="radius of a group")
+  group.add_argument("--group-size", type=int, help="points per group")
+  group.add_argument(
+    "--up-axis", choices=("y", "z"), help="what is up in its clouds"
+  )
+  group.add_argument(
+    "--num-points", type=int, help="most points of a cloud (default: 10000)"
+  )
+  group.add_argument("--embedding-space", help="the teacher, in words")
+  group.add_argument("--license", help="of the weights, for the model card")
+  return parser
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,181 @@
+"""Encoders to and from PyTorch and ONNX: what the command line does."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrd_jax import pretrained
+from mrd_jax.convert import (
+  pointbert_torch,
+  published,
+  state_dict,
+  torch_files,
+)
+from mrd_jax.convert.published import Grouping
+from mrd_jax.encoder import Encoder
+from mrd_jax.errors import BadInput
+from mrd_jax.models.pointbert import PointBERTSize
+from mrd_jax.pretrained import EncoderConfig
+
+OVERRIDES = (
+  *Grouping._fields,
+  "up_axis",
+  "num_points",
+  "embedding_space",
+)
+
+
+def to_torch(
+  encoder: Encoder, out: Path, *, style: torch_files.Style = "bare"
+) -> list[Path]:
+  """Writes the weights under OpenShape's names, and the JSON beside them.
+
+  A .pt file is OpenShape's {"state_dict", "logit_scale"}; a .safetensors
+  file holds the state dict alone, and the JSON the logit scale.
+
+  Args:
+    encoder: The encoder.
+    out: NAME.safetensors or NAME.pt.
+    style: Whether keys begin with "module."; see `torch_files.write`.
+
+  Returns:
+    The files written: weights, JSON.
+
+  Raises:
+    BadInput: for another suffix.
+  """
+  sidecar = out.with_suffix(".json")
+  if out.suffix == ".safetensors":
+    prefix = "module." if style == "module" else ""
+    pretrained.write(
+      out, sidecar, encoder.config, encoder.variables, prefix=prefix
+    )
+  elif out.suffix == ".pt":
+    pretrained.write_sidecar(sidecar, encoder.config)
+    state = state_dict.to_state_dict(
+      encoder.variables, num_batches_tracked=encoder.config.step
+    )
+    torch_files.write(out, state, encoder.config.logit_scale, style)
+  else:
+    raise BadInput(f"--out is {out}, must end in .safetensors or .pt")
+  return [out, sidecar]
+
+
+def from_torch(path: Path, **overrides) -> Encoder:
+  """Reads an encoder published by OpenShape, or exported by `to_torch`.
+
+  What the tensors do not say comes from, in this order, `overrides`, the
+  JSON that `to_torch` left beside the file, and the table of published
+  models.
+
+  Args:
+    path: A .pt or .safetensors file.
+    **overrides: Any of `OVERRIDES`.
+
+  Raises:
+    BadInput: naming the file and what is missing or does not fit.
+  """
+  file = torch_files.read(path)
+  shapes = state_dict.infer_shapes(file.state, str(path))
+  variables = state_dict.from_state_dict(file.state, str(path))
+  sidecar = path.with_suffix(".json")
+  if sidecar.is_file():
+    config = pretrained.read_sidecar(sidecar)
+    pretrained.check_architecture(config, shapes)
+  else:
+    config = _published(path, shapes, overrides)
+  grouping = {k: v for k, v in overrides.items() if k in Grouping._fields}
+  others = {k: v for k, v in overrides.items() if k not in grouping}
+  config = dataclasses.replace(
+    config,
+    architecture=dataclasses.replace(config.architecture, **grouping),
+    step=state_dict.num_batches_tracked(file.state),
+    logit_scale=config.logit_scale
+    if file.logit_scale is None
+    else file.logit_scale,
+    **others,
+  )
+  return Encoder.make(config, variables)
+
+
+def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
+  """Writes an ONNX file, and the JSON beside it.
+
+  Returns:
+    The files written.
+  """
+  from mrd_jax.convert import onnx_export  # needs more than PyTorch
+
+  if out.suffix != ".onnx":
+    raise BadInput(f"--out is {out}, must end in .onnx")
+  sidecar = out.with_suffix(".json")
+  pretrained.write_sidecar(sidecar, encoder.config)
+  onnx_export.export(torch_model(encoder), out)
+  return [out, sidecar]
+
+
+def torch_model(encoder: Encoder) -> pointbert_torch.Projected:
+  """The encoder as a PyTorch module, in evaluation mode."""
+  state = state_dict.to_state_dict(
+    encoder.variables, num_batches_tracked=encoder.config.step
+  )
+  return _build(encoder.config, state)
+
+
+def read_torch_model(
+  path: Path, config: EncoderConfig
+) -> pointbert_torch.Projected:
+  """A PyTorch file's weights in a module that is otherwise as the config says.
+
+  Raises:
+    BadInput: if the file is of another size.
+  """
+  state = torch_files.read(path).state
+  pretrained.check_architecture(
+    config, state_dict.infer_shapes(state, str(path))
+  )
+  state_dict.from_state_dict(state, str(path))  # complete, and finite
+  return _build(config, state)
+
+
+def _build(
+  config: EncoderConfig, state: state_dict.State
+) -> pointbert_torch.Projected:
+  model = pointbert_torch.build(dataclasses.asdict(config))
+  # A copy: what JAX lends is read-only, which PyTorch does not know.
+  model.load_state_dict(
+    {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+  )
+  return model.eval()
+
+
+def _published(
+  path: Path, shapes: state_dict.Shapes, overrides: dict
+) -> EncoderConfig:
+  """The config of a file that is not ours."""
+  model = published.MODELS.get(shapes)
+  grouping = published.known_grouping(shapes)
+  if grouping is None:
+    missing = [name for name in Grouping._fields if name not in overrides]
+    if missing:
+      flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+      raise BadInput(
+        f"{path} is a PointBERT of {shapes._asdict()}, not one that OpenShape "
+        f"published, and the file does not say how it groups points: give "
+        f"{flags}"
+      )
+    grouping = Grouping(1, 1.0, 1)  # all of it is overridden
+  return EncoderConfig(
+    architecture=PointBERTSize(*shapes[:5], *grouping),
+    embed_dim=shapes.embed_dim,
+    up_axis=model.up_axis if model else "z",
+    num_points=10_000,
+    colour_fill=0.4,
+    embedding_space=model.embedding_space if model else "unknown",
+    source=f"{path.name}, by its shapes {model.name}"
+    if model
+    else f"{path.name}, a PyTorch file",
+    license="apache-2.0" if model else None,
+  )

@@ -1,0 +1,86 @@
+"""An encoder as an ONNX file, for runtimes without Python or PyTorch."""
+
+import importlib.util
+import json
+import logging
+import os
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from mrd_jax.convert.pointbert_torch import Projected
+from mrd_jax.errors import BadInput
+
+
+class _Unit(nn.Module):
+  """points (B, N, 6), prepared -> embedding (B, D), unit length."""
+
+  def __init__(self, model: Projected):
+    super().__init__()
+    self.model = model
+
+  def forward(self, points: Tensor) -> Tensor:
+    x = self.model(points[..., :3], points)
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def export(model: Projected, path: str | os.PathLike[str]) -> None:
+  """Writes an encoder as ONNX.
+
+  Input `points`: (B, N, 6) float32, any B and N, each cloud as `prepare` of
+  `pointbert_torch` returns it. Output `embedding`: (B, D) float32, unit
+  length. The model's config, if it has one, is the file's metadata "config",
+  as JSON. Sampling is unrolled, one step a group: an M encoder takes a minute
+  or two. Weights above 1.5 GiB go to a second file, `path` with .data added.
+
+  Args:
+    model: in float32, in eval mode, on the CPU.
+    path: the file to write, .onnx by custom.
+
+  Raises:
+    BadInput: if the packages are not installed, or the model is in training
+      mode.
+  """
+  for package in ("onnx", "onnxscript"):
+    if importlib.util.find_spec(package) is None:
+      raise BadInput(
+        f"exporting to ONNX needs the package {package}: pip install "
+        "mrd-jax[onnx]"
+      )
+  if model.training:
+    raise BadInput("the model is in training mode; call model.eval() first")
+  from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+  example = torch.rand(2, 64, 6)  # sizes of 1 would not be exported as any
+  log = logging.getLogger("torch.onnx._internal.exporter._registration")
+  level = log.level
+  try:
+    log.setLevel(logging.ERROR)  # it misses torchvision, which we do not use
+    with warnings.catch_warnings():
+      # torch.export copies its own objects in a way that it deprecated.
+      warnings.filterwarnings(
+        "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning
+      )
+      program = torch.onnx.export(
+        _Unit(model).eval(),
+        (example,),
+        input_names=["points"],
+        output_names=["embedding"],
+        dynamic_shapes={
+          "points": {
+            0: torch.export.Dim("clouds"),
+            1: torch.export.Dim("points"),
+          }
+        },
+        dynamo=True,
+        verbose=False,
+      )
+  finally:
+    log.setLevel(level)
+  assert program is not None
+  # It would hold this machine's paths.
+  ClearMetadataAndDocStringPass()(program.model)
+  if model.config is not None:
+    program.model.metadata_props["config"] = json.dumps(model.config)
+  program.save(path)

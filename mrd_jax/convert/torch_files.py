@@ -1,0 +1,152 @@
+"""Files of OpenShape's kind: reads all its published layouts, writes its own.
+
+Nothing in a file is executed: PyTorch reads it with `weights_only=True`.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy._core.multiarray import scalar
+
+from mrd_jax.convert import state_dict
+from mrd_jax.errors import BadInput
+from mrd_jax.pretrained import read_safetensors
+
+Style = Literal["bare", "module"]
+
+# Where the encoder's tensors may be: a trainer's (DataParallel), the demo's
+# ViT-L/14 and ViT-B/32 files, ours.
+_PREFIXES = ("module.", "pc_encoder.", "module.pc_encoder.", "")
+
+# Learning rates and scores in a trainer's file may be numpy scalars: plain
+# numbers, under the names of numpy 1 and 2.
+_NUMBERS: list[Any] = [
+  (scalar, "numpy.core.multiarray.scalar"),
+  scalar,
+  np.dtype,
+  *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+]
+
+
+class TorchFile(NamedTuple):
+  """An encoder as a PyTorch file holds it.
+
+  Attributes:
+    state: Arrays by OpenShape's keys, without prefix.
+    logit_scale: ln(1 / temperature), None if the file does not say.
+  """
+
+  state: state_dict.State
+  logit_scale: float | None
+
+
+def read(path: Path) -> TorchFile:
+  """Reads a .pt or .safetensors file in any of the published layouts.
+
+  A layout is a plain state dict or {"state_dict": ...} beside an optimizer's
+  state, which is ignored; keys have the prefix `module.`, `pc_encoder.` or
+  none; without a projection they lack `ppat.`, too.
+
+  Raises:
+    BadInput: if the file is missing, damaged, of another model, or holds
+      anything but tensors and plain values.
+  """
+  logit_scale = None
+  if path.suffix == ".safetensors":
+    content: Any = read_safetensors(path)
+  else:
+    content = _load(path)
+  if isinstance(content, dict) and "state_dict" in content:
+    # OpenShape keeps it in a module of its own.
+    scale: Any = content.get("logit_scale")
+    if isinstance(scale, dict):
+      scale = next(iter(scale.values()), None)
+    if isinstance(scale, torch.Tensor | float):
+      logit_scale = float(scale)
+    content = content["state_dict"]
+  if not isinstance(content, dict):
+    raise BadInput(f"{path} holds no state dict but a {type(content).__name__}")
+  return TorchFile(_without_prefix(content, path), logit_scale)
+
+
+def write(
+  path: Path, state: state_dict.State, logit_scale: float | None, style: Style
+) -> None:
+  """Writes a .pt file as OpenShape's trainer does, without its optimizer.
+
+  Args:
+    path: The file.
+    state: Arrays by OpenShape's keys.
+    logit_scale: ln(1 / temperature).
+    style: "module": keys begin with `module.`, as those of OpenShape's
+      checkpoints; "bare": they do not.
+  """
+  prefix = "module." if style == "module" else ""
+  content: dict[str, Any] = {
+    "state_dict": {
+      # A copy: what JAX lends is read-only, which PyTorch does not know.
+      prefix + key: torch.from_numpy(np.array(value))
+      for key, value in state.items()
+    },
+    "text_proj": None,
+    "image_proj": None,
+  }
+  if logit_scale is not None:
+    content["logit_scale"] = {f"{prefix}logit_scale": torch.tensor(logit_scale)}
+  temporary = path.with_name(path.name + ".tmp")
+  torch.save(content, temporary)
+  temporary.replace(path)
+
+
+def _load(path: Path) -> Any:
+  try:
+    with torch.serialization.safe_globals(_NUMBERS):
+      return torch.load(path, map_location="cpu", weights_only=True)
+  except FileNotFoundError:
+    raise BadInput(f"{path} does not exist") from None
+  except pickle.UnpicklingError as error:
+    raise BadInput(
+      f"{path} is refused, nothing in it was executed: it holds more than "
+      f"tensors and plain values ({_reason(error)}); ask for a file with the "
+      "state dict alone"
+    ) from error
+  except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    raise BadInput(
+      f"{path} cannot be read as a PyTorch file ({_reason(error)}); it is "
+      "damaged or of another kind"
+    ) from error
+
+
+def _reason(error: Exception) -> str:
+  """What PyTorch objects to, without its advice to trust the file."""
+  text = " ".join(str(error).split())
+  marker = "WeightsUnpickler error: "
+  text = text.partition(marker)[2] or text
+  return text[:120].partition(". ")[0].strip()
+
+
+def _without_prefix(tensors: dict[str, Any], path: Path) -> state_dict.State:
+  for prefix in _PREFIXES:
+    for inner, outer in (("ppat.", ""), ("", "ppat.")):
+      if f"{prefix}{inner}cls_token" in tensors:
+        return {
+          outer + key[len(prefix) :]: _as_array(value, f"{path}: {key}")
+          for key, value in tensors.items()
+          if key.startswith(prefix)
+        }
+  raise BadInput(
+    f"{path} holds no OpenShape PointBERT: no cls_token among its "
+    f"{len(tensors)} entries, which begin with {', '.join(list(tensors)[:3])}"
+  )
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+  if isinstance(value, np.ndarray):
+    return value
+  if not isinstance(value, torch.Tensor):
+    raise BadInput(f"{name} is a {type(value).__name__}, must be a tensor")
+  value = value.detach()
+  return (value.float() if value.is_floating_point() else value).numpy()

@@ -1,0 +1,189 @@
+"""A trained encoder on disk: weights in safetensors, everything else in JSON.
+
+The tensors have OpenShape's names, so that one file serves JAX, PyTorch
+(`convert/pointbert_torch.py`) and OpenShape's own code.  The JSON says what
+the tensors cannot: it is `config.json` in a model folder, as on Hugging
+Face, and `NAME.json` beside a single file `NAME.safetensors`.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.numpy
+
+from mrd_jax.convert import state_dict
+from mrd_jax.errors import BadInput
+from mrd_jax.metrics import write_json
+from mrd_jax.models.pointbert import PointBERTSize
+
+UpAxis = Literal["y", "z"]
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+_FORMAT = {"model_type": "mrd_jax.pointbert", "format": 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+  """What one has to know to use an encoder, besides its weights.
+
+  Attributes:
+    architecture: The sizes, groups included.
+    embed_dim: D of the projection; None if there is none.
+    up_axis: The axis that is up in the clouds that the encoder sees.
+    num_points: Most points of a cloud; of a larger one so many are drawn.
+    colour_fill: The grey of clouds without colours.
+    embedding_space: The teacher, in words.
+    logit_scale: ln(1 / temperature) of the contrastive loss; None if unknown.
+    step: Training steps done; 0 if unknown.
+    training_config: The run's config, None if it was not ours.
+    data: What it was trained on: name, teacher, records.
+    results: The run's results.json for these weights.
+    source: Where the weights come from, in words.
+    license: Of the weights; None if it was not stated.
+  """
+
+  architecture: PointBERTSize
+  embed_dim: int | None
+  up_axis: UpAxis
+  num_points: int
+  colour_fill: float
+  embedding_space: str
+  logit_scale: float | None = None
+  step: int = 0
+  training_config: dict[str, Any] | None = None
+  data: dict[str, Any] | None = None
+  results: dict[str, Any] | None = None
+  source: str = ""
+  license: str | None = None
+
+
+def write(
+  weights: Path,
+  sidecar: Path,
+  config: EncoderConfig,
+  variables: Any,
+  *,
+  prefix: str = "",
+) -> None:
+  """Writes the two files, each in one rename, the weights last.
+
+  Args:
+    weights: The .safetensors file.
+    sidecar: The JSON.
+    config: Its content.
+    variables: {"params", "batch_stats"}.
+    prefix: Of every tensor's name.
+  """
+  write_sidecar(sidecar, config)
+  state = state_dict.to_state_dict(variables, num_batches_tracked=config.step)
+  state = {prefix + key: value for key, value in state.items()}
+  temporary = weights.with_name(weights.name + ".tmp")
+  # "format" tells Hugging Face's tools whose names these are.
+  safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
+  os.replace(temporary, weights)
+
+
+def write_sidecar(path: Path, config: EncoderConfig) -> None:
+  """Writes the JSON."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_json(path, _FORMAT | dataclasses.asdict(config))
+
+
+def read(path: Path) -> tuple[EncoderConfig, Any]:
+  """Reads a model folder or a .safetensors file with its JSON beside it.
+
+  Returns:
+    The config, and the variables as nested dicts of float32 numpy arrays.
+
+  Raises:
+    BadInput: naming the file, if one is missing or does not fit.
+  """
+  weights = path / WEIGHTS_FILE if path.is_dir() else path
+  if not weights.is_file():
+    raise BadInput(f"{weights} does not exist")
+  config = read_sidecar(find_sidecar(weights))
+  state = {
+    key.removeprefix("module."): value
+    for key, value in read_safetensors(weights).items()
+  }
+  check_architecture(config, state_dict.infer_shapes(state, str(weights)))
+  return config, state_dict.from_state_dict(state, str(weights))
+
+
+def find_sidecar(weights: Path) -> Path:
+  """The JSON that belongs to a file of weights.
+
+  Raises:
+    BadInput: if there is none.
+  """
+  candidates = weights.with_suffix(".json"), weights.parent / CONFIG_FILE
+  for candidate in candidates:
+    if candidate.is_file():
+      return candidate
+  raise BadInput(
+    f"{weights} has no {candidates[0].name} or {CONFIG_FILE} beside it, which "
+    "says how points are grouped; for a file that is not ours, run "
+    "python -m mrd_jax.convert from-torch"
+  )
+
+
+def read_safetensors(path: Path) -> state_dict.State:
+  """The tensors of a .safetensors file.
+
+  Raises:
+    BadInput: if it is damaged or of another kind.
+  """
+  try:
+    return safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, KeyError, OSError, ValueError) as error:
+    raise BadInput(
+      f"{path} cannot be read as safetensors ({error}); it is damaged or of "
+      "another kind, fetch or export it again"
+    ) from error
+
+
+def read_sidecar(path: Path) -> EncoderConfig:
+  """Reads and checks the JSON.
+
+  Raises:
+    BadInput: naming the file and the field.
+  """
+  try:
+    values = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise BadInput(f"{path} is not readable as JSON: {error}") from error
+  kind = isinstance(values, dict) and values.pop("model_type", None)
+  if kind != _FORMAT["model_type"]:
+    raise BadInput(f"{path} does not describe an encoder of mrd_jax")
+  version = values.pop("format", None)
+  if version != _FORMAT["format"]:
+    raise BadInput(
+      f"{path} has format {version!r}, this version of mrd_jax reads "
+      f"{_FORMAT['format']}; install a newer mrd_jax"
+    )
+  fields = {field.name for field in dataclasses.fields(EncoderConfig)}
+  try:
+    return EncoderConfig(
+      architecture=PointBERTSize(**values.pop("architecture")),
+      **{name: values[name] for name in fields & values.keys()},
+    )
+  except (KeyError, TypeError) as error:
+    raise BadInput(f"{path} has a missing or odd field: {error}") from error
+
+
+def check_architecture(
+  config: EncoderConfig, shapes: state_dict.Shapes
+) -> None:
+  """Raises BadInput if the tensors are not those of the config."""
+  size = config.architecture
+  for name, found in shapes._asdict().items():
+    said = config.embed_dim if name == "embed_dim" else getattr(size, name)
+    if said != found:
+      raise BadInput(
+        f"the config says {name} {said}, the tensors have {found}: the two "
+        "files do not belong together"
+      )
