@@ -81,8 +81,8 @@ class Encoder:
       (B, D) float32, unit length.
 
     Raises:
-      BadInput: naming the row, for another shape, values that are not finite,
-        colours beyond [0, 1], or a cloud whose points all coincide.
+      BadInput: naming the row, for another shape, values that are not finite
+        numbers, colours beyond [0, 1], or a cloud whose points all coincide.
     """
     if getattr(points, "ndim", 3) != 3:
       raise BadInput(
@@ -114,17 +114,20 @@ class Encoder:
     Returns:
       (min(N, config.num_points), 6) float32.
     """
-    cloud = np.asarray(points, np.float64)  # coordinates may be geographic
+    try:
+      cloud = np.asarray(points, np.float64)  # coordinates may be geographic
+    except (TypeError, ValueError):
+      raise BadInput("is not an array of numbers") from None
     if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
       raise BadInput(f"has shape {cloud.shape}, must be (N, 3) or (N, 6)")
     if not np.isfinite(cloud).all():
       raise BadInput("holds NaN or infinite values")
-    if (cloud[:, :3] == cloud[0, :3]).all():
-      raise BadInput("all points coincide, there is no shape to embed")
     if up not in ("y", "z"):
       raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
     order = shuffled(len(cloud))[: self.config.num_points]
     xyz, rgb = cloud[order, :3], cloud[order, 3:]
+    if (xyz == xyz[0]).all():
+      raise BadInput("all points coincide, there is no shape to embed")
     if not rgb.shape[1]:
       rgb = np.full_like(xyz, self.config.colour_fill)
     elif rgb.min() < 0 or rgb.max() > 1:
@@ -145,8 +148,9 @@ class Encoder:
   ) -> np.ndarray:
     """Embeds clouds that `prepare` made.
 
-    Clouds are padded to a few sizes, powers of two, and so are batches: the
-    program is compiled once for each pair that occurs.
+    Clouds are padded to a few sizes, powers of two up to `config.num_points`,
+    and so are batches, up to `batch_size`: the program is compiled once for
+    each pair that occurs.
 
     Args:
       clouds: B arrays (n, 6), of different n.
@@ -155,6 +159,8 @@ class Encoder:
     Returns:
       (B, D) float32, unit length.
     """
+    if batch_size < 1:
+      raise BadInput(f"batch_size is {batch_size}, must be at least 1")
     width = self.config.embed_dim or self.config.architecture.width
     embeddings = np.zeros((len(clouds), width), np.float32)
     buckets: dict[int, list[int]] = {}
@@ -290,6 +296,8 @@ def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
       f"{workdir} holds no run and no model: config.json is missing; name the "
       "folder that was given to mrd_jax.main as --workdir"
     )
+  if "model_type" in values:
+    raise BadInput(f"{workdir / pretrained.WEIGHTS_FILE} does not exist")
   config = from_config_dict(ml_collections.ConfigDict(values))
   step, state = load_on_one_device(
     workdir / "checkpoints",
@@ -325,22 +333,43 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text())
   except FileNotFoundError:
     return None
+  except ValueError as error:
+    raise BadInput(f"{path} is not readable as JSON: {error}") from error
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
   """Downloads a model folder from the hub, or finds it in the cache."""
-  import huggingface_hub
+  import huggingface_hub as hub
   from huggingface_hub import errors
 
-  folder = Path()
+  name, problem, folder = pretrained.CONFIG_FILE, None, Path()
+  # Asked once: `hf_hub_download` repeats for minutes if there is no network.
+  try:
+    hub.get_hf_file_metadata(
+      hub.hf_hub_url(repository, name, revision=revision)
+    )
+  except Exception as error:  # those of its HTTP library, too
+    problem = error  # unless the cache has it
   try:
     for name in (pretrained.CONFIG_FILE, pretrained.WEIGHTS_FILE):
-      file = huggingface_hub.hf_hub_download(
-        repository, name, revision=revision
+      file = hub.hf_hub_download(
+        repository,
+        name,
+        revision=revision,
+        local_files_only=problem is not None,
       )
       folder = Path(file).parent
-  except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-    reason = str(error).strip().splitlines()[0]
+      revision = folder.name  # the commit, so that both files are of one
+  except Exception as error:
+    problem = problem or error
+    reasons = {
+      errors.RepositoryNotFoundError: "there is no such repository, unless it "
+      "is private: log in with hf auth login",
+      errors.RevisionNotFoundError: f"there is no revision {revision!r}",
+      errors.RemoteEntryNotFoundError: f"there is no file {name} in it",
+      Exception: " ".join(f"{type(problem).__name__}: {problem}".split()),
+    }
+    reason = next(v for k, v in reasons.items() if isinstance(problem, k))
     raise BadInput(
       f"{repository} is neither a folder nor a model that could be fetched "
       f"from the Hugging Face hub: {reason}"

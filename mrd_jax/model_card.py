@@ -41,7 +41,7 @@ def write(config: EncoderConfig) -> str:
     "## Input and output\n",
     _table(
       {
-        "points": f"up to {config.num_points:,} of a cloud, drawn at random",
+        "points": f"at most {config.num_points:,}, of larger clouds a sample",
         "up axis inside the model": config.up_axis,
         "without colours": f"grey, {config.colour_fill:g}",
         "embedding": f"{dim} values, in the space of: {config.embedding_space}",
@@ -89,8 +89,8 @@ def _results(config: EncoderConfig) -> str:
   if not config.results:
     return "None were recorded for these weights.\n"
   metrics = {k: f"{v:.4f}" for k, v in config.results["metrics"].items()}
-  where = f"Held-out splits of {config.results['data']}, shares of 1.\n\n"
-  return where + _table(metrics)
+  where = f" of {config.data['name']}" if config.data else ""
+  return f"Held-out splits{where}, shares of 1.\n\n{_table(metrics)}"
 
 
 def _license(config: EncoderConfig) -> str:

@@ -9,6 +9,7 @@ Face, and `NAME.json` beside a single file `NAME.safetensors`.
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,43 @@ UpAxis = Literal["y", "z"]
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = {"model_type": "mrd_jax.pointbert", "format": 1}
+
+
+def _is_count(value: Any) -> bool:
+  return type(value) is int and 0 < value < 2**24
+
+
+def _is_between(value: Any, low: float, high: float) -> bool:
+  return type(value) in (int, float) and low <= value <= high
+
+
+_Check = tuple[Callable[[Any], bool], str]
+_COUNT: _Check = _is_count, "a whole number above 0"
+_TEXT: _Check = lambda x: type(x) is str, "a text"
+_OBJECT: _Check = lambda x: x is None or type(x) is dict, "an object or null"
+# What the fields of `EncoderConfig` must be.
+_CHECKS: dict[str, _Check] = {
+  **{field.name: _COUNT for field in dataclasses.fields(PointBERTSize)},
+  "radius": (lambda x: _is_between(x, 1e-6, 4), "a number from 1e-6 to 4"),
+  "embed_dim": (
+    lambda x: x is None or _is_count(x),
+    "a whole number above 0, or null",
+  ),
+  "up_axis": (lambda x: x in ("y", "z"), "'y' or 'z'"),
+  "num_points": _COUNT,
+  "colour_fill": (lambda x: _is_between(x, 0, 1), "a number from 0 to 1"),
+  "embedding_space": _TEXT,
+  "logit_scale": (
+    lambda x: x is None or _is_between(x, -1e3, 1e3),
+    "a number from -1000 to 1000, or null",
+  ),
+  "step": (lambda x: type(x) is int and x >= 0, "a whole number"),
+  "training_config": _OBJECT,
+  "data": _OBJECT,
+  "results": _OBJECT,
+  "source": _TEXT,
+  "license": (lambda x: x is None or type(x) is str, "a text or null"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +98,14 @@ class EncoderConfig:
   source: str = ""
   license: str | None = None
 
+  def __post_init__(self):
+    """Raises BadInput, naming the field, if a value is of another kind."""
+    for name, value in {**vars(self.architecture), **vars(self)}.items():
+      if name in _CHECKS:
+        fits, kind = _CHECKS[name]
+        if not fits(value):
+          raise BadInput(f"{name} is {value!r}, must be {kind}")
+
 
 def write(
   weights: Path,
@@ -69,7 +115,7 @@ def write(
   *,
   prefix: str = "",
 ) -> None:
-  """Writes the two files, each in one rename, the weights last.
+  """Writes the two files; if that fails, older ones are left as they were.
 
   Args:
     weights: The .safetensors file.
@@ -78,12 +124,13 @@ def write(
     variables: {"params", "batch_stats"}.
     prefix: Of every tensor's name.
   """
-  write_sidecar(sidecar, config)
   state = state_dict.to_state_dict(variables, num_batches_tracked=config.step)
   state = {prefix + key: value for key, value in state.items()}
+  weights.parent.mkdir(parents=True, exist_ok=True)
   temporary = weights.with_name(weights.name + ".tmp")
   # "format" tells Hugging Face's tools whose names these are.
   safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
+  write_sidecar(sidecar, config)
   os.replace(temporary, weights)
 
 
@@ -110,7 +157,8 @@ def read(path: Path) -> tuple[EncoderConfig, Any]:
     key.removeprefix("module."): value
     for key, value in read_safetensors(weights).items()
   }
-  check_architecture(config, state_dict.infer_shapes(state, str(weights)))
+  shapes = state_dict.infer_shapes(state, str(weights))
+  check_architecture(config, shapes, str(weights))
   return config, state_dict.from_state_dict(state, str(weights))
 
 
@@ -165,25 +213,34 @@ def read_sidecar(path: Path) -> EncoderConfig:
       f"{path} has format {version!r}, this version of mrd_jax reads "
       f"{_FORMAT['format']}; install a newer mrd_jax"
     )
-  fields = {field.name for field in dataclasses.fields(EncoderConfig)}
+  sizes = {field.name for field in dataclasses.fields(PointBERTSize)}
+  size = values.get("architecture")
+  if not isinstance(size, dict) or size.keys() != sizes:
+    raise BadInput(
+      f"{path}: architecture must have the fields {', '.join(sorted(sizes))}"
+    )
+  values["architecture"] = PointBERTSize(**size)
+  fields = dataclasses.fields(EncoderConfig)
+  for field in fields:
+    if field.name not in values and field.default is dataclasses.MISSING:
+      raise BadInput(f"{path} lacks the field {field.name}")
   try:
     return EncoderConfig(
-      architecture=PointBERTSize(**values.pop("architecture")),
-      **{name: values[name] for name in fields & values.keys()},
+      **{f.name: values[f.name] for f in fields if f.name in values}
     )
-  except (KeyError, TypeError) as error:
-    raise BadInput(f"{path} has a missing or odd field: {error}") from error
+  except BadInput as error:
+    raise BadInput(f"{path}: {error}") from None
 
 
 def check_architecture(
-  config: EncoderConfig, shapes: state_dict.Shapes
+  config: EncoderConfig, shapes: state_dict.Shapes, name: str
 ) -> None:
-  """Raises BadInput if the tensors are not those of the config."""
+  """Raises BadInput, naming the file, if its tensors are not the config's."""
   size = config.architecture
-  for name, found in shapes._asdict().items():
-    said = config.embed_dim if name == "embed_dim" else getattr(size, name)
+  for field, found in shapes._asdict().items():
+    said = config.embed_dim if field == "embed_dim" else getattr(size, field)
     if said != found:
       raise BadInput(
-        f"the config says {name} {said}, the tensors have {found}: the two "
-        "files do not belong together"
+        f"{name}: the config says {field} {said}, the tensors have {found}: "
+        "the two files do not belong together"
       )

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mrd_jax.convert.pointbert_torch import PointPatchTransformer, Projected
+from mrd_jax.convert.state_dict import to_tree
 from mrd_jax.models.pointbert import PointBERTSize
 
 
@@ -35,64 +36,9 @@ def make_twin(size: PointBERTSize, embed_dim: int, seed: int = 0) -> Projected:
   return twin
 
 
-def _names(depth: int) -> dict[str, tuple[str, str]]:
-  """Twin's module -> (our module, kind)."""
-  names = {
-    "ppat.lift.0": ("lift", "linear"),
-    "ppat.lift.2": ("lift_norm", "norm"),
-    "proj": ("proj", "linear"),
-  }
-  for i in range(3):
-    names[f"ppat.sa.mlp_convs.{i}"] = (f"point_net/linear_{i}", "linear")
-    names[f"ppat.sa.mlp_bns.{i}"] = (f"point_net/norm_{i}", "norm")
-  for i in range(depth):
-    layer = f"ppat.transformer.layers.{i}"
-    names |= {
-      f"{layer}.0.norm": (f"block_{i}/attention_norm", "norm"),
-      f"{layer}.0.fn.to_qkv": (f"block_{i}/qkv", "linear"),
-      f"{layer}.0.fn.to_out.0": (f"block_{i}/attention_out", "linear"),
-      f"{layer}.1.norm": (f"block_{i}/mlp_norm", "norm"),
-      f"{layer}.1.fn.net.0": (f"block_{i}/mlp_in", "linear"),
-      f"{layer}.1.fn.net.3": (f"block_{i}/mlp_out", "linear"),
-    }
-  return names
-
-
-def to_flax(tensors: dict[str, torch.Tensor], depth: int) -> dict:
-  """A state dict, or one of gradients, as Flax variables.
-
-  Returns:
-    {"params": ..., "batch_stats": ...} as nested dicts of numpy arrays; the
-    statistics are absent where `tensors` has none.
-  """
-  flat = {"params/cls_token": tensors["ppat.cls_token"].detach().numpy()}
-  for theirs, (ours, kind) in _names(depth).items():
-    weight = tensors[f"{theirs}.weight"].detach().numpy()
-    if kind == "linear":
-      weight = weight.reshape(*weight.shape[:2]).T
-      flat[f"params/{ours}/kernel"] = weight
-    else:
-      flat[f"params/{ours}/scale"] = weight
-    if f"{theirs}.bias" in tensors:
-      flat[f"params/{ours}/bias"] = tensors[f"{theirs}.bias"].detach().numpy()
-    if f"{theirs}.running_mean" in tensors:
-      for stat in ("mean", "var"):
-        flat[f"batch_stats/{ours}/{stat}"] = (
-          tensors[f"{theirs}.running_{stat}"].detach().numpy()
-        )
-  return _nest(flat)
-
-
-def _nest(flat: dict[str, np.ndarray]) -> dict:
-  tree: dict = {}
-  for path, value in flat.items():
-    *parents, leaf = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    # A copy: JAX may alias numpy memory, torch updates its own in place.
-    node[leaf] = np.array(value)
-  return tree
+def to_flax(tensors: dict[str, torch.Tensor]) -> dict:
+  """A twin's state dict, or gradients by its names, as Flax variables."""
+  return to_tree({k: v.detach().numpy() for k, v in tensors.items()})
 
 
 def surface_clouds(seed: int, batch: int, points: int) -> np.ndarray:

@@ -16,6 +16,8 @@ class Row(NamedTuple):
       loss terms, over the total loss; of indices, the share that differs.
     cosine: Of both sides as vectors; of embeddings, the lowest of any cloud.
     tolerance: Largest `relative` that passes; None where nothing is demanded.
+    torch_relative: Of bfloat16, which is held against PyTorch's float32:
+      `relative` of PyTorch's own bfloat16.
   """
 
   part: str
@@ -24,6 +26,7 @@ class Row(NamedTuple):
   relative: float
   cosine: float
   tolerance: float | None
+  torch_relative: float | None = None
 
   @property
   def passed(self) -> bool:
@@ -31,19 +34,29 @@ class Row(NamedTuple):
 
 
 def of_values(
-  part: str, stage: str, ours: Any, theirs: Any, tolerance: float | None
+  part: str,
+  stage: str,
+  ours: Any,
+  theirs: Any,
+  tolerance: float | None,
+  *,
+  scale: float | None = None,
 ) -> Row:
-  """Compares arrays, or trees of arrays with the same structure."""
+  """Compares arrays, or trees of arrays with the same structure.
+
+  Args:
+    part: See `Row`.
+    stage: See `Row`.
+    ours: Array or tree.
+    theirs: Array or tree.
+    tolerance: See `Row`.
+    scale: What the difference is relative to, if not to `theirs`.
+  """
   a, b = _flat(ours), _flat(theirs)
-  max_abs = np.abs(a - b).max(initial=0)
-  return Row(
-    part,
-    stage,
-    float(max_abs),
-    _ratio(max_abs, np.abs(b).max(initial=0)),
-    _cosine(a, b),
-    tolerance,
-  )
+  max_abs = float(np.abs(a - b).max(initial=0))
+  scale = float(np.abs(b).max(initial=0)) if scale is None else scale
+  relative = max_abs / scale if max_abs else 0.0
+  return Row(part, stage, max_abs, relative, _cosine(a, b), tolerance)
 
 
 def of_embeddings(
@@ -51,10 +64,8 @@ def of_embeddings(
 ) -> Row:
   """The same for (B, D), with the lowest cosine of the B pairs."""
   row = of_values(part, stage, ours, theirs, tolerance)
-  cosines = [
-    _cosine(_flat(a), _flat(b)) for a, b in zip(ours, theirs, strict=True)
-  ]
-  return row._replace(cosine=min(cosines))
+  pairs = zip(ours, theirs, strict=True)
+  return row._replace(cosine=min(_cosine(_flat(a), _flat(b)) for a, b in pairs))
 
 
 def of_indices(
@@ -73,10 +84,6 @@ def _flat(tree: Any) -> np.ndarray:
       [np.zeros(0), *(_flat(tree[k]) for k in sorted(tree))]
     )
   return np.asarray(tree, np.float64).ravel()
-
-
-def _ratio(x: float, y: float) -> float:
-  return float(x / y) if y else (0.0 if not x else float("inf"))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

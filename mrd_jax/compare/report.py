@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from mrd_jax.compare.errors import Row
 from mrd_jax.metrics import write_json
@@ -24,22 +25,29 @@ from mrd_jax.report.style import (
   sheet,
 )
 
+_STYLES = {"eval": "-", "train": "--", "tolerance": ":"}
 _COLOURS = {"float64": GREEN, "float32": BLUE, "bfloat16": VERMILION}
 
 
 def table(rows: Sequence[Row]) -> str:
-  """The rows as text, a block for each part."""
+  """The rows as text, a block for each part.
+
+  bfloat16 is held against PyTorch's float32; the column "PyTorch's" is the
+  relative error of PyTorch's own bfloat16.
+  """
   lines = []
   for part, block in itertools.groupby(rows, lambda row: row.part):
+    peer = "PyTorch's" if part.endswith("bfloat16") else ""
     lines.append(
-      f"\n{part:30} {'max abs':>9} {'relative':>9} {'1 - cosine':>10} "
-      f"{'tolerance':>9}"
+      f"\n{part:35} {'max abs':>9} {'relative':>9} {'1 - cosine':>10} "
+      f"{'tolerance':>9} {peer}"
     )
     for row in block:
       limit = "-" if row.tolerance is None else f"{row.tolerance:.0e}"
+      own = "" if row.torch_relative is None else f" {row.torch_relative:9.1e}"
       lines.append(
-        f"  {row.stage:28} {row.max_abs:9.1e} {row.relative:9.1e} "
-        f"{max(1 - row.cosine, 0):10.1e} {limit:>9}"
+        f"  {row.stage:33} {row.max_abs:9.1e} {row.relative:9.1e} "
+        f"{max(1 - row.cosine, 0):10.1e} {limit:>9}{own}"
         + ("" if row.passed else "  ABOVE")
       )
   return "\n".join(lines)
@@ -93,67 +101,66 @@ def write(
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
   """Relative error against depth: of the stages, and of the gradients."""
-  height = 5.0
-  notes = [
-    title,
-    "relative error: largest difference over largest value",
-    "dotted: tolerance",
-  ]
+  height = 5.2
+  notes = [title, "what is equal is not drawn"]
   with sheet(path, "JAX against PyTorch, by depth", notes, height) as figure:
     panels = figure.subplots(
       1,
       2,
       sharey=True,
       gridspec_kw={
-        "left": 0.75 / WIDTH,
+        "left": 0.65 / WIDTH,
         "right": 1 - MARGIN / WIDTH,
-        "top": 1 - (HEADER + 0.3) / height,
+        "top": 1 - (HEADER + 0.25) / height,
         "bottom": 1.35 / height,
         "wspace": 0.06,
       },
     )
     _draw_parts(panels[0], rows, ("eval", "train"))
     panels[0].set_title("stages of the forward pass")
-    panels[0].set_ylabel("relative error")
+    panels[0].set_ylabel("largest difference / largest value")
     _draw_parts(panels[1], rows, ("gradients",))
-    panels[1].set_title("gradients of a training step, by module")
+    panels[1].set_title("gradients of a training step")
+    dtypes = {row.part.split()[-1] for row in rows} & _COLOURS.keys()
+    lines = [Line2D([], [], color=_COLOURS[d], label=d) for d in sorted(dtypes)]
+    lines += [
+      Line2D([], [], color=GREY, linestyle=style, label=label)
+      for label, style in _STYLES.items()
+    ]
+    figure.legend(
+      handles=lines,
+      loc="upper right",
+      bbox_to_anchor=(1 - MARGIN / WIDTH, 1 - 0.15 / height),
+      ncols=2,
+      fontsize=8.5,
+    )
 
 
 def _draw_parts(
   axes: Axes, rows: Sequence[Row], kinds: tuple[str, ...]
 ) -> None:
-  stages = list(
-    dict.fromkeys(
-      row.stage
-      for row in rows
-      if row.part.split()[0] in kinds and row.stage != "running statistics"
-    )
-  )
+  rows = [
+    row
+    for row in rows
+    if row.part.split()[0] in kinds and row.stage != "running statistics"
+  ]
+  stages = list(dict.fromkeys(row.stage for row in rows))
   for part, block in itertools.groupby(rows, lambda row: row.part):
-    kind, dtype = part.split()[0], part.split()[-1]
-    if kind not in kinds:
-      continue
-    block = [row for row in block if row.stage in stages]
-    x = np.array([stages.index(row.stage) for row in block])
-    y = np.array([row.relative for row in block])
-    colour = _COLOURS[dtype]
-    axes.plot(
-      x[y > 0],  # what is equal has no place on a logarithmic axis
-      y[y > 0],
-      color=colour,
-      linestyle="--" if kind == "train" else "-",
-      marker="o",
-      markersize=3,
-      label=part.removeprefix("gradients "),
-    )
-    limits = np.array(
-      [np.nan if r.tolerance is None else r.tolerance for r in block]
-    )
-    axes.plot(x, limits, color=colour, linestyle=":", linewidth=1)
+    kind, dtype = part.split()
+    errors = dict.fromkeys(stages, 0.0)
+    limits = dict.fromkeys(stages)
+    for row in block:
+      errors[row.stage], limits[row.stage] = row.relative, row.tolerance
+    color = _COLOURS[dtype]
+    for values, style in ((errors, _STYLES.get(kind, "-")), (limits, ":")):
+      # NaN leaves a gap: zero has no place on a logarithmic axis.
+      y = [values[stage] or np.nan for stage in stages]
+      marker = "o" if values is errors else ""
+      axes.plot(y, color=color, linestyle=style, marker=marker, markersize=3)
   axes.set_yscale("log")
+  axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0e}")
   step = -(-len(stages) // 18)  # as many names as can be read
   axes.set_xticks(
-    range(0, len(stages), step), stages[::step], rotation=60, ha="right"
+    range(0, len(stages), step), stages[::step], rotation=50, ha="right"
   )
-  axes.tick_params(axis="x", labelsize=7.5, labelcolor=GREY)
-  axes.legend(loc="upper left", ncols=2, fontsize=8)
+  axes.tick_params(axis="x", labelsize=7.5)

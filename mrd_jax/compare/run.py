@@ -1,6 +1,7 @@
 """The whole comparison: what is run, and what it is held against."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ TOLERANCES = {
   # Not tighter: `jax.nn.dot_product_attention` takes its softmax in float32.
   "float64": Tolerances(1e-6, 1e-6, 1e-6, 1e-6, 1e-12),
   "float32": Tolerances(1e-5, 1e-6, 1e-5, 2e-2, 1e-6),
-  "bfloat16": Tolerances(5e-2, 2e-2, 1e-1, None, 1e-6),
+  "bfloat16": Tolerances(5e-2, 2e-2, 1e-1, None, 1e-6),  # against float32
 }
 
 
@@ -181,34 +182,30 @@ def _forward(
   train: bool,
   dtype: str,
 ) -> list[Row]:
+  """One forward pass: a row a stage, and the running statistics."""
   part = f"{'train' if train else 'eval'} {dtype}"
-  tolerance = TOLERANCES[dtype].stage
+  before = jax.device_get(encoder.variables["batch_stats"]["point_net"])
+  size = encoder.config.architecture
+  count = len(clouds.points) * size.groups * size.group_size
+
   ours = stages.jax_forward(
     encoder.model, encoder.variables, clouds, train=train
   )
-  theirs = stages.torch_forward(
-    model, clouds, train=train, bfloat16=dtype == "bfloat16"
-  )
-  rows = [
-    (errors.of_embeddings if name == stages.EMBEDDING else errors.of_values)(
-      part, name, value, theirs.stages[name], tolerance
-    )
-    for name, value in ours.stages.items()
-  ]
+  found = dict(ours.stages)
   if train:
-    size = encoder.config.architecture
-    old = jax.device_get(encoder.variables["batch_stats"]["point_net"])
-    new = stages.unbias(
-      old,
-      ours.statistics,
-      len(clouds.points) * size.groups * size.group_size,
-    )
-    rows.append(
-      errors.of_values(
-        part, "running statistics", new, theirs.statistics, tolerance
-      )
-    )
-  return rows
+    found["running statistics"] = stages.unbias(before, ours.statistics, count)
+
+  def theirs(bfloat16: bool) -> dict[str, Any]:
+    result = stages.torch_forward(model, clouds, train=train, bfloat16=bfloat16)
+    return result.stages | {"running statistics": result.statistics}
+
+  return _rows(
+    part,
+    found,
+    theirs(False),
+    theirs(True) if dtype == "bfloat16" else None,
+    lambda stage: TOLERANCES[dtype].stage,
+  )
 
 
 def _step(
@@ -218,59 +215,75 @@ def _step(
   examples: Examples,
   dtype: str,
 ) -> list[Row]:
-  ours = training.jax_step(setting, encoder.model, encoder.variables, examples)
-  theirs = training.torch_step(
-    setting, model, examples, bfloat16=dtype == "bfloat16"
-  )
+  """One training step: loss terms, gradients, updated parameters."""
   limits = TOLERANCES[dtype]
   start = jax.device_get(
     training.start_params(setting, encoder.variables["params"])
   )
+  ours = training.jax_step(setting, encoder.model, encoder.variables, examples)
+  theirs = training.torch_step(setting, model, examples, bfloat16=False)
+  rounded = None
+  if dtype == "bfloat16":
+    rounded = training.torch_step(setting, model, examples, bfloat16=True)
 
-  def moved(params: Any) -> Any:
-    return jax.tree.map(np.subtract, params, start)
-
-  rows = [
-    errors.of_values(f"loss {dtype}", name, value, theirs.terms[name], None)
-    for name, value in ours.terms.items()
-  ]
-  total = abs(theirs.terms["loss"])
-  rows = [
-    row._replace(relative=row.max_abs / total, tolerance=limits.term)
-    for row in rows
-  ]
-  tolerances = {training.POINT_NET: limits.pooled_gradient}
-  rows += _by_module(
+  rows = _rows(
+    f"loss {dtype}",
+    ours.terms,
+    theirs.terms,
+    rounded and rounded.terms,
+    lambda term: limits.term,
+    scale=abs(theirs.terms["loss"]),
+  )
+  pooled = {training.POINT_NET: limits.pooled_gradient}
+  rows += _rows(
     f"gradients {dtype}",
-    ours.gradients,
-    theirs.gradients,
-    lambda module: tolerances.get(module, limits.gradient),
+    training.modules(ours.gradients),
+    training.modules(theirs.gradients),
+    rounded and training.modules(rounded.gradients),
+    lambda module: pooled.get(module, limits.gradient),
   )
-  rows += _by_module(
-    f"optimizer, same gradients {dtype}",
-    training.jax_update(setting, start, theirs.gradients),
-    theirs.params,
-    lambda module: limits.update,
-  )
+  if rounded is None:  # an optimizer's work is float32 at least
+    updated = training.jax_update(setting, start, theirs.gradients)
+    rows += _rows(
+      f"optimizer, same gradients {dtype}",
+      training.modules(updated),
+      training.modules(theirs.params),
+      None,
+      lambda module: limits.update,
+    )
+
+  def update(step: training.Step) -> dict[str, Any]:
+    return training.modules(jax.tree.map(np.subtract, step.params, start))
+
   # Adam's first step is the sign of a gradient, also of one that is zero but
   # for rounding: what differs by it is told, not judged.
-  rows += _by_module(
+  return rows + _rows(
     f"whole step {dtype}",
-    moved(ours.params),
-    moved(theirs.params),
+    update(ours),
+    update(theirs),
+    rounded and update(rounded),
     lambda module: None,
   )
-  return rows
 
 
-def _by_module(
+def _rows(
   part: str,
-  ours: Any,
-  theirs: Any,
+  ours: dict[str, Any],
+  theirs: dict[str, Any],
+  rounded: dict[str, Any] | None,
   tolerance: Callable[[str], float | None],
+  scale: float | None = None,
 ) -> list[Row]:
-  theirs = training.modules(theirs)
-  return [
-    errors.of_values(part, name, value, theirs[name], tolerance(name))
-    for name, value in training.modules(ours).items()
-  ]
+  """A row for each of our stages; `rounded` is PyTorch's in bfloat16."""
+  rows = []
+  for name, value in ours.items():
+    if name == stages.EMBEDDING:
+      compare_pair = errors.of_embeddings
+    else:
+      compare_pair = functools.partial(errors.of_values, scale=scale)
+    row = compare_pair(part, name, value, theirs[name], tolerance(name))
+    if rounded:
+      own = compare_pair(part, name, rounded[name], theirs[name], None)
+      row = row._replace(torch_relative=own.relative)
+    rows.append(row)
+  return rows

@@ -4,6 +4,7 @@ A stage is named as it is printed; both functions return the same names in
 the order of computation.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -57,24 +58,24 @@ def snap(clouds: Clouds) -> Clouds:
 
 def jax_indices(size: PointBERTSize, clouds: Clouds) -> dict[str, np.ndarray]:
   """What our tokenizer chooses."""
+  return jax.device_get(
+    _choose(size, clouds.points[..., :3], clouds.num_points)
+  )
 
-  @jax.jit
-  def choose(xyz_BN3, num_points_B):
-    def one(cloud):
-      xyz_N3, n = cloud
-      chosen = point_ops.farthest_point_sample(xyz_N3, n, size.groups)
-      neighbours = point_ops.ball_query(
-        xyz_N3,
-        xyz_N3[chosen],
-        n,
-        radius=size.radius,
-        group_size=size.group_size,
-      )
-      return {SAMPLES: chosen, NEIGHBOURS: neighbours}
 
-    return jax.lax.map(one, (xyz_BN3, num_points_B))
+@functools.partial(jax.jit, static_argnums=0)
+def _choose(
+  size: PointBERTSize, xyz_BN3: jax.Array, num_points_B: jax.Array
+) -> dict[str, jax.Array]:
+  def one(cloud):
+    xyz_N3, n = cloud
+    chosen = point_ops.farthest_point_sample(xyz_N3, n, size.groups)
+    neighbours = point_ops.ball_query(
+      xyz_N3, xyz_N3[chosen], n, radius=size.radius, group_size=size.group_size
+    )
+    return {SAMPLES: chosen, NEIGHBOURS: neighbours}
 
-  return jax.device_get(choose(clouds.points[..., :3], clouds.num_points))
+  return jax.lax.map(one, (xyz_BN3, num_points_B))
 
 
 def torch_indices(
@@ -97,31 +98,8 @@ def jax_forward(
   model: PointBERT, variables: Any, clouds: Clouds, *, train: bool
 ) -> Forward:
   """Our forward pass with all its intermediate results."""
-  size = model.size
-
-  @jax.jit
-  def forward(variables, points, num_points):
-    groups = point_ops.group_points(
-      points,
-      num_points,
-      groups=size.groups,
-      radius=size.radius,
-      group_size=size.group_size,
-      fps_chunk=model.fps_chunk,
-      query_chunk=model.query_chunk,
-    )
-    embedding, updates = model.apply(
-      variables,
-      points,
-      num_points,
-      train=train,
-      mutable=["intermediates", "batch_stats"],
-      capture_intermediates=lambda module, _: len(module.path) == 1,
-    )
-    return groups, embedding, updates
-
   groups, embedding, updates = jax.device_get(
-    forward(variables, clouds.points, clouds.num_points)
+    _apply(model, train, variables, clouds.points, clouds.num_points)
   )
   found = updates["intermediates"]
   stages = {
@@ -130,12 +108,40 @@ def jax_forward(
     "mini-PointNet": found["point_net"]["__call__"][0],
     "lift": found["lift_norm"]["__call__"][0],
   }
-  for i in range(size.depth):
+  for i in range(model.size.depth):
     stages[f"block {i}"] = found[f"block_{i}"]["__call__"][0]
   stages["head"] = embedding
   stages[EMBEDDING] = _unit(embedding)
   batch_stats = updates.get("batch_stats", variables["batch_stats"])
   return Forward(stages, batch_stats["point_net"])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(
+  model: PointBERT,
+  train: bool,
+  variables: Any,
+  points: jax.Array,
+  num_points: jax.Array,
+):
+  groups = point_ops.group_points(
+    points,
+    num_points,
+    groups=model.size.groups,
+    radius=model.size.radius,
+    group_size=model.size.group_size,
+    fps_chunk=model.fps_chunk,
+    query_chunk=model.query_chunk,
+  )
+  embedding, updates = model.apply(
+    variables,
+    points,
+    num_points,
+    train=train,
+    mutable=["intermediates", "batch_stats"],
+    capture_intermediates=lambda module, _: len(module.path) == 1,
+  )
+  return groups, embedding, updates
 
 
 def torch_forward(

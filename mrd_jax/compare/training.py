@@ -6,6 +6,7 @@ exchanged shows.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -109,40 +110,41 @@ def jax_step(
 ) -> Step:
   """Our step."""
   params = start_params(setting, variables["params"])
-
-  @jax.jit
-  def step(params, batch_stats, examples):
-    gradients, metrics, _ = loss_gradients(
-      params,
-      batch_stats,
-      examples,
-      encoder=model,
-      loss_config=setting.loss,
-      key=None,
-    )
-    return gradients, metrics
-
   gradients, metrics = jax.device_get(
-    step(params, variables["batch_stats"], examples)
+    _gradients(setting.loss, model, params, variables["batch_stats"], examples)
   )
   terms = {name: float(metrics[name]) for name in _TERMS}
   terms |= {k: float(v) for k, v in metrics.items() if k.startswith("relation")}
   return Step(terms, gradients, jax_update(setting, params, gradients))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradients(
+  loss: LossConfig,
+  model: PointBERT,
+  params: Any,
+  batch_stats: Any,
+  examples: Examples,
+):
+  gradients, metrics, _ = loss_gradients(
+    params, batch_stats, examples, encoder=model, loss_config=loss, key=None
+  )
+  return gradients, metrics
+
+
 def jax_update(setting: Setting, params: Any, gradients: Any) -> Any:
   """The parameters after our optimizer's first step with given gradients."""
+  params, gradients = jax.tree.map(jnp.asarray, (params, gradients))
+  return jax.device_get(_update(setting.optimizer, params, gradients))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update(config: OptimizerConfig, params: Any, gradients: Any) -> Any:
   optimizer = make_optimizer(
-    setting.optimizer, steps_per_epoch=1, num_steps=2, alternating=False
+    config, steps_per_epoch=1, num_steps=2, alternating=False
   )
-
-  @jax.jit
-  def update(params, gradients):
-    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    return optax.apply_updates(params, updates)
-
-  as_arrays = jax.tree.map(jnp.asarray, (params, gradients))
-  return jax.device_get(update(*as_arrays))
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  return optax.apply_updates(params, updates)
 
 
 def torch_step(
@@ -190,7 +192,9 @@ def torch_step(
   loss.backward()
   named = dict(model.named_parameters())
 
-  def as_tree(encoder: Mapping[str, torch.Tensor], *, of: Any) -> dict[str, Any]:
+  def as_tree(
+    encoder: Mapping[str, torch.Tensor], *, of: Any
+  ) -> dict[str, Any]:
     arrays = {k: v.detach().cpu().numpy().copy() for k, v in encoder.items()}
     return {
       "encoder": state_dict.to_tree(arrays)["params"],

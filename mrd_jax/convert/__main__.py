@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     print(args.run(args))
-  except BadInput as error:
+  except (BadInput, OSError) as error:
     print(error, file=sys.stderr)
     return 2
   except ModuleNotFoundError as error:

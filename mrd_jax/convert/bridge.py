@@ -1,6 +1,7 @@
 """Encoders to and from PyTorch and ONNX: what the command line does."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,12 @@ def to_torch(
       out, sidecar, encoder.config, encoder.variables, prefix=prefix
     )
   elif out.suffix == ".pt":
-    pretrained.write_sidecar(sidecar, encoder.config)
     state = state_dict.to_state_dict(
       encoder.variables, num_batches_tracked=encoder.config.step
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
     torch_files.write(out, state, encoder.config.logit_scale, style)
+    pretrained.write_sidecar(sidecar, encoder.config)
   else:
     raise BadInput(f"--out is {out}, must end in .safetensors or .pt")
   return [out, sidecar]
@@ -81,9 +83,11 @@ def from_torch(path: Path, **overrides) -> Encoder:
   shapes = state_dict.infer_shapes(file.state, str(path))
   variables = state_dict.from_state_dict(file.state, str(path))
   sidecar = path.with_suffix(".json")
+  if not sidecar.is_file() and path.name == pretrained.WEIGHTS_FILE:
+    sidecar = path.with_name(pretrained.CONFIG_FILE)  # a model folder of ours
   if sidecar.is_file():
     config = pretrained.read_sidecar(sidecar)
-    pretrained.check_architecture(config, shapes)
+    pretrained.check_architecture(config, shapes, str(path))
   else:
     config = _published(path, shapes, overrides)
   grouping = {k: v for k, v in overrides.items() if k in Grouping._fields}
@@ -91,7 +95,7 @@ def from_torch(path: Path, **overrides) -> Encoder:
   config = dataclasses.replace(
     config,
     architecture=dataclasses.replace(config.architecture, **grouping),
-    step=state_dict.num_batches_tracked(file.state),
+    step=state_dict.num_batches_tracked(file.state) or config.step,
     logit_scale=config.logit_scale
     if file.logit_scale is None
     else file.logit_scale,
@@ -111,9 +115,15 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   if out.suffix != ".onnx":
     raise BadInput(f"--out is {out}, must end in .onnx")
   sidecar = out.with_suffix(".json")
-  pretrained.write_sidecar(sidecar, encoder.config)
-  onnx_export.export(torch_model(encoder), out)
-  return [out, sidecar]
+  out.parent.mkdir(parents=True, exist_ok=True)
+  # A large model is two files, which are moved when they are whole.
+  with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+    onnx_export.export(torch_model(encoder), Path(folder) / out.name)
+    pretrained.write_sidecar(sidecar, encoder.config)
+    files = [
+      file.replace(out.parent / file.name) for file in Path(folder).iterdir()
+    ]
+  return [*sorted(files), sidecar]
 
 
 def torch_model(encoder: Encoder) -> pointbert_torch.Projected:
@@ -134,10 +144,11 @@ def read_torch_model(
   """
   state = torch_files.read(path).state
   pretrained.check_architecture(
-    config, state_dict.infer_shapes(state, str(path))
+    config, state_dict.infer_shapes(state, str(path)), str(path)
   )
   state_dict.from_state_dict(state, str(path))  # complete, and finite
-  return _build(config, state)
+  counters = dict.fromkeys(state_dict.COUNTERS, np.array(0))
+  return _build(config, counters | state)
 
 
 def _build(

@@ -87,7 +87,7 @@ def table(depth: int, *, projection: bool) -> list[Row]:
   return rows
 
 
-_COUNTERS = tuple(f"ppat.sa.mlp_bns.{i}.num_batches_tracked" for i in range(3))
+COUNTERS = tuple(f"ppat.sa.mlp_bns.{i}.num_batches_tracked" for i in range(3))
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], name: str) -> Any:
@@ -105,7 +105,8 @@ def from_state_dict(state: Mapping[str, np.ndarray], name: str) -> Any:
   """
   shapes = infer_shapes(state, name)
   expected = _expected_shapes(shapes)
-  unknown = sorted(state.keys() - expected.keys() - set(_COUNTERS))
+  expected |= {key: () for key in COUNTERS if key in state}
+  unknown = sorted(state.keys() - expected.keys())
   missing = sorted(expected.keys() - state.keys())
   for keys, problem in ((missing, "lacks"), (unknown, "also holds")):
     if keys:
@@ -163,14 +164,14 @@ def to_state_dict(variables: Any, *, num_batches_tracked: int) -> State:
     if rank:
       value = value.T.reshape(*value.shape[::-1], *(1,) * (rank - 2))
     state[key] = np.ascontiguousarray(value)
-  for key in _COUNTERS:
+  for key in COUNTERS:
     state[key] = np.array(num_batches_tracked, np.int64)
   return state
 
 
 def num_batches_tracked(state: Mapping[str, np.ndarray]) -> int:
   """How many steps BatchNorm counted; 0 where the file does not say."""
-  return int(state.get(_COUNTERS[0], 0))
+  return int(state.get(COUNTERS[0], 0))
 
 
 def infer_shapes(state: Mapping[str, np.ndarray], name: str) -> Shapes:
@@ -181,16 +182,17 @@ def infer_shapes(state: Mapping[str, np.ndarray], name: str) -> Shapes:
   """
 
   def dim(key: str, axis: int) -> int:
-    if key not in state or state[key].ndim <= axis:
+    shape = state[key].shape[axis:] if key in state else ()
+    if not shape or not shape[0]:
       raise BadInput(
-        f"{name} has no tensor {key}: it is not an OpenShape PointBERT; it "
-        f"holds {_few(state)}"
+        f"{name} has no {key} or an empty one: it is not an OpenShape "
+        f"PointBERT; it holds {few(state)}"
       )
-    return state[key].shape[axis]
+    return shape[0]
 
   qkv = "ppat.transformer.layers.0.0.fn.to_qkv.weight"
   heads, rest = divmod(dim(qkv, 0), 3 * HEAD_DIM)
-  if rest or not heads:
+  if rest:
     raise BadInput(
       f"{name}: {qkv} has {dim(qkv, 0)} rows, must be a multiple of "
       f"{3 * HEAD_DIM}: heads are {HEAD_DIM} wide"
@@ -234,6 +236,7 @@ def _count_blocks(state: Mapping[str, Any]) -> int:
   return len(layers)
 
 
-def _few(state: Mapping[str, Any]) -> str:
+def few(state: Mapping[str, Any]) -> str:
+  """Some of the names, for messages."""
   names = list(state)[:3]
   return ", ".join(names) + (", ..." if len(state) > 3 else "") or "nothing"

@@ -3,7 +3,8 @@
 Nothing in a file is executed: PyTorch reads it with `weights_only=True`.
 """
 
-import pickle
+import contextlib
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ _NUMBERS: list[Any] = [
   (scalar, "numpy.core.multiarray.scalar"),
   scalar,
   np.dtype,
-  *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+  *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
 ]
 
 
@@ -64,11 +65,17 @@ def read(path: Path) -> TorchFile:
     scale: Any = content.get("logit_scale")
     if isinstance(scale, dict):
       scale = next(iter(scale.values()), None)
-    if isinstance(scale, torch.Tensor | float):
-      logit_scale = float(scale)
+    if scale is not None:
+      if isinstance(scale, float):
+        scale = torch.tensor(scale)
+      scale = _as_array(scale, f"{path}: logit_scale")
+      if scale.size != 1 or not np.isfinite(scale).all():
+        raise BadInput(f"{path}: logit_scale is {scale}, must be a number")
+      logit_scale = float(scale.item())
     content = content["state_dict"]
   if not isinstance(content, dict):
     raise BadInput(f"{path} holds no state dict but a {type(content).__name__}")
+  content = {str(key): value for key, value in content.items()}
   return TorchFile(_without_prefix(content, path), logit_scale)
 
 
@@ -105,27 +112,21 @@ def _load(path: Path) -> Any:
   try:
     with torch.serialization.safe_globals(_NUMBERS):
       return torch.load(path, map_location="cpu", weights_only=True)
-  except FileNotFoundError:
-    raise BadInput(f"{path} does not exist") from None
-  except pickle.UnpicklingError as error:
+  except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+  except Exception as error:  # what damage leads to is anything
+    # PyTorch names what it refused, in a page of advice to trust the file.
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused:
+      raise BadInput(
+        f"{path} is refused, nothing in it was executed: it holds "
+        f"{refused[1]}, which is neither a tensor nor a plain value; ask for a "
+        "file with the state dict alone"
+      ) from error
     raise BadInput(
-      f"{path} is refused, nothing in it was executed: it holds more than "
-      f"tensors and plain values ({_reason(error)}); ask for a file with the "
-      "state dict alone"
+      f"{path} cannot be read as a PyTorch file; it is damaged or of another "
+      "kind, fetch or export it again"
     ) from error
-  except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-    raise BadInput(
-      f"{path} cannot be read as a PyTorch file ({_reason(error)}); it is "
-      "damaged or of another kind"
-    ) from error
-
-
-def _reason(error: Exception) -> str:
-  """What PyTorch objects to, without its advice to trust the file."""
-  text = " ".join(str(error).split())
-  marker = "WeightsUnpickler error: "
-  text = text.partition(marker)[2] or text
-  return text[:120].partition(". ")[0].strip()
 
 
 def _without_prefix(tensors: dict[str, Any], path: Path) -> state_dict.State:
@@ -138,15 +139,20 @@ def _without_prefix(tensors: dict[str, Any], path: Path) -> state_dict.State:
           if key.startswith(prefix)
         }
   raise BadInput(
-    f"{path} holds no OpenShape PointBERT: no cls_token among its "
-    f"{len(tensors)} entries, which begin with {', '.join(list(tensors)[:3])}"
+    f"{path} has no cls_token: it is not an OpenShape PointBERT; it holds "
+    f"{state_dict.few(tensors)}"
   )
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
-  if isinstance(value, np.ndarray):
+  """A tensor; floating-point ones as float32, as numpy has no bfloat16."""
+  # Sparse, quantised, nested and meta tensors stay what they are.
+  with contextlib.suppress(TypeError, RuntimeError):
+    if isinstance(value, torch.Tensor):
+      value = value.detach()
+      value = (value.float() if value.is_floating_point() else value).numpy()
+  if not isinstance(value, np.ndarray) or value.dtype.kind == "c":
+    raise BadInput(f"{name} must be a dense tensor of real numbers")
+  if value.dtype.kind in "biu":
     return value
-  if not isinstance(value, torch.Tensor):
-    raise BadInput(f"{name} is a {type(value).__name__}, must be a tensor")
-  value = value.detach()
-  return (value.float() if value.is_floating_point() else value).numpy()
+  return value.astype(np.float32, copy=False)

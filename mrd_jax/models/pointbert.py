@@ -99,11 +99,13 @@ class Linear(nn.Module):
     x_2d = x.reshape(-1, fan_in).astype(self.dtype)
     with _full_precision(self.dtype):
       y = x_2d @ kernel.astype(self.dtype)
-    y = y.reshape(*x.shape[:-1], self.features)
     if self.use_bias:
       bias = self.param("bias", init, (self.features,))
-      y = y + bias.astype(self.dtype)
-    return y
+      # Added in float32, so that its gradient, a sum over all rows, is summed
+      # in float32 too (`docs/pytorch.md`); the conversions are fused.
+      wide = jnp.promote_types(self.dtype, bias.dtype)
+      y = (y.astype(wide) + bias).astype(self.dtype)
+    return y.reshape(*x.shape[:-1], self.features)
 
 
 class MiniPointNet(nn.Module):
@@ -234,9 +236,9 @@ class PointBERT(nn.Module):
     x_BGD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="lift_norm")(x_BGD)
 
     cls_D = self.param("cls_token", nn.initializers.normal(1.0), (size.width,))
-    cls_B1D = jnp.broadcast_to(
-      cls_D.astype(self.dtype), (x_BGD.shape[0], 1, size.width)
-    )
+    # Spread before it is rounded, for the same reason as a bias.
+    cls_B1D = jnp.broadcast_to(cls_D, (x_BGD.shape[0], 1, size.width))
+    cls_B1D = cls_B1D.astype(self.dtype)
     x_BLD = jnp.concatenate([cls_B1D, x_BGD], axis=1)
     for i in range(size.depth):
       x_BLD = block(

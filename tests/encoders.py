@@ -1,0 +1,75 @@
+"""Encoders with random weights, without training and without PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrd_jax.encoder import Encoder
+from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.pretrained import EncoderConfig
+
+TINY = PointBERTSize(
+  32, 2, 1, 48, sa_dim=16, groups=12, radius=0.4, group_size=8
+)
+EMBED_DIM = 10
+
+
+def make_config(**changes) -> EncoderConfig:
+  """A config whose every value differs from a default of ours."""
+  values = {
+    "architecture": TINY,
+    "embed_dim": EMBED_DIM,
+    "up_axis": "z",
+    "num_points": 600,
+    "colour_fill": 0.3,
+    "embedding_space": "a teacher",
+    "logit_scale": 2.5,
+    "step": 7,
+    "source": "drawn at random",
+  }
+  return EncoderConfig(**values | changes)
+
+
+def random_variables(
+  size: PointBERTSize, embed_dim: int | None, seed: int = 0
+) -> dict:
+  """Variables of `PointBERT` as numpy arrays, norms and statistics perturbed.
+
+  Larger weights than PyTorch's at the start, and a small cls token: so that
+  different clouds have quite different embeddings, as after training.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf) -> np.ndarray:
+    name, shape = path[-1].key, leaf.shape
+    if name == "kernel":
+      value = rng.normal(size=shape) * (2 / shape[0]) ** 0.5
+    elif name in ("bias", "cls_token"):
+      value = 0.1 * rng.normal(size=shape)
+    else:
+      value = {"scale": 1.0, "mean": 0.0, "var": 1.1}[name]
+      value = value + 0.1 * rng.uniform(-1, 1, shape)
+    return value.astype(np.float32)
+
+  shapes = jax.eval_shape(
+    lambda key: PointBERT(size, embed_dim).init(
+      key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
+    ),
+    jax.random.key(0),
+  )
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def make_encoder(seed: int = 0, dtype: str = "float32", **changes) -> Encoder:
+  """An encoder of `make_config(**changes)`."""
+  config = make_config(**changes)
+  variables = random_variables(config.architecture, config.embed_dim, seed)
+  return Encoder.make(config, variables, dtype)
+
+
+def cloud(n: int, channels: int = 6, seed: int = 0) -> np.ndarray:
+  """A cloud (n, channels) float64: a box of random sides, rgb in [0, 1)."""
+  rng = np.random.default_rng(seed)
+  points = rng.random((n, channels))
+  points[:, :3] *= 0.5 + 3 * rng.random(3)
+  return points

@@ -1,0 +1,373 @@
+"""The comparison with PyTorch: it agrees, and it notices what does not."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
+
+import dataclasses
+import json
+
+import numpy as np
+
+from benchmarks.pytorch import random_encoder, random_examples
+from configs import debug
+from mrd_jax.compare import (
+  errors,
+  report,
+  run,
+  stages,
+  torch_losses,
+  torch_optimizer,
+)
+from mrd_jax.compare.__main__ import main
+from mrd_jax.convert import bridge, pointbert_torch, torch_files
+from mrd_jax.models import pointbert
+from mrd_jax.models.pointbert import PointBERTSize
+from mrd_jax.prepare import procedural
+
+TINY = PointBERTSize(
+  48, 2, 2, 96, sa_dim=24, groups=16, radius=0.4, group_size=12
+)
+DIM = 32
+STAGES = [
+  "group centres",
+  "group features",
+  "mini-PointNet",
+  "lift",
+  "block 0",
+  "block 1",
+  "head",
+  "normalised embedding",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("data") / "procedural"
+  procedural.generate(
+    directory, train=8, val=2, num_points=160, num_views=2, embed_dim=DIM
+  )
+  return directory
+
+
+@pytest.fixture(scope="module")
+def encoder():
+  return tiny_encoder(DIM)
+
+
+def tiny_encoder(embed_dim: int | None):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(pointbert.SIZES, "tiny", TINY)
+    return random_encoder("tiny", embed_dim, 160)
+
+
+def compared(encoder, model=None, dtypes=("float32",), clouds=6, points=160):
+  width = encoder.config.embed_dim or TINY.width
+  return run.compare(
+    encoder,
+    model or bridge.torch_model(encoder),
+    random_examples(clouds, points, width),
+    dtypes=dtypes,
+  )
+
+
+def above(rows) -> list[tuple[str, str]]:
+  return [(row.part, row.stage) for row in rows if not row.passed]
+
+
+def test_everything_agrees_and_is_there(encoder):
+  rows = compared(encoder, dtypes=("float64", "float32", "bfloat16"))
+  assert above(rows) == []
+  parts = {}
+  for row in rows:
+    parts.setdefault(row.part, []).append(row.stage)
+  assert parts["points"] == ["FPS indices", "ball query indices"]
+  for dtype in ("float64", "float32", "bfloat16"):
+    assert parts[f"eval {dtype}"] == STAGES
+    assert parts[f"train {dtype}"] == [*STAGES, "running statistics"]
+    assert parts[f"gradients {dtype}"] == [
+      *("mini-PointNet", "lift", "cls token", "block 0", "block 1", "head"),
+      "scale, dynamic weights",
+    ]
+    assert {"loss", "contrast/text", "relation/PI-IT"} <= set(
+      parts[f"loss {dtype}"]
+    )
+  worst = {
+    dtype: max(
+      row.relative for row in rows if row.part in (f"eval {dtype}", dtype)
+    )
+    for dtype in ("float64", "float32", "bfloat16")
+  }
+  assert worst["float64"] < 1e-7 < worst["float32"] < 1e-5
+  # It did round, and PyTorch's own bfloat16 is told beside ours.
+  assert worst["bfloat16"] > 1e-4
+  own = [r.torch_relative for r in rows if r.part.endswith("bfloat16")]
+  assert None not in own and max(own) > 1e-4
+
+
+@pytest.mark.parametrize(
+  "loss",
+  [
+    {"representation": "euclidean"},
+    {"representation": "euclidean", "normalize_intra": False},
+    {"representation": "partial_order"},
+    {"representation": "partial_order", "sampled_pairs": 4},
+    {"cross_form": "matched"},
+    {"weighting": "fixed", "relation_scale": 20.0},
+    {"weighting": "alternating", "keep_diagonal": True},
+    {"intra": False, "cross": False},
+  ],
+  ids=lambda loss: "-".join(map(str, loss.values())),
+)
+def test_the_runs_own_loss_is_compared(encoder, loss):
+  config = debug.get_config()
+  config.loss.update(loss)
+  config.loss.relation_weight = 2.0
+  found = dataclasses.replace(
+    encoder,
+    config=dataclasses.replace(
+      encoder.config, training_config=json.loads(config.to_json())
+    ),
+  )
+  rows = compared(found, dtypes=("float64",))
+  assert above(rows) == []
+  terms = {row.stage for row in rows if row.part == "loss float64"}
+  assert ("relation/PP-II" in terms) == loss.get("intra", True)
+  assert ("relation/PI-IT" in terms) == (
+    loss.get("cross", True) and loss.get("cross_form") != "matched"
+  )
+
+
+def test_a_changed_weight_shows_where_it_is(encoder):
+  model = bridge.torch_model(encoder)
+  with torch.no_grad():
+    model.ppat.transformer.layers[1][1].fn.net[0].weight[3, 4] += 1e-2
+  found = [
+    stage
+    for part, stage in above(compared(encoder, model))
+    if part == "eval float32"
+  ]
+  assert found == ["block 1", "head", "normalised embedding"]
+
+
+def test_an_approximate_gelu_shows(encoder):
+  model = bridge.torch_model(encoder)
+  for block in model.ppat.transformer.layers:
+    block[1].fn.net[1] = torch.nn.GELU(approximate="tanh")
+  found = [
+    stage
+    for part, stage in above(compared(encoder, model))
+    if part == "eval float32"
+  ]
+  assert found[0] == "block 0"
+
+
+def test_another_start_of_sampling_shows(encoder, monkeypatch):
+  original = pointbert_torch.farthest_point_sample
+
+  def other(xyz, n, num_points=None):
+    return original(xyz.flip(1), n, num_points)
+
+  monkeypatch.setattr(pointbert_torch, "farthest_point_sample", other)
+  found = above(compared(encoder))
+  assert ("points", "FPS indices") in found
+  assert ("eval float32", "group centres") in found
+
+
+def test_another_momentum_shows_in_the_running_statistics_alone(encoder):
+  model = bridge.torch_model(encoder)
+  model.ppat.sa.mlp_bns[2].momentum = 0.11
+  assert above(compared(encoder, model)) == [
+    ("train float32", "running statistics")
+  ]
+
+
+def test_another_lambda_shows_in_loss_and_gradients(encoder, monkeypatch):
+  original = torch_losses.mrd_loss
+  monkeypatch.setattr(
+    torch_losses,
+    "mrd_loss",
+    lambda *args, lam, **options: original(*args, lam=2.9, **options),
+  )
+  parts = {part for part, _ in above(compared(encoder))}
+  assert parts == {"loss float32", "gradients float32"}
+
+
+def test_decayed_norms_show_in_the_optimizer_alone(encoder, monkeypatch):
+  monkeypatch.setattr(
+    torch_optimizer, "takes_decay", lambda name, p: name.endswith(".weight")
+  )
+  parts = {part for part, _ in above(compared(encoder))}
+  assert parts == {"optimizer, same gradients float32"}
+
+
+def test_without_a_projection():
+  encoder = tiny_encoder(None)
+  rows = compared(encoder)
+  assert above(rows) == []
+  assert "head" not in {r.stage for r in rows if r.part.startswith("gradients")}
+
+
+def test_padded_clouds(encoder):
+  examples = random_examples(4, 160, DIM)
+  examples = examples._replace(num_points=np.array([160, 90, 12, 1], np.int32))
+  model = bridge.torch_model(encoder)
+  rows = run.compare(encoder, model, examples, dtypes=("float32",))
+  assert above(rows) == []
+
+
+def test_the_model_is_left_as_it_was(encoder):
+  model = bridge.torch_model(encoder)
+  before = {k: v.clone() for k, v in model.state_dict().items()}
+  compared(encoder, model, dtypes=("float32", "bfloat16"))
+  assert not model.training
+  for name, value in model.state_dict().items():
+    assert torch.equal(value, before[name]), name
+  assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+  "size", ["t", pytest.param("m", marks=pytest.mark.slow)]
+)
+def test_full_size(size):
+  encoder = random_encoder(size, 1280, 2048)
+  rows = run.compare(
+    encoder,
+    bridge.torch_model(encoder),
+    random_examples(4, 2048, 1280),
+    dtypes=("float32", "bfloat16"),
+  )
+  assert above(rows) == []
+  (embedding,) = (
+    row
+    for row in rows
+    if (row.part, row.stage) == ("eval bfloat16", stages.EMBEDDING)
+  )
+  assert embedding.cosine > 0.9999
+
+
+def test_snapped_coordinates_are_exact():
+  clouds = stages.Clouds(
+    np.asarray(random_examples(2, 50, 4).points), np.array([50, 50])
+  )
+  snapped = stages.snap(clouds)
+  xyz = snapped.points[..., :3] * 1024
+  np.testing.assert_array_equal(xyz, np.rint(xyz))
+  assert np.abs(snapped.points - clouds.points).max() <= 2**-11
+  np.testing.assert_array_equal(snapped.points[..., 3:], clouds.points[..., 3:])
+
+
+def test_errors_by_hand():
+  row = errors.of_values("p", "s", [1.0, 2.5], [1.0, 2.0], 0.25)
+  assert (row.max_abs, row.relative, row.passed) == (0.5, 0.25, True)
+  assert not row._replace(tolerance=0.2).passed
+  assert row._replace(tolerance=None).passed
+  tree = {"b": np.zeros((2, 2)), "a": {"c": np.array(4.0)}}
+  other = {"a": {"c": np.array(3.0)}, "b": np.zeros((2, 2))}
+  assert errors.of_values("p", "s", tree, other, None).relative == 1 / 3
+  assert errors.of_values("p", "s", 1.0, 0.0, None, scale=4.0).relative == 0.25
+  zero = errors.of_values("p", "s", [0.0], [0.0], 0.0)
+  assert (zero.relative, zero.cosine, zero.passed) == (0, 1, True)
+  pair = errors.of_embeddings(
+    "p", "s", [[1.0, 0], [1, 0]], [[1.0, 0], [0, 1]], None
+  )
+  assert pair.cosine == 0
+  index = errors.of_indices("p", "s", [[1, 2], [3, 4]], [[1, 2], [4, 3]], 0.0)
+  assert (index.max_abs, index.relative, index.passed) == (2, 0.5, False)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_fails(bad):
+  assert not errors.of_values("p", "s", [1.0, bad], [1.0, 1.0], 1e9).passed
+  assert not errors.of_values("p", "s", [1.0, 1.0], [1.0, bad], 1e9).passed
+
+
+def command(encoder, data, folder, *options: str) -> int:
+  encoder.save_pretrained(folder / "model")
+  return main(
+    [
+      *("--checkpoint", str(folder / "model"), "--data", str(data)),
+      *("--output", str(folder / "out"), "--batch", "4"),
+      *("--dtypes", "float32", *options),
+    ]
+  )
+
+
+def test_command(encoder, data, tmp_path, capsys):
+  assert command(encoder, data, tmp_path) == 0
+  printed = capsys.readouterr().out
+  assert "normalised embedding" in printed
+  assert "judged stages are within their tolerances" in printed
+  written = json.loads((tmp_path / "out" / "compare.json").read_text())
+  assert written["passed"] and written["clouds"] == 4
+  assert {"jax", "torch", "rows", "data", "step"} <= written.keys()
+  assert {"max_abs", "relative", "cosine", "tolerance", "passed"} <= (
+    written["rows"][0].keys()
+  )
+  png = (tmp_path / "out" / "compare.png").read_bytes()
+  assert png.startswith(b"\x89PNG")
+
+
+def test_command_with_a_torch_file(encoder, data, tmp_path, capsys):
+  model = bridge.torch_model(encoder)
+  state = {k: v.numpy() for k, v in model.state_dict().items()}
+  torch_files.write(tmp_path / "same.pt", state, None, "module")
+  state["ppat.lift.2.bias"] = state["ppat.lift.2.bias"] + np.float32(0.01)
+  torch_files.write(tmp_path / "other.pt", state, None, "bare")
+  same = ("--torch", str(tmp_path / "same.pt"))
+  assert command(encoder, data, tmp_path, *same) == 0
+  other = ("--torch", str(tmp_path / "other.pt"))
+  assert command(encoder, data, tmp_path, *other) == 1
+  printed = capsys.readouterr().out
+  assert "Above its tolerance: lift (eval float32)" in printed
+  # What was found is written down all the same.
+  assert not json.loads((tmp_path / "out/compare.json").read_text())["passed"]
+
+
+def test_command_refuses_what_does_not_fit(encoder, data, tmp_path, capsys):
+  def refused(*options: str, encoder=encoder) -> str:
+    assert command(encoder, data, tmp_path, *options) == 2
+    return capsys.readouterr().err
+
+  assert "split 'test' is not in" in refused("--split", "test")
+  assert "--batch is 4" in refused("--split", "val")
+  assert "features of" in refused(encoder=tiny_encoder(DIM + 1))
+  larger = bridge.torch_model(tiny_encoder(None)).state_dict()
+  torch_files.write(
+    tmp_path / "a.pt", {k: v.numpy() for k, v in larger.items()}, None, "bare"
+  )
+  assert "embed_dim" in refused("--torch", str(tmp_path / "a.pt"))
+  assert "none.pt" in refused("--torch", str(tmp_path / "none.pt"))
+  if not torch.cuda.is_available():
+    assert "no GPU" in refused("--torch-device", "cuda")
+  assert not (tmp_path / "out").exists()
+
+
+def test_table_marks_what_is_above():
+  rows = [
+    errors.Row("eval float32", "lift", 1e-3, 1e-3, 0.9, 1e-5),
+    errors.Row("eval bfloat16", "lift", 1e-3, 1e-3, 0.9, 5e-2, 2e-3),
+    errors.Row("whole step bfloat16", "lift", 1e-3, 2.0, 0.9, None, 1.5),
+  ]
+  lines = report.table(rows).splitlines()
+  assert [("ABOVE" in line) for line in lines if "lift" in line] == [
+    True,
+    False,
+    False,
+  ]
+  assert "PyTorch's" in lines[4] and "2.0e-03" in lines[5]
+  assert report.verdict(rows) == "Above its tolerance: lift (eval float32)."
+  assert report.verdict(rows[1:]).startswith("All 1 judged")
+
+
+@pytest.mark.gpu
+def test_against_pytorch_on_the_gpu(encoder):
+  """Float32 products are float32 on both sides: TF32 is off by default."""
+  rows = run.compare(
+    encoder,
+    bridge.torch_model(encoder),
+    random_examples(6, 160, DIM),
+    dtypes=("float32", "bfloat16"),
+    device="cuda",
+  )
+  assert above(rows) == []
