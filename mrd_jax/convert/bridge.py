@@ -147,8 +147,7 @@ def read_torch_model(
     config, state_dict.infer_shapes(state, str(path)), str(path)
   )
   state_dict.from_state_dict(state, str(path))  # complete, and finite
-  counters = dict.fromkeys(state_dict.COUNTERS, np.array(0))
-  return _build(config, counters | state)
+  return _build(config, state)
 
 
 def _build(

@@ -87,7 +87,7 @@ def table(depth: int, *, projection: bool) -> list[Row]:
   return rows
 
 
-COUNTERS = tuple(f"ppat.sa.mlp_bns.{i}.num_batches_tracked" for i in range(3))
+_COUNTERS = tuple(f"ppat.sa.mlp_bns.{i}.num_batches_tracked" for i in range(3))
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], name: str) -> Any:
@@ -105,7 +105,7 @@ def from_state_dict(state: Mapping[str, np.ndarray], name: str) -> Any:
   """
   shapes = infer_shapes(state, name)
   expected = _expected_shapes(shapes)
-  expected |= {key: () for key in COUNTERS if key in state}
+  expected |= {key: () for key in _COUNTERS if key in state}
   unknown = sorted(state.keys() - expected.keys())
   missing = sorted(expected.keys() - state.keys())
   for keys, problem in ((missing, "lacks"), (unknown, "also holds")):
@@ -164,14 +164,14 @@ def to_state_dict(variables: Any, *, num_batches_tracked: int) -> State:
     if rank:
       value = value.T.reshape(*value.shape[::-1], *(1,) * (rank - 2))
     state[key] = np.ascontiguousarray(value)
-  for key in COUNTERS:
+  for key in _COUNTERS:
     state[key] = np.array(num_batches_tracked, np.int64)
   return state
 
 
 def num_batches_tracked(state: Mapping[str, np.ndarray]) -> int:
   """How many steps BatchNorm counted; 0 where the file does not say."""
-  return int(state.get(COUNTERS[0], 0))
+  return int(state.get(_COUNTERS[0], 0))
 
 
 def infer_shapes(state: Mapping[str, np.ndarray], name: str) -> Shapes:
