@@ -26,7 +26,7 @@ setup(
     "chex>=0.1.90",
     "flax>=0.12.8",
     "grain>=0.2.16",
-    "huggingface_hub>=0.34",
+    "huggingface_hub>=1.0",
     "importlib_resources",  # TFDS needs it and does not say so
     "jax>=0.10.2",
     "matplotlib>=3.9",

@@ -223,7 +223,7 @@ class Encoder:
     """
     path = Path(source)
     if not path.exists():
-      path = _fetch(str(source), revision)
+      path = pretrained.fetch(str(source), revision)
     return cls.make(*pretrained.read(path), dtype)
 
 
@@ -335,43 +335,3 @@ def _read_json(path: Path) -> Any:
     return None
   except ValueError as error:
     raise BadInput(f"{path} is not readable as JSON: {error}") from error
-
-
-def _fetch(repository: str, revision: str | None) -> Path:
-  """Downloads a model folder from the hub, or finds it in the cache."""
-  import huggingface_hub as hub
-  from huggingface_hub import errors
-
-  name, problem, folder = pretrained.CONFIG_FILE, None, Path()
-  # Asked once: `hf_hub_download` repeats for minutes if there is no network.
-  try:
-    hub.get_hf_file_metadata(
-      hub.hf_hub_url(repository, name, revision=revision)
-    )
-  except Exception as error:  # those of its HTTP library, too
-    problem = error  # unless the cache has it
-  try:
-    for name in (pretrained.CONFIG_FILE, pretrained.WEIGHTS_FILE):
-      file = hub.hf_hub_download(
-        repository,
-        name,
-        revision=revision,
-        local_files_only=problem is not None,
-      )
-      folder = Path(file).parent
-      revision = folder.name  # the commit, so that both files are of one
-  except Exception as error:
-    problem = problem or error
-    reasons = {
-      errors.RepositoryNotFoundError: "there is no such repository, unless it "
-      "is private: log in with hf auth login",
-      errors.RevisionNotFoundError: f"there is no revision {revision!r}",
-      errors.RemoteEntryNotFoundError: f"there is no file {name} in it",
-      Exception: " ".join(f"{type(problem).__name__}: {problem}".split()),
-    }
-    reason = next(v for k, v in reasons.items() if isinstance(problem, k))
-    raise BadInput(
-      f"{repository} is neither a folder nor a model that could be fetched "
-      f"from the Hugging Face hub: {reason}"
-    ) from error
-  return folder

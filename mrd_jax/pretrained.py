@@ -187,7 +187,13 @@ def read_safetensors(path: Path) -> state_dict.State:
   """
   try:
     return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, KeyError, OSError, ValueError) as error:
+  except (
+    safetensors.SafetensorError,
+    AttributeError,  # a type that numpy does not have
+    KeyError,
+    OSError,
+    ValueError,
+  ) as error:
     raise BadInput(
       f"{path} cannot be read as safetensors ({error}); it is damaged or of "
       "another kind, fetch or export it again"
@@ -244,3 +250,54 @@ def check_architecture(
         f"{name}: the config says {field} {said}, the tensors have {found}: "
         "the two files do not belong together"
       )
+
+
+def fetch(repository: str, revision: str | None) -> Path:
+  """Downloads a model folder from the hub, or finds it in the cache.
+
+  Args:
+    repository: Its name, "user/model".
+    revision: Branch, tag or commit; None is the main branch.
+
+  Returns:
+    The folder, for `read`.
+
+  Raises:
+    BadInput: in a sentence that says why it cannot be had.
+  """
+  import huggingface_hub as hub
+  from huggingface_hub import errors
+
+  name, problem, folder = CONFIG_FILE, None, Path()
+  # Asked once: `hf_hub_download` repeats for minutes if there is no network.
+  try:
+    hub.get_hf_file_metadata(
+      hub.hf_hub_url(repository, name, revision=revision)
+    )
+  except Exception as error:  # those of its HTTP library, too
+    problem = error  # unless the cache has it
+  try:
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+      file = hub.hf_hub_download(
+        repository,
+        name,
+        revision=revision,
+        local_files_only=problem is not None,
+      )
+      folder = Path(file).parent
+      revision = folder.name  # the commit, so that both files are of one
+  except Exception as error:
+    problem = problem or error
+    reasons = {
+      errors.RepositoryNotFoundError: "there is no such repository, unless it "
+      "is private: log in with hf auth login",
+      errors.RevisionNotFoundError: f"there is no revision {revision!r}",
+      errors.RemoteEntryNotFoundError: f"there is no file {name} in it",
+      Exception: " ".join(f"{type(problem).__name__}: {problem}".split()),
+    }
+    reason = next(v for k, v in reasons.items() if isinstance(problem, k))
+    raise BadInput(
+      f"{repository} is neither a folder nor a model that could be fetched "
+      f"from the Hugging Face hub: {reason}"
+    ) from error
+  return folder

@@ -205,11 +205,11 @@ def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
   encoder = load_encoder(out)
   config = encoder.config
   assert config.embed_dim == embed_dim
-  assert name in config.source and config.license == "apache-2.0"
+  assert name in config.source and config.license is None
   assert (config.num_points, config.colour_fill) == (10_000, 0.4)
   assert config.step == STEPS
   assert config.logit_scale == (LOGIT_SCALE if name == "vitg14" else None)
-  assert "license: apache-2.0" in (out / "README.md").read_text()
+  assert "license:" not in (out / "README.md").read_text()  # not ours to say
   if embed_dim is None:
     clouds = surface_clouds(0, 2, 1024)
     expected = twin_embeddings(twin, clouds)

@@ -25,7 +25,7 @@ from mrd_jax.report.style import (
   sheet,
 )
 
-_STYLES = {"eval": "-", "train": "--", "tolerance": ":"}
+_STYLES: dict[str, Any] = {"eval": "-", "train": "--", "tolerance": ":"}
 _COLOURS = {"float64": GREEN, "float32": BLUE, "bfloat16": VERMILION}
 
 

@@ -187,5 +187,4 @@ def _published(
     source=f"{path.name}, by its shapes {model.name}"
     if model
     else f"{path.name}, a PyTorch file",
-    license="apache-2.0" if model else None,
   )
