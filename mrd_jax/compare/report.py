@@ -123,6 +123,8 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
     panels[1].set_title("gradients of a training step")
     dtypes = {row.part.split()[-1] for row in rows} & _COLOURS.keys()
     lines = [Line2D([], [], color=_COLOURS[d], label=d) for d in sorted(dtypes)]
+    # A column of types beside a column of styles.
+    lines += [Line2D([], [], alpha=0, label=" ")] * (len(_STYLES) - len(lines))
     lines += [
       Line2D([], [], color=GREY, linestyle=style, label=label)
       for label, style in _STYLES.items()
