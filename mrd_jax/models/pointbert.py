@@ -131,6 +131,10 @@ class MiniPointNet(nn.Module):
         name=f"norm_{i}",
       )(x_BGKC)
       x_BGKC = nn.relu(x_BGKC)
+    if jnp.dtype(self.dtype).itemsize < 4 and jax.default_backend() == "cpu":
+      # Fused with the products before it, XLA for CPUs (jaxlib 0.12.0.1)
+      # computes a maximum of bfloat16 from memory that it never wrote.
+      x_BGKC = jax.lax.optimization_barrier(x_BGKC)
     return x_BGKC.max(axis=2)
 
 
@@ -151,9 +155,10 @@ class Block(nn.Module):
       x_BLD
     )
     qkv = Linear(3 * inner, use_bias=False, dtype=self.dtype, name="qkv")(y_BLD)
-    q, k, v = jnp.moveaxis(
-      qkv.reshape(batch, length, 3, self.heads, HEAD_DIM), 2, 0
-    )
+    qkv = qkv.reshape(batch, length, 3, self.heads, HEAD_DIM)
+    # Slices: with a moved axis XLA for CPUs (jaxlib 0.12.0.1) computes wrong
+    # products in bfloat16.
+    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
     with _full_precision(self.dtype):
       y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
     y = y.reshape(batch, length, inner)
