@@ -120,7 +120,7 @@ def compare(
     encoder: Ours.
     model: PyTorch's, with the weights to compare with, in float32.
     examples: Clouds and teacher features.
-    dtypes: "float32", "bfloat16" or both.
+    dtypes: Some of "float64", "float32", "bfloat16".
     device: PyTorch's device.
 
   Returns:
