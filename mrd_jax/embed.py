@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       normalize=args.normalize,
       batch_size=args.batch_size,
     )
-  except BadInput as error:
+  except (BadInput, OSError) as error:
     print(error, file=sys.stderr)
     return 2
   if embedded:

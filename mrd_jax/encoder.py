@@ -84,6 +84,8 @@ class Encoder:
       BadInput: naming the row, for another shape, values that are not finite
         numbers, colours beyond [0, 1], or a cloud whose points all coincide.
     """
+    if not hasattr(points, "__len__"):
+      raise BadInput("points is no array and no list of clouds")
     if getattr(points, "ndim", 3) != 3:
       raise BadInput(
         f"points has shape {points.shape}, must be (B, N, 3) or (B, N, 6), or "
@@ -115,7 +117,10 @@ class Encoder:
       (min(N, config.num_points), 6) float32.
     """
     try:
-      cloud = np.asarray(points, np.float64)  # coordinates may be geographic
+      cloud = np.asarray(points)
+      if cloud.dtype.kind == "c":
+        raise ValueError
+      cloud = cloud.astype(np.float64)  # coordinates may be geographic
     except (TypeError, ValueError):
       raise BadInput("is not an array of numbers") from None
     if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
@@ -139,8 +144,12 @@ class Encoder:
       # What training does with its records: an exchange, a reflection.
       xyz = xyz[:, [0, 2, 1]]
     if normalize:
-      xyz = xyz - xyz.mean(axis=0)
-      xyz = xyz / np.sqrt((xyz**2).sum(axis=1).max())
+      with np.errstate(over="ignore", under="ignore"):
+        xyz = xyz - xyz.mean(axis=0)
+        radius = np.sqrt((xyz**2).sum(axis=1).max())
+      if not 0 < radius < np.inf:
+        raise BadInput("is too small or too large for float64: change its unit")
+      xyz = xyz / radius
     return np.concatenate([xyz, rgb], axis=1).astype(np.float32)
 
   def embed(
@@ -190,8 +199,18 @@ class Encoder:
       directory: Gets config.json, model.safetensors and README.md.
       license: Of the weights, as an identifier of Hugging Face ("apache-2.0");
         by default what the config says.  The data may demand one.
+
+    Raises:
+      BadInput: if the folder holds another config.json or README.md: a run's,
+        a project's.
     """
     directory = Path(directory)
+    card = directory / "README.md"
+    if card.exists() and model_card.LIBRARY not in card.read_text():
+      raise BadInput(
+        f"{card} exists and is not a model card of mrd_jax, so it is not "
+        "replaced; name another folder"
+      )
     config = dataclasses.replace(
       self.config, license=license or self.config.license
     )
@@ -201,7 +220,7 @@ class Encoder:
       config,
       self.variables,
     )
-    (directory / "README.md").write_text(model_card.write(config))
+    card.write_text(model_card.write(config))
 
   @classmethod
   def from_pretrained(
@@ -248,7 +267,10 @@ def load_encoder(
   path = Path(path)
   if checkpoint not in ("latest", "best"):
     raise BadInput(f"checkpoint is {checkpoint!r}, must be 'latest' or 'best'")
-  if path.suffix == ".safetensors" or (path / pretrained.WEIGHTS_FILE).exists():
+  is_run = (path / "checkpoints").is_dir()  # whatever was exported into it
+  if path.suffix == ".safetensors" or (
+    (path / pretrained.WEIGHTS_FILE).exists() and not is_run
+  ):
     return Encoder.make(*pretrained.read(path), dtype)
   if path.is_file():
     raise BadInput(

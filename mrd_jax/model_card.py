@@ -1,9 +1,11 @@
 """The model card (README.md) of a model folder."""
 
+import json
 from typing import Any
 
 from mrd_jax.pretrained import EncoderConfig
 
+LIBRARY = "library_name: mrd_jax"
 _USE = """\
 ```python
 from mrd_jax import Encoder
@@ -68,9 +70,9 @@ def write(config: EncoderConfig) -> str:
 
 
 def _front_matter(config: EncoderConfig) -> str:
-  lines = ["---", "library_name: mrd_jax", "pipeline_tag: feature-extraction"]
+  lines = ["---", LIBRARY, "pipeline_tag: feature-extraction"]
   if config.license:
-    lines.append(f"license: {config.license}")
+    lines.append(f"license: {json.dumps(config.license)}")
   tags = ("point-cloud", "3d", "clip", "pointbert")
   return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---", ""])
 
@@ -80,7 +82,7 @@ def _training(config: EncoderConfig) -> str:
     return f"Steps: {config.step or 'not recorded'}.\n"
   values = {"steps": config.step}
   for section in ("train", "optimizer", "loss", "augment"):
-    for name, value in config.training_config[section].items():
+    for name, value in config.training_config.get(section, {}).items():
       values[f"{section}.{name}"] = value
   return f"{_table(values)}\nThe whole configuration is in `config.json`.\n"
 
@@ -88,7 +90,10 @@ def _training(config: EncoderConfig) -> str:
 def _results(config: EncoderConfig) -> str:
   if not config.results:
     return "None were recorded for these weights.\n"
-  metrics = {k: f"{v:.4f}" for k, v in config.results["metrics"].items()}
+  metrics = {
+    name: f"{value:.4f}" if isinstance(value, float) else value
+    for name, value in config.results.get("metrics", {}).items()
+  }
   where = f" of {config.data['name']}" if config.data else ""
   return f"Held-out splits{where}, shares of 1.\n\n{_table(metrics)}"
 
@@ -103,5 +108,6 @@ def _license(config: EncoderConfig) -> str:
 
 
 def _table(values: dict[str, Any]) -> str:
-  rows = "".join(f"| {name} | {value} |\n" for name, value in values.items())
+  escaped = {k: str(v).replace("|", "\\|") for k, v in values.items()}
+  rows = "".join(f"| {name} | {value} |\n" for name, value in escaped.items())
   return "| | |\n|---|---|\n" + rows

@@ -124,6 +124,7 @@ def write(
     variables: {"params", "batch_stats"}.
     prefix: Of every tensor's name.
   """
+  check_replaceable(sidecar)
   state = state_dict.to_state_dict(variables, num_batches_tracked=config.step)
   state = {prefix + key: value for key, value in state.items()}
   weights.parent.mkdir(parents=True, exist_ok=True)
@@ -131,13 +132,24 @@ def write(
   # "format" tells Hugging Face's tools whose names these are.
   safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
   write_sidecar(sidecar, config)
+  temporary.chmod(sidecar.stat().st_mode)  # the library's is for its user only
   os.replace(temporary, weights)
 
 
 def write_sidecar(path: Path, config: EncoderConfig) -> None:
-  """Writes the JSON."""
+  """Writes the JSON, over one of ours at most."""
+  check_replaceable(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   write_json(path, _FORMAT | dataclasses.asdict(config))
+
+
+def check_replaceable(sidecar: Path) -> None:
+  """Raises BadInput if a JSON is there that is not an encoder's."""
+  if sidecar.exists() and _FORMAT["model_type"] not in sidecar.read_text():
+    raise BadInput(
+      f"{sidecar} exists and does not describe an encoder, so it is not "
+      "replaced; name another place to write to"
+    )
 
 
 def read(path: Path) -> tuple[EncoderConfig, Any]:
@@ -151,8 +163,13 @@ def read(path: Path) -> tuple[EncoderConfig, Any]:
   """
   weights = path / WEIGHTS_FILE if path.is_dir() else path
   if not weights.is_file():
-    raise BadInput(f"{weights} does not exist")
-  config = read_sidecar(find_sidecar(weights))
+    raise BadInput(
+      f"{weights} does not exist; of a run's folder, load_encoder and "
+      "save_pretrained make a model folder"
+    )
+  # In a folder, config.json is the one that was written with the weights.
+  sidecar = path / CONFIG_FILE
+  config = read_sidecar(sidecar if sidecar.is_file() else find_sidecar(weights))
   state = {
     key.removeprefix("module."): value
     for key, value in read_safetensors(weights).items()

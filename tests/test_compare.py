@@ -268,6 +268,8 @@ def test_errors_by_hand():
   assert errors.of_values("p", "s", 1.0, 0.0, None, scale=4.0).relative == 0.25
   zero = errors.of_values("p", "s", [0.0], [0.0], 0.0)
   assert (zero.relative, zero.cosine, zero.passed) == (0, 1, True)
+  unlike = errors.of_values("p", "s", [1e-9], [0.0], 1e9)
+  assert (unlike.relative, unlike.passed) == (np.inf, False)
   pair = errors.of_embeddings(
     "p", "s", [[1.0, 0], [1, 0]], [[1.0, 0], [0, 1]], None
   )
@@ -341,6 +343,8 @@ def test_command_refuses_what_does_not_fit(encoder, data, tmp_path, capsys):
   if not torch.cuda.is_available():
     assert "no GPU" in refused("--torch-device", "cuda")
   assert not (tmp_path / "out").exists()
+  (tmp_path / "out").write_text("a file")
+  assert "out" in refused()
 
 
 def test_table_marks_what_is_above():

@@ -225,7 +225,7 @@ def test_scale_3_is_not_the_published_vit_l_14(tmp_path):
   size = config.architecture
   assert (size.groups, size.radius, size.group_size) == (128, 0.35, 128)
   assert (config.license, config.embedding_space) == (None, "unknown")
-  assert config.source == "model.pt, a PyTorch file"
+  assert "a PyTorch file" in config.source and "assumed" in config.source
 
 
 def save(path, arrays) -> None:
@@ -597,10 +597,23 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch, suffix):
     export(make_encoder(), out)
   assert content() == {}
   out.write_bytes(b"weights")
-  out.with_suffix(".json").write_bytes(b"config")
+  config = b'{"model_type": "mrd_jax.pointbert"}'
+  out.with_suffix(".json").write_bytes(config)
   with pytest.raises(KeyboardInterrupt):
     export(make_encoder(), out)
-  assert content() == {out.name: b"weights", "model.json": b"config"}
+  assert content() == {out.name: b"weights", "model.json": config}
+
+
+def test_another_programs_json_is_not_replaced(tmp_path):
+  (tmp_path / "results.json").write_text("{}")
+  for suffix, export in (
+    (".pt", bridge.to_torch),
+    (".safetensors", bridge.to_torch),
+    (".onnx", bridge.to_onnx),
+  ):
+    with pytest.raises(BadInput, match=r"results\.json exists"):
+      export(make_encoder(), tmp_path / f"results{suffix}")
+  assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 # ONNX.
@@ -631,6 +644,6 @@ def test_onnx_packages_are_named_before_anything_is_written(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(onnx_export.importlib.util, "find_spec", lambda _: None)
-  with pytest.raises(BadInput, match=r"pip install mrd-jax\[onnx\]"):
+  with pytest.raises(BadInput, match=r"pip install mrd-jax\[torch,onnx\]"):
     bridge.to_onnx(make_encoder(), tmp_path / "model.onnx")
   assert not list(tmp_path.iterdir())

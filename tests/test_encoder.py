@@ -301,6 +301,10 @@ GOOD = cloud(20)
     ([np.ones((9, 3))], r"points\[0\]: all points coincide"),
     ([GOOD[:1]], r"points\[0\]: all points coincide"),
     ([np.append(np.ones((20, 3)), GOOD[:, 3:], 1)], "all points coincide"),
+    ([GOOD[:, :3] * 1e-200], "too small or too large"),
+    ([GOOD[:, :3] * 1e200], "too small or too large"),
+    ([GOOD * 1j], "is not an array of numbers"),
+    (5, "no array and no list"),
     (
       [GOOD * 2],
       r"colours reach from \d.* to 1\.\d+, must .* divide .* by 255",

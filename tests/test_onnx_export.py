@@ -94,5 +94,5 @@ def test_bad_input(tmp_path, monkeypatch):
   with pytest.raises(BadInput, match=r"model\.eval"):
     onnx_export.export(model.train(), tmp_path / "model.onnx")
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(BadInput, match=r"pip install mrd-jax\[onnx\]"):
+  with pytest.raises(BadInput, match=r"pip install mrd-jax\[torch,onnx\]"):
     onnx_export.export(model.eval(), tmp_path / "model.onnx")

@@ -170,9 +170,10 @@ def test_broken_safetensors(tmp_path, content, message):
 
 def test_broken_pt(tmp_path):
   path = tmp_path / "model.pt"
-  path.write_bytes(b"no weights at all")
-  with pytest.raises(ValueError, match=r"model.pt is not a file of weights"):
-    load(path, CONFIG)
+  for content in (b"no weights at all", b"hello world\n", b""):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.pt is not a file of weights"):
+      load(path, CONFIG)
   torch.save({"epoch": 3}, path)
   with pytest.raises(ValueError, match=r"model.pt holds no state dict"):
     load(path, CONFIG)
@@ -293,6 +294,8 @@ def test_embed_does_not_depend_on_neighbours():
     ([torch.tensor([[0, 0, 0], [0, 0, np.inf]])], r"points\[0\].*infinite"),
     (torch.full((1, 9, 3), 0.1), r"points\[0\].*coincide"),
     (torch.full((1, 9, 6), 255).cumsum(1), r"points\[0\].*divide 8-bit"),
+    (torch.rand(1, 9, 3).double() * 1e-200, "too small"),
+    (torch.rand(1, 9, 3).double() * 1e200, "too large"),
     ([], "no cloud"),
   ],
 )

@@ -253,6 +253,50 @@ def test_a_run_becomes_a_model_folder(run_folder, tmp_path):
   assert_same(load_encoder(tmp_path / "again"), found)
 
 
+def test_a_run_stays_a_run(run_folder):
+  """Whatever is exported into its folder; and nothing of it is replaced."""
+  encoder = load_encoder(run_folder)
+  before = {path.name: path.read_bytes() for path in run_folder.glob("*.json")}
+  with pytest.raises(BadInput, match=r"config\.json exists"):
+    encoder.save_pretrained(run_folder)
+  other = make_encoder()
+  weights, sidecar = run_folder / "model.safetensors", run_folder / "model.json"
+  pretrained.write(weights, sidecar, other.config, other.variables)
+  assert_same(load_encoder(run_folder), encoder)
+  weights.unlink()
+  sidecar.unlink()
+  for name, content in before.items():
+    assert (run_folder / name).read_bytes() == content
+
+
+def test_a_readme_of_something_else_is_not_replaced(folder):
+  encoder = load_encoder(folder)
+  encoder.save_pretrained(folder)  # its own card is
+  (folder / "README.md").write_text("# My project\n")
+  with pytest.raises(BadInput, match=r"README\.md exists"):
+    encoder.save_pretrained(folder)
+
+
+def test_a_folder_is_read_by_its_config(folder):
+  """Not by the JSON of an older export in it."""
+  stale = json.loads((folder / "config.json").read_text())
+  stale["up_axis"] = "y"
+  (folder / "model.json").write_text(json.dumps(stale))
+  assert load_encoder(folder).config.up_axis == "z"
+
+
+def test_others_may_read_the_weights(folder):
+  modes = {path.stat().st_mode & 0o777 for path in folder.glob("[cm]*")}
+  assert len(modes) == 1
+
+
+def test_the_model_card_escapes():
+  config = make_config(license="a: b", embedding_space="CLIP | other")
+  card = huggingface_hub.ModelCard(model_card.write(config))
+  assert card.data.license == "a: b"
+  assert r"CLIP \| other" in card.text
+
+
 def test_results_are_those_of_the_weights(run_folder, tmp_path):
   copy = tmp_path / "run"
   shutil.copytree(run_folder, copy)

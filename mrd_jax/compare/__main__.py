@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     return _compare(args)
-  except BadInput as error:
+  except (BadInput, OSError) as error:
     print(error, file=sys.stderr)
     return 2
   except ModuleNotFoundError as error:
@@ -50,6 +50,7 @@ def _compare(args: argparse.Namespace) -> int:
   )
   if args.torch_device == "cuda" and not torch.cuda.is_available():
     raise BadInput("--torch-device is cuda, but PyTorch finds no GPU")
+  args.output.mkdir(parents=True, exist_ok=True)  # or fails before the work
   torch.backends.cuda.matmul.allow_tf32 = args.tf32
   torch.backends.cudnn.allow_tf32 = args.tf32
   rows = run.compare(

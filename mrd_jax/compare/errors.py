@@ -1,5 +1,6 @@
 """How far two results are apart, and whether that is within a tolerance."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ class Row(NamedTuple):
     part: What was run, as "eval float32".
     stage: What is compared.
     max_abs: Largest absolute difference; of indices, how many differ.
-    relative: `max_abs` over the largest absolute value on PyTorch's side; of
-      loss terms, over the total loss; of indices, the share that differs.
+    relative: `max_abs` over the largest absolute value on PyTorch's side,
+      infinite where that is 0; of loss terms, over the total loss; of
+      indices, the share that differs.
     cosine: Of both sides as vectors; of embeddings, the lowest of any cloud.
     tolerance: Largest `relative` that passes; None where nothing is demanded.
     torch_relative: Of bfloat16, which is held against PyTorch's float32:
@@ -55,7 +57,9 @@ def of_values(
   a, b = _flat(ours), _flat(theirs)
   max_abs = float(np.abs(a - b).max(initial=0))
   scale = float(np.abs(b).max(initial=0)) if scale is None else scale
-  relative = max_abs / scale if max_abs else 0.0
+  relative = 0.0
+  if max_abs:
+    relative = max_abs / scale if scale else math.inf
   return Row(part, stage, max_abs, relative, _cosine(a, b), tolerance)
 
 

@@ -1,6 +1,7 @@
 """The comparison as a table, as JSON and as a figure."""
 
 import itertools
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,11 +93,20 @@ def write(
     | versions
     | {
       "passed": all(row.passed for row in rows),
-      "rows": [row._asdict() | {"passed": row.passed} for row in rows],
+      "rows": [_as_json(row) for row in rows],
     },
   )
   draw(output / "compare.png", rows, title)
   return [output / "compare.json", output / "compare.png"]
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+  """A row; JSON has no infinity and no NaN."""
+  values = row._asdict() | {"passed": row.passed}
+  return {
+    name: None if isinstance(x, float) and not math.isfinite(x) else x
+    for name, x in values.items()
+  }
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:

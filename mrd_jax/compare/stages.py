@@ -15,7 +15,7 @@ import torch
 
 from mrd_jax.convert import pointbert_torch, state_dict
 from mrd_jax.models import point_ops
-from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.models.pointbert import MOMENTUM, PointBERT, PointBERTSize
 
 SAMPLES, NEIGHBOURS = "FPS indices", "ball query indices"
 EMBEDDING = "normalised embedding"
@@ -221,7 +221,7 @@ def _mode(model: torch.nn.Module, train: bool) -> Iterator[None]:
     model.eval()
 
 
-def unbias(statistics: Any, new: Any, count: int, momentum: float = 0.9) -> Any:
+def unbias(statistics: Any, new: Any, count: int) -> Any:
   """Our running statistics as PyTorch keeps them, after one training pass.
 
   Both mix the batch's variance into the running one; PyTorch's is the
@@ -231,14 +231,13 @@ def unbias(statistics: Any, new: Any, count: int, momentum: float = 0.9) -> Any:
     statistics: Ours before the pass.
     new: Ours after it.
     count: n.
-    momentum: Share of the old statistics.
   """
   factor = count / (count - 1)
 
   def correct(path, old, new):
     if path[-1].key != "var":
       return new
-    return momentum * old + factor * (new - momentum * old)
+    return MOMENTUM * old + factor * (new - MOMENTUM * old)
 
   return jax.tree_util.tree_map_with_path(correct, statistics, new)
 

@@ -25,7 +25,7 @@ from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.optimizer import OptimizerConfig, make_optimizer
 from mrd_jax.train_step import loss_gradients
 
-LEARNING_RATE = 1e-3  # where the encoder comes without a training config
+LEARNING_RATE = 1e-3
 POINT_NET = "mini-PointNet"
 _DYNAMIC_WEIGHTS = (0.3, -0.2)
 _TERMS = ("contrast/image", "contrast/text", "intra", "cross", "loss")
@@ -82,8 +82,8 @@ def make_setting(config: Any, logit_scale: float | None) -> Setting:
     frozen=(),
   )
   if config:
-    kept = ("learning_rate", "dynamic_learning_rate", "weight_decay")
-    kept += ("b1", "b2", "eps")
+    # Not the learning rate: too small a step would show nothing.
+    kept = ("weight_decay", "b1", "b2", "eps")
     plain = dataclasses.replace(
       plain, **{name: getattr(config.optimizer, name) for name in kept}
     )

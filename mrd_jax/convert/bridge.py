@@ -48,6 +48,7 @@ def to_torch(
     BadInput: for another suffix.
   """
   sidecar = out.with_suffix(".json")
+  pretrained.check_replaceable(sidecar)
   if out.suffix == ".safetensors":
     prefix = "module." if style == "module" else ""
     pretrained.write(
@@ -115,6 +116,7 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   if out.suffix != ".onnx":
     raise BadInput(f"--out is {out}, must end in .onnx")
   sidecar = out.with_suffix(".json")
+  pretrained.check_replaceable(sidecar)
   out.parent.mkdir(parents=True, exist_ok=True)
   # A large model is two files, which are moved when they are whole.
   with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -186,5 +188,5 @@ def _published(
     embedding_space=model.embedding_space if model else "unknown",
     source=f"{path.name}, by its shapes {model.name}"
     if model
-    else f"{path.name}, a PyTorch file",
+    else f"{path.name}, a PyTorch file; what is not in it was given or assumed",
   )

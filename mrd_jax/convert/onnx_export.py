@@ -46,7 +46,7 @@ def export(model: Projected, path: str | os.PathLike[str]) -> None:
     if importlib.util.find_spec(package) is None:
       raise BadInput(
         f"exporting to ONNX needs the package {package}: pip install "
-        "mrd-jax[onnx]"
+        "mrd-jax[torch,onnx]"
       )
   if model.training:
     raise BadInput("the model is in training mode; call model.eval() first")

@@ -22,7 +22,6 @@ Licence: Apache-2.0.
 """
 
 import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -477,7 +476,10 @@ def prepare(
     xyz = xyz[:, [0, 2, 1]]
   if normalize:
     xyz = xyz - xyz.mean(dim=0)
-    xyz = xyz / xyz.norm(dim=1).max()
+    radius = xyz.norm(dim=1).max()
+    if not 0 < radius < float("inf"):
+      raise ValueError("the cloud is too small or too large for float64")
+    xyz = xyz / radius
   return torch.cat([xyz, rgb], dim=1).float()
 
 
@@ -597,8 +599,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
   try:
     tensors = torch.load(path, weights_only=True, map_location="cpu")
-  except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-    raise ValueError(f"{path} is not a file of weights: {error}") from None
+  except OSError:
+    raise
+  except Exception:  # what damage leads to is anything
+    # PyTorch's own message advises to trust the file.
+    raise ValueError(
+      f"{path} is not a file of weights: it is damaged, or holds more than "
+      "tensors and plain values; nothing in it was executed"
+    ) from None
   if isinstance(tensors, dict):
     tensors = tensors.get("state_dict", tensors)
   if not isinstance(tensors, dict) or not all(

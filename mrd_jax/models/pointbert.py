@@ -24,6 +24,7 @@ from mrd_jax.models import point_ops
 
 HEAD_DIM = 64
 EPSILON = 1e-5
+MOMENTUM = 0.9  # of BatchNorm's running statistics; PyTorch's 0.1
 
 Remat = Literal["none", "blocks", "all"]
 Attention = Literal["xla", "cudnn"]
@@ -125,7 +126,7 @@ class MiniPointNet(nn.Module):
       x_BGKC = Linear(features, dtype=self.dtype, name=f"linear_{i}")(x_BGKC)
       x_BGKC = nn.BatchNorm(
         use_running_average=not train,
-        momentum=0.9,
+        momentum=MOMENTUM,
         epsilon=EPSILON,
         dtype=self.dtype,
         name=f"norm_{i}",
