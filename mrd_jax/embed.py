@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from mrd_jax.arguments import add_checkpoint, at_least, exit_code
 from mrd_jax.data.point_files import SUFFIXES, read_cloud
 from mrd_jax.errors import BadInput
 
@@ -29,24 +30,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if every file was embedded, 1 if any was rejected, 2 for bad arguments.
   """
   args = _parser().parse_args(argv)
-  try:
-    output = _checked_output(args.output)
-    files = find_files(args.input, output)
-    from mrd_jax.encoder import load_encoder  # brings JAX, takes seconds
+  return exit_code(lambda: _embed(args))
 
-    encoder = load_encoder(args.checkpoint, args.which)
-    embedded, rejected = embed_files(
-      encoder,
-      files,
-      output,
-      checkpoint=args.checkpoint,
-      up=args.up,
-      normalize=args.normalize,
-      batch_size=args.batch_size,
-    )
-  except (BadInput, OSError) as error:
-    print(error, file=sys.stderr)
-    return 2
+
+def _embed(args: argparse.Namespace) -> int:
+  output = _checked_output(args.output)
+  files = find_files(args.input, output)
+  from mrd_jax.encoder import load_encoder  # brings JAX, takes seconds
+
+  encoder = load_encoder(args.checkpoint, args.which)
+  embedded, rejected = embed_files(
+    encoder,
+    files,
+    output,
+    checkpoint=args.checkpoint,
+    up=args.up,
+    normalize=args.normalize,
+    batch_size=args.batch_size,
+  )
   if embedded:
     print(f"{embedded} embeddings written to {output}")
   if rejected:
@@ -192,12 +193,6 @@ def _checked_output(text: str) -> Path:
   return output
 
 
-def _count(text: str) -> int:
-  if not text.isdigit() or int(text) < 1:
-    raise argparse.ArgumentTypeError("expected a number above 0")
-  return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.embed",
@@ -205,12 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     epilog="Exit code: 0 if every file was embedded, 1 if any was rejected, "
     "2 for bad arguments.",
   )
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    metavar="X",
-    help="a run's folder, a model folder or a .safetensors file",
-  )
+  add_checkpoint(parser)
   parser.add_argument(
     "--input",
     required=True,
@@ -235,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--batch-size",
-    type=_count,
+    type=at_least(1),
     default=32,
     metavar="B",
     help="clouds at a time (default: 32)",
@@ -245,12 +235,6 @@ def _parser() -> argparse.ArgumentParser:
     dest="normalize",
     action="store_false",
     help="the clouds are in the unit ball already: leave them as they are",
-  )
-  parser.add_argument(
-    "--which",
-    choices=("latest", "best"),
-    default="latest",
-    help="which checkpoint of a run (default: latest)",
   )
   return parser
 

@@ -15,6 +15,7 @@ import torch
 
 from mrd_jax import losses, relations
 from mrd_jax.compare import torch_losses as twin
+from mrd_jax.compare.training import torch_options
 from mrd_jax.losses import Embeddings, LossConfig
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -125,16 +126,7 @@ def run_twin(config: LossConfig, inputs, free):
     torch.tensor(inputs["has_text"]),
     logit_scale,
     named,
-    representation=config.representation,
-    intra=config.intra,
-    cross=config.cross,
-    cross_form=config.cross_form,
-    weights="fixed" if config.weighting == "fixed" else "dynamic",
-    fixed_scale=config.relation_scale or None,
-    keep_diagonal=config.keep_diagonal,
-    normalise_intra=config.normalize_intra,
-    margin=config.margin,
-    lam=config.relation_weight,
+    **torch_options(config),
   )
   value.backward()
   gradients = (

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mrd_jax.arguments import add_checkpoint, at_least, exit_code
 from mrd_jax.errors import BadInput
 
 _DTYPES = ("float64", "float32", "bfloat16")
@@ -17,19 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if everything is within its tolerance, 1 if not, 2 for bad input.
   """
   args = _parser().parse_args(argv)
-  try:
-    return _compare(args)
-  except (BadInput, OSError) as error:
-    print(error, file=sys.stderr)
-    return 2
-  except ModuleNotFoundError as error:
-    if error.name != "torch":
-      raise
-    print(
-      "this needs PyTorch, which is not installed: pip install mrd-jax[torch]",
-      file=sys.stderr,
-    )
-    return 2
+  return exit_code(lambda: _compare(args))
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -83,12 +72,6 @@ def _dtypes(text: str) -> tuple[str, ...]:
   return dtypes
 
 
-def _count(text: str) -> int:
-  if not text.isdigit() or int(text) < 2:
-    raise argparse.ArgumentTypeError("expected a number above 1")
-  return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.compare",
@@ -97,17 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     epilog="Exit code: 0 if every stage is within its tolerance, 1 if not, 2 "
     "for bad input.",
   )
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    help="a run's folder, a model folder or a .safetensors file",
-  )
-  parser.add_argument(
-    "--which",
-    choices=("latest", "best"),
-    default="latest",
-    help="checkpoint of a run (default: latest)",
-  )
+  add_checkpoint(parser)
   parser.add_argument(
     "--torch",
     type=Path,
@@ -121,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     "--split", default="train", help="of the dataset (default: train)"
   )
   parser.add_argument(
-    "--batch", type=_count, default=8, help="clouds (default: 8)"
+    "--batch", type=at_least(2), default=8, help="clouds (default: 8)"
   )
   parser.add_argument(
     "--output", required=True, type=Path, help="folder for JSON and figure"

@@ -168,7 +168,6 @@ def torch_step(
     _twins_name(name): tensor(_DYNAMIC_WEIGHTS).requires_grad_()
     for name in pairs
   }
-  config = setting.loss
   clouds = Clouds(*map(np.asarray, (examples.points, examples.num_points)))
   loss, found = torch_losses.mrd_loss(
     torch_apply(model, clouds, train=True, bfloat16=bfloat16).cpu(),
@@ -177,16 +176,7 @@ def torch_step(
     torch.tensor(np.asarray(examples.has_text)),
     logit_scale,
     dynamic,
-    representation=config.representation,
-    intra=config.intra,
-    cross=config.cross,
-    cross_form=config.cross_form,
-    weights="fixed" if config.weighting == "fixed" else "dynamic",
-    fixed_scale=config.relation_scale or None,
-    keep_diagonal=config.keep_diagonal,
-    normalise_intra=config.normalize_intra,
-    margin=config.margin,
-    lam=config.relation_weight,
+    **torch_options(setting.loss),
   )
   model.zero_grad(set_to_none=True)
   loss.backward()
@@ -227,6 +217,22 @@ def torch_step(
   model.load_state_dict(before)
   terms = {_our_term(name): value.item() for name, value in found.items()}
   return Step(terms, gradients, params)
+
+
+def torch_options(config: LossConfig) -> dict[str, Any]:
+  """A loss as the keyword arguments of `torch_losses.mrd_loss`."""
+  return {
+    "representation": config.representation,
+    "intra": config.intra,
+    "cross": config.cross,
+    "cross_form": config.cross_form,
+    "weights": "fixed" if config.weighting == "fixed" else "dynamic",
+    "fixed_scale": config.relation_scale or None,
+    "keep_diagonal": config.keep_diagonal,
+    "normalise_intra": config.normalize_intra,
+    "margin": config.margin,
+    "lam": config.relation_weight,
+  }
 
 
 def modules(tree: dict[str, Any]) -> dict[str, Any]:

@@ -5,26 +5,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.errors import BadInput
+from mrd_jax.arguments import add_checkpoint, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one conversion; returns the exit code (2 for bad input)."""
   args = _parser().parse_args(argv)
-  try:
+
+  def run() -> int:
     print(args.run(args))
-  except (BadInput, OSError) as error:
-    print(error, file=sys.stderr)
-    return 2
-  except ModuleNotFoundError as error:
-    if error.name != "torch":
-      raise
-    print(
-      "this needs PyTorch, which is not installed: pip install mrd-jax[torch]",
-      file=sys.stderr,
-    )
-    return 2
-  return 0
+    return 0
+
+  return exit_code(run)
 
 
 def _to_torch(args: argparse.Namespace) -> str:
@@ -76,17 +68,7 @@ def _parser() -> argparse.ArgumentParser:
   ):
     verb = verbs.add_parser(name, help=text)
     verb.set_defaults(run=run)
-    verb.add_argument(
-      "--checkpoint",
-      required=True,
-      help="a run's folder, a model folder or a .safetensors file",
-    )
-    verb.add_argument(
-      "--which",
-      choices=("latest", "best"),
-      default="latest",
-      help="checkpoint of a run (default: latest)",
-    )
+    add_checkpoint(verb)
     verb.add_argument("--out", required=True, type=Path, help="file to write")
     if name == "to-torch":
       verb.add_argument(

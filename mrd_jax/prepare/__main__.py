@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mrd_jax.arguments import at_least
 from mrd_jax.errors import BadInput
 
 
@@ -52,12 +53,6 @@ def _remap(text: str) -> tuple[str, str]:
   return old, new
 
 
-def _count(text: str) -> int:
-  if not text.isdigit() or int(text) < 1:
-    raise argparse.ArgumentTypeError("expected a number above 0")
-  return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.prepare",
@@ -82,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     help="replace the beginning of the lists' paths (default: found by itself)",
   )
   verb.add_argument(
-    "--limit", type=_count, help="at most so many shapes of each list"
+    "--limit", type=at_least(1), help="at most so many shapes of each list"
   )
   verb.add_argument(
     "--teacher", help="which model made the features, in words, for the record"
@@ -100,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     ("--embed-dim", "width of the features"),
   ):
     # Absent flags stay absent: the defaults are those of `generate`.
-    verb.add_argument(flag, type=_count, default=argparse.SUPPRESS, help=text)
+    verb.add_argument(
+      flag, type=at_least(1), default=argparse.SUPPRESS, help=text
+    )
   verb.add_argument("--seed", type=int, default=argparse.SUPPRESS)
   return parser
 
