@@ -5,6 +5,7 @@ The folder is a TFDS dataset in ArrayRecord files, written by
 """
 
 import dataclasses
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ from typing import Any, SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.records import SCHEMA, DatasetMeta
 from mrd_jax.errors import BadInput
 
 CLASS_FEATURES_FILE = "class_features.npz"
-_REMEDY = "prepare one with: python -m mrd_jax.prepare {procedural|openshape}"
+_REMEDY = "prepare one with: python -m mrd_jax.prepare"
 
 
 def read_meta(directory: str | os.PathLike[str]) -> DatasetMeta:
@@ -28,6 +29,7 @@ def read_meta(directory: str | os.PathLike[str]) -> DatasetMeta:
     BadInput: naming `data.dir`, when there is no complete dataset there.
   """
   metadata = dict(_builder(directory).info.metadata or {})
+  metadata.setdefault("schema", 1)  # which had no number yet
   fields = [field.name for field in dataclasses.fields(DatasetMeta)]
   missing = [field for field in fields if field not in metadata]
   if missing:
@@ -138,4 +140,13 @@ def _builder(directory: str | os.PathLike[str]) -> Any:
     if not Path(directory).is_dir():
       state = "does not exist"
     raise BadInput(f"data.dir: {directory} {state}; {_REMEDY} --output DIR")
+  metadata = Path(directory) / "metadata.json"
+  if metadata.is_file():
+    schema = json.loads(metadata.read_text()).get("schema", 1)
+    if schema > SCHEMA:
+      raise BadInput(
+        f"data.dir: {directory} holds records of schema {schema}, this mrd_jax "
+        f"reads up to {SCHEMA}; install a newer mrd_jax, or prepare the data "
+        "again"
+      )
   return tfds.builder_from_directory(directory)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 
+SCHEMA = 1  # of stored records; raised whenever an older reader would misread
 XYZ_LEVELS = 32767  # int16 range: |error| <= scale / 65534
 
 
@@ -161,6 +162,7 @@ class DatasetMeta:
     max_texts: Most texts of any shape.
     class_names: For every split with labels, its class names in label order.
       Their text features are rows of `class_features.npz`, key = split.
+    schema: Version of the stored records.
   """
 
   name: str
@@ -170,3 +172,4 @@ class DatasetMeta:
   max_images: int
   max_texts: int
   class_names: Mapping[str, Sequence[str]]
+  schema: int = SCHEMA

@@ -2,11 +2,6 @@
 
 from pathlib import Path
 
-import jax
-from jax.experimental import multihost_utils
-
-from mrd_jax.prepare import openshape, procedural
-
 
 def ensure(data_dir: str, made_from: str) -> None:
   """Makes the dataset at `data_dir` if it is missing and can be made.
@@ -16,6 +11,12 @@ def ensure(data_dir: str, made_from: str) -> None:
     made_from: "procedural", a folder in OpenShape's layout, or "" to leave a
       missing dataset to whoever opens it to complain about.
   """
+  # Not above: the workers of a job import this package too.
+  import jax
+  from jax.experimental import multihost_utils
+
+  from mrd_jax.prepare import openshape, procedural
+
   try:
     if made_from and jax.process_index() == 0 and not Path(data_dir).exists():
       print(f"making {data_dir} from {made_from} (once)", flush=True)

@@ -1,31 +1,42 @@
-"""Writes datasets: TFDS layout, ArrayRecord files, one atomic rename.
+"""Puts datasets together: TFDS's layout, ArrayRecord files, one atomic rename.
 
-TFDS's sequential writer is used rather than its `GeneratorBasedBuilder`,
-whose shuffler imports TensorFlow as soon as a split exceeds 1 GB (7,800
-shapes), and because an archive that feeds several splits is read only once.
-Records keep the order in which they come; training shuffles by index.
+A dataset is made of committed shards (`shards.py`), which keep the order in
+which their records came; training shuffles by index.
 """
 
 import contextlib
 import dataclasses
+import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.splits import SplitDict
 
 from mrd_jax.data.dataset import CLASS_FEATURES_FILE
-from mrd_jax.data.records import DatasetMeta, Shape, encode
+from mrd_jax.data.records import SCHEMA, DatasetMeta, Shape, encode
 from mrd_jax.errors import BadInput
+from mrd_jax.prepare.shards import (
+  MEASURED,
+  Commit,
+  Record,
+  ShardWriter,
+  read_commit,
+  record_features,
+  remove_temporaries,
+  serialize_record,
+  write_text,
+)
 
 VERSION = "1.0.0"
-_SHARD_RECORDS = 2048  # 270 MB at 10,000 points and 16 features of 1,280
-_BATCH = 64  # the writer rewrites its metadata once per batch
-
-Record = dict[str, Any]  # what `records.encode` returns
+JOB_FILE = "job.json"
+_SHARD_RECORDS = 1024
 
 
 def write_dataset(
@@ -53,50 +64,215 @@ def write_dataset(
     BadInput: when a shape cannot be a record, widths differ, nothing was
       yielded, or `output` exists.
   """
-
-  def records() -> Iterator[tuple[str, Record]]:
+  check_output(output)
+  check_classes(class_names, class_features)
+  with _fresh_folder(Path(output)) as folder:
+    stems: list[str] = []
+    embed_dim = 0
     for split, shapes in splits.items():
-      for shape in shapes() if callable(shapes) else shapes:
-        yield split, encode(shape)
+      records: Iterator[Record] = map(
+        encode, shapes() if callable(shapes) else shapes
+      )
+      for first in records:
+        embed_dim = embed_dim or np.shape(first["image_feat"])[1]
+        chunk = itertools.chain(
+          [first], itertools.islice(records, _SHARD_RECORDS - 1)
+        )
+        stems.append(f"{len(stems):05d}")
+        serialize = partial(serialize_record, embed_dim=embed_dim)
+        with ShardWriter(folder, stems[-1], serialize) as writer:
+          for record in chunk:
+            writer.add(split, record)
+          writer.commit()
+    if not stems:
+      raise BadInput(f"dataset {name!r}: there is not one shape to write")
+    return assemble(
+      folder,
+      [read_commit(folder, stem) for stem in stems],
+      Path(output),
+      name=name,
+      teacher=teacher,
+      embed_dim=embed_dim,
+      class_names=class_names,
+      class_features=class_features,
+    )
 
-  return write_records(
-    output, name, records(), teacher, class_names, class_features
-  )
 
-
-def write_records(
-  output: str | os.PathLike[str],
+def assemble(
+  folder: Path,
+  commits: Sequence[Commit],
+  output: Path,
+  *,
   name: str,
-  records: Iterable[tuple[str, Record]],
   teacher: str,
+  embed_dim: int,
   class_names: Mapping[str, Sequence[str]],
   class_features: Mapping[str, np.ndarray],
   finish: Callable[[Path], None] | None = None,
 ) -> DatasetMeta:
-  """Like `write_dataset`, for (split, encoded record) pairs in any order.
+  """Makes a dataset of committed shards: their files get TFDS's names.
 
   Args:
-    output: As for `write_dataset`; likewise all others but these two.
-    records: Pairs of a split and what `records.encode` returned.
+    folder: Where the shards are, on the file system of `output`.
+    commits: In the order in which records are to come.
+    output: Folder to create.
+    name: As for `write_dataset`; likewise the next four.
+    teacher: See there.
+    embed_dim: Width D of the features.
+    class_names: See there.
+    class_features: See there.
     finish: Called with the finished folder just before it is renamed; the
       place to add files.
+
+  Returns:
+    The metadata as stored.
   """
-  output = Path(output)
-  check_output(output)
-  _check_classes(class_names, class_features)
-  with _incomplete_folder(output) as folder:
-    meta = _write(
-      folder, name, records, teacher, dict(class_names), class_features
-    )
-    if finish is not None:
-      finish(folder)
-    try:
-      os.rename(folder, output)  # replaces an empty folder, never a full one
-    except OSError as error:
-      raise BadInput(
-        f"{output}: cannot be created ({error.strerror})"
-      ) from None
+  check_classes(class_names, class_features, embed_dim)
+  splits = list(dict.fromkeys(s.split for c in commits for s in c.shards))
+  most = {f: max(commit.most[f] for commit in commits) for f in MEASURED}
+  named = [split for split in class_names if split in splits]
+  meta = DatasetMeta(
+    name=name,
+    teacher=teacher,
+    embed_dim=embed_dim,
+    max_points=most["xyz"],
+    max_images=most["image_feat"],
+    max_texts=most["text_feat"],
+    class_names={split: list(class_names[split]) for split in named},
+    schema=SCHEMA,
+  )
+  target = folder / "dataset"
+  shutil.rmtree(target, ignore_errors=True)  # of a killed run
+  target.mkdir()
+  info = tfds.core.DatasetInfo(
+    builder=tfds.core.DatasetIdentity(
+      name=name,
+      version=tfds.core.Version(VERSION),
+      data_dir=os.fspath(target),
+      module_name=__name__,
+    ),
+    features=record_features(embed_dim),
+    metadata=tfds.core.MetadataDict(dataclasses.asdict(meta)),
+  )
+  info.set_file_format("array_record")
+  infos = [
+    _link_split(folder, target, commits, name, split) for split in splits
+  ]
+  info.set_splits(SplitDict(infos))
+  info.write_to_directory(target)
+  arrays: dict[str, Any] = {
+    split: np.float32(class_features[split]) for split in named
+  }
+  np.savez(target / CLASS_FEATURES_FILE, **arrays)
+  if finish is not None:
+    finish(target)
+  try:
+    os.rename(target, output)  # replaces an empty folder, never a full one
+  except OSError as error:
+    raise BadInput(f"{output}: cannot be created ({error.strerror})") from None
   return meta
+
+
+def _link_split(
+  folder: Path,
+  target: Path,
+  commits: Sequence[Commit],
+  name: str,
+  split: str,
+) -> tfds.core.SplitInfo:
+  """Gives the shards of one split their final names, without copying them."""
+  shards = [s for c in commits for s in c.shards if s.split == split]
+  template = tfds.core.ShardedFileTemplate(
+    dataset_name=name,
+    data_dir=target,  # type: ignore  # any path will do
+    split=split,
+    filetype_suffix="array_record",
+  )
+  for index, shard in enumerate(shards):
+    file = template.sharded_filepath(shard_index=index, num_shards=len(shards))
+    source = folder / shard.file
+    try:
+      os.link(source, file)
+    except OSError:  # a file system without hard links
+      shutil.copyfile(source, file)
+  return tfds.core.SplitInfo(
+    name=split,
+    shard_lengths=[shard.records for shard in shards],
+    num_bytes=sum(shard.bytes for shard in shards),
+    filename_template=template,
+  )
+
+
+@contextlib.contextmanager
+def job_folder(
+  output: str | os.PathLike[str], job: Mapping[str, Any]
+) -> Iterator[Path]:
+  """The folder OUTPUT.incomplete, in which a job keeps its finished shards.
+
+  It outlives a run that is killed or fails, so that the same command goes on,
+  and is removed when `output` is there.
+
+  Args:
+    output: The dataset's folder to be.
+    job: What is made of what, as JSON; stored, and compared by a later run.
+
+  Yields:
+    The folder.
+
+  Raises:
+    BadInput: when `output` holds something else, or another job began it, or
+      a run of the same job is going on.
+  """
+  check_output(output)
+  folder = Path(output).with_name(f"{Path(output).name}.incomplete")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise BadInput(f"{output}: cannot be created ({error.strerror})") from None
+  with _locked(folder):
+    text = job_text(job)
+    file = folder / JOB_FILE
+    if not file.exists():
+      write_text(file, text)
+    elif changed := _changed(file.read_text(), text):
+      raise BadInput(
+        f"{folder} was begun with other settings or input ({changed}); repeat "
+        "the first command to go on with it, or remove it to start afresh"
+      )
+    remove_temporaries(folder)
+    yield folder
+    if Path(output).exists():
+      shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_made(output: str | os.PathLike[str], job: Mapping[str, Any]) -> bool:
+  """Whether `output` is the finished dataset of this very job."""
+  file = Path(output) / JOB_FILE
+  return file.is_file() and not _changed(file.read_text(), job_text(job))
+
+
+def job_text(job: Mapping[str, Any]) -> str:
+  return json.dumps(job, indent=2, default=os.fspath) + "\n"
+
+
+def _changed(old: str, new: str) -> str:
+  """Names the fields that differ between two jobs; "" if none does."""
+  was, now = json.loads(old), json.loads(new)
+  fields = {**was, **now}
+  return ", ".join(f for f in fields if was.get(f) != now.get(f))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+  """Holds the folder for one process; a killed one lets go by itself."""
+  import fcntl
+
+  with open(folder / "lock", "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise BadInput(f"{folder}: another run is at work on it") from None
+    yield
 
 
 def check_output(output: str | os.PathLike[str]) -> None:
@@ -111,8 +287,8 @@ def check_output(output: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def _incomplete_folder(output: Path) -> Iterator[Path]:
-  """A sibling of `output` to write into; removed again on any exception."""
+def _fresh_folder(output: Path) -> Iterator[Path]:
+  """A sibling of `output` to write into; removed again in the end."""
   folder = output.with_name(f"{output.name}.incomplete-{os.getpid()}")
   shutil.rmtree(folder, ignore_errors=True)  # of a killed run with this pid
   try:
@@ -122,146 +298,28 @@ def _incomplete_folder(output: Path) -> Iterator[Path]:
   try:
     yield folder
   finally:
-    shutil.rmtree(folder, ignore_errors=True)  # nothing there if renamed
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(
-  folder: Path,
-  name: str,
-  records: Iterable[tuple[str, Record]],
-  teacher: str,
-  class_names: dict[str, Sequence[str]],
-  class_features: Mapping[str, np.ndarray],
-) -> DatasetMeta:
-  """Writes shards, metadata and class features into `folder`."""
-  writer = None
-  metadata = tfds.core.MetadataDict()
-  embed_dim = 0
-  most = {"xyz": 0, "image_feat": 0, "text_feat": 0}
-  waiting: dict[str, list[Record]] = {}
-  try:
-    for split, record in records:
-      if writer is None:
-        embed_dim = np.shape(record["image_feat"])[1]
-        _check_width(class_features, embed_dim)
-        writer = _open_writer(folder, name, embed_dim, metadata)
-      if split not in waiting:
-        writer.initialize_splits([split])
-        waiting[split] = []
-      waiting[split].append(_checked(record, embed_dim))
-      for field in most:
-        most[field] = max(most[field], len(np.asarray(record[field])))
-      if len(waiting[split]) == _BATCH:
-        writer.add_examples({split: waiting[split]})
-        waiting[split] = []
-    if writer is None:
-      raise BadInput(f"dataset {name!r}: there is not one shape to write")
-    writer.add_examples(waiting)
-    meta = DatasetMeta(
-      name=name,
-      teacher=teacher,
-      embed_dim=embed_dim,
-      max_points=most["xyz"],
-      max_images=most["image_feat"],
-      max_texts=most["text_feat"],
-      class_names={
-        split: list(names)
-        for split, names in class_names.items()
-        if split in waiting
-      },
-    )
-    metadata.update(dataclasses.asdict(meta))
-  finally:
-    if writer is not None:
-      writer.close_all()
-  arrays: dict[str, Any] = {
-    split: np.float32(class_features[split]) for split in meta.class_names
-  }
-  np.savez(folder / CLASS_FEATURES_FILE, **arrays)
-  return meta
-
-
-def _open_writer(
-  folder: Path, name: str, embed_dim: int, metadata: tfds.core.MetadataDict
-) -> tfds.core.SequentialWriter:
-  info = tfds.core.DatasetInfo(
-    builder=tfds.core.DatasetIdentity(
-      name=name,
-      version=tfds.core.Version(VERSION),
-      data_dir=os.fspath(folder),
-      module_name=__name__,
-    ),
-    features=_features(embed_dim),
-    metadata=metadata,
-  )
-  return tfds.core.SequentialWriter(
-    info, max_examples_per_shard=_SHARD_RECORDS, file_format="array_record"
-  )
-
-
-def _features(embed_dim: int) -> tfds.features.FeaturesDict:
-  """The fields of `records.encode`; arrays are stored as their plain bytes."""
-
-  def tensor(shape: tuple[int | None, ...], dtype: Any) -> Any:
-    encoding = tfds.features.Encoding.BYTES
-    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
-
-  return tfds.features.FeaturesDict(
-    {
-      "id": tfds.features.Text(),
-      "dataset": tfds.features.Text(),
-      "texts": tfds.features.Sequence(tfds.features.Text()),
-      "xyz": tensor((None, 3), np.int16),
-      "center": tensor((3,), np.float32),
-      "scale": tfds.features.Scalar(np.float32),
-      "rgb": tensor((None, 3), np.uint8),
-      "image_feat": tensor((None, embed_dim), np.float16),
-      "image_kind": tensor((None,), np.uint8),
-      "text_feat": tensor((None, embed_dim), np.float16),
-      "text_kind": tensor((None,), np.uint8),
-      "label": tfds.features.Scalar(np.int32),
-    }
-  )
-
-
-def _checked(record: Record, embed_dim: int) -> Record:
-  """Gives absent texts their (0, D) features; refuses another width."""
-  width = np.shape(record["image_feat"])[1]
-  if width != embed_dim:
-    raise BadInput(
-      f"shape {record['id']!r}, field 'image_feat': width {width} differs "
-      f"from {embed_dim} of the shapes before it; use one teacher for all"
-    )
-  if not record["texts"]:
-    return record | {"text_feat": np.zeros((0, embed_dim), np.float16)}
-  return record
-
-
-def _check_classes(
+def check_classes(
   class_names: Mapping[str, Sequence[str]],
   class_features: Mapping[str, np.ndarray],
+  embed_dim: int | None = None,
 ) -> None:
+  """Raises BadInput unless there is one sound feature for every class name."""
   if class_names.keys() != class_features.keys():
     raise BadInput("class_names and class_features name different splits")
   for split, names in class_names.items():
     features = class_features[split]
+    problem = None
     if features.ndim != 2 or len(features) != len(names):
-      raise BadInput(
-        f"class features of split {split!r}: shape {features.shape} does not "
-        f"fit {len(names)} class names"
+      problem = f"shape {features.shape} does not fit {len(names)} class names"
+    elif not np.isfinite(features).all() or not features.any(axis=1).all():
+      problem = "a row is zero, NaN or infinite"
+    elif embed_dim not in (None, features.shape[1]):
+      problem = (
+        f"width {features.shape[1]} differs from the shapes' {embed_dim}; use "
+        "one teacher for both"
       )
-    if not np.isfinite(features).all() or not features.any(axis=1).all():
-      raise BadInput(
-        f"class features of split {split!r}: a row is zero, NaN or infinite"
-      )
-
-
-def _check_width(
-  class_features: Mapping[str, np.ndarray], embed_dim: int
-) -> None:
-  for split, features in class_features.items():
-    if features.shape[1] != embed_dim:
-      raise BadInput(
-        f"class features of split {split!r}: width {features.shape[1]} "
-        f"differs from the shapes' {embed_dim}; use one teacher for both"
-      )
+    if problem:
+      raise BadInput(f"class features of split {split!r}: {problem}")

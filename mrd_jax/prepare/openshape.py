@@ -6,26 +6,31 @@ Which texts a shape keeps follows OpenShape's training code.
 
 import collections
 import dataclasses
+import fnmatch
 import functools
-import json
 import os
 import re
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from mrd_jax.data.records import encode
+from mrd_jax.data.records import SCHEMA, encode
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import builder
-from mrd_jax.prepare.bundle import read_samples
-from mrd_jax.prepare.safe_pickle import load_npy
-from mrd_jax.prepare.sample import BadField, evaluation_shape, to_shape
+from mrd_jax.prepare import builder, bundle, engine, scanobjectnn
+from mrd_jax.prepare.engine import BeamConfig, Item, Outcome, Unit
+from mrd_jax.prepare.evaluation import EvaluationUnit
+from mrd_jax.prepare.evaluation_sets import EvaluationSet
+from mrd_jax.prepare.modelnet40 import read_clouds
+from mrd_jax.prepare.report import Report, read_report, summarise
+from mrd_jax.prepare.sample import BadField, to_shape
+from mrd_jax.prepare.shards import Reject, serialize_record
 from mrd_jax.prepare.splits import (
   MODELNET,
   MODELNET_CLOUDS,
+  SCANOBJECTNN,
+  SCANOBJECTNN_CLOUDS,
   Entry,
   Split,
   read_json,
@@ -40,79 +45,7 @@ _WRONG_CONTENT = (
   LookupError,
   ArithmeticError,
 )
-
-
-@dataclasses.dataclass
-class SplitCount:
-  """What became of one split; listed = converted + all of refused."""
-
-  listed: int = 0
-  converted: int = 0
-  without_text: int = 0  # of the converted
-  refused: collections.Counter[str] = dataclasses.field(
-    default_factory=collections.Counter
-  )
-
-
-@dataclasses.dataclass
-class Report:
-  """What a conversion did, also written as `report.json`.
-
-  Attributes:
-    splits: Counts per split.
-    problems: Sentences about archives or lists, not about single shapes.
-    rejects: A row per refused shape, also written as `rejects.jsonl`: split,
-      file, id, field (or None), reason (as counted), detail.
-    seconds: Wall time.
-  """
-
-  splits: dict[str, SplitCount]
-  problems: list[str] = dataclasses.field(default_factory=list)
-  rejects: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-  seconds: float = 0.0
-
-  def refuse(
-    self, split: str, entry: Entry, reason: str, error: object
-  ) -> None:
-    """Counts one refused shape and remembers why."""
-    detail = str(error)
-    field = getattr(error, "field", None)
-    if field is None and (found := re.search(r"field '(\w+)'", detail)):
-      field = found[1]  # the way `records.check_shape` names it
-    self.splits[split].refused[reason] += 1
-    self.rejects.append(
-      {
-        "split": split,
-        "file": entry.path,
-        "id": entry.id,
-        "field": field,
-        "reason": reason,
-        "detail": detail,
-      }
-    )
-
-  def write(self, folder: Path) -> None:
-    """Writes `report.json` and `rejects.jsonl` into `folder`."""
-    summary = {
-      "splits": {name: vars(count) for name, count in self.splits.items()},
-      "problems": self.problems,
-      "seconds": round(self.seconds, 1),
-    }
-    (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
-    with open(folder / "rejects.jsonl", "w") as file:
-      file.writelines(json.dumps(row) + "\n" for row in self.rejects)
-
-  def __str__(self) -> str:
-    row = "{:<14}{:>9}{:>11}{:>9}{:>14}".format
-    lines = [row("split", "listed", "converted", "refused", "without text")]
-    for name, count in self.splits.items():
-      refused = count.refused.total()
-      lines.append(
-        row(name, count.listed, count.converted, refused, count.without_text)
-      )
-      lines += [f"  {n} refused: {why}" for why, n in count.refused.items()]
-    lines += [f"problem: {problem}" for problem in self.problems]
-    return "\n".join([*lines, f"{self.seconds:.1f} s"])
+Listed = Mapping[str, Sequence[tuple[str, Entry]]]  # path -> (split, entry)
 
 
 def convert(
@@ -120,26 +53,32 @@ def convert(
   output_dir: str | os.PathLike[str],
   *,
   splits: Sequence[str] | None = None,
+  parts: Sequence[str] | None = None,
   root_remap: tuple[str, str] | None = None,
   limit: int | None = None,
   teacher: str | None = None,
+  beam_config: BeamConfig | None = None,
 ) -> Report:
   """Converts a bundle in OpenShape's layout.
 
   A shape that cannot be used is left out, counted and listed in
-  `rejects.jsonl`; it never ends the job.
+  `rejects.jsonl`; it never ends the job.  A job that was killed goes on where
+  it was when it is called again, and one that is complete is left as it is.
 
   Args:
     input_dir: Folder with `meta_data/` and the shapes, as archives or
       unpacked.
     output_dir: Folder to create.
-    splits: Which to convert: train, val, lvis, modelnet40, or the name of any
-      other list in `meta_data/split`; by default those of the first four that
-      exist.
+    splits: Which to convert: train, val, lvis, modelnet40, scanobjectnn, or
+      the name of any other list in `meta_data/split`; by default those of the
+      first five that exist.
+    parts: Only shapes of these folders, "ABO" or "Objaverse/000-00*"; the
+      evaluation sets of `meta_data` are no part and always there.
     root_remap: (old, new) beginning of the `data_path` entries; found by
       itself where None.
     limit: At most so many entries of each list.
     teacher: Which model made the features; a guess by their width where None.
+    beam_config: Where to run.
 
   Returns:
     The counts, also written to `output_dir`.
@@ -148,34 +87,60 @@ def convert(
     BadInput: when the bundle, a list or the class features cannot be read, or
       not one shape could be converted.
   """
-  start = time.monotonic()
   root = Path(input_dir)
-  builder.check_output(output_dir)
   chosen = read_splits(root, splits, limit)
-  report = Report({split.name: SplitCount() for split in chosen})
-  for split in chosen:
-    report.splits[split.name].listed = len(split.entries)
-    report.problems += split.problems
+  if parts is not None:
+    chosen = [_part_of(split, parts) for split in chosen]
+  job = {
+    "job": "openshape",
+    "input": os.path.abspath(root),
+    "files": _files(root),
+    "splits": [split.name for split in chosen],
+    "parts": parts,
+    "root_remap": list(root_remap) if root_remap else None,
+    "limit": limit,
+    "teacher": teacher or _teacher(root),
+    "schema": SCHEMA,
+  }
+  if builder.is_made(output_dir, job):
+    return read_report(Path(output_dir))
+  builder.check_output(output_dir)
   widths = {s.class_features.shape[1] for s in chosen if s.class_names}
   if len(widths) > 1:
     raise BadInput(
       f"{root}: class features have widths {sorted(widths)}; convert splits "
       "of different teachers separately, with --splits"
     )
+  units = _plan(root, chosen, root_remap)
+  width = widths.pop() if widths else _first_width(root, units)
+  units = [_with_width(unit, width) for unit in units]
+  with builder.job_folder(output_dir, job) as folder:
+    shards = folder / "shards"
+    serialize = functools.partial(serialize_record, embed_dim=width)
+    engine.run(units, shards, serialize, beam_config or BeamConfig())
+    commits = engine.commits(units, shards)
+    report = summarise({s.name: len(s.entries) for s in chosen}, commits)
+    report.problems[:0] = [p for split in chosen for p in split.problems]
 
-  def finish(folder: Path) -> None:
-    report.seconds = time.monotonic() - start
-    report.write(folder)
+    def finish(target: Path) -> None:
+      report.write(target)
+      (target / builder.JOB_FILE).write_text(builder.job_text(job))
 
-  builder.write_records(
-    output_dir,
-    "openshape",
-    _records(root, chosen, root_remap, widths.pop() if widths else 0, report),
-    teacher or _teacher(root),
-    {s.name: s.class_names for s in chosen if s.class_names},
-    {s.name: s.class_features for s in chosen if s.class_names},
-    finish,
-  )
+    if not any(commit.shards for commit in commits):
+      raise _nothing(root, report.rejects)
+    builder.assemble(
+      shards,
+      commits,
+      Path(output_dir),
+      name="openshape",
+      teacher=job["teacher"],
+      embed_dim=width,
+      class_names={s.name: s.class_names for s in chosen if s.class_names},
+      class_features={
+        s.name: s.class_features for s in chosen if s.class_names
+      },
+      finish=finish,
+    )
   return report
 
 
@@ -185,109 +150,170 @@ def _teacher(root: Path) -> str:
   return "OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k), as OpenShape publishes it"
 
 
-def _records(
-  root: Path,
-  splits: Sequence[Split],
-  root_remap: tuple[str, str] | None,
-  width: int,
-  report: Report,
-) -> Iterator[tuple[str, builder.Record]]:
-  """Yields (split, record) for all that can be used; reports the others.
+def _nothing(root: Path, rejects: Sequence[Reject]) -> BadInput:
+  first = rejects[0].detail if rejects else "empty lists"
+  return BadInput(
+    f"{root}: none of {len(rejects)} shapes could be converted; the first: "
+    f"{first}"
+  )
 
-  `width` is that of the class features, or 0: that of the first record.
-  """
-  taken: set[tuple[str, str]] = set()
-  for split, entry, loaded in _samples(root, splits, root_remap, report):
+
+def _files(root: Path) -> dict[str, int]:
+  """Sizes of the lists and archives, by which a later run knows its job."""
+  files = [*bundle.archives(root), *(root / "meta_data").rglob("*")]
+  return {
+    str(file.relative_to(root)): file.stat().st_size
+    for file in sorted(files)
+    if file.is_file()
+  }
+
+
+def _part_of(split: Split, parts: Sequence[str]) -> Split:
+  """The entries that lie in one of the folders `parts`."""
+  if split.name in (MODELNET, SCANOBJECTNN):
+    return split
+
+  @functools.cache
+  def wanted(folder: PurePosixPath) -> bool:
+    names = folder.parts
+    ends = ["/".join(names[i:]) for i in range(len(names))]
+    return any(fnmatch.fnmatch(end, part) for end in ends for part in parts)
+
+  def chosen(path: str) -> bool:
+    parents = PurePosixPath(path).parents
+    return any(wanted(folder) for folder in parents)
+
+  entries = [entry for entry in split.entries if chosen(entry.path)]
+  return dataclasses.replace(split, entries=entries)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converter:
+  """Makes the outcomes of one sample file: one for every list that has it."""
+
+  listed: Listed
+  width: int  # of all features; 0 accepts any
+
+  def __call__(self, path: str, loaded: Any) -> Iterator[Outcome]:
+    for split, entry in self.listed[path]:
+      yield self._outcome(split, entry, loaded)
+
+  def _outcome(self, split: str, entry: Entry, loaded: Any) -> Outcome:
     try:
       if isinstance(loaded, FileNotFoundError):
         raise BadField("data_path", "missing file", str(loaded))
       if isinstance(loaded, BadInput):
-        report.refuse(split, entry, "unreadable or unsafe file", loaded)
-        continue
+        return _reject(split, entry, "unreadable or unsafe file", loaded)
       with np.errstate(over="raise", invalid="raise", divide="raise"):
-        shape = loaded(entry)
+        shape = to_shape(loaded, entry)
         record = encode(shape)
-      if (split, shape.id) in taken:  # ShapeNet has ids in several groups
-        shape = dataclasses.replace(shape, id=f"{entry.group}/{shape.id}")
-        record["id"] = shape.id
-      if (split, shape.id) in taken:
-        raise BadField("id", "duplicate id", "this id came before")
-      width = width or shape.image_feat.shape[1]
-      if shape.image_feat.shape[1] != width:
+      if shape.image_feat.shape[1] != (self.width or shape.image_feat.shape[1]):
         raise BadInput(
           f"shape {shape.id!r}, field 'image_feat': width "
-          f"{shape.image_feat.shape[1]} where the bundle has {width}"
+          f"{shape.image_feat.shape[1]} where the bundle has {self.width}"
         )
     except BadField as error:
-      report.refuse(split, entry, error.reason, error)
+      return _reject(split, entry, error.reason, error)
     except _WRONG_CONTENT as error:
-      report.refuse(split, entry, "bad value", error)
-    else:
-      taken.add((split, shape.id))
-      report.splits[split].converted += 1
-      report.splits[split].without_text += not shape.texts
-      yield split, record
-  if not taken:
-    first = report.rejects[0] if report.rejects else {"detail": "empty lists"}
-    raise BadInput(
-      f"{root}: none of {len(report.rejects)} shapes could be converted; the "
-      f"first: {first['detail']}"
-    )
+      return _reject(split, entry, "bad value", error)
+    return split, record
 
 
-def _samples(
-  root: Path,
-  splits: Sequence[Split],
-  root_remap: tuple[str, str] | None,
-  report: Report,
-) -> Iterator[tuple[str, Entry, Any]]:
-  """Yields (split, entry, a function entry -> Shape, or an exception)."""
+def _reject(split: str, entry: Entry, reason: str, error: Exception) -> Reject:
+  detail = str(error)
+  field = getattr(error, "field", None)
+  if field is None and (found := re.search(r"field '(\w+)'", detail)):
+    field = found[1]  # the way `records.check_shape` names it
+  return Reject(split, entry.path, entry.id, field, reason, detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class _RejectsUnit:
+  """What the lists themselves make impossible."""
+
+  name: str
+  rejects: Sequence[Reject]
+
+  def items(self) -> Iterator[Item]:
+    for reject in self.rejects:
+      yield functools.partial(list, [reject])
+
+
+def _plan(
+  root: Path, splits: Sequence[Split], root_remap: tuple[str, str] | None
+) -> list[Unit]:
+  """Divides all entries into units; names are made unique, or refused."""
+  rejects: list[Reject] = []
   listed: dict[str, list[tuple[str, Entry]]] = collections.defaultdict(list)
+  units: list[Unit] = []
+  nameless = _nameless(root / "meta_data" / "gpt4_filtering.json")
   for split in splits:
-    if split.name == MODELNET:
-      yield from _modelnet_samples(root, split)
+    if split.name in (MODELNET, SCANOBJECTNN):
+      units.append(_evaluation_unit(root, split))
       continue
+    taken: set[str] = set()
     for entry in split.entries:
-      if entry.path and entry.id:
-        listed[entry.path].append((split.name, entry))
-      else:
-        key = "id" if entry.path else "data_path"
+      key = "id" if entry.path else "data_path"
+      if not (entry.path and entry.id):
         error = BadField(key, "missing key", "absent from the split's list")
-        report.refuse(split.name, entry, error.reason, error)
-  flags_file = root / "meta_data" / "gpt4_filtering.json"
-  flags = read_json(flags_file) if flags_file.is_file() else {}
+        rejects.append(_reject(split.name, entry, error.reason, error))
+        continue
+      entry = dataclasses.replace(entry, named=entry.id not in nameless)
+      if entry.id in taken:  # ShapeNet has ids in several groups
+        entry = dataclasses.replace(entry, id=f"{entry.group}/{entry.id}")
+      if entry.id in taken:
+        error = BadField("id", "duplicate id", "this id came before")
+        rejects.append(_reject(split.name, entry, error.reason, error))
+        continue
+      taken.add(entry.id)
+      listed[entry.path].append((split.name, entry))
+
+  def make_convert(paths: Sequence[str]) -> _Converter:
+    return _Converter({path: listed[path] for path in paths}, width=0)
+
+  units += bundle.plan(root, listed, root_remap, make_convert)
+  return [*units, _RejectsUnit("lists", rejects)] if rejects else units
+
+
+def _nameless(file: Path) -> frozenset[str]:
+  """Ids of Objaverse's shapes whose name says nothing."""
+  flags = read_json(file) if file.is_file() else {}
   try:
-    nameless = {uid for uid, row in flags.items() if row["flag"] == "N"}
+    return frozenset(uid for uid, row in flags.items() if row["flag"] == "N")
   except (AttributeError, KeyError, TypeError) as error:
-    raise BadInput(f"{flags_file}: expected id -> {{'flag': ...}}") from error
-  for path, loaded in read_samples(root, listed, root_remap, report.problems):
-    for split_name, entry in listed[path]:
-      if isinstance(loaded, Exception):
-        yield split_name, entry, loaded
-      else:
-        yield split_name, entry, functools.partial(to_shape, loaded, nameless)
+    raise BadInput(f"{file}: expected id -> {{'flag': ...}}") from error
 
 
-def _modelnet_samples(
-  root: Path, split: Split
-) -> Iterator[tuple[str, Entry, Any]]:
-  """The same for ModelNet40, whose clouds all lie in one file."""
-  clouds: Any
-  try:
-    clouds = load_npy(root / MODELNET_CLOUDS)
-    if not isinstance(clouds, np.ndarray) or clouds.ndim != 1:
-      raise BadInput(f"{root / MODELNET_CLOUDS}: expected an array of dicts")
-  except BadInput as error:
-    clouds = [error] * len(split.entries)
+def _evaluation_unit(root: Path, split: Split) -> EvaluationUnit:
+  """ModelNet40 or ScanObjectNN, whose clouds all lie in one file."""
   width = split.class_features.shape[1]
-  for i, entry in enumerate(split.entries):
-    loaded = (
-      clouds[i]
-      if i < len(clouds)
-      else FileNotFoundError(
-        f"{MODELNET_CLOUDS} holds only {len(clouds)} clouds"
-      )
-    )
-    if not isinstance(loaded, Exception):
-      loaded = functools.partial(evaluation_shape, loaded, width)
-    yield split.name, entry, loaded
+  count = len(split.entries)
+  if split.name == SCANOBJECTNN:
+    clouds = scanobjectnn.read_openshape(root / SCANOBJECTNN_CLOUDS, width)
+  else:
+    file = root / MODELNET_CLOUDS
+    read = functools.partial(read_clouds, file, split.entries, width)
+    names = tuple(split.class_names)
+    clouds = EvaluationSet(MODELNET, names, count, read)
+  return EvaluationUnit(split.name, split.name, clouds, count)
+
+
+def _first_width(root: Path, units: Iterable[Unit]) -> int:
+  """The width of the first shape's features, where no list has classes."""
+  rejects: list[Reject] = []
+  for unit in units:
+    for item in unit.items():
+      for outcome in item():
+        if isinstance(outcome, tuple):
+          return np.shape(outcome[1]["image_feat"])[1]
+        if isinstance(outcome, Reject):
+          rejects.append(outcome)
+  raise _nothing(root, rejects)
+
+
+def _with_width(unit: Unit, width: int) -> Unit:
+  if isinstance(unit, bundle.FilesUnit | bundle.ArchivesUnit):
+    assert isinstance(unit.convert, _Converter)
+    convert = dataclasses.replace(unit.convert, width=width)
+    return dataclasses.replace(unit, convert=convert)
+  return unit

@@ -1,6 +1,6 @@
 """Makes a `Shape` of one OpenShape sample: keys, texts, colours."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,11 @@ class BadField(Exception):
     self.field, self.reason = field, reason
 
 
-def to_shape(sample: Any, nameless: Collection[str], entry: Entry) -> Shape:
+def to_shape(sample: Any, entry: Entry) -> Shape:
   """Makes a Shape of one sample file's content.
 
   Args:
     sample: The unpickled dict; keys as in OpenShape's README.
-    nameless: Ids whose Objaverse name says nothing (flag "N" in
-      `gpt4_filtering.json`).
     entry: Its line in the list.
 
   Raises:
@@ -41,8 +39,7 @@ def to_shape(sample: Any, nameless: Collection[str], entry: Entry) -> Shape:
     row = _matrix(thumbnail, "thumbnail_feat", width=views.shape[1], rows=1)
     views = np.concatenate([views, row])
     kinds.append(ImageKind.THUMBNAIL)
-  keep_name = entry.id not in nameless
-  texts = list(_texts(sample, dataset, keep_name, views.shape[1]))
+  texts = list(_texts(sample, dataset, entry.named, views.shape[1]))
   return Shape(
     id=entry.id,
     xyz=xyz,

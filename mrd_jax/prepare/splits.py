@@ -11,11 +11,32 @@ import numpy as np
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.safe_pickle import load_npy
 
-DEFAULT_SPLITS = ("train", "val", "lvis", "modelnet40")
+DEFAULT_SPLITS = ("train", "val", "lvis", "modelnet40", "scanobjectnn")
 MODELNET = "modelnet40"
 MODELNET_CLOUDS = "meta_data/modelnet40/test_pc.npy"
+SCANOBJECTNN = "scanobjectnn"
+SCANOBJECTNN_CLOUDS = "meta_data/scanobjectnn/xyz_label.npy"
 _LVIS_FEATURES = "meta_data/lvis_cat_name_pt_feat.npy"
+_CLASS_FILE = "cat_name_pt_feat.npy"
 _CLASS_KEY = "open_clip_text_feat"
+# The order of the labels in the .h5 files, which is not alphabetical.
+SCANOBJECTNN_CLASSES = (
+  "bag",
+  "bin",
+  "box",
+  "cabinet",
+  "chair",
+  "desk",
+  "display",
+  "door",
+  "shelf",
+  "table",
+  "bed",
+  "pillow",
+  "sink",
+  "sofa",
+  "toilet",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +48,7 @@ class Entry:
   dataset: str = ""
   group: str = ""
   label: int = -1
+  named: bool = True  # whether its first text says what it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +94,10 @@ def read_splits(
       f"splits: {', '.join(unknown)} not in {root}; it has: "
       f"{', '.join(sorted(lists))}"
     )
+  special = {MODELNET: _modelnet, SCANOBJECTNN: _scanobjectnn}
   return [
-    _modelnet(root, lists[name], limit)
-    if name == MODELNET
+    special[name](lists[name], limit)
+    if name in special
     else _listed(root, name, lists, limit)
     for name in dict.fromkeys(wanted)
   ]
@@ -95,7 +118,8 @@ def _lists(root: Path) -> dict[str, Path]:
   files = sorted((root / "meta_data" / "split").rglob("*.json"))
   lists = {f.stem if f.stem != "train_all" else "train": f for f in files}
   modelnet = root / "meta_data" / MODELNET / "test_split.json"
-  return lists | ({MODELNET: modelnet} if modelnet.is_file() else {})
+  special = {MODELNET: modelnet, SCANOBJECTNN: root / SCANOBJECTNN_CLOUDS}
+  return lists | {n: file for n, file in special.items() if file.is_file()}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -160,19 +184,33 @@ def _lvis_features(path: Path, classes: int) -> np.ndarray:
   return features
 
 
-def _modelnet(root: Path, path: Path, limit: int | None) -> Split:
-  """Reads ModelNet40's list; its class order is that of its feature file."""
-  file = path.with_name("cat_name_pt_feat.npy")
-  classes = load_npy(file, allow_torch=True)
+def read_class_features(path: Path) -> tuple[list[str], np.ndarray]:
+  """Reads a `cat_name_pt_feat.npy` of OpenShape.
+
+  Returns:
+    The class names in the order of the file, and their (C, D) float32
+    features.
+
+  Raises:
+    BadInput: naming the file, unless it is a dict
+      class name -> {"open_clip_text_feat": (1, D)}.
+  """
+  classes = load_npy(path, allow_torch=True)
   try:
     features = np.stack(
       [np.float32(np.ravel(row[_CLASS_KEY])) for row in classes.values()]
     )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise BadInput(
-      f"{file}: expected class name -> {{{_CLASS_KEY!r}: (1, D)}} ({error!r})"
+      f"{path}: expected class name -> {{{_CLASS_KEY!r}: (1, D)}} ({error!r})"
     ) from error
-  label = {str(name): i for i, name in enumerate(classes)}
+  return [str(name) for name in classes], features
+
+
+def _modelnet(path: Path, limit: int | None) -> Split:
+  """Reads ModelNet40's list; its class order is that of its feature file."""
+  names, features = read_class_features(path.with_name(_CLASS_FILE))
+  label = {name: i for i, name in enumerate(names)}
   entries = [
     Entry(
       id=str(row.get("name") or f"{MODELNET}_{i}"),
@@ -182,4 +220,26 @@ def _modelnet(root: Path, path: Path, limit: int | None) -> Split:
     )
     for i, row in enumerate(_rows(path)[:limit])
   ]
-  return Split(MODELNET, entries, list(label), features)
+  return Split(MODELNET, entries, names, features)
+
+
+def _scanobjectnn(path: Path, limit: int | None) -> Split:
+  """Reads ScanObjectNN's one file; its labels follow the published names."""
+  names, features = read_class_features(path.with_name(_CLASS_FILE))
+  row = {name: i for i, name in enumerate(names)}
+  if missing := [name for name in SCANOBJECTNN_CLASSES if name not in row]:
+    raise BadInput(
+      f"{path.with_name(_CLASS_FILE)}: lacks the class {missing[0]!r}; it has "
+      f"{', '.join(names)}"
+    )
+  features = features[[row[name] for name in SCANOBJECTNN_CLASSES]]
+  content = load_npy(path, allow_torch=True)
+  try:
+    count = len(content["xyz"])
+  except (TypeError, KeyError, IndexError) as error:
+    raise BadInput(f"{path}: expected a dict of xyz and label") from error
+  entries = [
+    Entry(f"{SCANOBJECTNN}_{i}", SCANOBJECTNN_CLOUDS)
+    for i in range(count)[:limit]
+  ]
+  return Split(SCANOBJECTNN, entries, SCANOBJECTNN_CLASSES, features)

@@ -1,0 +1,235 @@
+"""Runs the units of a preparation job on Apache Beam.
+
+A unit is what one worker reads in one go: an archive, some thousand files.
+Its items come in a fixed order, and every `SHARD_ITEMS` of them are committed
+(`shards.py`) before the next are begun.  So a job that was killed goes on with
+the first shard that is missing, whoever makes it and in whatever order, and
+ends with the same bytes.
+
+TFDS's own Beam writers are not used: they start in a new temporary folder
+every time, so nothing survives a kill, and shuffle all records through the
+runner.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from mrd_jax.errors import BadInput
+from mrd_jax.prepare import shards
+from mrd_jax.prepare.shards import (
+  Commit,
+  Record,
+  Reject,
+  Serialize,
+  ShardWriter,
+)
+
+SHARD_ITEMS = 1024  # 137 MB at 10,000 points and 16 features of width 1,280
+_LOCAL_RUNNER = "DirectRunner"
+
+# A record and its split, an item left out, or a sentence about a file.
+Outcome = tuple[str, Record] | Reject | str
+Item = Callable[[], Iterable[Outcome]]
+
+
+class Unit(Protocol):
+  """What one worker does; it is pickled and sent to the worker.
+
+  Attributes:
+    name: Unique in the job, and fit for a file name.
+  """
+
+  @property
+  def name(self) -> str: ...
+
+  def items(self) -> Iterable[Item]:
+    """The same items in the same order every time; cheap until called."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamConfig:
+  """Where the units run.
+
+  Attributes:
+    runner: Name of a Beam runner; the default uses this machine's cores.
+    options: Its options, "name=value,name=value", as TFDS takes them.
+  """
+
+  runner: str = _LOCAL_RUNNER
+  options: str = ""
+
+
+def run(
+  units: Sequence[Unit],
+  folder: Path,
+  serialize: Serialize,
+  beam_config: BeamConfig,
+) -> None:
+  """Makes all shards of `units` that are not in `folder` yet.
+
+  Args:
+    units: The whole job.
+    folder: Where shards go; all workers must see it under this name.
+    serialize: Makes the stored bytes of a record; picklable.
+    beam_config: Where to run.
+
+  Raises:
+    BadInput: for a runner or an option that Beam does not know.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  shards.remove_temporaries(folder)
+  pending = [unit for unit in units if not _done(folder, unit).exists()]
+  if not pending:
+    return
+  make = functools.partial(make_unit, folder=folder, serialize=serialize)
+  with _quiet():
+    import apache_beam as beam
+
+    runner, options = pipeline_options(beam_config, len(pending))
+    with (
+      _progress(folder, units),
+      beam.Pipeline(runner=runner, options=options) as pipeline,
+    ):
+      _ = (
+        pipeline
+        | "Units" >> beam.Create(pending)
+        | "Spread" >> beam.Reshuffle()
+        # Beam would look into the annotations, and cannot judge a Protocol.
+        | "Make" >> beam.Map(make).with_input_types(Any)
+      )
+
+
+def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
+  """Makes the shards of one unit that are missing."""
+  count = 0
+  for chunk in _chunks(unit.items()):
+    stem = _stem(unit, count)
+    count += 1
+    if shards.is_committed(folder, stem):
+      for _ in chunk:  # only read past: an item is cheap until it is called
+        pass
+      continue
+    with ShardWriter(folder, stem, serialize) as writer:
+      for outcome in itertools.chain.from_iterable(item() for item in chunk):
+        if isinstance(outcome, Reject):
+          writer.rejects.append(outcome)
+        elif isinstance(outcome, str):
+          writer.problems.append(outcome)
+        else:
+          writer.add(*outcome)
+      writer.commit()
+  shards.write_text(_done(folder, unit), str(count))
+
+
+def stems(units: Iterable[Unit], folder: Path) -> Iterator[str]:
+  """The stems of all commits of a finished job, in its order."""
+  for unit in units:
+    for index in range(int(_done(folder, unit).read_text())):
+      yield _stem(unit, index)
+
+
+def commits(units: Iterable[Unit], folder: Path) -> list[Commit]:
+  """All commits of a finished job, in its order."""
+  return [shards.read_commit(folder, stem) for stem in stems(units, folder)]
+
+
+def pipeline_options(config: BeamConfig, units: int) -> tuple[Any, Any]:
+  """Returns the runner and its options for so many units."""
+  from apache_beam.options.pipeline_options import PipelineOptions
+  from apache_beam.runners import runner as runners
+
+  given = [f"--{o.strip()}" for o in config.options.split(",") if o.strip()]
+  if wrong := [option for option in given if "=" not in option]:
+    raise BadInput(
+      f"--beam_options: {wrong[0][2:]!r} is not name=value; separate options "
+      "with commas"
+    )
+  if config.runner != _LOCAL_RUNNER:
+    try:
+      return runners.create_runner(config.runner), PipelineOptions(given)
+    except (ValueError, ImportError, AttributeError) as error:
+      reason = str(error).partition("\n")[0]
+      raise BadInput(
+        f"--beam_runner: {config.runner} cannot be used ({reason}); use "
+        "DirectRunner, FlinkRunner, SparkRunner, DataflowRunner, or install "
+        "what Beam asks for"
+      ) from None
+  # The runner behind "DirectRunner", without its attempt to fetch another one
+  # (Prism, a Go program) from the network.
+  from apache_beam.runners.portability.fn_api_runner.fn_runner import (
+    FnApiRunner,
+  )
+  from apache_beam.transforms import environments
+
+  workers = min(os.cpu_count() or 1, units)
+  environment = None  # this process
+  if workers > 1:
+    command = f"exec {sys.executable} -m mrd_jax.prepare.worker {os.getpid()}"
+    environment = environments.SubprocessSDKEnvironment.from_command_string(
+      command
+    )
+  options = PipelineOptions([f"--direct_num_workers={workers}", *given])
+  return FnApiRunner(environment), options
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
+  """Cuts items into runs of `SHARD_ITEMS`, each to be used up before the next."""
+  items = iter(items)
+  for first in items:
+    yield itertools.chain([first], itertools.islice(items, SHARD_ITEMS - 1))
+
+
+def _stem(unit: Unit, index: int) -> str:
+  return f"{unit.name}-{index:05d}"
+
+
+def _done(folder: Path, unit: Unit) -> Path:
+  return folder / f"{unit.name}.done"
+
+
+@contextlib.contextmanager
+def _progress(folder: Path, units: Sequence[Unit]) -> Iterator[None]:
+  """A line that counts finished units and shards every few seconds."""
+  stop = threading.Event()
+
+  def watch() -> None:
+    with tqdm(total=len(units), unit="unit", disable=None) as bar:
+      last = False
+      while not last:
+        last = stop.wait(2)
+        files = os.listdir(folder)
+        bar.n = sum(name.endswith(".done") for name in files)
+        made = sum(name.endswith(".json") for name in files)
+        bar.set_postfix(shards=made)
+
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    stop.set()
+    thread.join()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Beam warns, on being imported, of parts that nobody asked for."""
+  root = logging.getLogger()
+  level = root.level
+  root.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    root.setLevel(level)

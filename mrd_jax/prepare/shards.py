@@ -1,0 +1,221 @@
+"""Shards: ArrayRecord files of finished work, each committed by a JSON.
+
+A piece of work leaves `STEM-SPLIT.array_record` files, one a split, and then
+`STEM.json`, which names them and says what became of every item.  Files are
+written under another name and renamed, the JSON last: what has no JSON was
+never finished and is never read.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core import example_serializer
+
+from mrd_jax.errors import BadInput
+
+Record = dict[str, Any]  # what `records.encode` returns
+Serialize = Callable[[Record], bytes]
+MEASURED = ("xyz", "image_feat", "text_feat")  # fields whose lengths are padded
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+  """One item that was left out, a row of `rejects.jsonl`.
+
+  Attributes:
+    split: Split that lacks it.
+    file: Where it was to come from.
+    id: Its name.
+    field: Field at fault, if it is one.
+    reason: A few words, the same for all of a kind: what is counted.
+    detail: The whole story.
+  """
+
+  split: str
+  file: str
+  id: str
+  field: str | None
+  reason: str
+  detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One file of a commit."""
+
+  split: str
+  file: str
+  records: int
+  bytes: int
+  without_text: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+  """What one piece of work left.
+
+  Attributes:
+    shards: A file for every split that got records.
+    most: Largest length of each of `MEASURED` in any record.
+    rejects: Items that were left out.
+    problems: Sentences about files that are not items, such as archives.
+  """
+
+  shards: list[Shard]
+  most: dict[str, int]
+  rejects: list[Reject]
+  problems: list[str]
+
+
+class ShardWriter:
+  """Writes one commit; a context, which removes what was not committed."""
+
+  def __init__(self, folder: Path, stem: str, serialize: Serialize):
+    self._folder = folder
+    self._stem = stem
+    self._serialize = serialize
+    self._writers: dict[str, ArrayRecordWriter] = {}
+    self._sizes: dict[str, collections.Counter[str]] = {}
+    self._most: dict[str, int] = dict.fromkeys(MEASURED, 0)
+    self.rejects: list[Reject] = []
+    self.problems: list[str] = []
+
+  def add(self, split: str, record: Record) -> None:
+    """Appends a record to the file of its split."""
+    if split not in self._writers:
+      path = os.fspath(self._temporary(split))
+      # A record can then be read without its neighbours.
+      self._writers[split] = ArrayRecordWriter(path, "group_size:1")
+      self._sizes[split] = collections.Counter()
+    content = self._serialize(record)
+    self._writers[split].write(content)
+    size = {"records": 1, "bytes": len(content)}
+    self._sizes[split].update(size | {"without_text": not record["texts"]})
+    for field in MEASURED:
+      if field in record:
+        self._most[field] = max(self._most[field], len(record[field]))
+
+  def commit(self) -> None:
+    """Makes all that was added visible at once."""
+    shards = []
+    for split, writer in self._writers.items():
+      writer.close()
+      name = f"{self._stem}-{split}.array_record"
+      os.replace(self._temporary(split), self._folder / name)
+      sizes = {"records": 0, "bytes": 0, "without_text": 0}
+      shards.append(Shard(split, name, **sizes | self._sizes[split]))
+    self._writers = {}
+    commit = Commit(shards, self._most, self.rejects, self.problems)
+    write_text(
+      self._folder / f"{self._stem}.json",
+      json.dumps(dataclasses.asdict(commit)),
+    )
+
+  def _temporary(self, split: str) -> Path:
+    return self._folder / f"{self._stem}-{split}.tmp-{os.getpid()}"
+
+  def __enter__(self) -> "ShardWriter":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for split, writer in self._writers.items():
+      with contextlib.suppress(Exception):  # of a full disk, for instance
+        writer.close()
+      self._temporary(split).unlink(missing_ok=True)
+
+
+def is_committed(folder: Path, stem: str) -> bool:
+  return (folder / f"{stem}.json").is_file()
+
+
+def read_commit(folder: Path, stem: str) -> Commit:
+  """Reads what `ShardWriter.commit` wrote."""
+  values = json.loads((folder / f"{stem}.json").read_text())
+  values["shards"] = [Shard(**row) for row in values["shards"]]
+  values["rejects"] = [Reject(**row) for row in values["rejects"]]
+  return Commit(**values)
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a small file; there is the old one or the new one, never half."""
+  temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+  temporary.write_text(text)
+  os.replace(temporary, path)
+
+
+def remove_temporaries(folder: Path) -> None:
+  """Removes what killed runs left half-written."""
+  for path in folder.glob("*.tmp-*"):
+    path.unlink(missing_ok=True)
+
+
+def read_files(folder: Path, commit: Commit) -> Iterator[tuple[str, bytes]]:
+  """Yields (split, serialised record) of all files of a commit."""
+  from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+  for shard in commit.shards:
+    with ArrayRecordDataSource(os.fspath(folder / shard.file)) as source:
+      for index in range(shard.records):
+        yield shard.split, source[index]
+
+
+def serialize_record(record: Record, embed_dim: int) -> bytes:
+  """Turns an encoded record into the bytes that are stored.
+
+  Raises:
+    BadInput: if its features are not of width `embed_dim`.
+  """
+  width = np.shape(record["image_feat"])[1]
+  if width != embed_dim:
+    raise BadInput(
+      f"shape {record['id']!r}, field 'image_feat': width {width} differs "
+      f"from {embed_dim} of the dataset; use one teacher for all"
+    )
+  if not record["texts"]:  # of unknown width without a text
+    record = record | {"text_feat": np.zeros((0, embed_dim), np.float16)}
+  features, serializer = _serializer(embed_dim)
+  example = serializer.get_tf_example(features.encode_example(record))
+  # A protobuf map has no order: without this, equal records differ in bytes.
+  return example.SerializeToString(deterministic=True)
+
+
+@functools.cache
+def _serializer(embed_dim: int) -> tuple[Any, Any]:
+  features = record_features(embed_dim)
+  info: Any = features.get_serialized_info()
+  return features, example_serializer.ExampleSerializer(info)
+
+
+def record_features(embed_dim: int) -> tfds.features.FeaturesDict:
+  """The fields of `records.encode`; arrays are stored as their plain bytes."""
+
+  def tensor(shape: tuple[int | None, ...], dtype: Any) -> Any:
+    encoding = tfds.features.Encoding.BYTES
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
+
+  return tfds.features.FeaturesDict(
+    {
+      "id": tfds.features.Text(),
+      "dataset": tfds.features.Text(),
+      "texts": tfds.features.Sequence(tfds.features.Text()),
+      "xyz": tensor((None, 3), np.int16),
+      "center": tensor((3,), np.float32),
+      "scale": tfds.features.Scalar(np.float32),
+      "rgb": tensor((None, 3), np.uint8),
+      "image_feat": tensor((None, embed_dim), np.float16),
+      "image_kind": tensor((None,), np.uint8),
+      "text_feat": tensor((None, embed_dim), np.float16),
+      "text_kind": tensor((None,), np.uint8),
+      "label": tfds.features.Scalar(np.int32),
+    }
+  )
