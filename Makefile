@@ -38,7 +38,7 @@ types: $(VENV)/.ready-dev
 test-py312:
 	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev test
 
-DEV_EXTRAS ?= dev,torch,onnx
+DEV_EXTRAS ?= dev,torch,onnx,draco
 
 $(VENV)/.ready: setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install -q -e ".$(if $(EXTRAS),[$(EXTRAS)])"

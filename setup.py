@@ -19,13 +19,19 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["mrd_jax*"]),
+  package_data={"mrd_jax": ["teachers/templates.json"]},
   entry_points={"console_scripts": ["mrd = mrd_jax.cli:main"]},
   install_requires=[
     "absl-py",
+    "apache-beam>=2.70",
     "array_record>=0.8",
     "chex>=0.1.90",
+    # Renders meshes.  Elsewhere there is no wheel; only `prepare meshes` asks.
+    "embreex>=4.4; platform_machine in 'x86_64 AMD64' or (sys_platform == "
+    "'darwin' and platform_machine == 'arm64')",
     "flax>=0.12.8",
     "grain>=0.2.16",
+    "h5py>=3.11",
     "huggingface_hub>=1.0",
     "importlib_resources",  # TFDS needs it and does not say so
     "jax>=0.10.2",
@@ -34,6 +40,7 @@ setup(
     "numpy>=2.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12.8,<0.13",  # its v1 interface still moves
+    "pillow>=11",
     "pypcd4>=1.4",  # the first that builds nothing on installation
     "safetensors>=0.5",
     "scipy>=1.13",
@@ -41,9 +48,10 @@ setup(
     "tensorflow-datasets>=4.9.9",
     "tqdm>=4.66",
     "transformers>=5",
-    "trimesh>=4",
+    "trimesh>=5",
   ],
   extras_require={
+    "draco": ["DracoPy>=2"],  # compressed glTF
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],

@@ -3,7 +3,15 @@
 import runpy
 import sys
 
-VERBS = ("compare", "convert", "embed", "main", "prepare", "report")
+VERBS = (
+  "compare",
+  "convert",
+  "embed",
+  "inspect",
+  "main",
+  "prepare",
+  "report",
+)
 
 
 def main() -> None:

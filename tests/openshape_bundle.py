@@ -87,3 +87,23 @@ class Attack:
 
   def __reduce__(self):
     return os.system, (f"touch {self.path}",)
+
+
+def write_archives(root, contents):
+  """A bundle of one archive a folder, {folder: [bytes of samples]}."""
+  entries = []
+  root.mkdir()
+  for folder, samples in contents.items():
+    with tarfile.open(
+      root / f"{folder}.tar.gz", "w:gz", compresslevel=1
+    ) as tar:
+      for i, content in enumerate(samples):
+        info = tarfile.TarInfo(f"{folder}/{folder}-{i}.npy")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+        row = {"id": f"{folder}-{i}", "dataset": "Objaverse", "group": folder}
+        entries.append(row | {"data_path": f"{ABSOLUTE}/{info.name}"})
+  lists = root / "meta_data" / "split"
+  lists.mkdir(parents=True)
+  (lists / "train_all.json").write_text(json.dumps(entries))
+  return root

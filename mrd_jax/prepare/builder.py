@@ -7,7 +7,6 @@ which their records came; training shuffles by index.
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,13 +28,10 @@ from mrd_jax.prepare.shards import (
   ShardWriter,
   read_commit,
   record_features,
-  remove_temporaries,
   serialize_record,
-  write_text,
 )
 
 VERSION = "1.0.0"
-JOB_FILE = "job.json"
 _SHARD_RECORDS = 1024
 
 
@@ -201,78 +197,6 @@ def _link_split(
     num_bytes=sum(shard.bytes for shard in shards),
     filename_template=template,
   )
-
-
-@contextlib.contextmanager
-def job_folder(
-  output: str | os.PathLike[str], job: Mapping[str, Any]
-) -> Iterator[Path]:
-  """The folder OUTPUT.incomplete, in which a job keeps its finished shards.
-
-  It outlives a run that is killed or fails, so that the same command goes on,
-  and is removed when `output` is there.
-
-  Args:
-    output: The dataset's folder to be.
-    job: What is made of what, as JSON; stored, and compared by a later run.
-
-  Yields:
-    The folder.
-
-  Raises:
-    BadInput: when `output` holds something else, or another job began it, or
-      a run of the same job is going on.
-  """
-  check_output(output)
-  folder = Path(output).with_name(f"{Path(output).name}.incomplete")
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise BadInput(f"{output}: cannot be created ({error.strerror})") from None
-  with _locked(folder):
-    text = job_text(job)
-    file = folder / JOB_FILE
-    if not file.exists():
-      write_text(file, text)
-    elif changed := _changed(file.read_text(), text):
-      raise BadInput(
-        f"{folder} was begun with other settings or input ({changed}); repeat "
-        "the first command to go on with it, or remove it to start afresh"
-      )
-    remove_temporaries(folder)
-    yield folder
-    if Path(output).exists():
-      shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_made(output: str | os.PathLike[str], job: Mapping[str, Any]) -> bool:
-  """Whether `output` is the finished dataset of this very job."""
-  file = Path(output) / JOB_FILE
-  return file.is_file() and not _changed(file.read_text(), job_text(job))
-
-
-def job_text(job: Mapping[str, Any]) -> str:
-  return json.dumps(job, indent=2, default=os.fspath) + "\n"
-
-
-def _changed(old: str, new: str) -> str:
-  """Names the fields that differ between two jobs; "" if none does."""
-  was, now = json.loads(old), json.loads(new)
-  fields = {**was, **now}
-  return ", ".join(f for f in fields if was.get(f) != now.get(f))
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-  """Holds the folder for one process; a killed one lets go by itself."""
-  import fcntl
-
-  with open(folder / "lock", "w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise BadInput(f"{folder}: another run is at work on it") from None
-    yield
 
 
 def check_output(output: str | os.PathLike[str]) -> None:

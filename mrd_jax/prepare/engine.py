@@ -153,7 +153,7 @@ def pipeline_options(config: BeamConfig, units: int) -> tuple[Any, Any]:
   given = [f"--{o.strip()}" for o in config.options.split(",") if o.strip()]
   if wrong := [option for option in given if "=" not in option]:
     raise BadInput(
-      f"--beam_options: {wrong[0][2:]!r} is not name=value; separate options "
+      f"--beam_pipeline_options: {wrong[0][2:]!r} is not name=value; separate options "
       "with commas"
     )
   if config.runner != _LOCAL_RUNNER:

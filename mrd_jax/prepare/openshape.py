@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,12 +19,13 @@ import numpy as np
 
 from mrd_jax.data.records import SCHEMA, encode
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import builder, bundle, engine, scanobjectnn
+from mrd_jax.prepare import bundle, engine, scanobjectnn
 from mrd_jax.prepare.engine import BeamConfig, Item, Outcome, Unit
 from mrd_jax.prepare.evaluation import EvaluationUnit
 from mrd_jax.prepare.evaluation_sets import EvaluationSet
+from mrd_jax.prepare.job import Made, make_dataset
 from mrd_jax.prepare.modelnet40 import read_clouds
-from mrd_jax.prepare.report import Report, read_report, summarise
+from mrd_jax.prepare.report import Report
 from mrd_jax.prepare.sample import BadField, to_shape
 from mrd_jax.prepare.shards import Reject, serialize_record
 from mrd_jax.prepare.splits import (
@@ -93,7 +95,7 @@ def convert(
     chosen = [_part_of(split, parts) for split in chosen]
   job = {
     "job": "openshape",
-    "input": os.path.abspath(root),
+    "input": str(root),
     "files": _files(root),
     "splits": [split.name for split in chosen],
     "parts": parts,
@@ -102,60 +104,39 @@ def convert(
     "teacher": teacher or _teacher(root),
     "schema": SCHEMA,
   }
-  if builder.is_made(output_dir, job):
-    return read_report(Path(output_dir))
-  builder.check_output(output_dir)
-  widths = {s.class_features.shape[1] for s in chosen if s.class_names}
-  if len(widths) > 1:
-    raise BadInput(
-      f"{root}: class features have widths {sorted(widths)}; convert splits "
-      "of different teachers separately, with --splits"
-    )
-  units = _plan(root, chosen, root_remap)
-  width = widths.pop() if widths else _first_width(root, units)
-  units = [_with_width(unit, width) for unit in units]
-  with builder.job_folder(output_dir, job) as folder:
+
+  def make(folder: Path) -> Made:
+    widths = {s.class_features.shape[1] for s in chosen if s.class_names}
+    if len(widths) > 1:
+      raise BadInput(
+        f"{root}: class features have widths {sorted(widths)}; convert splits "
+        "of different teachers separately, with --splits"
+      )
+    units = _plan(root, chosen, root_remap)
+    width = widths.pop() if widths else _first_width(units)
+    units = [_with_width(unit, width) for unit in units]
     shards = folder / "shards"
     serialize = functools.partial(serialize_record, embed_dim=width)
     engine.run(units, shards, serialize, beam_config or BeamConfig())
-    commits = engine.commits(units, shards)
-    report = summarise({s.name: len(s.entries) for s in chosen}, commits)
-    report.problems[:0] = [p for split in chosen for p in split.problems]
-
-    def finish(target: Path) -> None:
-      report.write(target)
-      (target / builder.JOB_FILE).write_text(builder.job_text(job))
-
-    if not any(commit.shards for commit in commits):
-      raise _nothing(root, report.rejects)
-    builder.assemble(
-      shards,
-      commits,
-      Path(output_dir),
-      name="openshape",
-      teacher=job["teacher"],
+    named = [split for split in chosen if split.class_names]
+    return Made(
+      folder=shards,
+      commits=engine.commits(units, shards),
+      listed={split.name: len(split.entries) for split in chosen},
+      problems=[p for split in chosen for p in split.problems],
+      teacher=teacher or _teacher(root),
       embed_dim=width,
-      class_names={s.name: s.class_names for s in chosen if s.class_names},
-      class_features={
-        s.name: s.class_features for s in chosen if s.class_names
-      },
-      finish=finish,
+      class_names={split.name: split.class_names for split in named},
+      class_features={split.name: split.class_features for split in named},
     )
-  return report
+
+  return make_dataset(output_dir, job, "openshape", make)
 
 
 def _teacher(root: Path) -> str:
   if (root / "meta_data" / "teacher.json").is_file():
     return "the bundle's own, see its meta_data/teacher.json (not CLIP)"
   return "OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k), as OpenShape publishes it"
-
-
-def _nothing(root: Path, rejects: Sequence[Reject]) -> BadInput:
-  first = rejects[0].detail if rejects else "empty lists"
-  return BadInput(
-    f"{root}: none of {len(rejects)} shapes could be converted; the first: "
-    f"{first}"
-  )
 
 
 def _files(root: Path) -> dict[str, int]:
@@ -298,17 +279,12 @@ def _evaluation_unit(root: Path, split: Split) -> EvaluationUnit:
   return EvaluationUnit(split.name, split.name, clouds, count)
 
 
-def _first_width(root: Path, units: Iterable[Unit]) -> int:
+def _first_width(units: Iterable[Unit]) -> int:
   """The width of the first shape's features, where no list has classes."""
-  rejects: list[Reject] = []
-  for unit in units:
-    for item in unit.items():
-      for outcome in item():
-        if isinstance(outcome, tuple):
-          return np.shape(outcome[1]["image_feat"])[1]
-        if isinstance(outcome, Reject):
-          rejects.append(outcome)
-  raise _nothing(root, rejects)
+  items = (item for unit in units for item in unit.items())
+  outcomes = itertools.chain.from_iterable(item() for item in items)
+  found = (o[1]["image_feat"] for o in outcomes if isinstance(o, tuple))
+  return next((np.shape(features)[1] for features in found), 0)
 
 
 def _with_width(unit: Unit, width: int) -> Unit:

@@ -200,7 +200,7 @@ def read_class_features(path: Path) -> tuple[list[str], np.ndarray]:
     features = np.stack(
       [np.float32(np.ravel(row[_CLASS_KEY])) for row in classes.values()]
     )
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
     raise BadInput(
       f"{path}: expected class name -> {{{_CLASS_KEY!r}: (1, D)}} ({error!r})"
     ) from error

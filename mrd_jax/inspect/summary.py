@@ -1,0 +1,193 @@
+"""What a scan says in numbers: everything here is plain JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrd_jax.data.records import ImageKind, TextKind
+from mrd_jax.evaluate.retrieval import retrieval
+from mrd_jax.evaluate.zero_shot import zero_shot
+from mrd_jax.inspect.scan import Scan, unit
+from mrd_jax.inspect.up_axis import FEWEST, UpAxis, up_axis
+
+PAIRS = 2000  # of image and text, at most: R@1 depends on their number
+
+
+def summarize(
+  scan: Scan,
+  up: Mapping[str, UpAxis],
+  names: Sequence[str],
+  class_CD: np.ndarray | None,
+  disk_bytes: int,
+  rng: np.random.Generator,
+) -> dict[str, Any]:
+  """The numbers of one split.
+
+  Args:
+    scan: The split.
+    up: What `up_axes` found.
+    names: Its class names, may be empty.
+    class_CD: (C, D) features of these names, or None where there are none.
+    disk_bytes: Size of the split's files.
+    rng: Draws the pairs where there are more than `PAIRS`.
+
+  Returns:
+    "records", "counted", "measured" (numbers of records; the first seven
+    entries below are of those counted, the others of those measured),
+    "collections", "points", "images", "texts", "without_image",
+    "without_text", "classes", "bytes", "features", "colors", "alignment",
+    "zero_shot", "up_axis".  Shares are in [0, 1]; what does not apply is None.
+  """
+  census, sample = scan.census, scan.sample
+  collections, counts = np.unique(census.collection, return_counts=True)
+  return {
+    "records": scan.size,
+    "counted": len(census.row),
+    "measured": len(sample.at),
+    "collections": dict(
+      zip(collections.tolist(), counts.tolist(), strict=True)
+    ),
+    "points": _spread(census.points, "median"),
+    "images": _spread(census.images, "median"),
+    "texts": _spread(census.texts, "median"),
+    "without_image": float((census.images == 0).mean()),
+    "without_text": float((census.texts == 0).mean()),
+    "classes": class_counts(census.label, len(names)) if names else None,
+    "bytes": {
+      "disk": disk_bytes,
+      "disk_per_record": disk_bytes / scan.size,
+      "memory_per_record": float(sample.num_bytes.mean()),
+    },
+    "features": {
+      f"{modality} {kinds(kind).name}": {
+        "count": int((features.kind == kind).sum()),
+        "norm": _spread(features.norm[features.kind == kind], "mean"),
+      }
+      for modality, kinds, features in (
+        ("image", ImageKind, sample.image_features),
+        ("text", TextKind, sample.text_features),
+      )
+      for kind in np.unique(features.kind).tolist()
+    },
+    "colors": {
+      "mean": sample.color.mean(axis=0).tolist(),
+      "grey": float(sample.grey.mean()),
+      "constant": float(sample.constant.mean()),
+    },
+    "alignment": alignment(sample.image, sample.text, rng),
+    "zero_shot": image_zero_shot(
+      sample.image, census.label[sample.at], class_CD
+    ),
+    "up_axis": {
+      name: {
+        "axis": str(found),
+        "confidence": found.confidence,
+        "shapes": found.shapes,
+      }
+      for name, found in up.items()
+    },
+  }
+
+
+def up_axes(scan: Scan, rng: np.random.Generator) -> dict[str, UpAxis]:
+  """What is up in each collection with at least `FEWEST` measured shapes."""
+  collection = scan.census.collection[scan.sample.at]
+  return {
+    name: up_axis(
+      scan.sample.asymmetry[collection == name],
+      scan.sample.footprint[collection == name],
+      rng,
+    )
+    for name in np.unique(collection).tolist()
+    if (collection == name).sum() >= FEWEST
+  }
+
+
+def class_counts(label_N: np.ndarray, classes: int) -> dict[str, int]:
+  """How many shapes the classes have.
+
+  Labels outside 0 .. classes - 1 are "out_of_range", except for -1, which is
+  "unlabelled".  "fewest" and "most" are of classes that have any.
+  """
+  valid_N = (label_N >= 0) & (label_N < classes)
+  count_C = np.bincount(label_N[valid_N], minlength=classes)
+  present_P = count_C[count_C > 0]
+  return {
+    "named": classes,
+    "empty": int((count_C == 0).sum()),
+    "fewest": int(present_P.min()) if len(present_P) else 0,
+    "most": int(present_P.max()) if len(present_P) else 0,
+    "unlabelled": int((label_N == -1).sum()),
+    "out_of_range": int((~valid_N & (label_N != -1)).sum()),
+  }
+
+
+def alignment(
+  image_ND: np.ndarray, text_ND: np.ndarray, rng: np.random.Generator
+) -> dict[str, float] | None:
+  """How well a teacher's images and texts of the same shapes agree.
+
+  Args:
+    image_ND: (N, D) unit vectors; zero where a shape has no image.
+    text_ND: (N, D) unit vectors; zero where a shape has no text.
+    rng: Draws the pairs where there are more than `PAIRS`.
+
+  Returns:
+    "pairs" (how many shapes have both), recall at 1 both ways (ties count as
+    in `evaluate.retrieval`) and its chance, the mean cosine of matched and of
+    all pairs, and "gap", how many standard errors the former is above the
+    latter; None below two pairs.
+  """
+  both = np.flatnonzero(image_ND.any(axis=1) & text_ND.any(axis=1))
+  if len(both) < 2:
+    return None
+  if len(both) > PAIRS:
+    both = np.sort(rng.choice(both, PAIRS, replace=False))
+  image, text = image_ND[both], text_ND[both]
+  recall = retrieval(image, text, np.ones(len(both), bool))
+  matched_N = (image * text).sum(axis=1)
+  gap_N = matched_N - image @ text.mean(axis=0)
+  error = float(gap_N.std(ddof=1)) / np.sqrt(len(both))
+  return {
+    "pairs": len(both),
+    "image_to_text_r1": recall["shape_to_text_r1"],
+    "text_to_image_r1": recall["text_to_shape_r1"],
+    "chance": 1 / len(both),
+    "cosine_matched": float(matched_N.mean()),
+    "cosine_all": float(image.mean(axis=0) @ text.mean(axis=0)),
+    # Rounding apart, equal pairs have no gap.
+    "gap": float(gap_N.mean() / max(error, 1e-6)),
+  }
+
+
+def image_zero_shot(
+  image_ND: np.ndarray, label_N: np.ndarray, class_CD: np.ndarray | None
+) -> dict[str, float] | None:
+  """Top-1 of a shape's mean image feature against the class names.
+
+  Returns:
+    "shapes", "top1" and "chance"; None without classes, or without a labelled
+    shape that has an image.
+  """
+  if class_CD is None:
+    return None
+  usable = (label_N >= 0) & (label_N < len(class_CD)) & image_ND.any(axis=1)
+  if not usable.any():
+    return None
+  scores = zero_shot(image_ND[usable], label_N[usable], unit(class_CD))
+  return {
+    "shapes": int(usable.sum()),
+    "top1": scores["top1"],
+    "chance": 1 / len(class_CD),
+  }
+
+
+def _spread(values: np.ndarray, middle: str) -> dict[str, float | None]:
+  """Min, median or mean, and max; None for what is not finite."""
+  found = {
+    "min": values.min(),
+    middle: {"mean": np.mean, "median": np.median}[middle](values),
+    "max": values.max(),
+  }
+  return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}

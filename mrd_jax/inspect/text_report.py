@@ -1,0 +1,129 @@
+"""The report of an inspection as text."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_UNITS = ("bytes", "KB", "MB", "GB", "TB")
+
+
+def text_report(report: Mapping[str, Any]) -> str:
+  """The report that `run.inspect_dataset` made, for a reader."""
+  lines = [
+    f"{report['name']} in {report['data']}",
+    f"teacher: {report['teacher']}; features of width {report['embed_dim']}; "
+    f"schema {report['schema']}",
+  ]
+  for split, summary in report["splits"].items():
+    lines += ["", *_split(split, summary)]
+  lines += ["", *_duplicates(report)]
+  for title in ("notes", "warnings"):
+    findings = report[title]
+    if findings:
+      lines += [
+        "",
+        f"{len(findings)} {title if len(findings) > 1 else title[:-1]}:",
+      ]
+      lines += [f"- {finding['text']}" for finding in findings]
+  if not report["warnings"]:
+    lines += ["", "no warnings"]
+  return "\n".join(lines)
+
+
+def _split(split: str, of: Mapping[str, Any]) -> Iterator[str]:
+  size = of["bytes"]
+  yield (
+    f"{split}: {of['records']:,} records, {_bytes(size['disk'])}; one takes "
+    f"{_bytes(size['disk_per_record'])} on disk, "
+    f"{_bytes(size['memory_per_record'])} in memory"
+  )
+  yield _row(
+    "looked at",
+    f"{_of(of['counted'], of['records'])} counted, "
+    f"{_of(of['measured'], of['records'])} measured",
+  )
+  sources = (f"{k or '(unnamed)'} {v:,}" for k, v in of["collections"].items())
+  yield _row("sources", ", ".join(sources))
+  for name in ("points", "images", "texts"):
+    numbers = "{min:,.0f} / {median:,.4g} / {max:,.0f}".format(**of[name])
+    without = f"without_{name[:-1]}"
+    missing = f"; without: {of[without]:.1%}" if without in of else ""
+    yield _row(name, f"{numbers} a shape (min / median / max){missing}")
+  for kind, found in of["features"].items():
+    numbers = " / ".join(
+      "not finite" if value is None else f"{value:.4g}"
+      for value in found["norm"].values()
+    )
+    yield _row(
+      "norm", f"{kind}: {numbers} (min / mean / max of {found['count']:,})"
+    )
+  color = of["colors"]
+  yield _row(
+    "colours",
+    "mean {:.2f} {:.2f} {:.2f}".format(*color["mean"])
+    + f"; 0.4 grey {color['grey']:.1%}, of one colour {color['constant']:.1%}",
+  )
+  if classes := of["classes"]:
+    yield _row(
+      "classes",
+      f"{classes['named']:,}, of which {classes['empty']:,} empty, the others "
+      f"with {classes['fewest']:,} to {classes['most']:,} shapes; "
+      f"{classes['unlabelled']:,} shapes without a label",
+    )
+  if found := of["alignment"]:
+    yield _row(
+      "teacher",
+      f"image -> text R@1 {found['image_to_text_r1']:.1%}, text -> image R@1 "
+      f"{found['text_to_image_r1']:.1%} of {found['pairs']:,} pairs (chance "
+      f"{found['chance']:.2%}); cosine {found['cosine_matched']:.3f} matched, "
+      f"{found['cosine_all']:.3f} all",
+    )
+  if found := of["zero_shot"]:
+    yield _row(
+      "zero-shot",
+      f"images against class names: top-1 {found['top1']:.1%} of "
+      f"{found['shapes']:,} shapes (chance {found['chance']:.2%})",
+    )
+  if of["up_axis"]:
+    found = ", ".join(
+      f"{collection or '(unnamed)'} {up['axis']} ({up['confidence']:.0%} sure)"
+      for collection, up in of["up_axis"].items()
+    )
+    yield _row("up axis", f"as it stands: {found}")
+
+
+def _duplicates(report: Mapping[str, Any]) -> Iterator[str]:
+  """Says what was searched, also where nothing was found."""
+  yield "duplicates (same id, or same points in any order):"
+  splits = report["splits"]
+  for split, found in report["duplicates"]["within"].items():
+    looked_at = _of(splits[split]["counted"], splits[split]["records"])
+    yield _row(
+      f"{split}", f"{found['shapes']:,} repeated; searched {looked_at}"
+    )
+  for found in report["duplicates"]["across"]:
+    line = f"{found['shapes']:,} shared"
+    if found["detectable"] > 1:
+      line += (
+        "; not all were searched: a hidden overlap of "
+        f"{found['detectable']:,} shapes would have shown with a chance of "
+        "95 %, use --full for certainty"
+      )
+    yield _row(f"{found['train']} and {found['evaluation']}", line)
+
+
+def _row(title: str, text: str) -> str:
+  return f"  {title:<10} {text}"
+
+
+def _of(part: int, whole: int) -> str:
+  if part == whole:
+    return f"all {whole:,}"
+  return f"{part:,} of {whole:,} (drawn at random)"
+
+
+def _bytes(count: float) -> str:
+  for unit in _UNITS:
+    if count < 1000 or unit == _UNITS[-1]:
+      break
+    count /= 1000
+  return f"{count:.3g} {unit}"

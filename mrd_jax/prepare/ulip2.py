@@ -1,0 +1,307 @@
+"""Makes records of ULIP-2's ShapeNet triplets.
+
+Layout: https://huggingface.co/datasets/SFXX/ulip (ULIP-ShapeNet Triplets) and
+ULIP's `data/dataset_3d.py`:
+
+shapenet_pc/SYNSET-MODEL.npy                        (8192, 3) xyz, no colours
+rendered_images/SYNSET-MODEL/SYNSET-MODEL_r_000.png ... every 12 degrees
+taxonomy.json                                       synset -> names
+train.txt, test.txt                                 file names of the clouds
+*captions*.json                                     path of an image -> texts
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from mrd_jax.data.point_files import read_cloud
+from mrd_jax.data.records import SCHEMA, TextKind
+from mrd_jax.errors import BadInput
+from mrd_jax.prepare import engine
+from mrd_jax.prepare.drafts import (
+  DRAFTS_PER_SHARD,
+  Draft,
+  Text,
+  serialize_draft,
+  to_record,
+)
+from mrd_jax.prepare.engine import BeamConfig, Item, Outcome
+from mrd_jax.prepare.job import Made, make_dataset
+from mrd_jax.prepare.report import Report
+from mrd_jax.prepare.sample import GREY
+from mrd_jax.prepare.shards import Reject, write_text
+from mrd_jax.prepare.splits import read_json
+from mrd_jax.prepare.teach import teach
+from mrd_jax.prepare.teacher import TeacherConfig
+
+_DEGREES = range(0, 360, 12)
+_CLOUDS = "shapenet_pc"
+_RENDERS = ("rendered_images", "only_rgb_depth_images")
+_DATASET = "ShapeNet"
+
+
+def convert(
+  input_dir: str | os.PathLike[str],
+  output_dir: str | os.PathLike[str],
+  teacher: TeacherConfig,
+  *,
+  captions_per_view: int = 1,
+  limit: int | None = None,
+  beam_config: BeamConfig | None = None,
+) -> Report:
+  """Makes a dataset of the triplets.
+
+  The split "train" holds train.txt and test.txt together, as ULIP pre-trains
+  on; their categories are names, not labels.
+
+  Args:
+    input_dir: Folder with the files above, or one that holds that folder.
+    output_dir: Folder to create.
+    teacher: Makes the features.
+    captions_per_view: How many of a view's captions the teacher reads; the
+      one that fits the view best, by cosine, is kept.  BLIP-2 left ten a view,
+      unordered, so 1 takes the first as it comes.
+    limit: At most so many shapes.
+    beam_config: Where clouds are read.
+
+  Returns:
+    The counts, also written to `output_dir`.
+
+  Raises:
+    BadInput: naming the file that is missing or unusable.
+  """
+  root = _root(Path(input_dir))
+  names = _names(root / "taxonomy.json")
+  listed = _listed(root)
+  files = listed[:limit]
+  renders = next((root / r for r in _RENDERS if (root / r).is_dir()), None)
+  if renders is None:
+    raise BadInput(f"{root}: has none of the folders {', '.join(_RENDERS)}")
+  captions = sorted(root.glob("*captions*.json"))
+  if not captions:
+    raise BadInput(
+      f"{root}: holds no *captions*.json; fetch "
+      "ULIP-shapenet_triplets_captions.json"
+    )
+  sources = [root / "taxonomy.json", *captions]
+  job = {
+    "job": "ulip2",
+    "input": str(root),
+    "files": {file.name: file.stat().st_size for file in sources},
+    "shapes": len(files),
+    "list": zlib.crc32("\n".join(files).encode()),
+    "captions_per_view": captions_per_view,
+    "teacher": teacher.description(),
+    "schema": SCHEMA,
+  }
+
+  def make(folder: Path) -> Made:
+    loaded = teacher.load()
+    (folder / "captions").mkdir(exist_ok=True)
+    units = [
+      TripletUnit(
+        name,
+        root / _CLOUDS,
+        renders,
+        folder / "captions" / name,
+        part,
+        {file: names.get(file.partition("-")[0], "") for file in part},
+      )
+      for start in range(0, len(files), DRAFTS_PER_SHARD)
+      for name in [f"shapes-{start:09d}"]
+      for part in [files[start : start + DRAFTS_PER_SHARD]]
+    ]
+    _write_captions(units, captions, captions_per_view, listed)
+    drafts, shards = folder / "drafts", folder / "shards"
+    engine.run(units, drafts, serialize_draft, beam_config or BeamConfig())
+    stems = list(engine.stems(units, drafts))
+    return Made(
+      folder=shards,
+      commits=teach(drafts, stems, shards, loaded),
+      listed={"train": len(files)},
+      teacher=loaded.clip.name,
+      embed_dim=loaded.clip.embed_dim,
+      class_names={},
+      class_features={},
+    )
+
+  return make_dataset(output_dir, job, "ulip2", make)
+
+
+def _root(given: Path) -> Path:
+  """The folder that holds `shapenet_pc`: the given one, or one below."""
+  found = [given, *sorted(path.parent for path in given.glob(f"*/{_CLOUDS}"))]
+  for folder in found:
+    if (folder / _CLOUDS).is_dir():
+      return folder
+  raise BadInput(
+    f"{given}: holds no folder {_CLOUDS}; give the one into which "
+    "ULIP_Shapenet_Triplets was unpacked"
+  )
+
+
+def _listed(root: Path) -> list[str]:
+  """File names of the clouds in train.txt and test.txt."""
+  files: list[str] = []
+  for name in ("train.txt", "test.txt"):
+    if (root / name).is_file():
+      files += (root / name).read_text(errors="replace").split()
+  if not files:
+    raise BadInput(f"{root}: train.txt is missing or empty; fetch it again")
+  return list(dict.fromkeys(files))  # some releases list test in train, too
+
+
+def _names(path: Path) -> dict[str, str]:
+  """Synset -> its names, "chair,armchair"."""
+  rows = read_json(path)
+  try:
+    return {str(row["synsetId"]): str(row["name"]) for row in rows}
+  except (TypeError, KeyError) as error:
+    raise BadInput(
+      f"{path}: expected a list of objects with synsetId and name"
+    ) from error
+
+
+def _write_captions(
+  units: Sequence["TripletUnit"],
+  files: Sequence[Path],
+  per_view: int,
+  listed: Sequence[str],
+) -> None:
+  """Gives every unit a file with its captions.
+
+  There are a gigabyte of them, of which no worker needs more than its own;
+  what is part of a unit goes to all.
+
+  Args:
+    units: All of the job.
+    files: The release's files of captions.
+    per_view: So many of a view are kept.
+    listed: All shapes of the release.
+
+  Raises:
+    BadInput: naming the file, if it is of another form or other shapes.
+  """
+  missing = [unit for unit in units if not unit.captions.is_file()]
+  if not missing:
+    return
+  found: dict[str, dict[str, list[str]]] = collections.defaultdict(dict)
+  for file in files:
+    rows = read_json(file)
+    if not isinstance(rows, Mapping):
+      raise BadInput(f"{file}: expected path of an image -> captions")
+    for path, texts in rows.items():
+      key, separator, view = PurePosixPath(path).stem.partition("_r_")
+      degree = view.partition("_")[0]
+      texts = [texts] if isinstance(texts, str) else texts
+      good = separator and degree.isdecimal() and isinstance(texts, list)
+      if not good or not all(isinstance(text, str) for text in texts):
+        raise BadInput(
+          f"{file}: {path!r} is not SYNSET-MODEL_r_DEGREES with a list of "
+          "captions"
+        )
+      # Half of a surrogate pair, which JSON can hold, is no text.
+      texts = [text.encode(errors="replace").decode() for text in texts]
+      kept = [text.strip() for text in texts if text.strip()]
+      found[key][f"{int(degree):03d}"] = kept[:per_view]
+  if found.keys().isdisjoint(map(_key, listed)):
+    raise BadInput(
+      f"{files[0]}: holds captions of {min(found, default='nothing')} and none "
+      f"of {_key(listed[0])} or any other shape of train.txt; fetch the file "
+      "that belongs to them"
+    )
+  for unit in missing:
+    own = {key: found[key] for key in map(_key, unit.files) if key in found}
+    write_text(unit.captions, json.dumps(own))
+
+
+def _key(file: str) -> str:
+  """SYNSET-MODEL, the name of a shape in all of the files."""
+  return PurePosixPath(file).stem
+
+
+@dataclasses.dataclass(frozen=True)
+class TripletUnit:
+  """Some shapes, read by one worker; the teacher reads the images itself.
+
+  Attributes:
+    name: Of the unit.
+    clouds: Folder of the clouds.
+    renders: Folder of the renders.
+    captions: JSON file, shape -> degree -> captions.
+    files: Names of the clouds' files.
+    names: For every file what the shape is, or "".
+  """
+
+  name: str
+  clouds: Path
+  renders: Path
+  captions: Path
+  files: Sequence[str]
+  names: Mapping[str, str]
+
+  def items(self) -> Iterator[Item]:
+    captions = read_json(self.captions)
+    for file in self.files:
+      yield functools.partial(self._draft, file, captions.get(_key(file), {}))
+
+  def _draft(
+    self, file: str, captions: Mapping[str, Sequence[str]]
+  ) -> list[Outcome]:
+    key, path = _key(file), self.clouds / file
+
+    def reject(field: str | None, reason: str, detail: str) -> list[Outcome]:
+      return [Reject("train", file, key, field, reason, detail)]
+
+    if PurePosixPath(file).name != file:
+      detail = f"{file!r} in train.txt or test.txt is not the name of a file"
+      return reject(None, "bad name", detail)
+    try:
+      xyz = read_cloud(path)[:, :3]
+    except BadInput as error:
+      missing = not path.is_file()
+      reason = "missing file" if missing else "unreadable cloud"
+      return reject("xyz", reason, str(error))
+    if np.abs(xyz).max() > np.finfo(np.float32).max:
+      return reject("xyz", "bad value", f"{path}: beyond float32's range")
+    xyz = xyz.astype(np.float32)
+    found = [(f"{d:03d}", self._image(key, f"{d:03d}")) for d in _DEGREES]
+    images = {degree: image for degree, image in found if image is not None}
+    if not images:
+      detail = f"{self.renders}: holds no render of {key}"
+      return reject("images", "missing file", detail)
+    draft = Draft(
+      id=key,
+      file=file,
+      xyz=xyz,
+      rgb=np.full_like(xyz, GREY),
+      images=[str(image) for image in images.values()],
+      texts=list(self._texts(file, captions, list(images))),
+      dataset=_DATASET,
+    )
+    return [("train", to_record(draft))]
+
+  def _image(self, key: str, degree: str) -> Path | None:
+    name = f"{key}_r_{degree}.png"
+    places = (self.renders / key / name, self.renders / name)
+    return next((place for place in places if place.is_file()), None)
+
+  def _texts(
+    self,
+    file: str,
+    captions: Mapping[str, Sequence[str]],
+    views: Sequence[str],
+  ) -> Iterator[Text]:
+    name = self.names[file].partition(",")[0].strip()
+    if name:
+      yield Text(name, TextKind.RAW, prompted=True)
+    for view, degree in enumerate(views):
+      for caption in captions.get(degree, ()):
+        yield Text(caption, TextKind.BLIP, view=view)
