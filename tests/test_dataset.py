@@ -1,5 +1,7 @@
 """Datasets on disk: round trip, metadata, and that they appear at once."""
 
+import contextlib
+import json
 import pickle
 import signal
 import subprocess
@@ -8,11 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
-from mrd_jax.data.records import XYZ_LEVELS, ImageKind, Shape, TextKind, encode
+from mrd_jax.data.records import (
+  SCHEMA,
+  XYZ_LEVELS,
+  ImageKind,
+  Shape,
+  TextKind,
+  encode,
+)
+from mrd_jax.data.stored import decode
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.builder import write_dataset
+from mrd_jax.prepare.shards import serialize_record
 
 DIM = 16
 REPOSITORY = Path(__file__).parent.parent
@@ -137,3 +149,73 @@ write_dataset({str(tmp_path / "out")!r}, "test", {{"a": slow}}, "t", {{}}, {{}})
     process.send_signal(signal.SIGKILL)
   assert not (tmp_path / "out").exists()
   write_dataset(tmp_path / "out", "test", {"a": [tiny_shape()]}, "t", {}, {})
+
+
+def small_dataset(path):
+  shapes = [tiny_shape(i) for i in range(3)]
+  write_dataset(path, "test", {"train": shapes}, "nobody", {}, {})
+  return path
+
+
+def test_a_newer_schema_is_refused_in_words(tmp_path):
+  path = small_dataset(tmp_path / "data") / "metadata.json"
+  metadata = json.loads(path.read_text())
+  assert metadata["schema"] == SCHEMA
+  path.write_text(json.dumps(metadata | {"schema": SCHEMA + 1}))
+  for read in (read_meta, lambda data: open_split(data, "train")):
+    with pytest.raises(BadInput, match="schema 2.*reads up to 1.*newer"):
+      read(tmp_path / "data")
+  del metadata["schema"]  # as written before there was a number
+  path.write_text(json.dumps(metadata))
+  assert read_meta(tmp_path / "data").schema == 1
+
+
+def test_reading_needs_no_tensorflow_and_no_pickle(tmp_path):
+  data = small_dataset(tmp_path / "data")
+  code = """
+import sys, pickle
+from mrd_jax.data import dataset
+def refuse(*_, **__):
+  raise AssertionError("unpickled")
+pickle.load = pickle.loads = pickle.Unpickler = refuse
+records = list(dataset.open_split(sys.argv[1], "train"))
+assert records and records[0]["xyz"].dtype == "int16"
+assert not {"tensorflow", "torch", "apache_beam"} & set(sys.modules)
+"""
+  subprocess.run([sys.executable, "-c", code, data], cwd=REPOSITORY, check=True)
+
+
+def test_records_are_what_tfds_reads(tmp_path):
+  """Our decoder against the one of the library whose format it is."""
+  no_text = {"texts": [], "text_feat": np.zeros((0, DIM)), "text_kind": []}
+  no_image = {"image_feat": np.zeros((0, DIM)), "image_kind": []}
+  shapes = [
+    tiny_shape(0),
+    tiny_shape(1, label=7, **no_text),
+    tiny_shape(2, label=3, dataset="", **no_image),
+  ]
+  write_dataset(tmp_path / "d", "test", {"train": shapes}, "nobody", {}, {})
+  rows = tfds.builder_from_directory(tmp_path / "d").as_data_source("train")
+  source = open_split(tmp_path / "d", "train")
+  assert len(source) == len(rows) == 3
+  for record, row in ((source[i], rows[i]) for i in range(3)):
+    assert record["id"] == row["id"].decode()
+    assert record["dataset"] == row["dataset"].decode()
+    assert record["texts"] == [text.decode() for text in row["texts"]]
+    for field in row.keys() - {"id", "dataset", "texts"}:
+      expected = np.asarray(row[field], record[field].dtype)
+      np.testing.assert_array_equal(record[field], expected, strict=True)
+
+
+def test_bytes_that_are_no_record():
+  content = serialize_record(encode(tiny_shape()), DIM)
+  assert decode(content, DIM)["id"] == "shape0"
+  rng = np.random.default_rng(0)
+  for cut in range(0, len(content), 7):
+    with pytest.raises((ValueError, LookupError)):
+      decode(content[:cut], DIM)
+  for _ in range(300):  # any outcome but a hang or another exception
+    damaged = bytearray(content)
+    damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    with contextlib.suppress(ValueError, LookupError):
+      decode(bytes(damaged), DIM)

@@ -1,141 +1,23 @@
-"""`Encoder.from_pretrained` against a local stand-in for the Hugging Face hub.
+"""`Encoder.from_pretrained` against a local stand-in for the hub."""
 
-It serves /{user}/{model}/resolve/{revision}/{file} as the hub does: HEAD, then
-GET, with X-Repo-Commit and ETag, and the hub's error codes.
-"""
-
-import hashlib
-import http.server
 import socket
-import threading
 import time
-from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
 from encoders import cloud, make_encoder
+from hub import COMMITS, serving
 from huggingface_hub import constants
 
 from mrd_jax.encoder import Encoder
 from mrd_jax.errors import BadInput
 
-COMMITS = {"main": "a" * 40, "v1": "b" * 40}
-
-
-class Hub(http.server.ThreadingHTTPServer):
-  """Serves the folders of `repositories`, and keeps what was asked for.
-
-  Attributes:
-    repositories: {(name, commit): folder}.
-    commits: {branch or tag: commit}, of every repository.
-    requests: (method, path) in order.
-    failing: Status of every answer, 0 to serve.
-    tokens: Every "authorization" that was sent.
-  """
-
-  daemon_threads = True
-
-  def __init__(self):
-    super().__init__(("127.0.0.1", 0), Handler)
-    self.repositories: dict[tuple[str, str], Path] = {}
-    self.commits = dict(COMMITS)
-    self.requests: list[tuple[str, str]] = []
-    self.failing = 0
-    self.tokens: list[str | None] = []
-    self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-    self._thread.start()
-
-  @property
-  def url(self) -> str:
-    return f"http://127.0.0.1:{self.server_port}"
-
-  def asked(self) -> list[tuple[str, str]]:
-    """What was asked for since the last call."""
-    asked, self.requests = self.requests, []
-    return asked
-
-  def stop(self) -> None:
-    if self._thread.is_alive():
-      self.shutdown()
-      self._thread.join()
-      self.server_close()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-  server: Hub
-
-  def log_message(self, *_):
-    pass
-
-  def do_HEAD(self):
-    self.answer()
-
-  def do_GET(self):
-    self.answer()
-
-  def answer(self) -> None:
-    hub = self.server
-    hub.requests.append((self.command, self.path))
-    hub.tokens.append(self.headers["authorization"])
-    name, _, rest = self.path[1:].partition("/resolve/")
-    revision, _, file = rest.partition("/")
-    commit = hub.commits.get(revision, revision)
-    folder = hub.repositories.get((name, commit))
-    if hub.failing:
-      self.reply(hub.failing)
-    elif name not in {name for name, _ in hub.repositories}:
-      self.reply(401, {"X-Error-Code": "RepoNotFound"})
-    elif folder is None:
-      self.reply(404, {"X-Error-Code": "RevisionNotFound"})
-    elif not (folder / file).is_file():
-      headers = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}
-      self.reply(404, headers)
-    else:
-      content = (folder / file).read_bytes()
-      etag = hashlib.sha256(content).hexdigest()
-      headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}
-      self.reply(200, headers, content)
-
-  def reply(self, status: int, headers=None, content: bytes = b"") -> None:
-    self.send_response(status)
-    for name, value in (headers or {}).items():
-      self.send_header(name, value)
-    self.send_header("Content-Length", str(len(content)))
-    self.end_headers()
-    if self.command == "GET":
-      self.wfile.write(content)
-
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-  """The hub, and this process as its user with an empty home of Hugging Face.
-
-  The library reads its environment when it is imported, so its constants are
-  replaced: nothing real is read, written or reached.
-  """
-  hub = Hub()
-  home = tmp_path / "home"
-  for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-  for name, value in {
-    "ENDPOINT": hub.url,
-    "HUGGINGFACE_CO_URL_TEMPLATE": hub.url
-    + "/{repo_id}/resolve/{revision}/{filename}",
-    "HF_HOME": str(home),
-    "HF_HUB_CACHE": str(home / "hub"),
-    "HF_TOKEN_PATH": str(home / "token"),
-    "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
-    "HF_HUB_DISABLE_TELEMETRY": True,
-    "HF_HUB_OFFLINE": False,
-  }.items():
-    assert hasattr(constants, name)
-    monkeypatch.setattr(constants, name, value)
-  huggingface_hub.close_session()
-  yield hub
-  hub.stop()
-  huggingface_hub.close_session()
+  with serving(tmp_path / "home", monkeypatch) as hub:
+    yield hub
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """Conversion of OpenShape's layout, and the commands of `prepare`."""
 
+import collections
+import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from openshape_bundle import (
   make_sample,
   npy_bytes,
   simple_bundle,
+  write_archives,
   write_bundle,
   zero_d,
 )
@@ -22,6 +26,7 @@ from mrd_jax.data.records import ImageKind, TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import openshape, procedural
 from mrd_jax.prepare.__main__ import main
+from mrd_jax.prepare.splits import SCANOBJECTNN_CLASSES
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -292,17 +297,164 @@ def test_bad_input_is_one_sentence_and_code_2(tmp_path, capsys):
   assert not out and err.count("\n") == 1 and str(tmp_path) in err
 
 
-def test_real_bundle(tmp_path, capsys):
+# The real bundle, whole.
+
+
+@pytest.fixture(scope="module")
+def mini() -> Path:
   shared = os.environ.get("MRD_SHARED_DATA", str(REPOSITORY / "../shared/data"))
   root = Path(shared) / "openshape-mini"
   if not root.is_dir():
     pytest.skip(f"no real data at {root}; set MRD_SHARED_DATA")
-  arguments = ["--input", str(root), "--output", str(tmp_path / "out")]
-  assert main(["openshape", *arguments, "--limit", "20"]) == 0
+  return root
+
+
+def test_real_bundle(mini, tmp_path, capsys):
+  """Counts are those of its README."""
+  arguments = ["--input", str(mini), "--output", str(tmp_path / "out")]
+  assert main(["openshape", *arguments]) == 0
   assert "refused:" not in capsys.readouterr().out
   meta = read_meta(tmp_path / "out")
   assert meta.embed_dim == 384 and meta.max_points == 2048
   assert len(meta.class_names["lvis"]) == 110
   assert "not CLIP" in meta.teacher
-  for split in ("train", "val", "lvis", "modelnet40"):
-    assert len(open_split(tmp_path / "out", split)) == 20
+  sources, kinds, no_text = {}, collections.Counter(), 0
+  for split, count in {
+    "train": 2582,
+    "val": 287,
+    "lvis": 214,
+    "modelnet40": 1000,
+  }.items():
+    source = open_split(tmp_path / "out", split)
+    assert len(source) == count
+    if split in ("train", "val"):
+      records = list(source)
+      names = [record["dataset"] for record in records]
+      sources[split] = collections.Counter(names)
+      no_text += sum(not record["texts"] for record in records)
+      for record in records:
+        kinds.update(set(record["text_kind"].tolist()))
+  assert sources == {
+    "train": {
+      "Quaternius": 1147,
+      "KayKit": 455,
+      "SweetHome3D": 715,
+      "MarketAssets": 265,
+    },
+    "val": {
+      "Quaternius": 128,
+      "KayKit": 50,
+      "SweetHome3D": 80,
+      "MarketAssets": 29,
+    },
+  }
+  assert no_text == 57
+  # Shapes, of all 2,869, with a text of this kind.
+  assert kinds[TextKind.BLIP] == 166
+  assert kinds[TextKind.MSFT] == 830
+  assert kinds[TextKind.RETRIEVAL] == 2812
+
+
+def test_a_malicious_pickle_in_the_middle_of_an_archive(mini, tmp_path):
+  root = tmp_path / "in"
+  root.mkdir()
+  (root / "meta_data").symlink_to(mini / "meta_data")
+  trace = tmp_path / "executed"
+  with (
+    tarfile.open(mini / "KayKit.tar.gz") as old,
+    tarfile.open(root / "KayKit.tar.gz", "w:gz", compresslevel=1) as new,
+  ):
+    for index, member in enumerate(old):
+      file = old.extractfile(member)
+      content = file.read() if file else b""
+      if index == 250:
+        planted = member.name
+        content = npy_bytes({"xyz": Attack(trace)})
+        member.size = len(content)
+      new.addfile(member, io.BytesIO(content))
+  report = openshape.convert(
+    root, tmp_path / "out", splits=["train", "val"], parts=["KayKit"]
+  )
+  assert not trace.exists()
+  counts = report.splits["train"], report.splits["val"]
+  assert [count.listed for count in counts] == [455, 50]
+  assert sum(count.converted for count in counts) == 504
+  (reject,) = report.rejects
+  assert reject.reason == "unreadable or unsafe file"
+  assert reject.file.endswith(planted) and "system" in reject.detail
+
+
+def test_parts(tmp_path):
+  contents = {
+    folder: [npy_bytes(make_sample(i)) for i in range(2)]
+    for folder in ("ABO", "000-000", "000-001")
+  }
+  root = write_archives(tmp_path / "in", contents)
+  for parts, expected in (
+    (["ABO"], ["ABO-0", "ABO-1"]),
+    (["000-00*"], ["000-000-0", "000-000-1", "000-001-0", "000-001-1"]),
+    (["merged_for_training_final/ABO", "*-001"], ["000-001-0", "000-001-1"]),
+  ):
+    output = tmp_path / "_".join(p.strip("*").replace("/", "") for p in parts)
+    report = openshape.convert(root, output, parts=parts)
+    ids = [record["id"] for record in open_split(output, "train")]
+    assert set(expected) <= set(ids) and not report.rejects
+    assert report.splits["train"].listed == len(ids)
+
+
+def test_an_archive_that_is_not_there_is_not_looked_for_elsewhere(tmp_path):
+  contents = {f: [npy_bytes(make_sample(0))] for f in ("ABO", "000-000")}
+  root = write_archives(tmp_path / "in", contents)
+  (root / "ABO.tar.gz").unlink()
+  report = openshape.convert(root, tmp_path / "out")
+  (reject,) = report.rejects
+  assert (reject.id, reject.reason) == ("ABO-0", "missing file")
+  assert "no archive for it" in reject.detail
+
+
+def test_archives_with_other_names(tmp_path):
+  contents = {f: [npy_bytes(make_sample(0))] for f in ("ABO", "000-000")}
+  root = write_archives(tmp_path / "in", contents)
+  (root / "ABO.tar.gz").rename(root / "first.tar.gz")
+  (root / "000-000.tar.gz").rename(root / "second.tar.gz")
+  report = openshape.convert(root, tmp_path / "out")
+  assert report.splits["train"].converted == 2
+
+
+def test_scanobjectnn(tmp_path):
+  root = labelled_bundle(tmp_path / "in")
+  folder = root / "meta_data" / "scanobjectnn"
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  content = {"xyz": rng.normal(size=(3, 64, 3)), "label": np.array([4, 0, 14])}
+  np.save(folder / "xyz_label.npy", zero_d(content))
+  names = sorted(SCANOBJECTNN_CLASSES)  # another order than that of the labels
+  classes = {
+    name: {"open_clip_text_feat": np.full((1, DIM), i + 1.0)}
+    for i, name in enumerate(names)
+  }
+  np.save(folder / "cat_name_pt_feat.npy", zero_d(classes))
+  report = openshape.convert(root, tmp_path / "out", splits=["scanobjectnn"])
+  assert report.splits["scanobjectnn"].converted == 3
+  assert "2,890" in report.problems[0]  # the published number
+  stored = read_meta(tmp_path / "out").class_names["scanobjectnn"]
+  features = class_features(tmp_path / "out", "scanobjectnn")
+  for record, name in zip(
+    open_split(tmp_path / "out", "scanobjectnn"),
+    ("chair", "bag", "toilet"),
+    strict=True,
+  ):
+    assert stored[record["label"]] == name
+    assert features[record["label"]][0] == names.index(name) + 1
+    assert (record["rgb"] == 102).all()
+
+
+def test_finished_and_changed_jobs(tmp_path):
+  root = simple_bundle(tmp_path / "in", [npy_bytes(make_sample(0))])
+  first = openshape.convert(root, tmp_path / "out")
+  files = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+  again = openshape.convert(root, tmp_path / "out")
+  assert again == first
+  assert files == {p: p.stat().st_mtime_ns for p in files}
+  with pytest.raises(BadInput, match="already holds a complete dataset"):
+    openshape.convert(root, tmp_path / "out", limit=1)

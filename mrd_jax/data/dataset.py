@@ -14,8 +14,10 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from mrd_jax.data.records import SCHEMA, DatasetMeta
+from mrd_jax.data.stored import decode
 from mrd_jax.errors import BadInput
 
 CLASS_FEATURES_FILE = "class_features.npz"
@@ -75,7 +77,12 @@ def open_split(directory: str | os.PathLike[str], split: str) -> "RecordSource":
       f"split {split!r} is not in {directory}; it has: "
       f"{', '.join(sorted(splits))}"
     )
-  return RecordSource(Path(directory), split, splits[split].num_examples)
+  return RecordSource(
+    Path(directory),
+    split,
+    splits[split].num_examples,
+    read_meta(directory).embed_dim,
+  )
 
 
 _OPENING = threading.Lock()  # reading threads share a source
@@ -88,10 +95,11 @@ class RecordSource:
   process that uses them.
   """
 
-  def __init__(self, directory: Path, split: str, length: int):
+  def __init__(self, directory: Path, split: str, length: int, embed_dim: int):
     self._directory = directory
     self._split = split
     self._length = length
+    self._embed_dim = embed_dim
     self._source: Any = None
 
   def __len__(self) -> int:
@@ -106,23 +114,18 @@ class RecordSource:
     index = index.__index__()
     if not 0 <= index < self._length:
       raise IndexError(f"record {index} of {self._length}")
-    with _OPENING:
-      if self._source is None:
-        self._source = _builder(self._directory).as_data_source(self._split)
     try:
-      record = dict(self._source[index])
+      with _OPENING:
+        if self._source is None:
+          files = _builder(self._directory).info.splits[self._split].filepaths
+          self._source = ArrayRecordDataSource([os.fspath(f) for f in files])
+      return decode(self._source[index], self._embed_dim)
     except Exception as error:  # whatever the readers raise on damaged files
       raise BadInput(
         f"data.dir: record {index} of split {self._split!r} in "
         f"{self._directory} cannot be read ({error}); the file is damaged, "
         "prepare the dataset again"
       ) from error
-    record["id"] = record["id"].decode()
-    record["dataset"] = record["dataset"].decode()
-    record["texts"] = [text.decode() for text in record["texts"]]
-    record["scale"] = np.float32(record["scale"])
-    record["label"] = np.int32(record["label"])
-    return record
 
   def __iter__(self) -> Iterator[dict[str, Any]]:
     return (self[index] for index in range(self._length))

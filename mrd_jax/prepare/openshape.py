@@ -115,6 +115,7 @@ def convert(
     units = _plan(root, chosen, root_remap)
     width = widths.pop() if widths else _first_width(units)
     units = [_with_width(unit, width) for unit in units]
+    sets = [u.clouds for u in units if isinstance(u, EvaluationUnit)]
     shards = folder / "shards"
     serialize = functools.partial(serialize_record, embed_dim=width)
     engine.run(units, shards, serialize, beam_config or BeamConfig())
@@ -123,7 +124,7 @@ def convert(
       folder=shards,
       commits=engine.commits(units, shards),
       listed={split.name: len(split.entries) for split in chosen},
-      problems=[p for split in chosen for p in split.problems],
+      problems=[p for source in (*chosen, *sets) for p in source.problems],
       teacher=teacher or _teacher(root),
       embed_dim=width,
       class_names={split.name: split.class_names for split in named},

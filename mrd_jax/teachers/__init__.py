@@ -1,0 +1,1 @@
+"""Teacher features of images and texts, by CLIP."""

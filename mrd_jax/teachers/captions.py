@@ -1,0 +1,207 @@
+"""Captions of rendered views, by an image-to-text model of Hugging Face.
+
+BLIP, BLIP-2, GIT, or a vision encoder with a text decoder: whatever writes a
+sentence about an image without being asked a question.  Needs PyTorch, since
+transformers has these models for it alone; training reads the captions'
+features and never comes here.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrd_jax.errors import BadInput
+
+# Safe formats alone: a pytorch_model.bin is a pickle.
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+class Captioner:
+  """captioner = Captioner.from_pretrained("Salesforce/blip-...-base")
+
+  Attributes:
+    name: What the model was called.
+    batch_size: Images at a time.
+    max_new_tokens: Where a caption ends at the latest.
+    device: "cuda" if there is one, else "cpu".
+  """
+
+  def __init__(
+    self,
+    name: str,
+    model: Any,
+    image_processor: Any,
+    tokenizer: Any,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+  ):
+    """Takes the parts as transformers made them; see `from_pretrained`."""
+    for field, value in (
+      ("batch_size", batch_size),
+      ("max_new_tokens", max_new_tokens),
+    ):
+      if value < 1:
+        raise BadInput(f"{field} is {value}, must be at least 1")
+    self.name = name
+    self.batch_size = batch_size
+    self.max_new_tokens = max_new_tokens
+    self.device = str(model.device)
+    self._model = model
+    self._image_processor = image_processor
+    self._tokenizer = tokenizer
+
+  @classmethod
+  def from_pretrained(
+    cls,
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = 30,
+  ) -> "Captioner":
+    """Loads a model from a folder or from the Hugging Face hub.
+
+    On a GPU it computes in the type of its weights, else in float32.
+
+    Args:
+      source: A folder, or the name of a repository, "user/model".
+      revision: Branch, tag or commit of the repository.
+      batch_size: Images at a time; no caption depends on it.
+      max_new_tokens: Longest caption, in tokens.
+
+    Raises:
+      BadInput: without PyTorch, or if there is no such model, it cannot be
+        fetched, its weights are not in safetensors or not all there, or it
+        makes no text of images.
+    """
+    try:
+      import torch
+    except ImportError as error:
+      raise BadInput(
+        f"captions by {source} need PyTorch, which is not installed: "
+        "pip install mrd-jax[torch]"
+      ) from error
+    import transformers
+
+    folder = Path(source)
+    if not folder.is_dir():
+      folder = _fetch(str(source), revision)
+    on_gpu = torch.cuda.is_available()
+    try:
+      loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype="auto" if on_gpu else torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+      )
+      model, loading = loaded
+      tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+      image_processor = transformers.AutoImageProcessor.from_pretrained(
+        folder, backend="pil"
+      )
+    except Exception as error:  # each part of the library has its own
+      raise BadInput(
+        f"{source} cannot be used as an image-to-text model: {_line(error)}"
+      ) from error
+    if loading["missing_keys"]:
+      raise BadInput(
+        f"{source} lacks {len(loading['missing_keys'])} weights, for example "
+        f"{min(loading['missing_keys'])}: it is not a {type(model).__name__}; "
+        "name a model that was trained to write captions"
+      )
+    return cls(
+      str(source),
+      model.eval().to("cuda" if on_gpu else "cpu"),
+      image_processor,
+      tokenizer,
+      batch_size=batch_size,
+      max_new_tokens=max_new_tokens,
+    )
+
+  def caption(self, images: Sequence[np.ndarray]) -> list[str]:
+    """Describes images: the likeliest token each time, nothing is drawn.
+
+    Args:
+      images: (H, W, 3) uint8 each, sizes may differ.
+
+    Returns:
+      A line of text for each image; "" where the model has nothing to say.
+
+    Raises:
+      BadInput: naming the image that has another shape or type, or the model
+        if it cannot caption without a question.
+    """
+    for i, image in enumerate(images):
+      if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise BadInput(
+          f"image {i} is {image.dtype} of shape {image.shape}, must be uint8 "
+          "(height, width, 3)"
+        )
+    return [text for batch in self._batches(images) for text in batch]
+
+  def _batches(self, images: Sequence[np.ndarray]) -> Iterator[list[str]]:
+    import torch
+
+    for start in range(0, len(images), self.batch_size):
+      pixels = self._image_processor(
+        list(images[start : start + self.batch_size]),
+        input_data_format="channels_last",  # a guess, for 3 rows, is wrong
+        return_tensors="pt",
+      )["pixel_values"]
+      try:
+        with torch.inference_mode():
+          tokens = self._model.generate(
+            pixel_values=pixels.to(self._model.device, self._model.dtype),
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+          )
+      except Exception as error:
+        raise BadInput(
+          f"{self.name} cannot caption an image by itself ({_line(error)}); "
+          "name a model like BLIP, BLIP-2 or GIT"
+        ) from error
+      yield [
+        " ".join(text.split())
+        for text in self._tokenizer.batch_decode(
+          tokens, skip_special_tokens=True
+        )
+      ]
+
+
+def _line(error: BaseException) -> str:
+  return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+  """Downloads a model's folder from the hub, or finds it in the cache."""
+  import huggingface_hub as hub
+  from huggingface_hub import errors
+
+  try:
+    return Path(
+      hub.snapshot_download(
+        repository, revision=revision, allow_patterns=list(_FILES)
+      )
+    )
+  except Exception as error:  # those of its HTTP library, too
+    problem: BaseException = error
+    if isinstance(error, errors.LocalEntryNotFoundError):
+      problem = error.__cause__ or error  # why the cache was asked at all
+    reasons = {
+      errors.RepositoryNotFoundError: "there is no such repository, unless it "
+      "is private: log in with hf auth login",
+      errors.RevisionNotFoundError: f"there is no revision {revision!r}",
+      Exception: f"{_line(problem)}; without network, put config.json, "
+      "model.safetensors, preprocessor_config.json and the tokenizer's files "
+      "into a folder and name that",
+    }
+    reason = next(v for k, v in reasons.items() if isinstance(problem, k))
+    raise BadInput(
+      f"{repository} is neither a folder nor a model that could be fetched "
+      f"from the Hugging Face hub: {reason}"
+    ) from error

@@ -1,0 +1,154 @@
+"""CLIP's towers over all local devices, in batches of one shape."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mrd_jax.errors import BadInput
+from mrd_jax.models.clip import CLIP, Attention, CLIPSize
+from mrd_jax.teachers.images import normalize
+
+
+@dataclasses.dataclass
+class Throughput:
+  """What was done and how long it took, compilation apart.
+
+  Attributes:
+    images: Embedded images.
+    image_seconds: From the first image's preparation to the last's features.
+    texts: Embedded texts.
+    text_seconds: Likewise, tokenizing included.
+    truncated: Texts among them that were longer than the context.
+    compile_seconds: Of the programs.
+  """
+
+  images: int = 0
+  image_seconds: float = 0.0
+  texts: int = 0
+  text_seconds: float = 0.0
+  truncated: int = 0
+  compile_seconds: float = 0.0
+
+  def __str__(self) -> str:
+    parts = [
+      f"{count:,} {kind} at {count / seconds:,.0f}/s"
+      for kind, count, seconds in (
+        ("images", self.images, self.image_seconds),
+        ("texts", self.texts, self.text_seconds),
+      )
+      if count
+    ]
+    if self.truncated:
+      parts.append(f"{self.truncated:,} texts cut at the context's length")
+    return ", ".join([*parts, f"{self.compile_seconds:.0f} s of compiling"])
+
+
+class Towers:
+  """A model on the local devices: whole on each, the batch divided.
+
+  Attributes:
+    model: The Flax module.
+    batch: Rows of a batch, over all devices.
+    devices: How many there are.
+    compile_seconds: Spent on compiling so far.
+  """
+
+  def __init__(
+    self,
+    size: CLIPSize,
+    dtype: str,
+    *,
+    batch_size: int,
+    scale: float,
+    mean: np.ndarray,
+    std: np.ndarray,
+    attention: Attention = "xla",
+  ):
+    """Prepares the devices; parameters come by `put` into `params`.
+
+    Args:
+      size: The architecture.
+      dtype: Of the matrix products, "float32" or "bfloat16".
+      batch_size: Rows of a batch on each device.
+      scale: See `images.normalize`.
+      mean: Likewise.
+      std: Likewise.
+      attention: See `CLIP`.
+
+    Raises:
+      BadInput: naming the argument.
+    """
+    if dtype not in ("float32", "bfloat16"):
+      raise BadInput(f"dtype is {dtype!r}, must be 'float32' or 'bfloat16'")
+    if batch_size < 1:
+      raise BadInput(f"batch_size is {batch_size}, must be at least 1")
+    devices = jax.local_devices()
+    mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
+    self.devices = len(devices)
+    self.batch = batch_size * len(devices)
+    self.model = CLIP(size, jnp.dtype(dtype), attention)
+    self.compile_seconds = 0.0
+    self.params: Any = None
+    self._pixels = scale, mean, std
+    self._whole = NamedSharding(mesh, P())
+    self._rows = NamedSharding(mesh, P("batch"))
+    self._programs: dict[Any, Callable[..., jax.Array]] = {}
+
+  def put(self, parameter: np.ndarray) -> jax.Array:
+    """Copies a parameter to every device."""
+    return jax.device_put(parameter, self._whole)
+
+  def init(self, seed: int) -> None:
+    """Random parameters, for benchmarks."""
+    size = self.model.size
+    side, one = size.image_size, jnp.ones((1, 1), jnp.int32)
+    init = jax.jit(
+      lambda key: self.model.init(key, jnp.zeros((1, 3, side, side)), one, one),
+      out_shardings=self._whole,
+    )
+    self.params = init(jax.random.key(seed))["params"]
+
+  def image(self, pixels: np.ndarray) -> jax.Array:
+    """(batch, 3, S, S) uint8 -> (batch, D) float32 of unit length.
+
+    Returns before they are computed.
+    """
+    return self._run("image", pixels)
+
+  def text(self, ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+    """(batch, L) int32 tokens and mask -> (batch, D) float32, unit length.
+
+    Returns before they are computed.
+    """
+    return self._run("text", ids, mask)
+
+  def _run(self, tower: str, *inputs: np.ndarray) -> jax.Array:
+    # A copy: on CPUs a device may go on reading the caller's memory.
+    placed = jax.device_put([x.copy() for x in inputs], self._rows)
+    key = tower, inputs[0].shape
+    if key not in self._programs:
+      start = time.perf_counter()
+      self._programs[key] = (
+        jax.jit(
+          self._features,
+          static_argnums=0,
+          out_shardings=self._rows,
+        )
+        .lower(tower, self.params, *placed)
+        .compile()
+      )
+      self.compile_seconds += time.perf_counter() - start
+    return self._programs[key](self.params, *placed)
+
+  def _features(self, tower: str, params: Any, *inputs: jax.Array) -> jax.Array:
+    if tower == "image":
+      inputs = (normalize(inputs[0], *self._pixels),)
+    x_BD = self.model.apply({"params": params}, *inputs, method=tower)
+    return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)

@@ -1,0 +1,331 @@
+"""CLIP's towers against PyTorch's, and the reading of its files."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from clips import make_clip, write
+from safetensors.numpy import load_file, save_file
+
+from mrd_jax.errors import BadInput
+from mrd_jax.models.clip import CLIP, SIZES
+from mrd_jax.teachers import files
+from mrd_jax.teachers.weights import load_params, read_size
+
+
+def load(folder, dtype="float32"):
+  """Module, parameters on one device, and their hash."""
+  size = read_size(folder / "config.json")
+  model = CLIP(size, jnp.dtype(dtype))
+  params, digest = load_params(
+    files.find_weights(folder), size, model.dtype, jnp.asarray
+  )
+  return model, params, digest
+
+
+def inputs(size, batch=3, seed=0):
+  """Pixels, and texts whose end is in the middle, padded right and left."""
+  rng = np.random.default_rng(seed)
+  side, length = size.image_size, size.context
+  pixels = rng.normal(size=(batch, 3, side, side)).astype(np.float32)
+  end = size.vocabulary - 1 if size.eos_token_id is None else size.eos_token_id
+  ids = rng.integers(0, size.vocabulary, (batch, length))
+  ids[ids == end] = 0
+  mask = np.ones_like(ids)
+  ids[0, 4:], mask[0, 5:] = end, 0  # the first of them counts
+  ids[1, -1], mask[1, :3] = end, 0
+  ids[2, 6] = end
+  return pixels, ids.astype(np.int32), mask.astype(np.int32)
+
+
+def ours(folder, dtype="float32"):
+  model, params, _ = load(folder, dtype)
+  pixels, ids, mask = inputs(model.size)
+  run = jax.jit(model.apply, static_argnames="method")
+  image = run({"params": params}, pixels, method="image")
+  text = run({"params": params}, ids, mask, method="text")
+  assert image.dtype == text.dtype == jnp.float32
+  return np.asarray(image), np.asarray(text)
+
+
+def theirs(folder):
+  torch = pytest.importorskip("torch")
+  from transformers import CLIPModel
+
+  model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+  pixels, ids, mask = map(
+    torch.from_numpy, inputs(read_size(folder / "config.json"))
+  )
+  with torch.no_grad():
+    image = model.get_image_features(pixels)
+    text = model.get_text_features(ids, attention_mask=mask)
+  return image.pooler_output.numpy(), text.pooler_output.numpy()
+
+
+def relative(found, expected):
+  return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+SHAPES = {
+  "quick_gelu, legacy end": {"text": {"eos_token_id": 2}},
+  "gelu, heads of 20 and 10": {
+    "text": {
+      "hidden_act": "gelu",
+      "hidden_size": 60,
+      "num_attention_heads": 3,
+      "layer_norm_eps": 1e-3,
+      "vocab_size": 600,  # ids above that of the end
+    },
+    "vision": {
+      "hidden_act": "gelu",
+      "hidden_size": 40,
+      "num_attention_heads": 4,
+      "num_hidden_layers": 3,
+      "image_size": 30,  # does not divide into patches
+      "layer_norm_eps": 1e-2,
+    },
+    "embed_dim": 7,
+  },
+  "other activations": {
+    "text": {"hidden_act": "gelu_new", "vocab_size": 600, "eos_token_id": 2},
+    "vision": {"hidden_act": "silu", "image_size": 8},
+  },
+  "bigG, two layers": {
+    "text": {
+      "hidden_size": 1280,
+      "intermediate_size": 5120,
+      "num_attention_heads": 20,
+      "hidden_act": "gelu",
+    },
+    "vision": {
+      "hidden_size": 1664,
+      "intermediate_size": 8192,
+      "num_attention_heads": 16,
+      "image_size": 224,
+      "patch_size": 14,
+      "hidden_act": "gelu",
+    },
+    "embed_dim": 1280,
+  },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_pytorch(tmp_path, shape):
+  folder = make_clip(tmp_path, **SHAPES[shape])
+  for found, expected in zip(ours(folder), theirs(folder), strict=True):
+    assert relative(found, expected) < 1e-5
+    # The rows differ, so that equality says something.
+    assert relative(found[0], found[1]) > 0.1
+  (tmp_path / "model.safetensors").unlink()  # bigG's is of half a gigabyte
+
+
+def test_bfloat16_is_near(tmp_path):
+  folder = make_clip(tmp_path, vision={"num_hidden_layers": 8})
+  for rough, exact in zip(ours(folder, "bfloat16"), ours(folder), strict=True):
+    norms = np.linalg.norm(rough, axis=1) * np.linalg.norm(exact, axis=1)
+    assert ((rough * exact).sum(axis=1) / norms).min() > 0.9999
+    assert 1e-5 < relative(rough, exact) < 0.02
+  _, params, _ = load(folder, "bfloat16")
+  kinds = {
+    path[-1].key: leaf.dtype
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+  }
+  assert kinds["weight"] == kinds["token_embedding"] == jnp.bfloat16
+  assert kinds["bias"] == kinds["scale"] == kinds["class_embedding"]
+  assert kinds["bias"] == jnp.float32
+
+
+@pytest.mark.parametrize(
+  ("name", "parameters"),
+  [
+    ("b32", 151_277_313),
+    ("b16", 149_620_737),
+    ("l14", 427_616_513),
+    ("bigg", 2_539_567_105),
+  ],
+)
+def test_published_sizes(name, parameters):
+  size = SIZES[name]
+  shapes = jax.eval_shape(
+    CLIP(size).init, jax.random.key(0), *inputs(size, batch=3)
+  )
+  leaves = jax.tree.leaves(shapes)
+  assert sum(leaf.size for leaf in leaves) == parameters
+
+
+def same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_types_and_shards(tmp_path, dtype):
+  one = load(make_clip(tmp_path / "one", dtype=dtype))
+  many = load(make_clip(tmp_path / "many", dtype=dtype, shards=3))
+  other = load(make_clip(tmp_path / "other", dtype=dtype, seed=1))
+  assert len(files.find_weights(tmp_path / "many")) == 3
+  same(one[1], many[1])
+  assert one[2] == many[2] != other[2]
+  exact = load(make_clip(tmp_path / "exact"))
+  weight = exact[1]["vision"]["layers"]["fc1"]["weight"]
+  rounded = weight.astype(dtype).astype(jnp.float32)
+  np.testing.assert_array_equal(
+    one[1]["vision"]["layers"]["fc1"]["weight"], rounded
+  )
+  assert (exact[2] == one[2]) == (dtype == "float32")
+
+
+def test_reads_what_pytorch_saves(tmp_path):
+  pytest.importorskip("torch")
+  from transformers import CLIPModel
+
+  folder = make_clip(tmp_path / "a")
+  model = CLIPModel.from_pretrained(folder)
+  model.save_pretrained(tmp_path / "b", max_shard_size="100KB")
+  assert len(files.find_weights(tmp_path / "b")) > 1
+  a, b = load(folder), load(tmp_path / "b")
+  assert a[0] == b[0] and a[2] == b[2]
+  same(a[1], b[1])
+
+
+def test_old_configs(tmp_path):
+  folder = make_clip(tmp_path)
+  config = json.loads((folder / "config.json").read_text())
+  size = read_size(folder / "config.json")
+  assert size.eos_token_id == size.vocabulary - 1
+  # What OpenAI's L/14 has: a second dict that wins, with its defaults.
+  config["text_config_dict"] = {"hidden_size": 64, "num_attention_heads": 4}
+  config["vision_config_dict"] = None
+  write(folder / "config.json", config)
+  old = read_size(folder / "config.json")
+  assert (old.text.width, old.text.heads, old.context) == (64, 4, 77)
+  assert (old.vocabulary, old.eos_token_id) == (49408, 49407)
+  assert old.vision == size.vision
+
+
+def test_position_ids_are_ignored(tmp_path):
+  folder = make_clip(tmp_path)
+  expected = load(folder)
+  tensors = load_file(folder / "model.safetensors")
+  for tower in ("text_model", "vision_model"):
+    tensors[f"{tower}.embeddings.position_ids"] = np.arange(9)[None]
+  save_file(tensors, folder / "model.safetensors")
+  found = load(folder)
+  assert found[2] == expected[2]
+  same(found[1], expected[1])
+
+
+FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"
+
+
+def spoil(name, tensors):
+  if name == "missing":
+    del tensors[FC1]
+  elif name == "shape":
+    tensors[FC1] = tensors[FC1].T.copy()
+  elif name == "value":
+    tensors[FC1][3, 4] = np.nan
+  elif name == "type":
+    tensors[FC1] = tensors[FC1].astype(np.int8)
+  else:
+    tensors["vision_model.extra"] = tensors[FC1]
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("missing", f"the tensor {FC1} is missing"),
+    ("shape", rf"{FC1} has shape \(48, 64\), .* says \(64, 48\)"),
+    ("value", f"the tensor {FC1} holds NaN or infinite values"),
+    ("type", f"{FC1} is of type I8, must be one of F32, F16, BF16"),
+    ("unknown", "the tensor vision_model.extra is not one of"),
+  ],
+)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_refuses_other_tensors(tmp_path, name, message, shards):
+  folder = make_clip(tmp_path, shards=shards)
+  path = holder(folder)
+  tensors = load_file(path)
+  spoil(name, tensors)
+  save_file(tensors, path)
+  with pytest.raises(BadInput, match=rf"{path.name}.*: {message}"):
+    load(folder)
+
+
+def holder(folder):
+  """The file that FC1 is in."""
+  return next(p for p in files.find_weights(folder) if FC1 in load_file(p))
+
+
+def test_refuses_damaged_files(tmp_path):
+  folder = make_clip(tmp_path)
+  path = folder / "model.safetensors"
+  whole = path.read_bytes()
+  for damaged in (b"", b"nothing of this", whole[:-4], whole + b"more"):
+    path.write_bytes(damaged)
+    with pytest.raises(BadInput, match=r"model\.safetensors cannot be read as"):
+      load(folder)
+
+
+def test_refuses_a_tensor_that_comes_twice(tmp_path):
+  folder = make_clip(tmp_path, shards=2)
+  first = holder(folder)
+  (second,) = set(files.find_weights(folder)) - {first}
+  save_file(load_file(second) | {FC1: load_file(first)[FC1]}, second)
+  with pytest.raises(BadInput, match=f"{FC1} is in .*, too"):
+    load(folder)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"model_type": "siglip"}, "model_type is 'siglip', must be 'clip'"),
+    ({"projection_dim": 0}, "projection_dim is 0"),
+    ({"projection_dim": "many"}, "projection_dim"),
+    ({"text_config": {"hidden_act": "mish"}}, "hidden_act is 'mish', must be"),
+    ({"text_config": {"eos_token_id": [1, 2]}}, r"eos_token_id is \[1, 2\]"),
+    ({"text_config": {"num_hidden_layers": -1}}, "num_hidden_layers is -1"),
+    ({"vision_config": {"num_channels": 4}}, "num_channels is 4, must be 3"),
+    ({"vision_config": {"num_attention_heads": 5}}, "heads"),
+    ({"vision_config": {"patch_size": 300}}, "patch_size is above image_size"),
+    ({"vision_config": {"image_size": [32, 32]}}, "image_size is"),
+  ],
+)
+def test_refuses_other_configs(tmp_path, change, message):
+  folder = make_clip(tmp_path)
+  path = folder / "config.json"
+  config = json.loads(path.read_text())
+  for key, value in change.items():
+    config[key] = config[key] | value if isinstance(value, dict) else value
+  write(path, config)
+  with pytest.raises(BadInput, match=rf"config\.json: .*{message}"):
+    read_size(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
+def test_refuses_a_config_that_is_none(tmp_path, text):
+  path = tmp_path / "config.json"
+  path.write_text(text, encoding="latin1")
+  with pytest.raises(BadInput, match="config.json is not readable as JSON"):
+    read_size(path)
+
+
+def test_takes_the_config_by_value(tmp_path):
+  """Another activation is another model, the weights being the same."""
+  folder = make_clip(tmp_path)
+  model, params, _ = load(folder)
+  size = model.size
+  other = dataclasses.replace(
+    size, vision=dataclasses.replace(size.vision, activation="relu")
+  )
+  pixels, _, _ = inputs(size)
+  a, b = (
+    jax.jit(CLIP(s).apply, static_argnames="method")(
+      {"params": params}, pixels, method="image"
+    )
+    for s in (size, other)
+  )
+  assert relative(np.asarray(a), np.asarray(b)) > 1e-2
