@@ -24,9 +24,9 @@ from meshes import (
 from PIL import Image
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import mesh_files, textures
-from mrd_jax.prepare.mesh_files import read_mesh
-from mrd_jax.prepare.surface import color_at
+from mrd_jax.prepare.mesh import files, textures
+from mrd_jax.prepare.mesh.files import read_mesh
+from mrd_jax.prepare.mesh.surface import color_at
 
 SIGNS = {(-1, 1): (0, 0), (1, 1): (0, 1), (-1, -1): (1, 0), (1, -1): (1, 1)}
 
@@ -381,7 +381,7 @@ def test_far_shapes_are_moved(tmp_path):
 
 
 def test_too_many_faces(tmp_path, monkeypatch):
-  monkeypatch.setattr(mesh_files, "MAX_FACES", 1)
+  monkeypatch.setattr(files, "MAX_FACES", 1)
   path = write_obj(tmp_path / "q.obj", QUAD, QUAD_FACES)
   with pytest.raises(BadInput, match="has 2 triangles, at most 1 are"):
     read_mesh(path)

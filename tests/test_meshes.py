@@ -19,9 +19,9 @@ from mrd_jax.data.records import XYZ_LEVELS, TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import meshes, teach
 from mrd_jax.prepare.__main__ import main
-from mrd_jax.prepare.mesh_files import read_mesh
-from mrd_jax.prepare.renders import render_views
-from mrd_jax.prepare.surface import sample_surface
+from mrd_jax.prepare.mesh.files import read_mesh
+from mrd_jax.prepare.mesh.renders import render_views
+from mrd_jax.prepare.mesh.surface import sample_surface
 from mrd_jax.teachers.clip import ClipTeacher
 from mrd_jax.teachers.prompts import prompt_features, read_templates
 
@@ -103,9 +103,7 @@ def test_records(prepared, clip):
   records = {r["id"]: r for r in [*open_split(data, "train")]}
   id = "some where/ball_01.gltf"
   mesh = read_mesh(folder / "in" / id)
-  xyz, rgb = sample_surface(
-    mesh, 400, seed=[0, zlib.crc32(id.encode())]
-  )
+  xyz, rgb = sample_surface(mesh, 400, seed=[0, zlib.crc32(id.encode())])
   record = records[id]
   decoded = record["center"] + record["xyz"] / XYZ_LEVELS * record["scale"]
   np.testing.assert_allclose(decoded, xyz, atol=record["scale"] / 60000)
@@ -130,6 +128,7 @@ def test_records(prepared, clip):
 def test_a_stop_between_the_stages(prepared, clip, monkeypatch, capsys):
   """What the workers drew is kept, and the end is the same, byte for byte."""
   folder, data = prepared
+
   class Stop(Exception):
     pass
 

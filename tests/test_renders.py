@@ -8,9 +8,9 @@ import trimesh
 from meshes import CORNERS, QUAD, QUAD_FACES, QUAD_UV
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import renders
-from mrd_jax.prepare.renders import camera_directions, render_views
-from mrd_jax.prepare.surface import Material, Part, join
+from mrd_jax.prepare.mesh import renders
+from mrd_jax.prepare.mesh.renders import camera_directions, render_views
+from mrd_jax.prepare.mesh.surface import Material, Part, join
 
 TANGENT = np.tan(np.radians(20))
 

@@ -8,8 +8,8 @@ from meshes import CORNERS, QUAD, QUAD_FACES, QUAD_UV
 from scipy import stats
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import surface
-from mrd_jax.prepare.surface import Material, Part, join, sample_surface
+from mrd_jax.prepare.mesh import surface
+from mrd_jax.prepare.mesh.surface import Material, Part, join, sample_surface
 
 
 def quad(material=None, *, linear=False, color=None, uv=QUAD_UV):

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import thumbnails
-from mrd_jax.prepare.thumbnails import write_sheet
+from mrd_jax.prepare.mesh import thumbnails
+from mrd_jax.prepare.mesh.thumbnails import write_sheet
 
 
 def picture(*rgb, shape=(20, 20)):

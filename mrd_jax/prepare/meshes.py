@@ -29,16 +29,16 @@ from mrd_jax.prepare.drafts import (
 )
 from mrd_jax.prepare.engine import BeamConfig, Item, Outcome
 from mrd_jax.prepare.job import Made, make_dataset
-from mrd_jax.prepare.mesh_files import SUFFIXES, read_mesh
+from mrd_jax.prepare.mesh.files import SUFFIXES, read_mesh
+from mrd_jax.prepare.mesh.renders import render_views
+from mrd_jax.prepare.mesh.surface import sample_surface
+from mrd_jax.prepare.mesh.thumbnails import write_sheet
 from mrd_jax.prepare.mesh_table import Row, read_table
-from mrd_jax.prepare.renders import render_views
 from mrd_jax.prepare.report import Report
 from mrd_jax.prepare.sample import GREY
 from mrd_jax.prepare.shards import Reject
-from mrd_jax.prepare.surface import sample_surface
 from mrd_jax.prepare.teach import teach
 from mrd_jax.prepare.teacher import TeacherConfig
-from mrd_jax.prepare.thumbnails import write_sheet
 
 THUMBNAILS_FILE = "thumbnails.png"
 _THUMBNAILS = 96

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.surface import Material, Part
-from mrd_jax.prepare.textures import decode_texture, read_reference
+from mrd_jax.prepare.mesh.surface import Material, Part
+from mrd_jax.prepare.mesh.textures import decode_texture, read_reference
 
 _OFF = re.compile(r"(ST)?(C)?(N)?OFF(?![A-Za-z])(.*)")
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.gltf_materials import Materials, transform_uv, uv_name
-from mrd_jax.prepare.surface import Part
-from mrd_jax.prepare.textures import read_reference
+from mrd_jax.prepare.mesh.gltf_materials import Materials, transform_uv, uv_name
+from mrd_jax.prepare.mesh.surface import Part
+from mrd_jax.prepare.mesh.textures import read_reference
 
 _DRACO = "KHR_draco_mesh_compression"
 _MESHOPT = {"EXT_meshopt_compression", "KHR_meshopt_compression"}

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import gltf_files, text_meshes
-from mrd_jax.prepare.surface import Material, Mesh, Part, join
-from mrd_jax.prepare.textures import decode_texture, read_reference
+from mrd_jax.prepare.mesh import gltf, text_formats
+from mrd_jax.prepare.mesh.surface import Material, Mesh, Part, join
+from mrd_jax.prepare.mesh.textures import decode_texture, read_reference
 
 MAX_FACES = 10_000_000
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
@@ -92,11 +92,11 @@ def read_mesh(path: str | os.PathLike[str], *, up: str = "y") -> Mesh:
 def _read(suffix: str, path: Path, notes: list[str]) -> list[Part]:
   data = path.read_bytes()
   if suffix in (".glb", ".gltf"):
-    return gltf_files.read_gltf(data, path.parent, notes, MAX_FACES)
+    return gltf.read_gltf(data, path.parent, notes, MAX_FACES)
   if suffix == ".obj":
-    return text_meshes.read_obj(data, path.parent, notes)
+    return text_formats.read_obj(data, path.parent, notes)
   if suffix == ".off":
-    return text_meshes.read_off(data)
+    return text_formats.read_off(data)
   return (
     _read_ply(data, path.parent, notes)
     if suffix == ".ply"
@@ -154,7 +154,7 @@ def _read_ply(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
   if len(ply["vertices"]) != length:
     raise BadInput(f"has {len(ply['vertices'])} of {length} vertices: cut off")
   faces = np.asarray(ply["faces"], np.int64)
-  cut, whole = text_meshes.fan([faces.shape[1]] * len(faces))
+  cut, whole = text_formats.fan([faces.shape[1]] * len(faces))
   corner_T3 = cut - whole[:, None] * faces.shape[1]
   uv = _ply_uv(raw, faces)
   image = re.search(rb"^comment\s+texturefile\s+(.+?)\s*$", header, re.I | re.M)
@@ -173,11 +173,11 @@ def _read_ply(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
     uv = None
     of_vertices, of_faces = ply.get("vertex_colors"), ply.get("face_colors")
     if of_vertices is not None:
-      color_V4 = text_meshes.unit_colors(of_vertices)
-      text_meshes.check_range("faces", faces, 0, length, "vertices")
+      color_V4 = text_formats.unit_colors(of_vertices)
+      text_formats.check_range("faces", faces, 0, length, "vertices")
       color = color_V4[faces[whole[:, None], corner_T3]]
     elif of_faces is not None and len(of_faces) == len(faces):
-      color_F4 = text_meshes.unit_colors(of_faces)
+      color_F4 = text_formats.unit_colors(of_faces)
       color = np.repeat(color_F4[whole][:, None], 3, axis=1)
     elif of_faces is not None:
       notes.append("colours of faces of several sizes are not read")
@@ -217,7 +217,7 @@ def _check(parts: list[Part], suffix: str, up: str, notes: list[str]) -> Mesh:
     )
   checked = []
   for part in parts:
-    text_meshes.check_range(
+    text_formats.check_range(
       "faces", part.faces, 0, len(part.vertices), "vertices"
     )
     uv = part.uv

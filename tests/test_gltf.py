@@ -10,10 +10,10 @@ from meshes import CORNERS, QUAD, QUAD_FACES, QUAD_UV, Gltf, png
 from test_mesh_files import check_corners
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import gltf_files
-from mrd_jax.prepare.gltf_materials import transform_uv
-from mrd_jax.prepare.mesh_files import read_mesh
-from mrd_jax.prepare.surface import color_at
+from mrd_jax.prepare.mesh.files import read_mesh
+from mrd_jax.prepare.mesh.gltf import read_gltf
+from mrd_jax.prepare.mesh.gltf_materials import transform_uv
+from mrd_jax.prepare.mesh.surface import color_at
 
 
 def encode(linear):
@@ -437,7 +437,7 @@ def test_instances_are_counted(tmp_path):
     gltf.node(mesh=0)
   path = gltf.write(tmp_path / "q.glb")
   with pytest.raises(BadInput, match="more than 100 triangles, instances"):
-    gltf_files.read_gltf(path.read_bytes(), tmp_path, [], 100)
+    read_gltf(path.read_bytes(), tmp_path, [], 100)
 
 
 def test_skins_are_noted(tmp_path):

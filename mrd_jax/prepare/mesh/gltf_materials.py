@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.surface import Material
-from mrd_jax.prepare.textures import decode_texture, read_reference
+from mrd_jax.prepare.mesh.surface import Material
+from mrd_jax.prepare.mesh.textures import decode_texture, read_reference
 
 _GLOSSY = "KHR_materials_pbrSpecularGlossiness"
 _TRANSFORM = "KHR_texture_transform"

@@ -1,0 +1,1 @@
+"""Meshes: their files, their surface, pictures of them."""
