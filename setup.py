@@ -47,7 +47,7 @@ setup(
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
     "tqdm>=4.66",
-    "transformers>=5",
+    "transformers>=5.4",  # image processors without torchvision
     "trimesh>=5",
   ],
   extras_require={

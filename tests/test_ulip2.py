@@ -314,6 +314,20 @@ def test_the_release_may_lie_one_folder_deeper(tmp_path, convert):
   assert count_of(tmp_path / "out")["listed"] == 2
 
 
+def test_nothing_converted_is_mended_and_repeated(tmp_path, release, convert):
+  """Neither drafts nor rejects of the first run stay in the way."""
+  write_lists(release, KEYS[:2], [])
+  (release / "shapenet_pc").rename(release / "away")
+  (release / "shapenet_pc").mkdir()
+  code, printed = convert()
+  assert code == 2 and "none of 2 shapes could be converted" in printed
+  assert f"{KEYS[0]}.npy: no such file" in printed
+  (release / "shapenet_pc").rmdir()
+  (release / "away").rename(release / "shapenet_pc")
+  assert convert()[0] == 0
+  assert len(open_split(tmp_path / "out", "train")) == 2
+
+
 @pytest.mark.parametrize("stop", [0, 3])
 def test_a_job_that_was_stopped_goes_on(
   tmp_path, release, convert, monkeypatch, stop
