@@ -317,7 +317,7 @@ def test_a_bad_cloud_is_refused_alone(tmp_path, run):
     ("obj_bg-test-00001", "xyz", "bad value"),
     ("obj_bg-test-00002", "xyz", "bad value"),
   ]
-  assert "coincide" in rows[0][3] and "overflow" in rows[1][3]
+  assert "coincide" in rows[0][3] and "beyond" in rows[1][3]
 
 
 def test_a_repeated_command_changes_nothing(tmp_path, run):

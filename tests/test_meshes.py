@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -37,11 +38,13 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, clip) -> tuple[Path, Path]:
-  """(folder of meshes, dataset), two of the meshes unusable."""
+  """(folder of meshes, dataset), three of the meshes unusable."""
   folder = tmp_path_factory.mktemp("meshes")
   files = make_meshes(folder / "in" / "some where", COUNT)
   (folder / "in" / "cut.glb").write_bytes(files[0].read_bytes()[:200])
   (folder / "in" / "empty.obj").write_text("v 0 0 0\n")
+  name = os.fsdecode(b"latin\xe9.stl")  # no UTF-8
+  (folder / "in" / name).write_bytes(files[4].read_bytes())
   (folder / "in" / "readme.txt").write_text("no mesh")
   with open(folder / "table.csv", "w", newline="") as file:
     rows = csv.writer(file)
@@ -74,12 +77,13 @@ def test_totals(prepared):
   assert {(r["file"], r["split"]) for r in rejects} == {
     ("cut.glb", "train"),
     ("empty.obj", "train"),
+    ("latin?.stl", "train"),
   }
   assert all(str(folder / "in" / r["file"]) in r["detail"] for r in rejects)
   counts = report["splits"]
   assert (counts["val"]["listed"], counts["val"]["converted"]) == (9, 9)
-  assert (counts["train"]["listed"], counts["train"]["converted"]) == (29, 27)
-  assert counts["train"]["refused"] == {"unusable mesh": 2}
+  assert (counts["train"]["listed"], counts["train"]["converted"]) == (30, 27)
+  assert counts["train"]["refused"] == {"unusable mesh": 3}
   assert any("nothing.glb" in problem for problem in report["problems"])
   with Image.open(data / "thumbnails.png") as sheet:
     assert sheet.size[0] > 400
@@ -152,6 +156,36 @@ def test_a_stop_between_the_stages(prepared, clip, monkeypatch, capsys):
     p.name: p.read_bytes() for p in (folder / "again").iterdir()
   }
   assert not drafts.exists()
+
+
+@pytest.mark.slow
+def test_kills(prepared, clip):
+  """SIGKILL of the whole command, once in each stage."""
+  folder, data = prepared
+  work = folder / "killed.incomplete"
+  code = (
+    "import sys; sys.path.insert(0, 'tests'); import test_meshes as t;"
+    "from pathlib import Path;"
+    "sys.exit(t.run(Path(sys.argv[1]), Path(sys.argv[2]), 'killed'))"
+  )
+  for sign in ("drafts/*.done", "shards/*.tmp-*", None):
+    process = subprocess.Popen(
+      [sys.executable, "-c", code, folder, clip],
+      cwd=REPOSITORY,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    while process.poll() is None:
+      if sign and any(work.glob(sign)):
+        process.kill()
+        break
+      time.sleep(0.002)
+    _, errors = process.communicate()
+    assert process.returncode == (0 if sign is None else -9), errors
+  assert {p.name: p.read_bytes() for p in data.iterdir()} == {
+    p.name: p.read_bytes() for p in (folder / "killed").iterdir()
+  }
 
 
 def test_training_on_the_result(prepared, tmp_path):

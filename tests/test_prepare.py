@@ -157,7 +157,7 @@ def test_bad_shapes_are_refused_and_counted(tmp_path, archive):
     "id10": "dataset",
     "id11": "thumbnail_feat",
     "id12": "text_feat",
-    "id13": None,  # found while encoding
+    "id13": "xyz",
     "id14": "xyz",
   }
   stored = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -16,6 +16,7 @@ import numpy as np
 from mrd_jax.errors import BadInput
 
 SCHEMA = 1  # of stored records; raised whenever an older reader would misread
+_LARGEST = 1e37  # so that sums and differences stay in float32's range
 XYZ_LEVELS = 32767  # int16 range: |error| <= scale / 65534
 
 
@@ -118,6 +119,8 @@ def check_shape(shape: Shape) -> None:
     fail("xyz", f"expected (N, 3) points, got {shape.xyz.shape}")
   if shape.rgb.shape != shape.xyz.shape:
     fail("rgb", f"shape {shape.rgb.shape} differs from xyz {shape.xyz.shape}")
+  if np.abs(shape.xyz).max() > _LARGEST:
+    fail("xyz", f"coordinates beyond {_LARGEST:.0e}; scale the shape down")
   if (shape.xyz == shape.xyz[0]).all():
     fail("xyz", "all points coincide, there is no surface to learn from")
   if len(shape.image_kind) != len(shape.image_feat):

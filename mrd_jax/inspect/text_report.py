@@ -44,7 +44,7 @@ def _split(split: str, of: Mapping[str, Any]) -> Iterator[str]:
   sources = (f"{k or '(unnamed)'} {v:,}" for k, v in of["collections"].items())
   yield _row("sources", ", ".join(sources))
   for name in ("points", "images", "texts"):
-    numbers = "{min:,.0f} / {median:,.4g} / {max:,.0f}".format(**of[name])
+    numbers = "{min:,.0f} / {median:,.10g} / {max:,.0f}".format(**of[name])
     without = f"without_{name[:-1]}"
     missing = f"; without: {of[without]:.1%}" if without in of else ""
     yield _row(name, f"{numbers} a shape (min / median / max){missing}")

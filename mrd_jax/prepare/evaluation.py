@@ -51,12 +51,7 @@ class EvaluationUnit:
     if isinstance(shape, RefusedShape):
       row = shape.file, shape.id, shape.field or None, shape.reason
       return [Reject(self.split, *row, shape.detail)]
-    try:
-      with np.errstate(over="raise", invalid="raise", divide="raise"):
-        return [(self.split, encode(shape))]
-    except FloatingPointError as error:  # coordinates near float32's limits
-      row = self.clouds.name, shape.id, "xyz", "bad value", str(error)
-      return [Reject(self.split, *row)]
+    return [(self.split, encode(shape))]
 
   def _unreadable(self, index: int, detail: str) -> Reject:
     name, reason = f"{self.clouds.name}-{index}", "unreadable or unsafe file"

@@ -6,7 +6,6 @@ Objaverse-LVIS needs no reader here; it is the split "lvis" of `openshape.py`.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import numpy as np
 from mrd_jax.data.records import Shape, check_shape
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.sample import BadField, evaluation_shape
+from mrd_jax.prepare.shards import field_of
 from mrd_jax.prepare.splits import Entry
 
 Part = Literal["train", "test"]
@@ -91,11 +91,10 @@ def to_shape(
     check_shape(shape)
   except (BadField, BadInput) as error:
     detail = str(error).removeprefix(f"shape {entry.id!r}, ")
-    found = re.match(r"field '(\w+)'", detail)
     return RefusedShape(
       entry.id,
       entry.path,
-      found[1] if found else "",
+      field_of(error) or "",
       error.reason if isinstance(error, BadField) else "bad value",
       detail,
     )

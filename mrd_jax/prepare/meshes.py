@@ -112,6 +112,7 @@ def convert(
 
   def make(folder: Path) -> Made:
     loaded = teacher.load()  # first, so that what is missing is said at once
+    features = loaded.class_features(classes)
     units = [
       MeshUnit(f"meshes-{start:09d}", root, part, config, classes)
       for start in range(0, len(files), DRAFTS_PER_SHARD)
@@ -124,7 +125,6 @@ def convert(
     for row in rows.values():
       listed[row.split] = listed.get(row.split, 0) + 1
     labelled = {row.split for row in rows.values() if row.category}
-    features = loaded.class_features(classes)
     return Made(
       folder=folder / "shards",
       commits=teach(drafts, stems, folder / "shards", loaded),
@@ -173,6 +173,8 @@ class MeshUnit:
     config = self.config
     path = self.root / file
     try:
+      if _utf8(file) != file:
+        raise BadInput("its name cannot be written as UTF-8; rename the file")
       mesh = read_mesh(path, up=config.up)
       seed = [config.seed, zlib.crc32(file.encode())]
       xyz, rgb = sample_surface(mesh, config.num_points, seed=seed)
@@ -183,8 +185,8 @@ class MeshUnit:
       detail = str(error)
       if not detail.startswith(str(path)):
         detail = f"{path}: {detail}"
-      reject = Reject(row.split, file, file, None, "unusable mesh", detail)
-      return [reject]
+      id, why = _utf8(file), _utf8(detail)
+      return [Reject(row.split, id, id, None, "unusable mesh", why)]
     draft = Draft(
       id=file,
       file=file,
@@ -219,6 +221,11 @@ def name_of(file: str) -> str:
   spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
   words = re.findall(r"[^\W\d_]{2,}", spaced)
   return " ".join(words).lower()
+
+
+def _utf8(text: str) -> str:
+  """The text without the bytes of a file's name that are not UTF-8."""
+  return text.encode("utf-8", "replace").decode()
 
 
 def _png(view: np.ndarray) -> bytes:

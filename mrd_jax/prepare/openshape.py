@@ -10,7 +10,6 @@ import fnmatch
 import functools
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +26,7 @@ from mrd_jax.prepare.job import Made, make_dataset
 from mrd_jax.prepare.modelnet40 import read_clouds
 from mrd_jax.prepare.report import Report
 from mrd_jax.prepare.sample import BadField, to_shape
-from mrd_jax.prepare.shards import Reject, serialize_record
+from mrd_jax.prepare.shards import Reject, field_of, serialize_record
 from mrd_jax.prepare.splits import (
   MODELNET,
   MODELNET_CLOUDS,
@@ -202,11 +201,8 @@ class _Converter:
 
 
 def _reject(split: str, entry: Entry, reason: str, error: Exception) -> Reject:
-  detail = str(error)
-  field = getattr(error, "field", None)
-  if field is None and (found := re.search(r"field '(\w+)'", detail)):
-    field = found[1]  # the way `records.check_shape` names it
-  return Reject(split, entry.path, entry.id, field, reason, detail)
+  why = field_of(error), reason, str(error)
+  return Reject(split, entry.path, entry.id, *why)
 
 
 @dataclasses.dataclass(frozen=True)

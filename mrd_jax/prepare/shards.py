@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ class Reject:
   field: str | None
   reason: str
   detail: str
+
+
+def field_of(error: Exception) -> str | None:
+  """The field that an error is about, if it says so."""
+  # `records.check_shape` and `sample.BadField` name it this way.
+  found = re.search(r"field '(\w+)'", str(error))
+  return found[1] if found else None
 
 
 @dataclasses.dataclass(frozen=True)

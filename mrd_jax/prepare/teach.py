@@ -4,12 +4,11 @@ One process with all its devices, because a teacher is loaded and compiled
 once and wants large batches: inside the Beam workers each of them would hold
 its own copy, and they could not share an accelerator.  What is left to do
 afterwards, encoding and writing, takes milliseconds a shape, so it is done
-here and there is no second Beam stage (`docs/data.md` has the figures).
+here and there is no second Beam stage (figures: `docs/benchmarks.md`).
 """
 
 import dataclasses
 import functools
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,13 @@ from mrd_jax.data.records import ImageKind, Shape, TextKind, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import shards
 from mrd_jax.prepare.drafts import Draft, Text, read_draft
-from mrd_jax.prepare.shards import Commit, Reject, ShardWriter, serialize_record
+from mrd_jax.prepare.shards import (
+  Commit,
+  Reject,
+  ShardWriter,
+  field_of,
+  serialize_record,
+)
 from mrd_jax.prepare.teacher import Teacher
 from mrd_jax.teachers.images import to_rgb
 from mrd_jax.teachers.prompts import prompt_features
@@ -112,11 +117,9 @@ def _make(
     texts = _text_features(clip, [d for _, d in loaded], teacher.templates)
     for (split, draft), images in zip(loaded, features, strict=True):
       try:
-        with np.errstate(over="raise", invalid="raise", divide="raise"):
-          record = encode(_shape(draft, images, texts))
-      except (BadInput, FloatingPointError) as error:
-        found = re.search(r"field '(\w+)'", str(error))
-        why = found and found[1], "bad value", str(error)
+        record = encode(_shape(draft, images, texts))
+      except BadInput as error:
+        why = field_of(error), "bad value", str(error)
         writer.rejects.append(Reject(split, draft.file, draft.id, *why))
       else:
         writer.add(split, record)
