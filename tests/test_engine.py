@@ -170,6 +170,10 @@ def test_options_reach_the_runner():
   assert values["flink_master"] == "host:8081"
   assert values["environment_type"] == "LOOPBACK"
   assert values["parallelism"] == 8
+  _, options = engine.pipeline_options(
+    BeamConfig(options="save_main_session"), 2
+  )
+  assert options.get_all_options()["save_main_session"] is True
   runner, options = engine.pipeline_options(BeamConfig(), units=1)
   assert options.get_all_options()["direct_num_workers"] == 1
   _, options = engine.pipeline_options(BeamConfig(), units=1000)
@@ -180,7 +184,7 @@ def test_options_reach_the_runner():
   ("config", "words"),
   [
     (BeamConfig("NoSuchRunner"), "--beam_runner: NoSuchRunner"),
-    (BeamConfig(options="workers 3"), "'workers 3' is not name=value"),
+    (BeamConfig(options="direct_num_workers=x"), "invalid int value: 'x'"),
   ],
 )
 def test_unknown_runners_and_options(config, words):
@@ -238,6 +242,41 @@ def test_a_killed_job_ends_with_the_same_bytes(tmp_path):
   again = start("killed")
   assert again.communicate(timeout=60)[0] == out
   assert json.loads((tmp_path / "killed" / "job.json").read_text())
+
+
+def test_a_worker_that_dies_ends_the_job(tmp_path):
+  """Of memory, for instance; Beam would wait for it for ever."""
+  code = """
+import os, signal, sys, threading, time
+from pathlib import Path
+sys.path.insert(0, "tests")
+import test_engine as t
+os.environ["PYTHONPATH"] = "tests"
+def kill():
+  while not (found := t.workers_of(os.getpid())):
+    time.sleep(0.05)
+  os.kill(int(found[0]), signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+units = [t.Slow(str(i), i, 3) for i in range(4)]
+t.engine.run(units, Path(sys.argv[1]), t.serialize, t.BeamConfig())
+"""
+  process = subprocess.run(
+    [sys.executable, "-c", code, tmp_path / "shards"],
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert process.returncode == 1
+  last = process.stderr.strip().splitlines()[-1]
+  assert "BadInput: a worker process ended (return code -9" in last
+  assert "direct_num_workers=1" in last
+
+
+class Slow(Count):
+  def item(self, index):
+    time.sleep(1)
+    return super().item(index)
 
 
 def workers_of(pid: int) -> list[str]:

@@ -4,6 +4,7 @@ import collections
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from openshape_bundle import (
 from mrd_jax.data.dataset import class_features, open_split, read_meta
 from mrd_jax.data.records import ImageKind, TextKind
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import openshape, procedural
+from mrd_jax.prepare import job, openshape, procedural
 from mrd_jax.prepare.__main__ import main
 from mrd_jax.prepare.splits import SCANOBJECTNN_CLASSES
 
@@ -400,6 +401,89 @@ def test_parts(tmp_path):
     ids = [record["id"] for record in open_split(output, "train")]
     assert set(expected) <= set(ids) and not report.rejects
     assert report.splits["train"].listed == len(ids)
+
+
+def test_a_part_that_nothing_lies_in(tmp_path):
+  contents = {"ABO": [npy_bytes(make_sample(0))]}
+  root = write_archives(tmp_path / "in", contents)
+  with pytest.raises(BadInput, match="parts: nothing lies in 'AB0'.*ABO"):
+    openshape.convert(root, tmp_path / "out", parts=["ABO", "AB0"])
+
+
+def test_the_limit_counts_what_is_chosen(tmp_path):
+  contents = {
+    folder: [npy_bytes(make_sample(i)) for i in range(3)]
+    for folder in ("ABO", "000-000")
+  }
+  root = write_archives(tmp_path / "in", contents)
+  output = tmp_path / "out"
+  openshape.convert(root, output, parts=["000-000"], limit=2)
+  ids = [record["id"] for record in open_split(output, "train")]
+  assert ids == ["000-000-0", "000-000-1"]
+
+
+def test_input_that_was_added_during_a_stop(tmp_path, monkeypatch):
+  """Nothing that was found missing before is kept as missing."""
+  contents = [npy_bytes(make_sample(0)), None]
+  root = simple_bundle(tmp_path / "in", contents)
+
+  def stop(*_, **__):
+    raise InterruptedError("stopped")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(job, "assemble", stop)
+    with pytest.raises(InterruptedError):
+      openshape.convert(root, tmp_path / "out")
+  (root / "Objaverse/a/id1.npy").write_bytes(npy_bytes(make_sample(1)))
+  with pytest.raises(BadInput, match=r"other settings or input \(unpacked\)"):
+    openshape.convert(root, tmp_path / "out")
+  shutil.rmtree(tmp_path / "out.incomplete")
+  report = openshape.convert(root, tmp_path / "out")
+  assert report.splits["train"].converted == 2
+
+
+def test_a_kill_after_the_last_rename(tmp_path, monkeypatch):
+  root = simple_bundle(tmp_path / "in", [npy_bytes(make_sample(0))])
+  with monkeypatch.context() as patch:
+    patch.setattr(job.shutil, "rmtree", lambda *_, **__: None)
+    openshape.convert(root, tmp_path / "out")
+  assert (tmp_path / "out.incomplete").exists()
+  report = openshape.convert(root, tmp_path / "out")
+  assert report.splits["train"].converted == 1
+  assert not (tmp_path / "out.incomplete").exists()
+
+
+@pytest.mark.parametrize(
+  ("change", "reason", "field"),
+  [
+    ({"text": ["\ud800"]}, "bad value", "texts"),
+    ({"dataset": "\udfff"}, "bad value", "dataset"),
+  ],
+)
+def test_texts_that_are_no_utf8(tmp_path, change, reason, field):
+  samples = [make_sample(0), make_sample(1) | change]
+  root = simple_bundle(tmp_path / "in", [npy_bytes(s) for s in samples])
+  report = openshape.convert(root, tmp_path / "out")
+  (reject,) = report.rejects
+  assert (reject.id, reject.reason, reject.field) == ("id1", reason, field)
+
+
+def test_odd_lists(tmp_path):
+  root = simple_bundle(tmp_path / "in", [npy_bytes(make_sample(0))])
+  lists = root / "meta_data" / "split"
+  (lists / "odd.json").write_text('[{"id": "a", "category": ["b"]}]')
+  with pytest.raises(BadInput, match=r"row 0: category \['b'\] is no text"):
+    openshape.convert(root, tmp_path / "out", splits=["odd"])
+  (lists / "odd.json").write_text("[" * 100_000)
+  with pytest.raises(BadInput, match="is not JSON"):
+    openshape.convert(root, tmp_path / "out", splits=["odd"])
+  (lists / "odd.json").write_text("[]")
+  with pytest.raises(BadInput, match="name no shape"):
+    openshape.convert(root, tmp_path / "out", splits=["odd"])
+  rows = [{"id": "a", "data_path": "x" * 300 + "/a.npy"}]
+  (lists / "odd.json").write_text(json.dumps(rows))
+  report = openshape.convert(root, tmp_path / "out", splits=["train", "odd"])
+  assert report.splits["odd"].refused == {"missing file": 1}
 
 
 def test_an_archive_that_is_not_there_is_not_looked_for_elsewhere(tmp_path):

@@ -148,6 +148,13 @@ def check_shape(shape: Shape) -> None:
     known = set(kinds) - {kinds.NONE}
     if not known.issuperset(getattr(shape, field)):
       fail(field, f"holds a kind that is not one of {sorted(map(int, known))}")
+  for field, texts in (
+    ("id", (shape.id,)),
+    ("dataset", (shape.dataset,)),
+    ("texts", shape.texts),
+  ):
+    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+      fail(field, "cannot be written as UTF-8; it was read in a wrong encoding")
   if any(not text.strip() for text in shape.texts):
     fail("texts", "holds an empty text; leave it out instead")
 

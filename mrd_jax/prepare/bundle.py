@@ -24,6 +24,7 @@ from mrd_jax.prepare.safe_pickle import load_npy
 
 _ARCHIVES = ("*.tar.gz", "*.tgz", "*.tar")
 _FILES_PER_UNIT = 4096
+_LARGEST_SAMPLE = 2**28  # bytes; OpenShape's have 300 KB
 Parts = tuple[str, ...]
 
 # What makes outcomes of a path and its content, or of what went wrong:
@@ -85,10 +86,11 @@ class ArchivesUnit:
           for member in tar:
             path = _match(member.name, wanted) if member.isfile() else None
             if path is not None:
+              name = f"{archive}:{member.name}"
               file = tar.extractfile(member)
               assert file is not None  # because it is a file
-              name = f"{archive}:{member.name}"
-              content = file.read()
+              # What claims to be larger is cut off, and then unreadable.
+              content = file.read(_LARGEST_SAMPLE)
               _forget(path, wanted)
               yield functools.partial(self._load, path, content, name)
               if not wanted:
@@ -195,18 +197,25 @@ def _find(
   if root_remap and path.startswith(root_remap[0]):
     rest = path[len(root_remap[0]) :].lstrip("/")
     file = root / root_remap[1] / rest
-    return file if file.is_file() else None
+    return file if _is_file(file) else None
   for prefix in known_prefixes:
     if parts[: len(prefix)] == prefix:
       file = root.joinpath(*parts[len(prefix) :])
-      if file.is_file():
+      if _is_file(file):
         return file
   for drop in range(len(parts)):
     file = root.joinpath(*parts[drop:])
-    if file.is_file():
+    if _is_file(file):
       known_prefixes.append(parts[:drop])
       return file
   return None
+
+
+def _is_file(file: Path) -> bool:
+  try:
+    return file.is_file()
+  except OSError:  # a name that is too long for any file
+    return False
 
 
 def _load(file: Path | io.BytesIO, name: str) -> Any:

@@ -107,7 +107,7 @@ def download(
     if parts is None and splits is not None:
       named = {
         name
-        for split in read_splits(destination, splits, limit=None)
+        for split in read_splits(destination, splits)
         for entry in split.entries
         for name in _archives_of(entry.path)
       }

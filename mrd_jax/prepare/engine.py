@@ -11,12 +11,15 @@ every time, so nothing survives a kill, and shuffle all records through the
 runner.
 """
 
+import _thread
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import logging
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,7 +89,8 @@ def run(
     beam_config: Where to run.
 
   Raises:
-    BadInput: for a runner or an option that Beam does not know.
+    BadInput: for a runner that Beam does not know, an option that it cannot
+      read, or when a worker process dies.
   """
   folder.mkdir(parents=True, exist_ok=True)
   shards.remove_temporaries(folder)
@@ -98,17 +102,21 @@ def run(
     import apache_beam as beam
 
     runner, options = pipeline_options(beam_config, len(pending))
-    with (
-      _progress(folder, units),
-      beam.Pipeline(runner=runner, options=options) as pipeline,
-    ):
-      _ = (
-        pipeline
-        | "Units" >> beam.Create(pending)
-        | "Spread" >> beam.Reshuffle()
-        # Beam would look into the annotations, and cannot judge a Protocol.
-        | "Make" >> beam.Map(make).with_input_types(Any)
-      )
+  with (
+    _watched(),
+    _progress(folder, units),
+    _quiet()
+    if beam_config.runner == _LOCAL_RUNNER
+    else contextlib.nullcontext(),
+    beam.Pipeline(runner=runner, options=options) as pipeline,
+  ):
+    _ = (
+      pipeline
+      | "Units" >> beam.Create(pending)
+      | "Spread" >> beam.Reshuffle()
+      # Beam would look into the annotations, and cannot judge a Protocol.
+      | "Make" >> beam.Map(make).with_input_types(Any)
+    )
 
 
 def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
@@ -151,11 +159,16 @@ def pipeline_options(config: BeamConfig, units: int) -> tuple[Any, Any]:
   from apache_beam.runners import runner as runners
 
   given = [f"--{o.strip()}" for o in config.options.split(",") if o.strip()]
-  if wrong := [option for option in given if "=" not in option]:
+  words = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(words):
+      PipelineOptions(given).get_all_options()  # argparse judges the values
+  except SystemExit:
+    reason = words.getvalue().strip().rpartition("\n")[2]
     raise BadInput(
-      f"--beam_pipeline_options: {wrong[0][2:]!r} is not name=value; separate options "
-      "with commas"
-    )
+      f"--beam_pipeline_options: {config.options!r} cannot be read ({reason}); "
+      "expected NAME or NAME=VALUE, separated by commas"
+    ) from None
   if config.runner != _LOCAL_RUNNER:
     try:
       return runners.create_runner(config.runner), PipelineOptions(given)
@@ -176,9 +189,12 @@ def pipeline_options(config: BeamConfig, units: int) -> tuple[Any, Any]:
   workers = min(os.cpu_count() or 1, units)
   environment = None  # this process
   if workers > 1:
-    command = f"exec {sys.executable} -m mrd_jax.prepare.worker {os.getpid()}"
+    # A worker must find this package wherever it was imported from.
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", "mrd_jax.prepare.worker", str(os.getpid())]
     environment = environments.SubprocessSDKEnvironment.from_command_string(
-      command
+      f"PYTHONPATH={shlex.quote(os.pathsep.join(filter(None, path)))} "
+      f"exec {shlex.join(command)}"
     )
   options = PipelineOptions([f"--direct_num_workers={workers}", *given])
   return FnApiRunner(environment), options
@@ -224,8 +240,37 @@ def _progress(folder: Path, units: Sequence[Unit]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _watched() -> Iterator[None]:
+  """Ends the run if a worker process dies: Beam would wait for it for ever."""
+  deaths: list[str] = []
+  before = threading.excepthook
+
+  def notice(args: threading.ExceptHookArgs) -> None:
+    words = str(args.exc_value)
+    if words.startswith("Worker subprocess exited"):  # in a thread of Beam's
+      deaths.append(words.rpartition(" ")[2])
+      _thread.interrupt_main()
+    else:
+      before(args)
+
+  threading.excepthook = notice
+  try:
+    yield
+  except KeyboardInterrupt:
+    if not deaths:
+      raise
+    raise BadInput(
+      f"a worker process ended (return code {deaths[0]}; -9 if memory ran out); "
+      "repeat the command to go on, with fewer workers: "
+      "--beam_pipeline_options=direct_num_workers=1"
+    ) from None
+  finally:
+    threading.excepthook = before
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Beam warns, on being imported, of parts that nobody asked for."""
+  """Beam warns of parts that nobody asked for, and of how it runs here."""
   root = logging.getLogger()
   level = root.level
   root.setLevel(logging.ERROR)

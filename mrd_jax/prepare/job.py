@@ -74,19 +74,19 @@ def make_dataset(
     BadInput: when `output` holds something else, another job began it, a run
       of it is going on, or not one record could be made.
   """
-  if _is_made(Path(output), job):
-    return read_report(Path(output))
-  check_output(output)
   with _job_folder(Path(output), job) as folder:
+    if folder is None:  # it is made
+      return read_report(Path(output))
     made = make(folder)
     report = summarise(made.listed, made.commits)
     report.problems[:0] = made.problems
     if not any(commit.shards for commit in made.commits):
-      first = report.rejects[0].detail if report.rejects else "empty lists"
       shutil.rmtree(folder)
+      if not report.rejects:
+        raise BadInput(f"{job['input']}: its lists name no shape to convert")
       raise BadInput(
         f"{job['input']}: none of {len(report.rejects)} shapes could be "
-        f"converted; the first: {first}"
+        f"converted; the first: {report.rejects[0].detail}"
       )
 
     def finish(target: Path) -> None:
@@ -109,7 +109,7 @@ def make_dataset(
 
 
 @contextlib.contextmanager
-def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path]:
+def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path | None]:
   """The folder OUTPUT.incomplete, in which a job keeps its finished shards.
 
   It outlives a run that is killed or fails, so that the same command goes on,
@@ -120,32 +120,44 @@ def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     job: What is made of what, as JSON; stored, and compared by a later run.
 
   Yields:
-    The folder.
+    The folder, or None if `output` is the finished dataset of this very job.
 
   Raises:
-    BadInput: when another job began it, or a run of it is going on.
+    BadInput: when `output` holds something else, another job began it, or a
+      run of it is going on.
   """
   folder = output.with_name(f"{output.name}.incomplete")
+  if not _is_made(output, job):
+    check_output(output)
+  elif not folder.exists():
+    yield None
+    return
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise BadInput(f"{output}: cannot be created ({error.strerror})") from None
+    raise BadInput(
+      f"{output}: cannot be created ({error.strerror}); name another folder"
+    ) from None
   with _locked(folder):
-    text = _text(job)
-    file = folder / JOB_FILE
-    if not file.exists():
-      write_text(file, text)
-    elif changed := _changed(file.read_text(), text):
-      raise BadInput(
-        f"{folder} was begun with other settings or input ({changed}); repeat "
-        "the first command to go on with it, or remove it to start afresh"
-      )
-    remove_temporaries(folder)
     try:
+      if _is_made(output, job):  # perhaps by a run that ended just now
+        yield None
+        return
+      check_output(output)
+      text = _text(job)
+      file = folder / JOB_FILE
+      if not file.exists():
+        write_text(file, text)
+      elif changed := _changed(file.read_text(), text):
+        raise BadInput(
+          f"{folder} was begun with other settings or input ({changed}); repeat "
+          "the first command to go on with it, or remove it to start afresh"
+        )
+      remove_temporaries(folder)
       yield folder
     finally:
       # Nothing to keep: all is in `output`, or not one shard was finished.
-      if output.exists() or not any(folder.glob("*/*.json")):
+      if _is_made(output, job) or not any(folder.glob("*/*.json")):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -171,9 +183,14 @@ def _locked(folder: Path) -> Iterator[None]:
   """Holds the folder for one process; a killed one lets go by itself."""
   import fcntl
 
-  with open(folder / "lock", "w") as file:
+  path = folder / "lock"
+  with open(path, "w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise BadInput(f"{folder}: another run is at work on it") from None
+      if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+        raise FileNotFoundError  # the run that held it has removed the folder
+    except (BlockingIOError, FileNotFoundError):
+      raise BadInput(
+        f"{folder}: another run is at work on it; wait for it, or stop it"
+      ) from None
     yield

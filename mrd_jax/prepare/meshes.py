@@ -103,7 +103,7 @@ def convert(
   job = {
     "job": "meshes",
     "input": str(root),
-    "files": {file: (root / file).stat().st_size for file in files},
+    "files": {file: _state(root / file) for file in files},
     "texts": {file: dataclasses.asdict(rows[file]) for file in table},
     "meshes": dataclasses.asdict(config),
     "teacher": teacher.description(),
@@ -138,6 +138,11 @@ def convert(
     )
 
   return make_dataset(output_dir, job, "meshes", make)
+
+
+def _state(file: Path) -> list[int]:
+  """Size and time, by which a later run sees that a file was changed."""
+  return [file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _find(root: Path) -> list[str]:

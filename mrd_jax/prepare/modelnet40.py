@@ -208,7 +208,7 @@ def read_openshape(
   Raises:
     BadInput: naming the file that is missing or unusable.
   """
-  split = read_splits(Path(root), [MODELNET], None)[0]
+  split = read_splits(Path(root), [MODELNET])[0]
   return EvaluationSet(
     name="modelnet40_openshape_test",
     class_names=_spaced(split.class_names),

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import fnmatch
 import functools
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,13 +90,17 @@ def convert(
       not one shape could be converted.
   """
   root = Path(input_dir)
-  chosen = read_splits(root, splits, limit)
+  chosen = read_splits(root, splits)
   if parts is not None:
-    chosen = [_part_of(split, parts) for split in chosen]
+    chosen = _in_parts(chosen, parts)
+  if limit is not None:
+    chosen = [dataclasses.replace(s, entries=s.entries[:limit]) for s in chosen]
+  units = _plan(root, chosen, root_remap)
   job = {
     "job": "openshape",
     "input": str(root),
     "files": _files(root),
+    "unpacked": _fingerprint(units),
     "splits": [split.name for split in chosen],
     "parts": parts,
     "root_remap": list(root_remap) if root_remap else None,
@@ -111,17 +116,16 @@ def convert(
         f"{root}: class features have widths {sorted(widths)}; convert splits "
         "of different teachers separately, with --splits"
       )
-    units = _plan(root, chosen, root_remap)
     width = widths.pop() if widths else _first_width(units)
-    units = [_with_width(unit, width) for unit in units]
-    sets = [u.clouds for u in units if isinstance(u, EvaluationUnit)]
+    ready = [_with_width(unit, width) for unit in units]
+    sets = [u.clouds for u in ready if isinstance(u, EvaluationUnit)]
     shards = folder / "shards"
     serialize = functools.partial(serialize_record, embed_dim=width)
-    engine.run(units, shards, serialize, beam_config or BeamConfig())
+    engine.run(ready, shards, serialize, beam_config or BeamConfig())
     named = [split for split in chosen if split.class_names]
     return Made(
       folder=shards,
-      commits=engine.commits(units, shards),
+      commits=engine.commits(ready, shards),
       listed={split.name: len(split.entries) for split in chosen},
       problems=[p for source in (*chosen, *sets) for p in source.problems],
       teacher=teacher or _teacher(root),
@@ -149,23 +153,52 @@ def _files(root: Path) -> dict[str, int]:
   }
 
 
-def _part_of(split: Split, parts: Sequence[str]) -> Split:
-  """The entries that lie in one of the folders `parts`."""
-  if split.name in (MODELNET, SCANOBJECTNN):
-    return split
+def _fingerprint(units: Iterable[Unit]) -> str:
+  """A hash of what is unpacked, and of which unit looks for what."""
+  digest = hashlib.sha256()
+  for unit in units:
+    digest.update(unit.name.encode())
+    if isinstance(unit, bundle.FilesUnit):
+      for path, file in unit.files:
+        found = file and (file.stat().st_size, file.stat().st_mtime_ns)
+        digest.update(repr((path, found)).encode())
+    elif isinstance(unit, bundle.ArchivesUnit):
+      digest.update(repr(unit.paths).encode())
+  return digest.hexdigest()
+
+
+def _in_parts(splits: Sequence[Split], parts: Sequence[str]) -> list[Split]:
+  """The splits with only the entries that lie in one of the folders `parts`.
+
+  Raises:
+    BadInput: naming the part in which nothing lies.
+  """
+  useless = set(parts)
 
   @functools.cache
   def wanted(folder: PurePosixPath) -> bool:
     names = folder.parts
     ends = ["/".join(names[i:]) for i in range(len(names))]
-    return any(fnmatch.fnmatch(end, part) for end in ends for part in parts)
+    hits = {p for p in parts if any(fnmatch.fnmatch(e, p) for e in ends)}
+    useless.difference_update(hits)
+    return bool(hits)
 
-  def chosen(path: str) -> bool:
-    parents = PurePosixPath(path).parents
-    return any(wanted(folder) for folder in parents)
+  def chosen(split: Split) -> Split:
+    if split.name in (MODELNET, SCANOBJECTNN):
+      return split
+    folders = ((e, PurePosixPath(e.path).parents) for e in split.entries)
+    entries = [e for e, parents in folders if any(map(wanted, parents))]
+    return dataclasses.replace(split, entries=entries)
 
-  entries = [entry for entry in split.entries if chosen(entry.path)]
-  return dataclasses.replace(split, entries=entries)
+  found = [chosen(split) for split in splits]
+  if useless:
+    names = {PurePosixPath(e.path).parent for s in splits for e in s.entries}
+    examples = ", ".join(sorted({name.name for name in names if name.name})[:5])
+    raise BadInput(
+      f"parts: nothing lies in {min(useless)!r}; the lists name folders such as "
+      f"{examples}"
+    )
+  return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class ShardWriter:
     self._folder = folder
     self._stem = stem
     self._serialize = serialize
+    self._tag = _tag()
     self._writers: dict[str, ArrayRecordWriter] = {}
     self._sizes: dict[str, collections.Counter[str]] = {}
     self._most: dict[str, int] = dict.fromkeys(MEASURED, 0)
@@ -119,7 +121,7 @@ class ShardWriter:
     for split, writer in self._writers.items():
       writer.close()
       name = f"{self._stem}-{split}.array_record"
-      os.replace(self._temporary(split), self._folder / name)
+      _replace(self._temporary(split), self._folder / name)
       sizes = {"records": 0, "bytes": 0, "without_text": 0}
       shards.append(Shard(split, name, **sizes | self._sizes[split]))
     self._writers = {}
@@ -130,7 +132,7 @@ class ShardWriter:
     )
 
   def _temporary(self, split: str) -> Path:
-    return self._folder / f"{self._stem}-{split}.tmp-{os.getpid()}"
+    return self._folder / f"{self._stem}-{split}.{self._tag}"
 
   def __enter__(self) -> "ShardWriter":
     return self
@@ -156,8 +158,20 @@ def read_commit(folder: Path, stem: str) -> Commit:
 
 def write_text(path: Path, text: str) -> None:
   """Writes a small file; there is the old one or the new one, never half."""
-  temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+  temporary = path.with_name(f"{path.name}.{_tag()}")
   temporary.write_text(text)
+  _replace(temporary, path)
+
+
+def _tag() -> str:
+  """Ends the name of an unfinished file; containers share process ids."""
+  return f"tmp-{uuid.uuid4().hex}"
+
+
+def _replace(temporary: Path, path: Path) -> None:
+  """Gives a file its name once its content is on the disk."""
+  with open(temporary, "rb") as file:
+    os.fsync(file.fileno())
   os.replace(temporary, path)
 
 

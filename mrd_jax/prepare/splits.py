@@ -72,9 +72,7 @@ class Split:
   problems: Sequence[str] = ()
 
 
-def read_splits(
-  root: Path, wanted: Sequence[str] | None, limit: int | None
-) -> list[Split]:
+def read_splits(root: Path, wanted: Sequence[str] | None) -> list[Split]:
   """Reads the wanted lists, or all that exist of `DEFAULT_SPLITS`.
 
   Raises:
@@ -88,6 +86,7 @@ def read_splits(
     )
   if wanted is None:
     wanted = [name for name in DEFAULT_SPLITS if name in lists] or list(lists)
+  wanted = [name for name in wanted if name]
   unknown = [name for name in wanted if name not in lists]
   if unknown:
     raise BadInput(
@@ -96,9 +95,9 @@ def read_splits(
     )
   special = {MODELNET: _modelnet, SCANOBJECTNN: _scanobjectnn}
   return [
-    special[name](lists[name], limit)
+    special[name](lists[name])
     if name in special
-    else _listed(root, name, lists, limit)
+    else _listed(root, name, lists)
     for name in dict.fromkeys(wanted)
   ]
 
@@ -109,7 +108,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise BadInput(f"{path}: is not JSON ({error}); fetch it again") from error
 
 
@@ -126,12 +125,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
   rows = read_json(path)
   if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
     raise BadInput(f"{path}: expected a list of objects")
+  for number, row in enumerate(rows):
+    if not isinstance(row.get("category") or "", str):
+      raise BadInput(
+        f"{path}: row {number}: category {row['category']!r} is no text"
+      )
   return rows
 
 
-def _listed(
-  root: Path, name: str, lists: Mapping[str, Path], limit: int | None
-) -> Split:
+def _listed(root: Path, name: str, lists: Mapping[str, Path]) -> Split:
   """Reads a list of files; labels come from the classes of lvis.json."""
   rows = _rows(lists[name])
   names: list[str] = []
@@ -160,7 +162,7 @@ def _listed(
       group=str(row.get("group") or ""),
       label=label.get(row.get("category") or "", -1),
     )
-    for row in rows[:limit]
+    for row in rows
   ]
   return Split(name, entries, names, features, problems)
 
@@ -207,7 +209,7 @@ def read_class_features(path: Path) -> tuple[list[str], np.ndarray]:
   return [str(name) for name in classes], features
 
 
-def _modelnet(path: Path, limit: int | None) -> Split:
+def _modelnet(path: Path) -> Split:
   """Reads ModelNet40's list; its class order is that of its feature file."""
   names, features = read_class_features(path.with_name(_CLASS_FILE))
   label = {name: i for i, name in enumerate(names)}
@@ -218,12 +220,12 @@ def _modelnet(path: Path, limit: int | None) -> Split:
       dataset="ModelNet40",
       label=label.get(str(row.get("category")), -1),
     )
-    for i, row in enumerate(_rows(path)[:limit])
+    for i, row in enumerate(_rows(path))
   ]
   return Split(MODELNET, entries, names, features)
 
 
-def _scanobjectnn(path: Path, limit: int | None) -> Split:
+def _scanobjectnn(path: Path) -> Split:
   """Reads ScanObjectNN's one file; its labels follow the published names."""
   names, features = read_class_features(path.with_name(_CLASS_FILE))
   row = {name: i for i, name in enumerate(names)}
@@ -239,7 +241,6 @@ def _scanobjectnn(path: Path, limit: int | None) -> Split:
   except (TypeError, KeyError, IndexError) as error:
     raise BadInput(f"{path}: expected a dict of xyz and label") from error
   entries = [
-    Entry(f"{SCANOBJECTNN}_{i}", SCANOBJECTNN_CLOUDS)
-    for i in range(count)[:limit]
+    Entry(f"{SCANOBJECTNN}_{i}", SCANOBJECTNN_CLOUDS) for i in range(count)
   ]
   return Split(SCANOBJECTNN, entries, SCANOBJECTNN_CLASSES, features)
