@@ -210,6 +210,20 @@ def test_training_on_the_result(prepared, tmp_path):
   assert results["step"] == 6
 
 
+def test_a_share_for_validation():
+  files = [f"shape_{i:03d}.glb" for i in range(1000)]
+  share = {f: meshes._divided(f, meshes.Row(), 0.1).split for f in files}
+  assert 70 < list(share.values()).count("val") < 130
+  assert share == {
+    f: meshes._divided(f, meshes.Row(), 0.1).split for f in reversed(files)
+  }
+  kept = meshes.Row(split="mine")
+  assert meshes._divided(files[0], kept, 0.999) == kept
+  assert set(share.values()) == {"train", "val"}
+  none = {meshes._divided(f, meshes.Row(), 0.0).split for f in files}
+  assert none == {"train"}
+
+
 def test_names():
   names = {
     "chairs/OfficeChair_03.glb": "office chair",

@@ -86,6 +86,7 @@ def _meshes(args: argparse.Namespace) -> str:
       image_size=args.image_size,
       seed=args.seed,
       names_from_files=not args.no_file_names,
+      val_share=args.val_share,
     ),
     beam_config=_beam(args),
   )
@@ -205,6 +206,16 @@ def _remap(text: str) -> tuple[str, str]:
   return old, new
 
 
+def _share(text: str) -> float:
+  try:
+    share = float(text)
+  except ValueError:
+    share = -1.0
+  if not 0 <= share < 1:
+    raise argparse.ArgumentTypeError("expected a number from 0 to below 1")
+  return share
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.prepare",
@@ -257,6 +268,12 @@ def _parser() -> argparse.ArgumentParser:
   verb.add_argument("--views", type=at_least(1), default=12)
   verb.add_argument("--image-size", type=at_least(8), default=224)
   verb.add_argument("--seed", type=at_least(0), default=0)
+  verb.add_argument(
+    "--val-share",
+    type=_share,
+    default=0.0,
+    help="share of the training shapes that become the split val (default: 0)",
+  )
   verb.add_argument(
     "--no-file-names",
     action="store_true",

@@ -6,6 +6,7 @@ features of views and texts (all accelerators, `teach.py`) -> records.
 
 import dataclasses
 import functools
+import hashlib
 import io
 import os
 import re
@@ -57,6 +58,8 @@ class MeshConfig:
     seed: Of the points.
     names_from_files: Whether a shape without a name in the table is named
       after its file.
+    val_share: Share of the split "train" that becomes "val", by a hash of the
+      file's path.
   """
 
   up: Literal["y", "z"] = "y"
@@ -65,6 +68,7 @@ class MeshConfig:
   image_size: int = 224
   seed: int = 0
   names_from_files: bool = True
+  val_share: float = 0.0
 
 
 def convert(
@@ -98,7 +102,10 @@ def convert(
   config = config or MeshConfig()
   files = _find(root)
   table, problems = read_table(texts, files) if texts else ({}, [])
-  rows = {file: table.get(file, Row()) for file in files}
+  rows = {
+    file: _divided(file, table.get(file, Row()), config.val_share)
+    for file in files
+  }
   classes = sorted({row.category for row in rows.values() if row.category})
   job = {
     "job": "meshes",
@@ -138,6 +145,15 @@ def convert(
     )
 
   return make_dataset(output_dir, job, "meshes", make)
+
+
+def _divided(file: str, row: Row, val_share: float) -> Row:
+  """The row, in "val" for a share of the files of "train"."""
+  digest = hashlib.sha256(os.fsencode(file)).digest()
+  place = int.from_bytes(digest[:8]) / 2**64
+  if row.split == "train" and place < val_share:
+    return dataclasses.replace(row, split="val")
+  return row
 
 
 def _state(file: Path) -> list[int]:
