@@ -16,6 +16,7 @@ from typing import Any, Literal
 import safetensors
 import safetensors.numpy
 
+from mrd_jax import hub
 from mrd_jax.convert import state_dict
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics import write_json
@@ -282,20 +283,13 @@ def fetch(repository: str, revision: str | None) -> Path:
   Raises:
     BadInput: in a sentence that says why it cannot be had.
   """
-  import huggingface_hub as hub
-  from huggingface_hub import errors
+  import huggingface_hub
 
-  name, problem, folder = CONFIG_FILE, None, Path()
-  # Asked once: `hf_hub_download` repeats for minutes if there is no network.
-  try:
-    hub.get_hf_file_metadata(
-      hub.hf_hub_url(repository, name, revision=revision)
-    )
-  except Exception as error:  # those of its HTTP library, too
-    problem = error  # unless the cache has it
+  name, folder, asked = CONFIG_FILE, Path(), revision
+  problem = hub.ask(repository, name, revision)  # unless the cache has it
   try:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-      file = hub.hf_hub_download(
+      file = huggingface_hub.hf_hub_download(
         repository,
         name,
         revision=revision,
@@ -305,16 +299,10 @@ def fetch(repository: str, revision: str | None) -> Path:
       revision = folder.name  # the commit, so that both files are of one
   except Exception as error:
     problem = problem or error
-    reasons = {
-      errors.RepositoryNotFoundError: "there is no such repository, unless it "
-      "is private: log in with hf auth login",
-      errors.RevisionNotFoundError: f"there is no revision {revision!r}",
-      errors.RemoteEntryNotFoundError: f"there is no file {name} in it",
-      Exception: " ".join(f"{type(problem).__name__}: {problem}".split()),
-    }
-    reason = next(v for k, v in reasons.items() if isinstance(problem, k))
+    words = " ".join(f"{type(problem).__name__}: {problem}".split())
     raise BadInput(
       f"{repository} is neither a folder nor a model that could be fetched "
-      f"from the Hugging Face hub: {reason}"
+      "from the Hugging Face hub: "
+      f"{hub.known_reason(problem, asked, name) or words}"
     ) from error
   return folder

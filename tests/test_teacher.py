@@ -502,7 +502,7 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
   folder = make_clip(tmp_path / "clip")
   publish(hub, folder)
   refused("user/none", "user/none is neither .* no such repository")
-  refused("user/clip", "it has no revision 'v7'", revision="v7")
+  refused("user/clip", "there is no revision 'v7'", revision="v7")
   (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
   refused(
     "user/clip", r"^user/clip: model\.safetensors does not exist.*refs/pr"
@@ -514,7 +514,7 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
   refused("user/new", r"/vocab\.json does not exist")
   (folder / "config.json").unlink()
   hub.repositories["user/newer", COMMITS["main"]] = folder
-  refused("user/newer", r"it has no file config\.json")
+  refused("user/newer", r"there is no file config\.json")
 
 
 def test_no_network(hub, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mrd_jax import hub
 from mrd_jax.errors import BadInput
 
 # Safe formats alone: a pytorch_model.bin is a pickle.
@@ -179,12 +180,12 @@ def _line(error: BaseException) -> str:
 
 def _fetch(repository: str, revision: str | None) -> Path:
   """Downloads a model's folder from the hub, or finds it in the cache."""
-  import huggingface_hub as hub
+  import huggingface_hub
   from huggingface_hub import errors
 
   try:
     return Path(
-      hub.snapshot_download(
+      huggingface_hub.snapshot_download(
         repository, revision=revision, allow_patterns=list(_FILES)
       )
     )
@@ -192,15 +193,11 @@ def _fetch(repository: str, revision: str | None) -> Path:
     problem: BaseException = error
     if isinstance(error, errors.LocalEntryNotFoundError):
       problem = error.__cause__ or error  # why the cache was asked at all
-    reasons = {
-      errors.RepositoryNotFoundError: "there is no such repository, unless it "
-      "is private: log in with hf auth login",
-      errors.RevisionNotFoundError: f"there is no revision {revision!r}",
-      Exception: f"{_line(problem)}; without network, put config.json, "
-      "model.safetensors, preprocessor_config.json and the tokenizer's files "
-      "into a folder and name that",
-    }
-    reason = next(v for k, v in reasons.items() if isinstance(problem, k))
+    reason = hub.known_reason(problem, revision, "config.json") or (
+      f"{_line(problem)}; without network, put config.json, model.safetensors, "
+      "preprocessor_config.json and the tokenizer's files into a folder and "
+      "name that"
+    )
     raise BadInput(
       f"{repository} is neither a folder nor a model that could be fetched "
       f"from the Hugging Face hub: {reason}"

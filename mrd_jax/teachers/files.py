@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from mrd_jax import hub
 from mrd_jax.errors import BadInput
 
 CONFIG = "config.json"
@@ -137,20 +138,14 @@ def _shards(index: Path) -> list[str]:
 
 def _fetch(repository: str, revision: str | None) -> Path:
   """Downloads a model, or finds it in the cache; see `find`."""
-  import huggingface_hub as hub
+  import huggingface_hub
   from huggingface_hub import errors
 
-  asked, problem = revision, None
-  # Asked once: `hf_hub_download` repeats for minutes if there is no network.
-  try:
-    hub.get_hf_file_metadata(
-      hub.hf_hub_url(repository, CONFIG, revision=revision)
-    )
-  except Exception as error:  # those of its HTTP library, too
-    problem = error  # unless the cache has it
+  asked = revision
+  problem = hub.ask(repository, CONFIG, revision)  # unless the cache has it
 
   def get(name: str) -> Path:
-    file = hub.hf_hub_download(
+    file = huggingface_hub.hf_hub_download(
       repository,
       name,
       revision=revision,
@@ -182,18 +177,11 @@ def _fetch(repository: str, revision: str | None) -> Path:
     raise
   except Exception as error:
     problem = problem or error
-    reasons = {
-      errors.RepositoryNotFoundError: "the hub has no such repository, unless "
-      "it is private: log in with hf auth login",
-      errors.RevisionNotFoundError: f"it has no revision {asked!r}",
-      errors.RemoteEntryNotFoundError: f"it has no file {name}",
-    }
-    for kind, reason in reasons.items():
-      if isinstance(problem, kind):
-        raise BadInput(
-          f"{repository} is neither a folder nor a CLIP model that could be "
-          f"fetched from the Hugging Face hub: {reason}"
-        ) from error
+    if reason := hub.known_reason(problem, asked, name):
+      raise BadInput(
+        f"{repository} is neither a folder nor a CLIP model that could be "
+        f"fetched from the Hugging Face hub: {reason}"
+      ) from error
     words = " ".join(f"{type(problem).__name__}: {problem}".split())
     raise BadInput(
       f"{repository}: {name} is neither in a folder of this name nor in the "
