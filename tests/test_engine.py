@@ -244,7 +244,8 @@ def test_a_killed_job_ends_with_the_same_bytes(tmp_path):
   assert json.loads((tmp_path / "killed" / "job.json").read_text())
 
 
-def test_a_worker_that_dies_ends_the_job(tmp_path):
+@pytest.mark.parametrize("delay", [0, 2.5])  # before it has work, and with it
+def test_a_worker_that_dies_ends_the_job(tmp_path, delay):
   """Of memory, for instance; Beam would wait for it for ever."""
   code = """
 import os, signal, sys, threading, time
@@ -255,22 +256,22 @@ os.environ["PYTHONPATH"] = "tests"
 def kill():
   while not (found := t.workers_of(os.getpid())):
     time.sleep(0.05)
+  time.sleep(float(sys.argv[2]))
   os.kill(int(found[0]), signal.SIGKILL)
 threading.Thread(target=kill, daemon=True).start()
-units = [t.Slow(str(i), i, 3) for i in range(4)]
+units = [t.Slow(str(i), i, 3) for i in range(6)]
 t.engine.run(units, Path(sys.argv[1]), t.serialize, t.BeamConfig())
 """
   process = subprocess.run(
-    [sys.executable, "-c", code, tmp_path / "shards"],
+    [sys.executable, "-c", code, tmp_path / "shards", str(delay)],
     cwd=REPOSITORY,
     capture_output=True,
     text=True,
     timeout=60,
   )
-  assert process.returncode == 1
-  last = process.stderr.strip().splitlines()[-1]
-  assert "BadInput: a worker process ended (return code -9" in last
-  assert "direct_num_workers=1" in last
+  assert process.returncode in (1, 2)  # a traceback of this script, or not
+  assert "a worker process ended (return code -9" in process.stderr
+  assert "direct_num_workers=1" in process.stderr
 
 
 class Slow(Count):

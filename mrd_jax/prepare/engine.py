@@ -245,13 +245,26 @@ def _watched() -> Iterator[None]:
   deaths: list[str] = []
   before = threading.excepthook
 
+  def give_up() -> None:
+    """The main thread waits where no interrupt reaches it."""
+    print(deaths[0], file=sys.stderr, flush=True)
+    os._exit(2)  # what is finished is on the disk
+
+  timer = threading.Timer(5, give_up)
+  timer.daemon = True
+
   def notice(args: threading.ExceptHookArgs) -> None:
     words = str(args.exc_value)
-    if words.startswith("Worker subprocess exited"):  # in a thread of Beam's
-      deaths.append(words.rpartition(" ")[2])
-      _thread.interrupt_main()
-    else:
+    if not words.startswith("Worker subprocess exited"):
       before(args)
+    elif not deaths:  # in a thread of Beam's, which nobody looks at
+      deaths.append(
+        f"a worker process ended (return code {words.rpartition(' ')[2]}; it is "
+        "-9 if memory ran out); repeat the command to go on, with fewer "
+        "workers: --beam_pipeline_options=direct_num_workers=1"
+      )
+      timer.start()
+      _thread.interrupt_main()
 
   threading.excepthook = notice
   try:
@@ -259,12 +272,9 @@ def _watched() -> Iterator[None]:
   except KeyboardInterrupt:
     if not deaths:
       raise
-    raise BadInput(
-      f"a worker process ended (return code {deaths[0]}; -9 if memory ran out); "
-      "repeat the command to go on, with fewer workers: "
-      "--beam_pipeline_options=direct_num_workers=1"
-    ) from None
+    raise BadInput(deaths[0]) from None
   finally:
+    timer.cancel()
     threading.excepthook = before
 
 
