@@ -94,7 +94,7 @@ def test_one_and_several_workers_make_the_same(tmp_path, monkeypatch):
 
 
 def test_a_unit_goes_on_with_its_missing_shard(tmp_path, monkeypatch):
-  monkeypatch.setattr(engine, "SHARD_ITEMS", 3)
+  monkeypatch.setattr(shards, "SHARD_ITEMS", 3)
   unit = Count("unit", 0, 10)
   engine.make_unit(unit, make(tmp_path / "whole"), serialize)
   folder = make(tmp_path / "parts")

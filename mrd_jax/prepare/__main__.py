@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mrd_jax.arguments import at_least, exit_code
+from mrd_jax.arguments import exit_code
 from mrd_jax.errors import BadInput
+from mrd_jax.prepare.flags import parse
 
 if TYPE_CHECKING:
   from mrd_jax.prepare.engine import BeamConfig
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one preparation; returns the exit code (2 for bad input)."""
-  args = _parser().parse_args(argv)
+  args = parse(argv)
 
   def run() -> int:
-    print(args.run(args))
+    print(_KINDS[args.kind](args))
     return 0
 
   return exit_code(run)
@@ -61,7 +62,7 @@ def _openshape(args: argparse.Namespace) -> str:
 def _procedural(args: argparse.Namespace) -> str:
   from mrd_jax.prepare import procedural
 
-  given = {k: v for k, v in vars(args).items() if k not in ("run", "output")}
+  given = {k: v for k, v in vars(args).items() if k not in ("kind", "output")}
   meta = procedural.generate(args.output, **given)
   classes = len(meta.class_names["train"])
   return (
@@ -199,195 +200,15 @@ def _classes(args: argparse.Namespace) -> "ClassFeatures":
   return ClassFeatures(teacher=_teacher(args))
 
 
-def _remap(text: str) -> tuple[str, str]:
-  old, separator, new = text.partition("=")
-  if not old or not separator:
-    raise argparse.ArgumentTypeError("expected OLD=NEW")
-  return old, new
-
-
-def _share(text: str) -> float:
-  try:
-    share = float(text)
-  except ValueError:
-    share = -1.0
-  if not 0 <= share < 1:
-    raise argparse.ArgumentTypeError("expected a number from 0 to below 1")
-  return share
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m mrd_jax.prepare",
-    description="Makes a dataset that training can read (docs/data.md).",
-  )
-  verbs = parser.add_subparsers(required=True, metavar="KIND")
-
-  verb = _add(verbs, "openshape", _openshape, "data in OpenShape's layout")
-  _add_input(verb, "folder with meta_data/")
-  verb.add_argument(
-    "--download",
-    action="store_true",
-    help="fetch what --input lacks from the Hugging Face hub first (205 GB "
-    "without --parts)",
-  )
-  verb.add_argument(
-    "--parts",
-    help="only these folders, for instance 'ABO,Objaverse/000-00*'",
-  )
-  verb.add_argument(
-    "--splits",
-    help="comma-separated: train, val, lvis, modelnet40, scanobjectnn, or a "
-    "list of meta_data/split by its name (default: the first five, where "
-    "present)",
-  )
-  verb.add_argument(
-    "--root-remap",
-    type=_remap,
-    metavar="OLD=NEW",
-    help="replace the beginning of the lists' paths (default: found by itself)",
-  )
-  _add_limit(verb)
-  verb.add_argument(
-    "--teacher", help="which model made the features, in words, for the record"
-  )
-  _add_beam(verb)
-
-  verb = _add(verbs, "meshes", _meshes, "a folder of meshes")
-  verb.add_argument(
-    "input", metavar="DIR", help="of .glb, .gltf, .obj, .ply, .stl, .off"
-  )
-  verb.add_argument("--texts", help="CSV table: file, name, caption, ...")
-  verb.add_argument(
-    "--up",
-    choices=("y", "z"),
-    default="y",
-    help="axis that is up, but in glTF, where it is y (default: y)",
-  )
-  verb.add_argument("--num-points", type=at_least(1), default=10_000)
-  verb.add_argument("--views", type=at_least(1), default=12)
-  verb.add_argument("--image-size", type=at_least(8), default=224)
-  verb.add_argument("--seed", type=at_least(0), default=0)
-  verb.add_argument(
-    "--val-share",
-    type=_share,
-    default=0.0,
-    help="share of the training shapes that become the split val (default: 0)",
-  )
-  verb.add_argument(
-    "--no-file-names",
-    action="store_true",
-    help="do not name shapes after their files",
-  )
-  _add_teacher(verb, required=True)
-  verb.add_argument(
-    "--captioner",
-    help="image-to-text model for shapes without a caption (needs PyTorch)",
-  )
-  _add_beam(verb)
-
-  verb = _add(verbs, "ulip2", _ulip2, "ULIP-2's ShapeNet triplets")
-  _add_input(verb, "folder with shapenet_pc/")
-  verb.add_argument(
-    "--captions-per-view",
-    type=at_least(1),
-    default=1,
-    help="how many the teacher reads, to keep the best (default: 1; 10 exist)",
-  )
-  _add_limit(verb)
-  _add_teacher(verb, required=True)
-  _add_beam(verb)
-
-  for name, run, what in (
-    ("scanobjectnn", _scanobjectnn, "ScanObjectNN's h5_files"),
-    ("modelnet40", _modelnet40, "ModelNet40"),
-  ):
-    verb = _add(verbs, name, run, f"{what}, for evaluation")
-    _add_input(verb, f"folder with {what}")
-    if run is _scanobjectnn:
-      verb.add_argument("--variants", default="obj_only,obj_bg,pb_t50_rs")
-    else:
-      forms = ("hdf5", "txt", "openshape")
-      verb.add_argument("--form", choices=forms, required=True)
-      verb.add_argument("--classes", type=int, choices=(10, 40), default=40)
-    verb.add_argument("--parts", default="test", help="train, test or both")
-    verb.add_argument("--class-features", help="OpenShape's .npy of them")
-    _add_teacher(verb, required=False)
-    _add_beam(verb)
-
-  verb = verbs.add_parser(
-    "captions", help="Cap3D's captions, beside a prepared dataset"
-  )
-  verb.set_defaults(run=_captions)
-  _add_input(verb, "one of Cap3D's CSV files")
-  verb.add_argument("--data", required=True, help="the prepared dataset")
-  verb.add_argument("--splits", default="lvis")
-
-  verb = _add(verbs, "procedural", _procedural, "the embedded synthetic data")
-  for flag, text in (
-    ("--train", "shapes to train on"),
-    ("--val", "shapes to validate on"),
-    ("--num-points", "points per shape"),
-    ("--num-views", "image features per shape"),
-    ("--embed-dim", "width of the features"),
-  ):
-    # Absent flags stay absent: the defaults are those of `generate`.
-    verb.add_argument(
-      flag, type=at_least(1), default=argparse.SUPPRESS, help=text
-    )
-  verb.add_argument("--seed", type=int, default=argparse.SUPPRESS)
-  return parser
-
-
-def _add(
-  verbs, name: str, run: Callable[[argparse.Namespace], str], what: str
-) -> argparse.ArgumentParser:
-  verb = verbs.add_parser(name, help=what)
-  verb.set_defaults(run=run)
-  verb.add_argument("--output", required=True, help="folder to create")
-  return verb
-
-
-def _add_input(verb: argparse.ArgumentParser, what: str) -> None:
-  verb.add_argument("--input", required=True, help=what)
-
-
-def _add_limit(verb: argparse.ArgumentParser) -> None:
-  verb.add_argument(
-    "--limit", type=at_least(1), help="at most so many shapes of each list"
-  )
-
-
-def _add_beam(verb: argparse.ArgumentParser) -> None:
-  verb.add_argument(
-    "--beam_runner",
-    default="DirectRunner",
-    help="Apache Beam's runner (default: DirectRunner, all cores)",
-  )
-  verb.add_argument(
-    "--beam_pipeline_options",
-    default="",
-    metavar="NAME=VALUE,...",
-    help="the runner's options",
-  )
-
-
-def _add_teacher(verb: argparse.ArgumentParser, required: bool) -> None:
-  verb.add_argument(
-    "--teacher",
-    required=required,
-    help="a Hugging Face CLIP: folder, or user/model on the hub",
-  )
-  verb.add_argument("--revision", help="of the model on the hub")
-  verb.add_argument(
-    "--dtype", choices=("bfloat16", "float32"), default="bfloat16"
-  )
-  verb.add_argument(
-    "--batch-size", type=at_least(1), default=64, help="on each device"
-  )
-  verb.add_argument("--templates", help="JSON or .txt (default: ours)")
-  verb.add_argument("--template-key", help="which list of the JSON")
-
+_KINDS: dict[str, Callable[[argparse.Namespace], str]] = {
+  "openshape": _openshape,
+  "meshes": _meshes,
+  "ulip2": _ulip2,
+  "scanobjectnn": _scanobjectnn,
+  "modelnet40": _modelnet40,
+  "captions": _captions,
+  "procedural": _procedural,
+}
 
 if __name__ == "__main__":
   sys.exit(main())

@@ -26,13 +26,13 @@ from mrd_jax.prepare.shards import (
   Commit,
   Record,
   ShardWriter,
+  chunks,
   read_commit,
   record_features,
   serialize_record,
 )
 
 VERSION = "1.0.0"
-_SHARD_RECORDS = 1024
 
 
 def write_dataset(
@@ -69,15 +69,13 @@ def write_dataset(
       records: Iterator[Record] = map(
         encode, shapes() if callable(shapes) else shapes
       )
-      for first in records:
+      for chunk in chunks(records):
+        first = next(chunk)
         embed_dim = embed_dim or np.shape(first["image_feat"])[1]
-        chunk = itertools.chain(
-          [first], itertools.islice(records, _SHARD_RECORDS - 1)
-        )
         stems.append(f"{len(stems):05d}")
         serialize = partial(serialize_record, embed_dim=embed_dim)
         with ShardWriter(folder, stems[-1], serialize) as writer:
-          for record in chunk:
+          for record in itertools.chain([first], chunk):
             writer.add(split, record)
           writer.commit()
     if not stems:

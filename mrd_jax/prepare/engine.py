@@ -1,8 +1,8 @@
 """Runs the units of a preparation job on Apache Beam.
 
 A unit is what one worker reads in one go: an archive, some thousand files.
-Its items come in a fixed order, and every `SHARD_ITEMS` of them are committed
-(`shards.py`) before the next are begun.  So a job that was killed goes on with
+Its items come in a fixed order, and every `shards.SHARD_ITEMS` of them are
+committed before the next are begun.  So a job that was killed goes on with
 the first shard that is missing, whoever makes it and in whatever order, and
 ends with the same bytes.
 
@@ -38,7 +38,6 @@ from mrd_jax.prepare.shards import (
   ShardWriter,
 )
 
-SHARD_ITEMS = 1024  # 137 MB at 10,000 points and 16 features of width 1,280
 _LOCAL_RUNNER = "DirectRunner"
 
 # A record and its split, an item left out, or a sentence about a file.
@@ -122,7 +121,7 @@ def run(
 def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
   """Makes the shards of one unit that are missing."""
   count = 0
-  for chunk in _chunks(unit.items()):
+  for chunk in shards.chunks(unit.items()):
     stem = _stem(unit, count)
     count += 1
     if shards.is_committed(folder, stem):
@@ -198,13 +197,6 @@ def pipeline_options(config: BeamConfig, units: int) -> tuple[Any, Any]:
     )
   options = PipelineOptions([f"--direct_num_workers={workers}", *given])
   return FnApiRunner(environment), options
-
-
-def _chunks(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
-  """Cuts items into runs of `SHARD_ITEMS`, each to be used up before the next."""
-  items = iter(items)
-  for first in items:
-    yield itertools.chain([first], itertools.islice(items, SHARD_ITEMS - 1))
 
 
 def _stem(unit: Unit, index: int) -> str:

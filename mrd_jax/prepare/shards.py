@@ -10,13 +10,14 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,8 +26,10 @@ from tensorflow_datasets.core import example_serializer
 
 from mrd_jax.errors import BadInput
 
+_T = TypeVar("_T")
 Record = dict[str, Any]  # what `records.encode` returns
 Serialize = Callable[[Record], bytes]
+SHARD_ITEMS = 1024  # 137 MB at 10,000 points and 16 features of width 1,280
 MEASURED = ("xyz", "image_feat", "text_feat")  # fields whose lengths are padded
 
 
@@ -142,6 +145,13 @@ class ShardWriter:
       with contextlib.suppress(Exception):  # of a full disk, for instance
         writer.close()
       self._temporary(split).unlink(missing_ok=True)
+
+
+def chunks(items: Iterable[_T]) -> Iterator[Iterator[_T]]:
+  """Cuts items into runs of `SHARD_ITEMS`, each used up before the next."""
+  items = iter(items)
+  for first in items:
+    yield itertools.chain([first], itertools.islice(items, SHARD_ITEMS - 1))
 
 
 def is_committed(folder: Path, stem: str) -> bool:
