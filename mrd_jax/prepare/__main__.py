@@ -13,6 +13,7 @@ from mrd_jax.prepare.flags import parse
 if TYPE_CHECKING:
   from mrd_jax.prepare.engine import BeamConfig
   from mrd_jax.prepare.evaluation import ClassFeatures
+  from mrd_jax.prepare.evaluation_sets import EvaluationSet
   from mrd_jax.prepare.report import Report
   from mrd_jax.prepare.teacher import TeacherConfig
 
@@ -109,31 +110,22 @@ def _ulip2(args: argparse.Namespace) -> str:
 
 
 def _scanobjectnn(args: argparse.Namespace) -> str:
-  from mrd_jax.prepare import evaluation, scanobjectnn
+  from mrd_jax.prepare import scanobjectnn
 
-  def read(embed_dim: int):
+  def read(embed_dim: int) -> "list[EvaluationSet]":
     return [
       scanobjectnn.read(args.input, variant, part, embed_dim)
       for variant in args.variants.split(",")
       for part in args.parts.split(",")
     ]
 
-  return _written(
-    evaluation.convert(
-      args.input,
-      args.output,
-      read,
-      _classes(args),
-      beam_config=_beam(args),
-    ),
-    args,
-  )
+  return _evaluation(args, read)
 
 
 def _modelnet40(args: argparse.Namespace) -> str:
-  from mrd_jax.prepare import evaluation, modelnet40
+  from mrd_jax.prepare import modelnet40
 
-  forms: dict[str, Callable[..., evaluation.EvaluationSet]] = {
+  forms: "dict[str, Callable[..., EvaluationSet]]" = {
     "hdf5": modelnet40.read_hdf5,
     "txt": functools.partial(modelnet40.read_txt, classes=args.classes),
     "openshape": lambda root, _, embed_dim: modelnet40.read_openshape(
@@ -141,21 +133,24 @@ def _modelnet40(args: argparse.Namespace) -> str:
     ),
   }
 
-  def read(embed_dim: int):
+  def read(embed_dim: int) -> "list[EvaluationSet]":
     parts = args.parts.split(",") if args.form != "openshape" else ["test"]
     form = forms[args.form]
     return [form(args.input, part, embed_dim=embed_dim) for part in parts]
 
-  return _written(
-    evaluation.convert(
-      args.input,
-      args.output,
-      read,
-      _classes(args),
-      beam_config=_beam(args),
-    ),
-    args,
+  return _evaluation(args, read)
+
+
+def _evaluation(
+  args: argparse.Namespace,
+  read: "Callable[[int], list[EvaluationSet]]",
+) -> str:
+  from mrd_jax.prepare import evaluation
+
+  report = evaluation.convert(
+    args.input, args.output, read, _classes(args), beam_config=_beam(args)
   )
+  return _written(report, args)
 
 
 def _captions(args: argparse.Namespace) -> str:
