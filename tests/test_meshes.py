@@ -38,11 +38,13 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, clip) -> tuple[Path, Path]:
-  """(folder of meshes, dataset), three of the meshes unusable."""
+  """(folder of meshes, dataset), four of the meshes unusable."""
   folder = tmp_path_factory.mktemp("meshes")
   files = make_meshes(folder / "in" / "some where", COUNT)
   (folder / "in" / "cut.glb").write_bytes(files[0].read_bytes()[:200])
   (folder / "in" / "empty.obj").write_text("v 0 0 0\n")
+  flat = "OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n"  # without area
+  (folder / "in" / "flat.off").write_text(flat)
   name = os.fsdecode(b"latin\xe9.stl")  # no UTF-8
   (folder / "in" / name).write_bytes(files[4].read_bytes())
   (folder / "in" / "readme.txt").write_text("no mesh")
@@ -74,16 +76,17 @@ def test_totals(prepared):
   report = json.loads((data / "report.json").read_text())
   rows = (data / "rejects.jsonl").read_text().splitlines()
   rejects = [json.loads(row) for row in rows]
-  assert {(r["file"], r["split"]) for r in rejects} == {
-    ("cut.glb", "train"),
-    ("empty.obj", "train"),
-    ("latin?.stl", "train"),
+  assert {(r["file"], r["split"], r["field"]) for r in rejects} == {
+    ("cut.glb", "train", "file"),
+    ("empty.obj", "train", "file"),
+    ("flat.off", "train", "xyz"),
+    ("latin?.stl", "train", "file"),
   }
   assert all(str(folder / "in" / r["file"]) in r["detail"] for r in rejects)
   counts = report["splits"]
   assert (counts["val"]["listed"], counts["val"]["converted"]) == (9, 9)
-  assert (counts["train"]["listed"], counts["train"]["converted"]) == (30, 27)
-  assert counts["train"]["refused"] == {"unusable mesh": 3}
+  assert (counts["train"]["listed"], counts["train"]["converted"]) == (31, 27)
+  assert counts["train"]["refused"] == {"unusable mesh": 4}
   assert any("nothing.glb" in problem for problem in report["problems"])
   with Image.open(data / "thumbnails.png") as sheet:
     assert sheet.size[0] > 400

@@ -192,13 +192,15 @@ class MeshUnit:
 
   def _draft(self, file: str, row: Row) -> list[Outcome]:
     config = self.config
-    path = self.root / file
+    path, field = self.root / file, "file"
     try:
       if _utf8(file) != file:
         raise BadInput("its name cannot be written as UTF-8; rename the file")
       mesh = read_mesh(path, up=config.up)
+      field = "xyz"
       seed = [config.seed, zlib.crc32(file.encode())]
       xyz, rgb = sample_surface(mesh, config.num_points, seed=seed)
+      field = "images"
       views = render_views(
         mesh, views=config.views, image_size=config.image_size
       )
@@ -207,7 +209,7 @@ class MeshUnit:
       if not detail.startswith(str(path)):
         detail = f"{path}: {detail}"
       id, why = _utf8(file), _utf8(detail)
-      return [Reject(row.split, id, id, None, "unusable mesh", why)]
+      return [Reject(row.split, id, id, field, "unusable mesh", why)]
     draft = Draft(
       id=file,
       file=file,
