@@ -350,7 +350,7 @@ def test_a_set_that_ends_early_is_refused_to_its_end():
     raise BadInput("x.h5: is damaged")
 
   clouds = EvaluationSet("set", ("a",), 4, read)
-  unit = evaluation.EvaluationUnit("unit", "split", clouds, 4)
+  unit = evaluation.EvaluationUnit("split", clouds, 4)
   found = [outcome for item in unit.items() for outcome in item()]
   assert found[0][0] == "split" and found[0][1]["id"] == "a"
   assert [reject.id for reject in found[1:]] == ["set-1", "set-2", "set-3"]

@@ -26,14 +26,12 @@ class EvaluationUnit:
   """One set, read by one worker.
 
   Attributes:
-    name: Of the unit.
-    split: Split that it becomes.
+    name: Of the unit, and of the split that it becomes.
     clouds: The set.
     count: So many of its first shapes.
   """
 
   name: str
-  split: str
   clouds: EvaluationSet
   count: int
 
@@ -50,12 +48,12 @@ class EvaluationUnit:
   def _convert(self, shape: Shape | RefusedShape) -> list[Outcome]:
     if isinstance(shape, RefusedShape):
       row = shape.file, shape.id, shape.field or None, shape.reason
-      return [Reject(self.split, *row, shape.detail)]
-    return [(self.split, encode(shape))]
+      return [Reject(self.name, *row, shape.detail)]
+    return [(self.name, encode(shape))]
 
   def _unreadable(self, index: int, detail: str) -> Reject:
     name, reason = f"{self.clouds.name}-{index}", "unreadable or unsafe file"
-    return Reject(self.split, self.clouds.name, name, None, reason, detail)
+    return Reject(self.name, self.clouds.name, name, None, reason, detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +142,7 @@ def convert(
     teacher, features = classes.of(sets[0].class_names)
     width = features.shape[1]
     opened = read(width)
-    units = [EvaluationUnit(s.name, s.name, s, s.count) for s in opened]
+    units = [EvaluationUnit(s.name, s, s.count) for s in opened]
     shards = folder / "shards"
     serialize = functools.partial(serialize_record, embed_dim=width)
     engine.run(units, shards, serialize, beam_config or BeamConfig())

@@ -306,7 +306,7 @@ def _evaluation_unit(root: Path, split: Split) -> EvaluationUnit:
     read = functools.partial(read_clouds, file, split.entries, width)
     names = tuple(split.class_names)
     clouds = EvaluationSet(MODELNET, names, count, read)
-  return EvaluationUnit(split.name, split.name, clouds, count)
+  return EvaluationUnit(split.name, clouds, count)
 
 
 def _first_width(units: Iterable[Unit]) -> int:
