@@ -36,9 +36,9 @@ types: $(VENV)/.ready-dev
 
 # The newest jax needs Python 3.12.  No torch there: the parity tests skip.
 test-py312:
-	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev test
+	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev,index test
 
-DEV_EXTRAS ?= dev,torch,onnx,draco
+DEV_EXTRAS ?= dev,torch,onnx,draco,index
 
 $(VENV)/.ready: setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install -q -e ".$(if $(EXTRAS),[$(EXTRAS)])"

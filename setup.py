@@ -19,7 +19,14 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["mrd_jax*"]),
-  package_data={"mrd_jax": ["teachers/templates.json"]},
+  package_data={
+    "mrd_jax": [
+      "report/page.css",
+      "report/page.js",
+      "report/viewer.js",
+      "teachers/templates.json",
+    ]
+  },
   entry_points={"console_scripts": ["mrd = mrd_jax.cli:main"]},
   install_requires=[
     "absl-py",
@@ -43,6 +50,7 @@ setup(
     "pillow>=11",
     "pypcd4>=1.4",  # the first that builds nothing on installation
     "safetensors>=0.5",
+    "scikit-learn>=1.6",
     "scipy>=1.13",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
@@ -52,12 +60,19 @@ setup(
   ],
   extras_require={
     "draco": ["DracoPy>=2"],  # compressed glTF
+    "index": ["faiss-cpu>=1.12"],  # search among many shapes
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     # The version that the parity tests are held against.
     "torch": ["torch==2.13.0"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
-    "dev": ["pyright>=1.1.400", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+    "dev": [
+      "pyright>=1.1.400",
+      "pytest>=8",
+      "pytest-xdist>=3.6",
+      "ruff>=0.12",
+      "selenium>=4.40",  # drives Chromium, where there is one
+    ],
   },
 )

@@ -78,13 +78,16 @@ def get_config() -> ConfigDict:
         "keep_latest": 3,
         "keep_best": 1,
         "best_metric": "lvis/top1",
+        "rule": "last",  # | best: which checkpoint the results are of
       },
       "eval": {
         "every_epochs": 5.0,
         "every_steps": 0,
         "batch_size": 512,
+        "data_dir": "",  # where the splits are; "": in data.dir
         "zero_shot": ("lvis", "modelnet40"),
         "retrieval": (),
+        "relation_gap": (),
       },
       "log": {"every_steps": 50},
     }

@@ -20,7 +20,10 @@ def get_config() -> ConfigDict:
   config.data.made_from = f"{shared}/openshape-mini"
   config.train.epochs = 15.0
   config.eval.update(
-    every_epochs=3.0, zero_shot=("lvis", "modelnet40"), retrieval=("val",)
+    every_epochs=3.0,
+    zero_shot=("lvis", "modelnet40"),
+    retrieval=("val",),
+    relation_gap=("val",),
   )
   config.checkpoint.update(every_epochs=3.0, best_metric="lvis/top1")
   return config

@@ -11,4 +11,5 @@ def get_config() -> ConfigDict:
   config.data.split = "train_shapenet_only"
   config.train.batch_size = 192
   config.train.epochs = 70.0
+  config.eval.zero_shot = ("lvis", "modelnet40", "scanobjectnn")
   return config

@@ -34,13 +34,13 @@ class Checkpoints:
   def __init__(
     self, directory: Path, *, keep_latest: int, keep_best: int, best_metric: str
   ):
+    self._best_metric = best_metric
     keep = [_policies.LatestN(keep_latest)]
     if keep_best:
       keep.append(
         _policies.BestN(
           n=keep_best,
-          # Another metric may have decided when an older one was saved.
-          get_metric_fn=lambda metrics: metrics.get(best_metric, -math.inf),
+          get_metric_fn=self._score,
           keep_checkpoints_without_metrics=False,
         )
       )
@@ -61,6 +61,17 @@ class Checkpoints:
       info.step == step and info.metrics
       for info in self._checkpointer.checkpoints
     )
+
+  def _score(self, metrics: dict[str, float]) -> float:
+    # Another metric may have decided when an older one was saved.
+    return metrics.get(self._best_metric, -math.inf)
+
+  def best_step(self) -> int:
+    """Step of the best checkpoint with scores, the newest of equals."""
+    scored = [info for info in self._checkpointer.checkpoints if info.metrics]
+    return max(
+      scored, key=lambda info: (self._score(info.metrics), info.step)
+    ).step
 
   def restore(self, step: int, abstract: TrainState) -> TrainState:
     """The state of `step`, laid out as `abstract` says, whatever saved it."""

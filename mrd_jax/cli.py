@@ -4,13 +4,17 @@ import runpy
 import sys
 
 VERBS = (
+  "ablate",
   "compare",
   "convert",
   "embed",
+  "evaluate",
+  "finetune",
   "inspect",
   "main",
   "prepare",
   "report",
+  "search",
 )
 
 

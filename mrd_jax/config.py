@@ -104,6 +104,9 @@ class CheckpointConfig:
     keep_best: How many of the best are kept besides.
     best_metric: The evaluation metric that decides, e.g. "val/top1"; largest
       wins.
+    rule: Which checkpoint the run's results are of: the "last", or the "best"
+      by `best_metric`.  Figures of the split that it names are then selected
+      on, which results.json says.
   """
 
   every_epochs: float
@@ -111,6 +114,7 @@ class CheckpointConfig:
   keep_latest: int
   keep_best: int
   best_metric: str
+  rule: Literal["last", "best"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,15 +125,19 @@ class EvalConfig:
     every_epochs: Interval in epochs (besides the last step).
     every_steps: Interval in steps; set one of the two to 0.
     batch_size: Global batch.
+    data_dir: Prepared dataset of the splits below; "" is `data.dir`.
     zero_shot: Labelled splits to classify.
     retrieval: Splits with texts to retrieve from.
+    relation_gap: Splits whose relations are compared with the teachers'.
   """
 
   every_epochs: float
   every_steps: int
   batch_size: int
+  data_dir: str
   zero_shot: tuple[str, ...]
   retrieval: tuple[str, ...]
+  relation_gap: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +171,43 @@ def from_config_dict(values: ml_collections.ConfigDict) -> Config:
   Raises:
     BadInput: naming the field, what it must be, and what it is.
   """
-  config = _build(Config, values.to_dict(), "config")
+  config = build(Config, values.to_dict(), "config")
   _check_ranges(config)
   return config
 
 
-def _build(cls: type, values: Any, name: str) -> Any:
+# Fields that came later, with the value under which they change nothing.
+_ADDED = (
+  ("checkpoint", "rule", "last"),
+  ("eval", "data_dir", ""),
+  ("eval", "relation_gap", ()),
+)
+
+
+def from_saved(values: dict[str, Any]) -> Config:
+  """The `Config` of a run's config.json, also of an older mrd_jax.
+
+  Raises:
+    BadInput: as `from_config_dict`.
+  """
+  values = dict(values)
+  for section, field, value in _ADDED:
+    if isinstance(values.get(section), dict):
+      values[section] = {field: value} | values[section]
+  return from_config_dict(ml_collections.ConfigDict(values))
+
+
+def build(cls: type, values: Any, name: str) -> Any:
+  """A frozen dataclass of a section's values.
+
+  Args:
+    cls: The dataclass; its fields may be dataclasses.
+    values: A dict of exactly its fields.
+    name: Of the section, for messages.
+
+  Raises:
+    BadInput: naming the field that is missing, unknown or of another type.
+  """
   if not isinstance(values, dict):
     raise BadInput(f"{name} must be a section of fields, it is {values!r}")
   hints = typing.get_type_hints(cls)
@@ -188,7 +227,7 @@ def _build(cls: type, values: Any, name: str) -> Any:
 
 def _check(hint: Any, value: Any, name: str) -> Any:
   if dataclasses.is_dataclass(hint):
-    return _build(typing.cast(type, hint), value, name)
+    return build(typing.cast(type, hint), value, name)
   if typing.get_origin(hint) is Literal:
     choices = typing.get_args(hint)
     if value not in choices:
@@ -277,6 +316,10 @@ def _check_ranges(config: Config) -> None:
     raise BadInput(
       "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "
       "it is 'float32'"
+    )
+  if config.checkpoint.rule == "best" and not config.checkpoint.keep_best:
+    raise BadInput(
+      "config.checkpoint.rule is 'best', which needs a keep_best above 0"
     )
   if 0 < config.logit_scale.max < config.logit_scale.init:
     raise BadInput("config.logit_scale.init is above logit_scale.max")

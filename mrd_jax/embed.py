@@ -1,19 +1,20 @@
-"""python -m mrd_jax.embed: embeddings of point-cloud files."""
+"""python -m mrd_jax.embed: embeddings of point-cloud files or of a split."""
 
 import argparse
 import glob
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from mrd_jax.arguments import add_checkpoint, at_least, exit_code
 from mrd_jax.data.point_files import SUFFIXES, read_cloud
+from mrd_jax.data.records import XYZ_LEVELS
 from mrd_jax.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,11 +24,23 @@ if TYPE_CHECKING:
 _CHUNK = 4  # batches that are read before they are embedded
 
 
+class Split(NamedTuple):
+  """A split of a prepared dataset.
+
+  Attributes:
+    directory: The dataset.
+    name: The split.
+  """
+
+  directory: str
+  name: str
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Embeds files; returns the exit code.
 
   Returns:
-    0 if every file was embedded, 1 if any was rejected, 2 for bad arguments.
+    0 if every shape was embedded, 1 if any was rejected, 2 for bad arguments.
   """
   args = _parser().parse_args(argv)
   return exit_code(lambda: _embed(args))
@@ -35,13 +48,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _embed(args: argparse.Namespace) -> int:
   output = _checked_output(args.output)
-  files = find_files(args.input, output)
+  if bool(args.input) == bool(args.data) or bool(args.data) != bool(args.split):
+    raise BadInput("give either --input, or both --data and --split")
+  if args.data and (args.up != "y" or not args.normalize):
+    raise BadInput(
+      "--up and --no-normalize are for files: the records of --data are y up, "
+      "and every shape is centred and scaled as in training"
+    )
+  shapes = (
+    Split(args.data, args.split)
+    if args.data
+    else find_files(args.input, output)
+  )
+  if args.index:
+    from mrd_jax.search import index
+
+    index.import_faiss()  # found out now, not after hours of embedding
   from mrd_jax.encoder import load_encoder  # brings JAX, takes seconds
 
   encoder = load_encoder(args.checkpoint, args.which)
   embedded, rejected = embed_files(
     encoder,
-    files,
+    shapes,
     output,
     checkpoint=args.checkpoint,
     up=args.up,
@@ -50,9 +78,18 @@ def _embed(args: argparse.Namespace) -> int:
   )
   if embedded:
     print(f"{embedded} embeddings written to {output}")
+    if args.index:
+      built = index.build_index(output)
+      print(
+        f"index written to {built}"
+        if built
+        else f"no index: below {index.SMALLEST:,} embeddings, search compares "
+        "all of them as quickly"
+      )
   if rejected:
     print(
-      f"{rejected} of {len(files)} files were rejected, "
+      f"{rejected} of {embedded + rejected} "
+      f"{'records' if args.data else 'files'} were rejected, "
       f"{rejects_path(output)} says why",
       file=sys.stderr,
     )
@@ -103,7 +140,7 @@ def find_files(inputs: Sequence[str], output: Path) -> list[str]:
 
 def embed_files(
   encoder: "Encoder",
-  files: Sequence[str],
+  files: Sequence[str] | Split,
   output: Path,
   *,
   checkpoint: str,
@@ -111,36 +148,56 @@ def embed_files(
   normalize: bool = True,
   batch_size: int = 32,
 ) -> tuple[int, int]:
-  """Embeds point-cloud files and writes the embeddings as one .npz.
+  """Embeds shapes and writes the embeddings as one .npz.
 
-  A file that cannot be embedded goes to `rejects_path(output)`, at once, and
+  A shape that cannot be embedded goes to `rejects_path(output)`, at once, and
   the others are embedded all the same.  Both files of an earlier run are
-  replaced; if every file is rejected, there is no .npz.
+  replaced, an index of it is removed; if every shape is rejected, there is no
+  .npz.
 
   Args:
     encoder: The encoder.
-    files: What to embed; a few batches are in memory at a time.
-    output: The .npz: `files` (N,) str, `embeddings` (N, D) float32 of unit
-      length, and `source`, JSON of what the embeddings were made with.
+    files: What to embed, point-cloud files or a split; a few batches are in
+      memory at a time.
+    output: The .npz: `files` (N,) str, of a split the ids; `embeddings` (N, D)
+      float32 of unit length; `source`, JSON of what the embeddings were made
+      with; and of a split `records`, (N,) int64 rows in it.
     checkpoint: The name of the encoder, for `source`.
-    up: The axis of the files that is up.
+    up: The axis of the shapes that is up.
     normalize: Whether clouds are centred and scaled.
     batch_size: Clouds at a time.
 
   Returns:
-    How many files were embedded, and how many rejected.
+    How many shapes were embedded, and how many rejected.
+
+  Raises:
+    BadInput: if there is no such split.
   """
+  stored = None
+  if isinstance(files, Split):
+    from mrd_jax.data.dataset import open_split  # brings TFDS
+
+    stored = open_split(files.directory, files.name)
+  count = len(files if stored is None else stored)
   rejects = rejects_path(output)
   rejects.unlink(missing_ok=True)
-  embedded, embeddings = [], []
-  with tqdm(total=len(files), unit="file", disable=None) as progress:
-    for start in range(0, len(files), _CHUNK * batch_size):
+  names: list[str] = []
+  rows: list[int] = []
+  embeddings = np.zeros((0, 0), np.float32)
+  with tqdm(total=count, unit="shape", disable=None) as progress:
+    for start in range(0, count, _CHUNK * batch_size):
       clouds = []
-      for name in files[start : start + _CHUNK * batch_size]:
+      for row in range(start, min(start + _CHUNK * batch_size, count)):
+        name = files[row] if stored is None else str(row)
         try:
-          cloud = read_cloud(name)
+          if stored is None:
+            cloud = read_cloud(name)
+          else:
+            record = stored[row]
+            name, cloud = record["id"], record_cloud(record)
           clouds.append(encoder.prepare(cloud, up=up, normalize=normalize))
-          embedded.append(name)
+          names.append(name)
+          rows.append(row)
         except BadInput as error:
           # Opened for each line, so that a kill loses none.
           with rejects.open("a") as lines:
@@ -148,9 +205,15 @@ def embed_files(
             lines.write(line + "\n")
           progress.update()
       if clouds:
-        embeddings.append(encoder.embed(clouds, batch_size=batch_size))
+        part = encoder.embed(clouds, batch_size=batch_size)
+        if not embeddings.size:
+          # Room for all: joining parts would need twice the memory.
+          embeddings = np.zeros((count, part.shape[1]), np.float32)
+        embeddings[len(rows) - len(part) : len(rows)] = part
         progress.update(len(clouds))
-  if embeddings:
+  # An index of earlier embeddings goes before they do, never after.
+  output.with_suffix(".faiss").unlink(missing_ok=True)
+  if rows:
     source = {
       "checkpoint": checkpoint,
       "step": encoder.config.step,
@@ -158,18 +221,27 @@ def embed_files(
       "up": up,
       "normalize": normalize,
     }
+    arrays: dict[str, Any] = {
+      "files": np.array(names),
+      "embeddings": embeddings[: len(rows)],
+    }
+    if isinstance(files, Split):
+      source |= {"data": files.directory, "split": files.name}
+      arrays["records"] = np.array(rows, np.int64)
+    arrays["source"] = np.array(json.dumps(source))
     temporary = output.with_name(output.name + ".tmp")
     with temporary.open("wb") as file:
-      np.savez(
-        file,
-        files=np.array(embedded),
-        embeddings=np.concatenate(embeddings),
-        source=np.array(json.dumps(source)),
-      )
+      np.savez(file, **arrays)
     os.replace(temporary, output)
   else:
     output.unlink(missing_ok=True)
-  return len(embedded), len(files) - len(embedded)
+  return len(rows), count - len(rows)
+
+
+def record_cloud(record: Mapping[str, Any]) -> np.ndarray:
+  """The cloud of a record: (N, 6) float64, y up, rgb in [0, 1]."""
+  xyz = record["center"] + record["xyz"] * (record["scale"] / XYZ_LEVELS)
+  return np.concatenate([xyz, record["rgb"] / 255], axis=1)
 
 
 def rejects_path(output: Path) -> Path:
@@ -196,19 +268,25 @@ def _checked_output(text: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.embed",
-    description="Embeds point-cloud files with a trained encoder.",
-    epilog="Exit code: 0 if every file was embedded, 1 if any was rejected, "
+    description="Embeds point-cloud files, or a split of a prepared dataset, "
+    "with a trained encoder.",
+    epilog="Exit code: 0 if every shape was embedded, 1 if any was rejected, "
     "2 for bad arguments.",
   )
   add_checkpoint(parser)
   parser.add_argument(
     "--input",
-    required=True,
     action="extend",
     nargs="+",
     metavar="FILES",
     help="files, folders or patterns such as 'shapes/**/*.ply'; can be "
     f"repeated; read are {', '.join(SUFFIXES)}",
+  )
+  parser.add_argument(
+    "--data", metavar="DIR", help="a prepared dataset, instead of --input"
+  )
+  parser.add_argument(
+    "--split", metavar="NAME", help="of --data, which is embedded"
   )
   parser.add_argument(
     "--output",
@@ -235,6 +313,12 @@ def _parser() -> argparse.ArgumentParser:
     dest="normalize",
     action="store_false",
     help="the clouds are in the unit ball already: leave them as they are",
+  )
+  parser.add_argument(
+    "--index",
+    action="store_true",
+    help="also build the index of a large gallery for python -m "
+    "mrd_jax.search, beside the output: FILE.faiss",
   )
   return parser
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from mrd_jax import model_card, pretrained
 from mrd_jax.checkpoint import load_on_one_device
-from mrd_jax.config import from_config_dict
+from mrd_jax.config import from_saved
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.pretrained import EncoderConfig, UpAxis
@@ -272,6 +271,11 @@ def load_encoder(
     (path / pretrained.WEIGHTS_FILE).exists() and not is_run
   ):
     return Encoder.make(*pretrained.read(path), dtype)
+  if (path / "start.json").exists():
+    raise BadInput(
+      f"{path} is a fine-tuned classifier, not an encoder; name what it "
+      "started from, which its start.json says"
+    )
   if path.is_file():
     raise BadInput(
       f"{path} is neither a folder nor a .safetensors file; convert a PyTorch "
@@ -320,7 +324,7 @@ def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     )
   if "model_type" in values:
     raise BadInput(f"{workdir / pretrained.WEIGHTS_FILE} does not exist")
-  config = from_config_dict(ml_collections.ConfigDict(values))
+  config = from_saved(values)
   step, state = load_on_one_device(
     workdir / "checkpoints",
     best_metric=config.checkpoint.best_metric if checkpoint == "best" else None,
@@ -328,6 +332,11 @@ def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
   params = state["average"] or state["params"]
   data = _read_json(workdir / "data.json") or {}
   results = _read_json(workdir / "results.json") or {}
+  if results.get("step") != step:
+    # So that an exported model still says what it was chosen by.
+    chosen_by = config.checkpoint.best_metric if checkpoint == "best" else None
+    rule = "best" if checkpoint == "best" else "last"
+    results = {"step": step, "checkpoint": rule, "selected_by": chosen_by}
   encoder_config = EncoderConfig(
     architecture=config.model.size,
     embed_dim=params["encoder"]["proj"]["bias"].shape[0],
@@ -339,7 +348,7 @@ def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     step=step,
     training_config=values,
     data=data or None,
-    results=results if results.get("step") == step else None,
+    results=results,
     source="trained with mrd_jax",
   )
   variables = {

@@ -10,6 +10,7 @@ from ml_collections import config_flags
 from mrd_jax import train
 from mrd_jax.config import Config, from_config_dict
 from mrd_jax.errors import BadInput
+from mrd_jax.loop import NotFinite
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
   except BadInput as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
-  except train.NotFinite as error:
+  except NotFinite as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
 

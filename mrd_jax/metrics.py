@@ -110,7 +110,9 @@ def duration(seconds: float) -> str:
 
 
 def describe_losses(values: dict[str, float]) -> str:
-  """The loss, its parts, and one weight of each pair."""
+  """The loss, its parts if it has any, and one weight of each pair."""
+  if "contrast/image" not in values:
+    return f"loss {values['loss']:.3f}"
   contrast = values["contrast/image"] + values["contrast/text"]
   weights = " ".join(
     f"{term} {values[f'weight/{term}']:.2f}"

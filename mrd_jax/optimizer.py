@@ -26,12 +26,11 @@ GROUP_RULES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-  """The optimizer.
+class AdamWConfig:
+  """AdamW with a warm-up and half a cosine.
 
   Attributes:
-    learning_rate: Peak for the encoder group.
-    dynamic_learning_rate: Peak for the dynamic weights.
+    learning_rate: Peak; in pre-training that of the encoder group.
     final_learning_rate: What the cosine ends at, as a share of the peak.
     warmup_epochs: Linear warm-up from zero, in epochs.
     warmup_steps: The same in steps; set one of the two to 0.
@@ -41,13 +40,9 @@ class OptimizerConfig:
     b2: Adam's.
     eps: Adam's.
     clip_norm: Largest norm of a group's gradients; 0 does not clip.
-    ema_decay: Decay of a moving average of the parameters, which is then what
-      is evaluated; 0 keeps none.
-    frozen: Regular expressions of paths that are not updated.
   """
 
   learning_rate: float
-  dynamic_learning_rate: float
   final_learning_rate: float
   warmup_epochs: float
   warmup_steps: int
@@ -56,6 +51,20 @@ class OptimizerConfig:
   b2: float
   eps: float
   clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(AdamWConfig):
+  """The optimizer of pre-training.
+
+  Attributes:
+    dynamic_learning_rate: Peak for the dynamic weights.
+    ema_decay: Decay of a moving average of the parameters, which is then what
+      is evaluated; 0 keeps none.
+    frozen: Regular expressions of paths that are not updated.
+  """
+
+  dynamic_learning_rate: float
   ema_decay: float
   frozen: tuple[str, ...]
 
@@ -104,7 +113,7 @@ def decay_mask(params):
 
 
 def cosine_schedule(
-  peak: float, config: OptimizerConfig, *, steps_per_epoch: int, num_steps: int
+  peak: float, config: AdamWConfig, *, steps_per_epoch: int, num_steps: int
 ) -> optax.Schedule:
   """Linear warm-up from zero to `peak`, then half a cosine down.
 
@@ -124,6 +133,19 @@ def cosine_schedule(
     )
   return optax.warmup_cosine_decay_schedule(
     0.0, peak, warmup, num_steps, end_value=peak * config.final_learning_rate
+  )
+
+
+def adamw_direction(
+  config: AdamWConfig, weight_decay: float
+) -> optax.GradientTransformation:
+  """AdamW's update before it is multiplied with the learning rate."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm)
+    if config.clip_norm
+    else optax.identity(),
+    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+    optax.add_decayed_weights(weight_decay, mask=decay_mask),
   )
 
 
@@ -150,14 +172,9 @@ def make_optimizer(
     )
 
   def group(peak: float, weight_decay: float, turn: int):
-    direction = optax.chain(
-      # Within the group: gradients that move nothing must not shrink others.
-      optax.clip_by_global_norm(config.clip_norm)
-      if config.clip_norm
-      else optax.identity(),
-      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-      optax.add_decayed_weights(weight_decay, mask=decay_mask),
-    )
+    # Clips within the group: gradients that move nothing must not shrink
+    # others.
+    direction = adamw_direction(config, weight_decay)
     if alternating:
 
       def is_my_turn(step, **_):

@@ -23,11 +23,16 @@ class Preemption:
     self._signalled = False
     self._distributed = jax.distributed.is_initialized()
     if not self._distributed:
-      signal.signal(signal.SIGTERM, self._note)
+      self._before = signal.signal(signal.SIGTERM, self._note)
 
   def _note(self, signum, frame) -> None:
     del signum, frame
     self._signalled = True
+
+  def close(self) -> None:
+    """Gives SIGTERM back to whom it belonged before."""
+    if not self._distributed:
+      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
   def poll(self, step: int) -> None:
     """Raises `Preempted` once the processes are asked to stop."""

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrd_jax.config import Config
 from mrd_jax.errors import BadInput
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 # What may differ when a run goes on: it changes nothing that is learned, but
 # for rounding.
@@ -26,19 +28,19 @@ MAY_CHANGE = (
 )
 
 
-def check_resumable(config: Config, saved: Path) -> None:
+def check_resumable(config: "DataclassInstance", saved: Path) -> None:
   """Refuses to go on with a run under another config.
 
   Args:
-    config: The config asked for.
+    config: The config asked for, of any kind of run.
     saved: The config.json of the run.
 
   Raises:
     BadInput: listing every field that differs and may not.
   """
-  before = _flatten(json.loads(saved.read_text()))
+  before = flatten(json.loads(saved.read_text()))
   # Through JSON, so that tuples compare as lists.
-  now = _flatten(json.loads(json.dumps(dataclasses.asdict(config))))
+  now = flatten(json.loads(json.dumps(dataclasses.asdict(config))))
   differences = [
     f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
     for name in sorted(before.keys() | now.keys())
@@ -68,11 +70,12 @@ def check_same_data(data: dict[str, Any], saved: Path) -> None:
     )
 
 
-def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+  """Nested fields by their dotted names."""
   flat = {}
   for name, value in values.items():
     if isinstance(value, dict):
-      flat |= _flatten(value, f"{prefix}{name}.")
+      flat |= flatten(value, f"{prefix}{name}.")
     else:
       flat[prefix + name] = value
   return flat

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 
 from mrd_jax import embed
+from mrd_jax.data.dataset import open_split
 from mrd_jax.data.point_files import read_cloud
 from mrd_jax.encoder import Encoder, load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.prepare import procedural
 from mrd_jax.pretrained import EncoderConfig
+from mrd_jax.search import index
+from mrd_jax.search.gallery import open_gallery
 
 SIZE = PointBERTSize(
   64, depth=1, heads=1, mlp_dim=64, sa_dim=16, groups=8, group_size=8
@@ -278,3 +282,70 @@ def test_help_without_jax():
   )
   assert "--no-normalize" in done.stdout
   assert done.stdout.endswith("False False\n")
+
+
+def test_split(model_dir, encoder, tmp_path, capsys):
+  """Records of a prepared dataset, by their ids; a bad one is left out."""
+  data = tmp_path / "data"
+  procedural.generate(
+    data, train=1, val=7, num_points=90, num_views=1, embed_dim=8
+  )
+  output = tmp_path / "val.npz"
+  (tmp_path / "val.faiss").write_text("of an earlier run")
+  args = ("--checkpoint", model_dir, "--data", data, "--output", output)
+  assert run(*args, "--split", "val", "--batch-size", 1, "--index") == 0
+  captured = capsys.readouterr()
+  assert captured.out.startswith(f"7 embeddings written to {output}\nno index")
+  assert captured.err == ""
+  assert not (tmp_path / "val.faiss").exists()
+  records = list(open_split(data, "val"))
+  clouds = []
+  for record in records:
+    xyz = record["xyz"] / 32767 * record["scale"] + record["center"]
+    clouds.append(np.concatenate([xyz, record["rgb"] / 255], axis=1))
+  with np.load(output) as arrays:
+    assert arrays["files"].tolist() == [record["id"] for record in records]
+    assert arrays["records"].tolist() == list(range(7))
+    source = json.loads(str(arrays["source"]))
+    np.testing.assert_allclose(arrays["embeddings"], encoder(clouds), atol=1e-5)
+  assert (source["data"], source["split"]) == (str(data), "val")
+  assert (source["up"], source["normalize"]) == ("y", True)
+
+  bad = Encoder(encoder.config, encoder.variables, encoder.model)
+  prepare, seen = bad.prepare, []
+
+  def picky(points, **flags):
+    seen.append(points)
+    if len(seen) == 3:
+      raise BadInput("not this one")
+    return prepare(points, **flags)
+
+  object.__setattr__(bad, "prepare", picky)
+  split = embed.Split(str(data), "val")
+  assert embed.embed_files(bad, split, output, checkpoint="") == (6, 1)
+  rejects = read_lines(tmp_path / "val.rejects.jsonl")
+  assert rejects == [{"file": records[2]["id"], "reason": "not this one"}]
+  with np.load(output) as arrays:
+    assert arrays["records"].tolist() == [0, 1, 3, 4, 5, 6]
+    assert arrays["embeddings"].shape == (6, WIDTH)
+
+  for wrong, words in (
+    (("--split", "test"), "split 'test' is not in"),
+    (("--split", "val", "--up", "z"), "--up and --no-normalize are for files"),
+    (("--split", "val", "--input", data), "give either --input, or both"),
+    ((), "give either --input, or both"),
+  ):
+    assert run(*args, *wrong) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_index(model_dir, shapes, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(index, "SMALLEST", 4)
+  output = tmp_path / "out.npz"
+  args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
+  assert run(*args, "--index") == 0
+  path = tmp_path / "out.faiss"
+  assert capsys.readouterr().out.endswith(f"index written to {path}\n")
+  assert index.open_index(open_gallery(output))
+  assert run(*args) == 0  # the index is of the embeddings before
+  assert not path.exists()

@@ -168,6 +168,14 @@ def test_the_progress_line_says_losses_weights_speed_and_time(
   ]
 
 
+def test_a_loss_without_parts_is_shown_alone(tmp_path, capsys):
+  """As in fine-tuning, which knows neither contrast nor relations."""
+  writer = writer_for(tmp_path, num_steps=20)
+  writer.train(2, {"loss": 1.2344, "accuracy": 0.5})
+  writer.close()
+  assert capsys.readouterr().err == "step 2/20  loss 1.234\n"
+
+
 def test_durations_are_short():
   assert duration(3 * 3600 + 125) == "3h02m"
   assert duration(125) == "2m05s"

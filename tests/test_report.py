@@ -83,6 +83,8 @@ def write_embeddings(workdir, rows, has_text=True):
     workdir / "embeddings" / "val.npz",
     point=rng.normal(size=(rows, DIM)).astype(np.float16),
     text=rng.normal(size=(rows, DIM)).astype(np.float16),
+    image=rng.normal(size=(rows, DIM)).astype(np.float16),
+    has_image=np.ones(rows, bool),
     has_text=np.full(rows, has_text),
     label=np.arange(rows, dtype=np.int32) % 3,
   )
@@ -100,7 +102,9 @@ def test_draws_every_figure(run, capsys):
   assert main([str(run)]) == 0
   drawn = [run / "figures" / f"{name}.png" for name in NAMES]
   output = capsys.readouterr()
-  assert output.out.split() == [str(path) for path in drawn]
+  page = run / "report.html"
+  assert output.out.split() == [str(path) for path in [*drawn, page]]
+  assert page.read_text().startswith("<!doctype html>")
   assert output.err == ""
   sizes = [png_size(path) for path in drawn]
   assert {width for width, _ in sizes} == {WIDTH * DPI}
@@ -122,7 +126,7 @@ def test_unfinished_run_is_drawn_as_far_as_it_is(run, capsys):
   shutil.rmtree(run / "embeddings")
   assert main([str(run)]) == 0
   output = capsys.readouterr()
-  assert len(output.out.split()) == 3
+  assert len(output.out.split()) == 3 + 1  # the page
   assert re.search(r"val\.npz does not exist; .*end of a run", output.err)
   assert "unfinished" in read_run(run).describe()[-1]
 

@@ -1,5 +1,6 @@
 """Runs: what they leave, how they resume, stop and fail."""
 
+import dataclasses
 import json
 import os
 import re
@@ -16,14 +17,17 @@ import numpy as np
 import pytest
 
 from configs import debug
-from mrd_jax import train, train_step
-from mrd_jax.checkpoint import load_on_one_device
+from mrd_jax import sharding, train, train_step
+from mrd_jax.checkpoint import Checkpoints, load_on_one_device
 from mrd_jax.config import from_config_dict
 from mrd_jax.data import dataset
 from mrd_jax.encoder import load_encoder
 from mrd_jax.errors import BadInput
+from mrd_jax.loop import Run, one_ahead, train_loop
 from mrd_jax.metrics import read_metrics
+from mrd_jax.preemption import Preemption
 from mrd_jax.prepare import procedural
+from mrd_jax.train_state import TrainState
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -109,6 +113,141 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state)
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class CountConfig:
+  """Any frozen dataclass is a config to the loop."""
+
+  goal: int
+
+
+def counting_run(events: list[str], num_steps: int = 5) -> Run:
+  """A run whose state counts; it notes everything that the loop asks for."""
+
+  class Noted(Checkpoints):
+    def save(self, step, state, metrics):
+      assert int(state.step) == step
+      events.append(f"save {step}" + " with scores" * bool(metrics))
+      super().save(step, state, metrics)
+
+    def close(self):
+      super().close()
+      events.append("all is saved")
+
+  def batches(start: int):
+    for n in range(start, num_steps):
+      events.append(f"batch {n}")
+      yield n
+
+  def step_fn(state, batch):
+    assert int(state.step) == batch
+    events.append(f"step {batch}")
+    return dataclasses.replace(state, step=state.step + 1), {"loss": batch}
+
+  def evaluate(state, is_last, keep_going):
+    keep_going()
+    events.append(f"evaluate {int(state.step)}" + " at last" * is_last)
+    return {"val/top1": 0.5}, f"extra {int(state.step)}"
+
+  state = TrainState(jax.numpy.int32(0), {}, {}, {}, {})
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return Run(
+    config=CountConfig(goal=num_steps),
+    data={"name": "numbers"},
+    summary="counts",
+    init=lambda: state,
+    abstract_state=jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state
+    ),
+    step_fn=step_fn,
+    batches=batches,
+    evaluate=evaluate,
+    describe=lambda step, scores: f"{step} is {scores['val/top1']}",
+    write_results=lambda workdir, *end: events.append(f"results {end}"),
+    open_checkpoints=lambda workdir: Noted(
+      workdir / "checkpoints", keep_latest=9, keep_best=0, best_metric=""
+    ),
+    num_steps=num_steps,
+    batch_size=1,
+    evaluate_every=3,
+    save_every=2,
+    log_every=2,
+  )
+
+
+EVENTS = [
+  *("evaluate 0", "batch 0", "step 0", "batch 1", "step 1", "save 2"),
+  *("batch 2", "step 2", "evaluate 3", "save 3 with scores"),
+  *("batch 3", "step 3", "save 4", "batch 4", "step 4", "evaluate 5 at last"),
+  *("save 5 with scores", "all is saved"),
+  "results (5, {'val/top1': 0.5}, 'extra 5')",
+]
+
+
+def test_the_loop_evaluates_saves_reads_and_steps(tmp_path, capfd):
+  assert train_loop(counting_run(events := []), tmp_path)
+  assert events == EVENTS
+  said = capfd.readouterr().err.splitlines()
+  assert said[:2] == ["counts", "step 0: 0 is 0.5"]
+  logged = list(losses(tmp_path).items())
+  assert logged == [(2, 1), (4, 3), (5, 4)]  # and the last
+  before = read_metrics(tmp_path / "metrics.jsonl")
+  # Repeated: it was killed before it had its results, or it had them.
+  assert train_loop(counting_run(events := []), tmp_path)
+  assert events == ["evaluate 5 at last", *EVENTS[-2:]]
+  (tmp_path / "results.json").write_text("{}")
+  assert train_loop(counting_run(events := []), tmp_path)
+  assert events == ["all is saved"]
+  after = read_metrics(tmp_path / "metrics.jsonl")
+  assert [x | {"time": 0} for x in after] == [x | {"time": 0} for x in before]
+
+
+@pytest.mark.parametrize(
+  ("polls", "before", "goes_on_with"),
+  [
+    (2, "evaluate 0", "evaluate 0"),  # before the first step
+    (3, "save 1", "batch 1"),
+    (5, "save 3", "evaluate 3"),  # during it: its scores are made up for
+    (7, "save 4", "batch 4"),  # saved already
+    (8, "save 5", "evaluate 5 at last"),
+  ],
+)
+def test_the_loop_stops_before_the_next_piece_of_work(
+  tmp_path, monkeypatch, polls, before, goes_on_with
+):
+  """No step is done twice, and nothing is left out."""
+  poll = Preemption.poll
+  events = []
+
+  def stop(self, step):
+    nonlocal polls
+    polls -= 1
+    if not polls:
+      self._signalled = True
+    poll(self, step)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Preemption, "poll", stop)
+    assert not train_loop(counting_run(events), tmp_path)
+  assert events[-2:] == [before, "all is saved"]
+  assert train_loop(counting_run(after := []), tmp_path)
+  assert after[0] == goes_on_with
+  done = [x for x in events + after if x.startswith("step")]
+  assert done == [x for x in EVENTS if x.startswith("step")]
+  evaluated = {x for x in events + after if x.startswith("evaluate")}
+  assert evaluated == {x for x in EVENTS if x.startswith("evaluate")}
+  assert after[-1] == EVENTS[-1]
+
+
+def test_batches_are_on_the_devices_one_ahead():
+  given = iter([np.full((8, 2), n) for n in range(3)])
+  split = sharding.batch_sharding(sharding.make_mesh(1))
+  found = one_ahead(given, split)
+  first = next(found)
+  assert first.sharding == split and first[0, 0] == 0
+  assert next(given)[0, 0] == 2  # 1 is waiting
+  assert [x[0, 0].item() for x in found] == [1]
 
 
 def test_killed_and_repeated_run_ends_bitwise_equal(data_dir, tmp_path):

@@ -88,17 +88,9 @@ def read_examples(
       threads=1,
     )
   )
-  plain = AugmentConfig(
+  plain = AugmentConfig.plain(
     num_points=config.num_points,
     swap_yz=config.up_axis == "z",
-    point_dropout=0.0,
-    scale_low=1.0,
-    scale_high=1.0,
-    shift=0.0,
-    tilt=0.0,
-    tilt_max=0.0,
-    rotate=False,
-    colour_drop=0.0,
     colour_fill=config.colour_fill,
   )
   return jax.device_get(

@@ -65,6 +65,15 @@ def class_features(directory: str | os.PathLike[str], split: str) -> np.ndarray:
   return stored[split].astype(np.float32)
 
 
+def split_names(directory: str | os.PathLike[str]) -> list[str]:
+  """The splits of a dataset.
+
+  Raises:
+    BadInput: naming `data.dir`, when there is no dataset.
+  """
+  return sorted(_builder(directory).info.splits)
+
+
 def open_split(directory: str | os.PathLike[str], split: str) -> "RecordSource":
   """Opens one split for random access.
 

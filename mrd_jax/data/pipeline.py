@@ -8,7 +8,7 @@ only read and pad; decoding and augmentation happen on the device
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grain
@@ -95,6 +95,15 @@ def pad_record(record: dict[str, Any], row: int, meta: DatasetMeta) -> Batch:
   return Batch(**fields)
 
 
+def require_image(record: dict[str, Any]) -> None:
+  """Raises BadInput unless a record can be pre-trained on."""
+  if not len(record["image_kind"]):
+    raise BadInput(
+      f"data.split: shape {record['id']!r} has no image feature to learn "
+      "from; train on another split"
+    )
+
+
 def train_batches(
   source: Source,
   meta: DatasetMeta,
@@ -106,6 +115,7 @@ def train_batches(
   process_count: int,
   threads: int,
   workers: int,
+  check: Callable[[dict[str, Any]], None] = require_image,
 ) -> Iterator[Batch]:
   """This process's part of every global batch from `start_step` on.
 
@@ -121,6 +131,7 @@ def train_batches(
     process_count: P, a divisor of the batch size.
     threads: Reading threads in each worker.
     workers: Worker processes; 0 reads in this one.
+    check: Raises BadInput for a record that cannot be trained on.
   """
   local = order.batch_size // process_count
 
@@ -128,11 +139,7 @@ def train_batches(
     step, position = divmod(n, local)
     row = order.row(step, process_index * local + position)
     record = source[row]
-    if not len(record["image_kind"]):
-      raise BadInput(
-        f"data.split: shape {record['id']!r} has no image feature to learn "
-        "from; train on another split"
-      )
+    check(record)
     return pad_record(record, row, meta)
 
   dataset = (

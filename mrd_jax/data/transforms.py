@@ -90,6 +90,25 @@ class AugmentConfig:
   colour_drop: float
   colour_fill: float
 
+  @classmethod
+  def plain(
+    cls, *, num_points: int, swap_yz: bool, colour_fill: float
+  ) -> "AugmentConfig":
+    """No augmentation at all: what an encoder is used with."""
+    return cls(
+      num_points=num_points,
+      swap_yz=swap_yz,
+      point_dropout=0.0,
+      scale_low=1.0,
+      scale_high=1.0,
+      shift=0.0,
+      tilt=0.0,
+      tilt_max=0.0,
+      rotate=False,
+      colour_drop=0.0,
+      colour_fill=colour_fill,
+    )
+
 
 def train_examples(
   batch: Batch, config: AugmentConfig, *, seed: int, step: jax.Array

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from mrd_jax import sharding
 from mrd_jax.data import pipeline
-from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.records import DatasetMeta, ImageKind
 from mrd_jax.data.transforms import AugmentConfig, Batch, eval_examples
 from mrd_jax.models.pointbert import PointBERT
 
@@ -19,12 +19,16 @@ class SplitEmbeddings(NamedTuple):
 
   Attributes:
     point: (N, D) float32 embeddings of the shapes, unit length.
+    image: (N, D) float32 feature of each shape's first image, unit length.
+    has_image: (N,) bool.
     text: (N, D) float32 feature of each shape's first text, unit length.
     has_text: (N,) bool.
     label: (N,) int32.
   """
 
   point: np.ndarray
+  image: np.ndarray
+  has_image: np.ndarray
   text: np.ndarray
   has_text: np.ndarray
   label: np.ndarray
@@ -65,7 +69,14 @@ class Embedder:
       point = encoder.apply(
         variables, examples.points, examples.num_points, train=False
       )
-      return point, examples.text, examples.has_text, batch.label
+      return (  # as in SplitEmbeddings
+        point,
+        examples.image,
+        batch.image_kind[:, 0] != ImageKind.NONE,
+        examples.text,
+        examples.has_text,
+        batch.label,
+      )
 
     # Whole on every device, so that every process can read all of it.
     self._forward: Callable[..., Any] = jax.jit(
@@ -95,11 +106,15 @@ class Embedder:
       keep_going()
       batch = sharding.to_global(batch, self._batch_sharding)
       parts.append(jax.device_get(self._forward(variables, batch)))
-    point, text, has_text, label = (
-      np.concatenate(arrays)[: len(source)]
-      for arrays in zip(*parts, strict=True)
+    found = SplitEmbeddings(
+      *(
+        np.concatenate(arrays)[: len(source)]
+        for arrays in zip(*parts, strict=True)
+      )
     )
-    return SplitEmbeddings(unit(point), unit(text), has_text, label)
+    return found._replace(
+      point=unit(found.point), image=unit(found.image), text=unit(found.text)
+    )
 
 
 def unit(x_ND: np.ndarray) -> np.ndarray:

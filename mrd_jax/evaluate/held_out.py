@@ -1,5 +1,6 @@
-"""What the training loop measures: zero-shot and retrieval on held-out splits."""
+"""What the training loop measures on held-out splits."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from mrd_jax.config import EvalConfig
 from mrd_jax.data import dataset
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.embed import Embedder, SplitEmbeddings, unit
+from mrd_jax.evaluate.relation_gap import relation_gap
 from mrd_jax.evaluate.retrieval import retrieval
 from mrd_jax.evaluate.zero_shot import zero_shot
 
@@ -28,7 +30,9 @@ class HeldOut:
     self._config = config
     self._data_dir = data_dir
     self._embedder = embedder
-    splits = dict.fromkeys(config.zero_shot + config.retrieval)
+    splits = dict.fromkeys(
+      config.zero_shot + config.retrieval + config.relation_gap
+    )
     self._sources = {s: dataset.open_split(data_dir, s) for s in splits}
     self._classes = {
       s: unit(dataset.class_features(data_dir, s)) for s in config.zero_shot
@@ -60,11 +64,27 @@ class HeldOut:
         if split in self._classes:
           scores |= zero_shot(found.point, found.label, self._classes[split])
         if split in self._config.retrieval:
-          scores |= retrieval(found.point, found.text, found.has_text)
+          scores |= retrieval(
+            found.point,
+            found.text,
+            found.has_text,
+            image_ND=found.image,
+            has_image_N=found.has_image,
+            label_N=found.label,
+          )
+        if split in self._config.relation_gap:
+          gaps = relation_gap(
+            found.point,
+            found.image,
+            found.text,
+            found.has_image,
+            found.has_text,
+          )
+          scores |= {f"gap_{pair}": gap for pair, gap in gaps.items()}
       except BadInput as error:
         raise BadInput(
           f"split {split!r} of {self._data_dir}: {error}; take it out of "
-          "eval.zero_shot or eval.retrieval"
+          "eval.zero_shot, eval.retrieval or eval.relation_gap"
         ) from error
       metrics |= {f"{split}/{name}": value for name, value in scores.items()}
     return metrics, embeddings
@@ -84,19 +104,27 @@ class HeldOut:
           parts.append(f"{title} {' '.join(scores)}")
           if names[0] == "top1":
             parts[-1] += f" (chance {self.chance[split]:.1%})"
+      if split in self._config.relation_gap:
+        gaps = (
+          f"{name.partition('gap_')[2].upper().replace('_', '/')} {value:.2f}"
+          for name, value in metrics.items()
+          if name.startswith(f"{split}/gap_")
+        )
+        parts.append(f"relation gap {' '.join(gaps)}")
       lines.append(f"{split}: {', '.join(parts)}")
     return "\n  ".join(lines)
 
   def check_metric(self, name: str) -> None:
     """Raises BadInput unless an evaluation yields the metric `name`."""
     split, _, score = name.partition("/")
-    known = split in self._classes and score in (
-      "top1", "top3", "top5", "class_mean"
-    )  # fmt: skip
-    known |= split in self._config.retrieval and score in (
-      f"{way}_r{k}"
-      for way in ("text_to_shape", "shape_to_text")
-      for k in (1, 3, 5)
+    known = split in self._classes and re.fullmatch(
+      "top[135]|class_mean(_top[35])?", score
+    )
+    known = known or (
+      split in self._config.retrieval
+      and re.fullmatch(
+        "(text_to_shape|shape_to_text|image_to_shape)(_category)?_r[135]", score
+      )
     )
     if not known:
       raise BadInput(
@@ -111,8 +139,8 @@ def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:
   """Writes a split's embeddings as .npz (float16, no pickle)."""
   np.savez(
     path,
-    point=embeddings.point.astype(np.float16),
-    text=embeddings.text.astype(np.float16),
-    has_text=embeddings.has_text,
-    label=embeddings.label,
+    **{
+      name: array.astype(np.float16) if array.ndim == 2 else array
+      for name, array in embeddings._asdict().items()
+    },
   )

@@ -1,6 +1,7 @@
 """python -m mrd_jax.inspect DATA: what is in a dataset, and what is wrong."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
+  # A GPU would be reserved, perhaps beside a run, for a few products.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from mrd_jax.inspect import run, text_report  # after --help
 
   if args.output:

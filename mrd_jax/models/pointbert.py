@@ -28,6 +28,7 @@ MOMENTUM = 0.9  # of BatchNorm's running statistics; PyTorch's 0.1
 
 Remat = Literal["none", "blocks", "all"]
 Attention = Literal["xla", "cudnn"]
+Output = Literal["embedding", "tokens"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +140,34 @@ class MiniPointNet(nn.Module):
     return x_BGKC.max(axis=2)
 
 
+def drop_path(x_BLD: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+  """Stochastic depth (arXiv 1603.09382): drops the branch of whole samples.
+
+  Args:
+    x_BLD: (B, L, D) what a branch adds to its residual stream.
+    rate: Probability, below 1, that a sample loses it.
+    key: Randomness.
+
+  Returns:
+    (B, L, D), zero for those that lose it and divided by 1 - rate for the
+    others, so that the expectation is `x_BLD`.
+  """
+  keep_B11 = jax.random.bernoulli(key, 1 - rate, (len(x_BLD), 1, 1))
+  return jnp.where(keep_B11, x_BLD / (1 - rate), 0)
+
+
 class Block(nn.Module):
-  """A pre-norm transformer block."""
+  """A pre-norm transformer block.
+
+  `drop_path` is the rate at which a sample loses either branch; above 0 it
+  needs the random stream "drop_path".
+  """
 
   heads: int
   mlp_dim: int
   attention: Attention
   dtype: jnp.dtype
+  drop_path: float = 0.0
 
   @nn.compact
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
@@ -163,12 +185,18 @@ class Block(nn.Module):
     with _full_precision(self.dtype):
       y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
     y = y.reshape(batch, length, inner)
-    x_BLD = x_BLD + Linear(width, dtype=self.dtype, name="attention_out")(y)
+    y = Linear(width, dtype=self.dtype, name="attention_out")(y)
+    if self.drop_path:
+      y = drop_path(y, self.drop_path, self.make_rng("drop_path"))
+    x_BLD = x_BLD + y
 
     y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="mlp_norm")(x_BLD)
     y = Linear(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
     y = nn.gelu(y, approximate=False)
-    return x_BLD + Linear(width, dtype=self.dtype, name="mlp_out")(y)
+    y = Linear(width, dtype=self.dtype, name="mlp_out")(y)
+    if self.drop_path:
+      y = drop_path(y, self.drop_path, self.make_rng("drop_path"))
+    return x_BLD + y
 
 
 class PointBERT(nn.Module):
@@ -187,6 +215,10 @@ class PointBERT(nn.Module):
     query_chunk: Clouds per step of the ball query (`point_ops`).
     batch_sharding: Layout of the batch over devices, so that grouping stays
       on the device that holds the cloud; None on a single device.
+    drop_path: Rate of stochastic depth in the last block, in training; it
+      grows linearly from 0 in the first.
+    output: "embedding", or "tokens": what the last block leaves, for another
+      head; there is no projection then.
   """
 
   size: PointBERTSize
@@ -197,6 +229,8 @@ class PointBERT(nn.Module):
   fps_chunk: int = 1
   query_chunk: int = 8
   batch_sharding: NamedSharding | None = None
+  drop_path: float = 0.0
+  output: Output = "embedding"
 
   @nn.compact
   def __call__(
@@ -212,7 +246,8 @@ class PointBERT(nn.Module):
       train: Whether BatchNorm uses (and records) the batch's statistics.
 
     Returns:
-      (B, D) float32 embeddings, not normalised.
+      (B, D) float32 embeddings, not normalised; or (B, 1 + G, width) float32
+      tokens, the cls token first.
     """
     size = self.size
     groups = point_ops.group_points(
@@ -247,11 +282,19 @@ class PointBERT(nn.Module):
     cls_B1D = cls_B1D.astype(self.dtype)
     x_BLD = jnp.concatenate([cls_B1D, x_BGD], axis=1)
     for i in range(size.depth):
+      rate = self.drop_path * i / max(size.depth - 1, 1) if train else 0.0
       x_BLD = block(
-        size.heads, size.mlp_dim, self.attention, self.dtype, name=f"block_{i}"
+        size.heads,
+        size.mlp_dim,
+        self.attention,
+        self.dtype,
+        rate,
+        name=f"block_{i}",
       )(x_BLD)
     # What the losses compare is never rounded to a half-precision type.
     out_dtype = jnp.promote_types(self.dtype, jnp.float32)
+    if self.output == "tokens":
+      return x_BLD.astype(out_dtype)
     if self.embed_dim is None:
       return x_BLD[:, 0].astype(out_dtype)
     return Linear(self.embed_dim, dtype=out_dtype, name="proj")(x_BLD[:, 0])

@@ -1,24 +1,40 @@
-"""python -m mrd_jax.report DIR: draws the figures of a run."""
+"""python -m mrd_jax.report DIR [DIR...]: figures and a page of runs."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mrd_jax.errors import BadInput
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Draws a run's figures; returns the exit code (2 for bad input)."""
+  """Draws a run's figures and writes the page; returns the exit code."""
   args = _parser().parse_args(argv)
-  from mrd_jax.report import figures  # after --help, which needs no JAX
+  # After --help, which needs no JAX.
+  from mrd_jax.report import figures, page
+  from mrd_jax.report.run_folder import RunFolder, read_folder
 
+  left_out: list[str] = []
   try:
-    drawn, left_out = figures.draw(args.workdir, args.data)
+    folders = [read_folder(path, args.data) for path in args.workdirs]
+    alone = folders[0] if len(folders) == 1 else None
+    if isinstance(alone, RunFolder):
+      try:
+        drawn, left_out = figures.draw(alone.workdir, args.data)
+        for path in drawn:
+          print(path)
+      except BadInput as error:
+        left_out.append(str(error))
+    output = Path(args.output or "report.html")
+    if alone and not args.output:
+      output = alone.workdir / "report.html"
+    missing = page.write_page(folders, output)
+    left_out += missing
   except BadInput as error:
     print(error, file=sys.stderr)
     return 2
-  for path in drawn:
-    print(path)
+  print(output)
   for sentence in left_out:
     print(sentence, file=sys.stderr)
   return 0
@@ -27,16 +43,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.report",
-    description="Draws the figures of a training run into DIR/figures.",
+    description="Writes one self-contained HTML page about training runs and "
+    "evaluations; of a single run also its figures, into DIR/figures.",
   )
   parser.add_argument(
-    "workdir", metavar="DIR", help="the folder that training was given"
+    "workdirs",
+    metavar="DIR",
+    nargs="+",
+    help="a folder that training or mrd_jax.evaluate was given; several are "
+    "shown side by side",
+  )
+  parser.add_argument(
+    "--output",
+    metavar="FILE.html",
+    help="the page (default: DIR/report.html of one DIR, ./report.html of "
+    "several)",
   )
   parser.add_argument(
     "--data",
     metavar="DATA",
-    help="the prepared dataset, if it has moved (default: data.dir of the "
-    "run's config)",
+    help="the prepared dataset of all runs, if it has moved (default: "
+    "data.dir of each run's config)",
   )
   return parser
 

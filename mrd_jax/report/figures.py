@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from mrd_jax.errors import BadInput
-from mrd_jax.report import retrieval_sheet
+from mrd_jax.report import curves, retrieval_sheet
 from mrd_jax.report.run_folder import RunFolder, read_run
 from mrd_jax.report.style import (
   BLUE,
@@ -29,18 +29,16 @@ from mrd_jax.report.style import (
   ticks,
 )
 
-SMOOTH_FROM = 60  # points; below, a smoothed line would only hide them
-TOP_K = {1: BLUE, 3: VERMILION, 5: GREEN}
-
-# The pairs that share their weights in Eq. 9, and what each is about.  The
-# last is the "matched" form, in which PI-IT and PT-TI do not exist.
-WEIGHT_PAIRS = {
-  "Point–point relations learn from": ("PP-II", "PP-TT"),
-  "Point–image relations learn from": ("PI-TI", "PI-IT"),
-  "Point–text relations learn from": ("PT-IT", "PT-TI"),
+COLORS = {
+  "total": INK,
+  "contrast": BLUE,
+  "scale": GREY,
+  "intra": VERMILION,
+  "cross": GREEN,
 }
-MATCHED_PAIR = {"Cross-modal relations: the share of": ("PI-TI", "PT-IT")}
-MODALITY = {"P": "point", "I": "image", "T": "text"}
+TOP_K_COLORS: dict[int, str] = dict(
+  zip(curves.TOP_K, (BLUE, VERMILION, GREEN), strict=True)
+)
 
 
 def draw(
@@ -82,28 +80,16 @@ def draw(
 def draw_losses(run: RunFolder, path: Path) -> None:
   """The total loss and every part of it over steps, a panel each."""
   series = run.series("train")
-  panels = [
-    ("loss", "total loss", INK),
-    ("contrast/image", "contrast, image", BLUE),
-    ("contrast/text", "contrast, text", BLUE),
-    ("logit_scale", "logit scale", GREY),
-    ("intra", "intra, weighted sum", VERMILION),
-    *((f"relation/{t}", t, VERMILION) for t in ("PP-II", "PP-TT")),
-    ("cross", "cross, weighted sum", GREEN),
-    *((f"relation/{t}", t, GREEN) for t in ("PI-TI", "PI-IT")),
-    *((f"relation/{t}", t, GREEN) for t in ("PT-IT", "PT-TI")),
-  ]
-  # A variant without intra or cross terms records their sum as zero.
-  panels = [p for p in panels if p[0] in series and series[p[0]][1].any()]
+  panels = curves.loss_panels(series)
   if not panels:
     raise BadInput(_no_lines(run, "train"))
   columns = 4
   rows = -(-len(panels) // columns)
   height = HEADER + 0.45 + rows * 2.0
   notes = run.describe()
-  if any("-" in name for name, _, _ in panels):
+  if any("-" in panel.name for panel in panels):
     notes.append("PI-TI: relation point–image against text–image, and so on")
-  if len(series[panels[0][0]][0]) >= SMOOTH_FROM:
+  if len(series[panels[0].name][0]) >= curves.SMOOTH_FROM:
     notes.append("thin: as logged, bold: smoothed")
   with sheet(path, "The loss and its parts, by step", notes, height) as figure:
     grid = figure.subplots(
@@ -123,7 +109,8 @@ def draw_losses(run: RunFolder, path: Path) -> None:
       if i >= len(panels):
         axes.set_axis_off()
         continue
-      name, title, color = panels[i]
+      name, title, kind = panels[i]
+      color = COLORS[kind]
       # The scale moves slowly: there is no noise to smooth.
       _curve(axes, *series[name], color, smooth=name != "logit_scale")
       axes.set_title(title, color=color, weight="bold")
@@ -131,25 +118,15 @@ def draw_losses(run: RunFolder, path: Path) -> None:
       below = i + columns >= len(panels)
       step_axis(axes, series[name][0][-1], label=below)
       if i % columns == 0:
-        axes.set_ylabel("loss (nats)" if _in_nats(run) else "loss")
+        axes.set_ylabel("loss (nats)" if curves.in_nats(run) else "loss")
 
 
 def draw_dynamic_weights(run: RunFolder, path: Path) -> None:
   """The learned weights of Eq. 9 over steps (Fig. 5 of the paper)."""
   series = run.series("train")
-  weights = {
-    name.removeprefix("weight/"): values
-    for name, values in series.items()
-    if name.startswith("weight/")
-  }
   if not series:
     raise BadInput(_no_lines(run, "train"))
-  pairs = WEIGHT_PAIRS if "PI-IT" in weights else WEIGHT_PAIRS | MATCHED_PAIR
-  pairs = {
-    title: pair
-    for title, pair in pairs.items()
-    if all(term in weights for term in pair)
-  }
+  pairs = curves.weight_pairs(series)
   if not pairs:
     raise BadInput(
       f"{run.workdir / 'metrics.jsonl'} has no weight/* values: the run is "
@@ -178,9 +155,9 @@ def draw_dynamic_weights(run: RunFolder, path: Path) -> None:
       axes.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (1, 2)))
       colors = [BLUE, VERMILION]
       for j, (term, color) in enumerate(zip(pair, colors, strict=True)):
-        _curve(axes, *weights[term], color, smooth=False)
+        _curve(axes, *series[f"weight/{term}"], color, smooth=False)
         axes.annotate(
-          _describe_term(term, full=heading in MATCHED_PAIR),
+          curves.describe_term(term, full=heading in curves.MATCHED_PAIR),
           (0, 1),
           (0, 22 - 14 * j),
           xycoords="axes fraction",
@@ -190,8 +167,8 @@ def draw_dynamic_weights(run: RunFolder, path: Path) -> None:
       axes.set_title(heading, weight="bold", pad=38)
       axes.set_ylim(0, 1)
       axes.set_yticks(np.linspace(0, 1, 5))
-      step_axis(axes, weights[pair[0]][0][-1], label=True)
-      final = [weights[term][1][-1] for term in pair]
+      step_axis(axes, series[f"weight/{pair[0]}"][0][-1], label=True)
+      final = [series[f"weight/{term}"][1][-1] for term in pair]
       end_labels(axes, final, [f"{x:.2f}" for x in final], colors)
       if i == 0:
         axes.set_ylabel("weight (a pair sums to 1)")
@@ -200,11 +177,7 @@ def draw_dynamic_weights(run: RunFolder, path: Path) -> None:
 def draw_zero_shot(run: RunFolder, path: Path) -> None:
   """Zero-shot accuracy over steps, a panel a split, with chance."""
   series = run.series("eval")
-  splits = [
-    name.removesuffix("/top1")
-    for name in sorted(series)
-    if name.endswith("/top1")
-  ]
+  splits = curves.zero_shot_splits(series)
   if not splits:
     raise BadInput(
       f"{run.workdir / 'metrics.jsonl'} has no zero-shot evaluation yet; name "
@@ -240,9 +213,11 @@ def draw_zero_shot(run: RunFolder, path: Path) -> None:
 def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
   series = run.series("eval")
   found = {
-    k: series[f"{split}/top{k}"] for k in TOP_K if f"{split}/top{k}" in series
+    k: series[f"{split}/top{k}"]
+    for k in curves.TOP_K
+    if f"{split}/top{k}" in series
   }
-  chance = _chance(run, split)
+  chance = curves.chance(run, split)
   title = f"split “{split}”"
   if chance:
     title += f", {round(1 / chance)} classes"
@@ -252,7 +227,7 @@ def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
     axes.plot(
       steps,
       values,
-      color=TOP_K[k],
+      color=TOP_K_COLORS[k],
       linewidth=2,
       marker="o",
       markersize=5 if len(steps) < 30 else 2.5,
@@ -264,7 +239,7 @@ def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
     if chance:
       axes.axhline(
         min(k * chance, 1),
-        color=TOP_K[k],
+        color=TOP_K_COLORS[k],
         linewidth=1,
         linestyle=(0, (1, 2)),
       )
@@ -275,7 +250,7 @@ def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
     axes,
     [values[-1] for _, values in found.values()],
     [f"top-{k}  {values[-1]:.1%}" for k, (_, values) in found.items()],
-    [TOP_K[k] for k in found],
+    [TOP_K_COLORS[k] for k in found],
   )
   if chance:
     shares = " / ".join(f"{min(k * chance, 1):.1%}" for k in found)
@@ -291,15 +266,6 @@ def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
     )
 
 
-def _chance(run: RunFolder, split: str) -> float | None:
-  """Top-1 accuracy of guessing; of an unfinished run, from its classes."""
-  if run.results and split in run.results.get("chance_top1", {}):
-    return run.results["chance_top1"][split]
-  if run.meta and split in run.meta.class_names:
-    return 1 / len(run.meta.class_names[split])
-  return None
-
-
 def _curve(
   axes: Axes,
   steps_N: np.ndarray,
@@ -309,32 +275,11 @@ def _curve(
   smooth: bool = True,
 ) -> None:
   """A line; of many points a thin one under its smoothed self."""
-  if smooth and len(steps_N) >= SMOOTH_FROM:
+  if smooth and len(steps_N) >= curves.SMOOTH_FROM:
     axes.plot(steps_N, values_N, color=color, linewidth=0.7, alpha=0.35)
-    values_N = _smoothed(values_N, len(values_N) / 100)
+    values_N = curves.smoothed(values_N)
   marker = "o" if len(steps_N) == 1 else None
   axes.plot(steps_N, values_N, color=color, linewidth=1.8, marker=marker)
-
-
-def _smoothed(values_N: np.ndarray, sigma: float) -> np.ndarray:
-  """Gaussian mean of the neighbours, of those that exist near the ends."""
-  reach = int(4 * sigma) + 1
-  kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-  total = np.convolve(np.ones(len(values_N)), kernel, mode="same")
-  return np.convolve(values_N, kernel, mode="same") / total
-
-
-def _describe_term(term: str, *, full: bool) -> str:
-  """ "PI-TI" as "text–image (PI-TI)", or in full with the student's side."""
-  student, teacher = (
-    "–".join(MODALITY[letter] for letter in side) for side in term.split("-")
-  )
-  return f"{f'{student} from ' if full else ''}{teacher} ({term})"
-
-
-def _in_nats(run: RunFolder) -> bool:
-  """Whether all losses are cross-entropies or divergences."""
-  return run.config.get("loss", {}).get("representation") == "similarity"
 
 
 def _no_lines(run: RunFolder, kind: str) -> str:

@@ -120,11 +120,20 @@ def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
       open(path, "rb") as file,
       np.load(file, allow_pickle=False) as arrays,
     ):
+      point = unit(arrays["point"].astype(np.float32))
+      # Older runs kept no image features.
+      has_image = np.zeros(len(point), bool)
+      image = np.zeros_like(point)
+      if "image" in arrays:
+        has_image = arrays["has_image"]
+        image = unit(arrays["image"].astype(np.float32))
       return SplitEmbeddings(
-        unit(arrays["point"].astype(np.float32)),
-        unit(arrays["text"].astype(np.float32)),
-        arrays["has_text"],
-        arrays["label"],
+        point=point,
+        image=image,
+        has_image=has_image,
+        text=unit(arrays["text"].astype(np.float32)),
+        has_text=arrays["has_text"],
+        label=arrays["label"],
       )
   except (KeyError, ValueError, EOFError, OSError, BadZipFile) as error:
     raise BadInput(

@@ -1,4 +1,4 @@
-"""What a training run has left in its folder, read for its figures."""
+"""What a training run, or an evaluation, has left in its folder."""
 
 import dataclasses
 import json
@@ -30,6 +30,7 @@ class RunFolder:
     results: results.json; None before the end of the run.
     data_dir: The prepared dataset.
     meta: What the dataset says about itself; None if it cannot be read.
+    data: data.json, what training knew about its dataset; may be empty.
   """
 
   workdir: Path
@@ -38,6 +39,7 @@ class RunFolder:
   results: dict[str, Any] | None
   data_dir: Path
   meta: DatasetMeta | None
+  data: dict[str, Any]
 
   def series(self, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The metrics of one kind, "train" or "eval".
@@ -66,6 +68,48 @@ class RunFolder:
     return [*data, f"run: {self.workdir.resolve().name}, step {step:,}{state}"]
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationFolder:
+  """What `mrd_jax.evaluate` has left: results.json of kind "evaluation".
+
+  Attributes:
+    workdir: Its folder.
+    rows: One for each evaluated model, with "name" and "suites".
+    published: Rows of publications by suite; may be empty.
+  """
+
+  workdir: Path
+  rows: list[dict[str, Any]]
+  published: dict[str, list[dict[str, Any]]]
+
+
+def read_folder(
+  directory: str | os.PathLike[str],
+  data_dir: str | os.PathLike[str] | None = None,
+) -> RunFolder | EvaluationFolder:
+  """Reads the folder of a run or of an evaluation; see `read_run`."""
+  path = Path(directory) / "results.json"
+  results = _read_json(path)
+  if not isinstance(results, dict) or results.get("kind") != "evaluation":
+    return read_run(directory, data_dir)
+  try:
+    whole = all(
+      isinstance(row["name"], str) and isinstance(suite["metrics"], dict)
+      for row in results["rows"]
+      for suite in row["suites"].values()
+    )
+  except (KeyError, TypeError, AttributeError):
+    whole = False
+  if not whole:
+    raise BadInput(
+      f"{path} is not what mrd_jax.evaluate writes: a row lacks its name, or "
+      "a suite its metrics; repeat the evaluation"
+    )
+  return EvaluationFolder(
+    Path(directory), results["rows"], results.get("published") or {}
+  )
+
+
 def read_run(
   workdir: str | os.PathLike[str],
   data_dir: str | os.PathLike[str] | None = None,
@@ -88,7 +132,11 @@ def read_run(
       "training was given as --workdir"
     )
   try:
-    where = Path(data_dir or config["data"]["dir"])
+    where = Path(
+      data_dir
+      or (config.get("eval") or {}).get("data_dir")
+      or config["data"]["dir"]
+    )
   except (KeyError, TypeError):
     raise BadInput(
       f"{workdir / 'config.json'} has no data.dir; it is not the config.json "
@@ -101,13 +149,23 @@ def read_run(
       raise
     meta = None  # the curves need no data; the retrieval sheet complains
   metrics = workdir / "metrics.jsonl"
+  results = _read_json(workdir / "results.json")
+  if results is not None and (
+    not isinstance(results, dict)
+    or not isinstance(results.get("metrics"), dict)
+  ):
+    raise BadInput(
+      f"{workdir / 'results.json'} has no metrics; remove it and repeat the "
+      "training command"
+    )
   return RunFolder(
     workdir=workdir,
     config=config,
     lines=read_metrics(metrics) if metrics.exists() else [],
-    results=_read_json(workdir / "results.json"),
+    results=results,
     data_dir=where,
     meta=meta,
+    data=_read_json(workdir / "data.json") or {},
   )
 
 

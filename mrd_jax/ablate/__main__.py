@@ -1,0 +1,144 @@
+"""python -m mrd_jax.ablate: a table of training runs, each on several seeds.
+
+python -m mrd_jax.ablate --suite table4 --seeds 0,1,2 --output runs/ablations
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrd_jax.arguments import exit_code
+
+STOPPED = "asked to stop; repeat the command to go on"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs what is missing and prints the table; returns the exit code.
+
+  Returns:
+    0 if every run is finished, 1 if one failed or was stopped, 2 for bad
+    arguments.
+  """
+  args, overrides = _parser().parse_known_args(argv)
+  return exit_code(lambda: _ablate(args, overrides))
+
+
+def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
+  from mrd_jax.ablate import suite as suites  # after --help, likewise the rest
+  from mrd_jax.ablate import table
+  from mrd_jax.metrics import write_json
+
+  whole = suites.read_suite(args.suite)
+  base = args.config or whole.base
+
+  def make_cells(suite: suites.Suite, seeds: Sequence[int]):
+    return suites.make_cells(suite, base, overrides, seeds, args.output)
+
+  cells = make_cells(suites.choose_rows(whole, args.row), args.seeds)
+  if not args.dry_run:
+    suites.check_data([cell for cell in cells if not cell.results])
+  failed = False
+  for count, cell in enumerate(cells, 1):
+    state = "finished" if cell.results else "to run"
+    print(
+      f"[{count}/{len(cells)}] {cell.row}, seed {cell.seed}: {state}, "
+      f"{cell.workdir}",
+      flush=True,
+    )
+    if cell.results or args.dry_run:
+      continue
+    problem = _run(cell)
+    if problem:
+      print(f"{cell.row}, seed {cell.seed}: {problem}", file=sys.stderr)
+      failed = True
+    if problem == STOPPED:
+      return 1
+  if not args.dry_run:
+    # Of all rows and seeds that are there, whichever command ran them.
+    seeds = suites.seeds_of(make_cells(whole, args.seeds))
+    cells = make_cells(whole, seeds)
+    text = table.tabulate(whole, cells)
+    text += " ".join(["Rows change", base, *overrides]) + "\n"
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / f"{args.suite}.md").write_text(text)
+    write_json(args.output / f"{args.suite}.json", table.as_json(cells))
+    print(f"\n{text}")
+  return int(failed)
+
+
+def _run(cell) -> str | None:
+  """Trains one cell, or goes on; returns what went wrong."""
+  import jax
+
+  from mrd_jax import train
+  from mrd_jax.loop import NotFinite
+
+  # Without results of its last step, a run evaluates that step again.
+  results = cell.workdir / "results.json"
+  old = results.with_name("results.json.old")
+  if results.exists():
+    results.rename(old)
+  try:
+    finished = train.train(cell.config, cell.workdir)
+  except NotFinite as error:
+    return str(error)
+  finally:
+    if old.exists() and not results.exists():
+      old.rename(results)
+    old.unlink(missing_ok=True)
+    jax.clear_caches()
+  return None if finished else STOPPED
+
+
+def _seeds(text: str) -> list[int]:
+  try:
+    seeds = [int(part) for part in text.split(",")]
+  except ValueError:
+    seeds = []
+  if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    raise argparse.ArgumentTypeError(
+      f"expected different whole numbers such as 0,1,2, not {text!r}"
+    )
+  return seeds
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m mrd_jax.ablate",
+    description="Trains every row of a table on every seed, skips what is "
+    "finished, goes on with what was stopped, and prints the table.",
+    epilog="Every field of the config can be set for all rows: "
+    "--config.train.epochs=25.0. Exit code: 0 if every run is finished, 1 if "
+    "one failed or was stopped, 2 for bad arguments.",
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--suite", required=True, help="a file of configs/ablations, without .py"
+  )
+  parser.add_argument(
+    "--config",
+    metavar="FILE",
+    help="the config that the rows change (default: the suite's)",
+  )
+  parser.add_argument(
+    "--row", action="append", metavar="NAME", help="only this row; repeatable"
+  )
+  parser.add_argument(
+    "--seeds", type=_seeds, default=[0], help="such as 0,1,2 (default: 0)"
+  )
+  parser.add_argument(
+    "--output",
+    type=Path,
+    required=True,
+    metavar="DIR",
+    help="gets the folders of the runs, and SUITE.md and SUITE.json",
+  )
+  parser.add_argument(
+    "--dry-run", action="store_true", help="only list the runs"
+  )
+  return parser
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,193 @@
+"""The rows of an ablation as runs: suites, cells, and where their runs are."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrd_jax.arguments import load_config
+from mrd_jax.config import Config, from_config_dict, from_saved
+from mrd_jax.errors import BadInput
+from mrd_jax.losses import LossConfig
+from mrd_jax.resume import MAY_CHANGE, flatten
+
+SUITES = Path("configs/ablations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """What a file of `configs/ablations` says.
+
+  Attributes:
+    title: The first line of its docstring.
+    base: Path of the config that the rows change.
+    rows: For every row, the fields that it changes, by flattened name.
+    published: For some rows, metrics that the paper reports: shares in
+      percent, relation gaps as they are.
+  """
+
+  title: str
+  base: str
+  rows: Mapping[str, Mapping[str, Any]]
+  published: Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run: a row of the table on one seed."""
+
+  row: str
+  seed: int
+  config: Config
+  workdir: Path
+
+  @property
+  def results(self) -> dict[str, Any] | None:
+    """results.json; None before the end, or if it lacks what is asked for."""
+    try:
+      saved = from_saved(json.loads((self.workdir / "config.json").read_text()))
+      results = json.loads((self.workdir / "results.json").read_text())
+    except FileNotFoundError:
+      return None
+    asked, rule = self.config.eval, self.config.checkpoint
+    has_all = all(
+      set(getattr(asked, kind)) <= set(getattr(saved.eval, kind))
+      for kind in ("zero_shot", "retrieval", "relation_gap")
+    )
+    selected_by = rule.best_metric if rule.rule == "best" else None
+    has_all &= (results["checkpoint"], results.get("selected_by")) == (
+      rule.rule,
+      selected_by,
+    )
+    return results if has_all else None
+
+
+def read_suite(name: str) -> Suite:
+  """Reads `configs/ablations/NAME.py`.
+
+  Raises:
+    BadInput: if there is no such suite, listing those that are.
+  """
+  path = SUITES / f"{name}.py"
+  if not path.is_file():
+    known = ", ".join(sorted(p.stem for p in SUITES.glob("*.py")))
+    raise BadInput(
+      f"--suite {name}: {path} does not exist; suites are {known or 'none'}; "
+      "start the command where configs/ is"
+    )
+  module = runpy.run_path(str(path))
+  try:
+    return Suite(
+      (module["__doc__"] or name).strip().splitlines()[0],
+      module["BASE"],
+      module["ROWS"],
+      module["PUBLISHED"],
+    )
+  except KeyError as error:
+    raise BadInput(f"{path} has no {error.args[0]}") from None
+
+
+def choose_rows(suite: Suite, names: Sequence[str] | None) -> Suite:
+  """The suite with these rows alone; with all if none are named.
+
+  Raises:
+    BadInput: if there is no such row, listing those that are.
+  """
+  for name in names or ():
+    if name not in suite.rows:
+      raise BadInput(f"--row {name!r}: rows are {', '.join(suite.rows)}")
+  rows = {r: c for r, c in suite.rows.items() if not names or r in names}
+  return dataclasses.replace(suite, rows=rows)
+
+
+def make_cells(
+  suite: Suite,
+  config_file: str,
+  overrides: Sequence[str],
+  seeds: Sequence[int],
+  output: Path,
+) -> list[Cell]:
+  """Every row on every seed; seeds change slowest, so that a table fills up.
+
+  The folder of a run is named after its row and a hash of all that is learned
+  from, so rows of several suites that are the same run are run once.
+
+  Args:
+    suite: The rows.
+    config_file: What they change.
+    overrides: "--config.FIELD=VALUE", applied to all rows, before their own
+      changes.
+    seeds: The seeds.
+    output: Where the folders of the runs are.
+
+  Raises:
+    BadInput: naming the row and the field that cannot be changed.
+  """
+  cells = []
+  folders: dict[str, Path] = {}
+  for seed in seeds:
+    for row, changes in suite.rows.items():
+      values = load_config(config_file, overrides)
+      try:
+        values.update_from_flattened_dict({**changes, "seed": seed})
+        config = from_config_dict(values)
+      except (KeyError, TypeError) as error:
+        fields = ", ".join(changes)
+        raise BadInput(
+          f"row {row!r} of the suite changes {fields}, which {config_file} "
+          f"does not have in this form ({type(error).__name__})"
+        ) from error
+      if not (config.loss.intra or config.loss.cross):
+        # Nothing else of the loss matters: one run serves all settings.
+        plain = LossConfig(intra=False, cross=False)
+        config = dataclasses.replace(config, loss=plain)
+      learned = {
+        name: value
+        for name, value in flatten(dataclasses.asdict(config)).items()
+        if name != "seed" and not name.startswith(MAY_CHANGE)
+      } | {"data.dir": config.data.dir}
+      key = hashlib.sha256(json.dumps(learned).encode()).hexdigest()[:8]
+      slug = re.sub(r"[^a-z0-9]+", "_", row.lower()).strip("_")
+      if key not in folders:
+        there = sorted(output.glob(f"*-{key}"))
+        folders[key] = there[0] if there else output / f"{slug}-{key}"
+      cells.append(Cell(row, seed, config, folders[key] / f"seed{seed}"))
+  return cells
+
+
+def seeds_of(cells: Sequence[Cell]) -> list[int]:
+  """The seeds of the cells, and all others that are in their folders."""
+  there = (p.name for c in cells for p in c.workdir.parent.glob("seed*"))
+  found = {int(name[4:]) for name in there if name[4:].isdigit()}
+  return sorted({cell.seed for cell in cells} | found)
+
+
+def check_data(cells: Sequence[Cell]) -> None:
+  """Looks for the splits of all cells, before the first of them is run.
+
+  A dataset that does not exist yet may be made by the run (`data.made_from`).
+
+  Raises:
+    BadInput: naming the row and the split that is missing.
+  """
+  from mrd_jax.data import dataset
+
+  for cell in cells:
+    config = cell.config
+    evaluated = config.eval.zero_shot + config.eval.retrieval
+    evaluated += config.eval.relation_gap
+    for path, splits in (
+      (config.data.dir, (config.data.split,)),
+      (config.eval.data_dir or config.data.dir, evaluated),
+    ):
+      if Path(path).exists():
+        missing = [s for s in splits if s not in dataset.split_names(path)]
+        if missing:
+          raise BadInput(
+            f"row {cell.row!r}: {path} has no split {', '.join(missing)}; it "
+            f"has {', '.join(dataset.split_names(path))}"
+          )

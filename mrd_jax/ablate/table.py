@@ -1,0 +1,92 @@
+"""The table of an ablation: mean and deviation over seeds, as the paper's."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mrd_jax.ablate.suite import Cell, Suite
+from mrd_jax.evaluate import published
+from mrd_jax.evaluate.table import group_metrics, label, number, render
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+  """Mean and sample standard deviation; none of a single value."""
+  deviation = statistics.stdev(values) if len(values) > 1 else None
+  return statistics.fmean(values), deviation
+
+
+def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
+  """Every row's finished runs and metrics: mean, deviation, value by seed."""
+  rows: dict[str, Any] = {
+    cell.row: {"runs": [], "selected_by": [], "metrics": {}} for cell in cells
+  }
+  values: dict[tuple[str, str], dict[int, float]] = {}
+  for cell in cells:
+    if results := cell.results:
+      row = rows[cell.row]
+      row["runs"].append(str(cell.workdir))
+      if results["selected_by"] not in (None, *row["selected_by"]):
+        row["selected_by"].append(results["selected_by"])
+      for name, value in results["metrics"].items():
+        values.setdefault((cell.row, name), {})[cell.seed] = value
+  for (row, name), by_seed in values.items():
+    mean, deviation = spread(list(by_seed.values()))
+    rows[row]["metrics"][name] = {
+      "mean": mean,
+      "std": deviation,
+      "by_seed": by_seed,
+    }
+  return rows
+
+
+def tabulate(suite: Suite, cells: Sequence[Cell]) -> str:
+  """The suite's tables in Markdown, one a split and kind of metric.
+
+  Shares are in percent.  A row that the paper reports has its figures below,
+  where the split has as many shapes as the paper's.
+  """
+  rows = as_json(cells)
+  shapes: dict[str, int] = {}
+  for cell in cells:
+    shapes |= (cell.results or {}).get("shapes", {})
+  text = [f"# {suite.title}", ""]
+  for split in shapes:
+    comparable = shapes[split] == published.SHAPES.get(split)
+    names = dict.fromkeys(
+      name
+      for row in rows.values()
+      for name in row["metrics"]
+      if name.startswith(f"{split}/") and "class_mean" not in name
+    )
+    for title, columns, percent in group_metrics(names):
+      header = [f"{split}: {title}", "seeds"]
+      header += [label(name.removeprefix(f"{split}/")) for name in columns]
+      lines = []
+      for row, found in rows.items():
+        values = [found["metrics"].get(name) for name in columns]
+        lines.append(
+          [row, str(max((len(v["by_seed"]) for v in values if v), default=0))]
+          + [number(v["mean"], percent, v["std"]) if v else "" for v in values]
+        )
+        paper = suite.published.get(row, {}) if comparable else {}
+        if any(name in paper for name in columns):
+          digits = 1 if percent else 2
+          lines.append(
+            [f"{row} (published)", ""]
+            + [
+              f"{paper[name]:.{digits}f}" if name in paper else ""
+              for name in columns
+            ]
+          )
+      text += [render(header, lines), ""]
+    if not comparable:
+      text += [f"{split}: {shapes[split]:,} shapes, not the paper's.", ""]
+  text.append("Mean ± standard deviation over seeds; shares in percent.")
+  for metric in dict.fromkeys(
+    m for r in rows.values() for m in r["selected_by"]
+  ):
+    text.append(
+      f"Of every run, the checkpoint with the best {metric}: the figures of "
+      f"{metric.partition('/')[0]} were selected on, they are not held out."
+    )
+  return "\n".join(text) + "\n"

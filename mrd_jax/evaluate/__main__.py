@@ -1,0 +1,283 @@
+"""python -m mrd_jax.evaluate: measures encoders on test sets."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrd_jax.arguments import at_least, exit_code, load_config
+from mrd_jax.errors import BadInput
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Evaluates; returns the exit code (2 for bad input)."""
+  args, overrides = _parser().parse_known_args(argv)
+  if args.captions and "retrieval" not in args.suite:
+    print("--captions is for the suite retrieval", file=sys.stderr)
+    return 2
+  return exit_code(lambda: _evaluate(args, overrides))
+
+
+def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  # After --help, which needs no JAX.
+  from mrd_jax.encoder import load_encoder
+  from mrd_jax.evaluate import results, suites
+  from mrd_jax.evaluate.evaluation import Evaluation
+  from mrd_jax.finetune.train import finetune
+
+  frozen = [suite for suite in args.suite if suite != "finetune"]
+  for suite in frozen:
+    if suite not in suites.SPLITS:
+      raise BadInput(
+        f"--suite {suite}: suites are {', '.join(suites.SPLITS)}, finetune"
+      )
+  if frozen and not args.data:
+    raise BadInput("--data is missing: name prepared datasets")
+  recipes = _recipes(args, overrides)
+  named = dict(args.split or ())
+  if odd := named.keys() - set(args.suite):
+    raise BadInput(f"--split {odd.pop()}=...: no such suite in --suite")
+  # All are found before the first is run.
+  where = {suite: suites.find(suite, args.data, named) for suite in frozen}
+  options = _options(args)
+  args.output.mkdir(parents=True, exist_ok=True)
+  rows = results.read_rows(args.output)
+  names = results.short_names(args.checkpoint, rows)
+  for name, checkpoint in zip(names, args.checkpoint, strict=True):
+    encoder = load_encoder(checkpoint, args.which, dtype=args.dtype)
+    row = results.make_row(name, checkpoint, args.which, encoder)
+    row = results.merge(rows, row)
+    evaluation = Evaluation(encoder, options)
+    for suite, found in where.items():
+      print(f"{name}: {suite} on {','.join(found.splits)}", flush=True)
+      result = evaluation(suite, found)
+      results.add_result(row, suite, found, result)
+      if result.confusion:
+        results.write_confusion(
+          args.output / name / f"confusion_{suite}.csv", *result.confusion
+        )
+      results.write(args.output, rows)  # so that a kill loses one suite
+    for recipe, config in recipes.items():
+      workdir = args.output / name / f"finetune_{recipe}"
+      found = finetune(config, checkpoint, workdir, which=args.which)
+      if found is None:
+        print("asked to stop; repeat the command to go on", file=sys.stderr)
+        return 1
+      results.add_finetuning(row, recipe, found)
+      results.write(args.output, rows)
+  print(f"\n{results.tabulate(rows)}")
+  print(f"written to {args.output / 'results.json'}")
+  return 0
+
+
+def _recipes(args: argparse.Namespace, overrides: Sequence[str]) -> dict:
+  """The configs of --finetune by their names."""
+  from mrd_jax.finetune.config import from_config_dict
+
+  if ("finetune" in args.suite) != bool(args.finetune):
+    raise BadInput(
+      "suite finetune and --finetune FILE, such as "
+      "configs/finetune/scanobjectnn_pb_t50_rs.py, need each other"
+    )
+  if overrides and not args.finetune:
+    raise BadInput(f"unknown argument: {overrides[0]}")
+  return {
+    Path(path).stem: from_config_dict(load_config(path, overrides))
+    for path in args.finetune or ()
+  }
+
+
+def _options(args: argparse.Namespace):
+  from mrd_jax.evaluate.evaluation import Options
+  from mrd_jax.evaluate.protocol import Protocol
+
+  options = Options(
+    protocol=Protocol(args.points, args.colour),
+    batch_size=args.batch_size,
+    shots=args.shots,
+    repeats=args.repeats,
+    regularisation=args.regularisation,
+  )
+  if not args.teacher:
+    if args.templates or args.templates_key or args.raw_names or args.captions:
+      raise BadInput(
+        "--templates, --templates-key, --raw-names and --captions need a "
+        "--teacher"
+      )
+    return options
+  import dataclasses
+
+  from mrd_jax.teachers.clip import ClipTeacher
+  from mrd_jax.teachers.prompts import class_features, read_templates
+
+  templates = read_templates(args.templates, args.templates_key)
+  teacher = ClipTeacher.from_pretrained(args.teacher, dtype=args.dtype)
+  features = functools.cache(teacher.text_features)  # for every checkpoint
+  return dataclasses.replace(
+    options,
+    class_features=functools.partial(
+      class_features,
+      teacher,
+      templates=templates,
+      keep_underscores=args.raw_names,
+    ),
+    text_features=(lambda texts: features(tuple(texts)))
+    if args.captions
+    else None,
+    teacher=f"{args.teacher}, {len(templates)} templates"
+    + (f" of {args.templates}" if args.templates else ""),
+  )
+
+
+def _split(text: str) -> tuple[str, tuple[str, ...]]:
+  suite, equals, splits = text.partition("=")
+  if not (suite and equals and all(splits.split(","))):
+    raise argparse.ArgumentTypeError(
+      f"expected SUITE=SPLIT or SUITE=SPLIT,SPLIT, not {text!r}"
+    )
+  return suite, tuple(splits.split(","))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+  number = at_least(1)
+  return tuple(number(part) for part in text.split(","))
+
+
+def _grey(text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value <= 1:
+    raise argparse.ArgumentTypeError("expected a number from 0 to 1")
+  return value
+
+
+def _positive(text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    value = 0.0
+  if not 0 < value < float("inf"):
+    raise argparse.ArgumentTypeError("expected a number above 0")
+  return value
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m mrd_jax.evaluate",
+    description="Measures encoders on test sets and prints tables, beside the "
+    "paper's rows where the test set is the paper's.",
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    nargs="+",
+    action="extend",
+    help="runs' folders, model folders or .safetensors files: a row each",
+  )
+  parser.add_argument(
+    "--which",
+    choices=("latest", "best"),
+    default="latest",
+    help="checkpoint of a run (default: latest)",
+  )
+  parser.add_argument(
+    "--suite",
+    required=True,
+    type=lambda text: tuple(dict.fromkeys(text.split(","))),
+    metavar="NAME[,NAME...]",
+    help="modelnet40, scanobjectnn, objaverse_lvis, zero_shot (any labelled "
+    "split), retrieval, relation_gap, linear_probe, few_shot, finetune",
+  )
+  parser.add_argument(
+    "--data",
+    nargs="+",
+    action="extend",
+    type=Path,
+    metavar="DIR",
+    help="prepared datasets; a suite takes the first that has its split",
+  )
+  parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+  parser.add_argument(
+    "--split",
+    type=_split,
+    action="append",
+    metavar="SUITE=SPLIT[,SPLIT]",
+    help="where a suite's shapes are, for other names than prepare gives; "
+    "several are joined, and are train and test for linear_probe",
+  )
+  parser.add_argument(
+    "--finetune",
+    action="append",
+    metavar="FILE",
+    help="for the suite finetune: a config of configs/finetune, which says "
+    "what data; repeatable; --config.FIELD=VALUE changes all of them",
+  )
+  parser.add_argument(
+    "--points",
+    type=at_least(1),
+    metavar="N",
+    help="draw N points of every cloud, with replacement where fewer are "
+    "stored (default: as stored, at most what the encoder was trained with)",
+  )
+  parser.add_argument(
+    "--colour",
+    type=_grey,
+    metavar="GREY",
+    help="this grey for all points, such as .4 or .392 (default: as stored)",
+  )
+  parser.add_argument(
+    "--teacher",
+    metavar="CLIP",
+    help="a Hugging Face CLIP, to make the features of class names and "
+    "captions (default: those stored with the dataset)",
+  )
+  parser.add_argument(
+    "--templates", metavar="FILE", help="prompts (default: ours)"
+  )
+  parser.add_argument(
+    "--templates-key", metavar="KEY", help="which list of the file"
+  )
+  parser.add_argument(
+    "--raw-names", action="store_true", help="keep underscores in class names"
+  )
+  parser.add_argument(
+    "--captions",
+    action="store_true",
+    help="retrieval by captions_SPLIT.csv (prepare captions) instead of the "
+    "stored texts",
+  )
+  parser.add_argument(
+    "--shots",
+    type=_counts,
+    default=(1, 2, 4, 8, 16),
+    metavar="N,N",
+    help="of few_shot (default: 1,2,4,8,16)",
+  )
+  parser.add_argument(
+    "--repeats",
+    type=at_least(1),
+    default=10,
+    help="draws of few_shot (default: 10)",
+  )
+  parser.add_argument(
+    "--regularisation",
+    type=_positive,
+    default=1.0,
+    metavar="C",
+    help="C of the probes' logistic regression (default: 1)",
+  )
+  parser.add_argument(
+    "--batch-size", type=at_least(1), default=64, help="(default: 64)"
+  )
+  parser.add_argument(
+    "--dtype", choices=("float32", "bfloat16"), default="float32"
+  )
+  return parser
+
+
+if __name__ == "__main__":
+  sys.exit(main())

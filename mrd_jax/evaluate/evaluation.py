@@ -1,0 +1,307 @@
+"""Runs the suites of `python -m mrd_jax.evaluate` on one encoder."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mrd_jax import sharding
+from mrd_jax.data import dataset
+from mrd_jax.encoder import Encoder
+from mrd_jax.errors import BadInput
+from mrd_jax.evaluate import probe
+from mrd_jax.evaluate.embed import Embedder, SplitEmbeddings, unit
+from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
+from mrd_jax.evaluate.relation_gap import relation_gap
+from mrd_jax.evaluate.retrieval import retrieval
+from mrd_jax.evaluate.suites import ZERO_SHOT, Found
+from mrd_jax.evaluate.zero_shot import confusion, zero_shot
+from mrd_jax.prepare.cap3d import coverage, read_captions
+
+
+class Result(NamedTuple):
+  """What a suite found out about one encoder.
+
+  Attributes:
+    metrics: Shares in [0, 1], or mean absolute errors.
+    protocol: What the figures depend on besides the encoder.
+    per_class: A row a class; empty where there are none.
+    confusion: Class names, and (C, C) counts; None where there is none.
+  """
+
+  metrics: dict[str, float]
+  protocol: dict[str, Any]
+  per_class: list[dict[str, Any]] = []
+  confusion: tuple[Sequence[str], np.ndarray] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a user may change of the suites.
+
+  Attributes:
+    protocol: How clouds are presented.
+    batch_size: Clouds at a time, rounded up to a multiple of the devices; it
+      changes no figure.
+    shots: Labelled shapes per class of `few_shot`.
+    repeats: Draws of `few_shot`.
+    regularisation: C of the probes' logistic regression.
+    class_features: Makes (C, D) features of class names; None takes those
+      that are stored with the split.
+    text_features: Makes (N, D) features of captions; None takes the stored
+      features of each shape's first text.
+    teacher: What the two above come from, in words; "" without them.
+  """
+
+  protocol: Protocol
+  batch_size: int
+  shots: tuple[int, ...]
+  repeats: int
+  regularisation: float
+  class_features: Callable[[Sequence[str]], np.ndarray] | None = None
+  text_features: Callable[[Sequence[str]], np.ndarray] | None = None
+  teacher: str = ""
+
+
+class Evaluation:
+  """Runs suites on one encoder; a split is embedded once for all of them.
+
+  Args:
+    encoder: The encoder.
+    options: See `Options`.
+  """
+
+  def __init__(self, encoder: Encoder, options: Options):
+    self._encoder, self._options = encoder, options
+    self._mesh = sharding.make_mesh(fsdp=1)
+    self._variables = jax.device_put(
+      encoder.variables, sharding.replicated(self._mesh)
+    )
+    # As the run that trained it shuffles, so that the figures are its own.
+    config = encoder.config.training_config or {}
+    self._seed = int(config.get("seed", 0))
+    self._embedders: dict[Path, Embedder] = {}
+    self._embeddings: dict[tuple[Path, str], SplitEmbeddings] = {}
+
+  def __call__(self, suite: str, found: Found) -> Result:
+    """Measures one suite.
+
+    Raises:
+      BadInput: if the splits and the encoder do not fit the suite.
+    """
+    measure = self._zero_shot
+    if suite not in ZERO_SHOT:
+      measure = {
+        "retrieval": self._retrieval,
+        "relation_gap": self._relation_gap,
+        "linear_probe": self._linear_probe,
+        "few_shot": self._few_shot,
+      }[suite]
+    try:
+      return measure(found)
+    except BadInput as error:
+      splits = ",".join(found.splits)
+      raise BadInput(
+        f"suite {suite}, {splits} of {found.data}: {error}"
+      ) from error
+
+  def _zero_shot(self, found: Found) -> Result:
+    names, class_CD = self._classes(found)
+    shapes = self._embed(found)
+    metrics = zero_shot(shapes.point, shapes.label, class_CD)
+    matrix_CC, scores = confusion(shapes.point, shapes.label, class_CD)
+    protocol = self._described(found) | {
+      "classes": len(names),
+      "texts": self._options.teacher or "stored with the classes",
+    }
+    per_class = [
+      {
+        **row._asdict(),
+        "name": names[row.label],
+        "confused_with": None
+        if row.confused_with is None
+        else names[row.confused_with],
+      }
+      for row in scores
+    ]
+    return Result(metrics, protocol, per_class, (names, matrix_CC))
+
+  def _retrieval(self, found: Found) -> Result:
+    self._check_width(found, dataset.read_meta(found.data).embed_dim)
+    shapes = self._embed(found)
+    protocol = self._described(found) | {"texts": "the first of each shape"}
+    if self._options.text_features is not None:
+      shapes, covered = self._with_captions(found, shapes)
+      protocol["texts"] = self._options.teacher
+      protocol["captions"] = covered
+    protocol["with_text"] = int(shapes.has_text.sum())
+    metrics = retrieval(
+      shapes.point,
+      shapes.text,
+      shapes.has_text,
+      image_ND=shapes.image,
+      has_image_N=shapes.has_image,
+      label_N=shapes.label,
+    )
+    return Result(metrics, protocol)
+
+  def _relation_gap(self, found: Found) -> Result:
+    self._check_width(found, dataset.read_meta(found.data).embed_dim)
+    shapes = self._embed(found)
+    gaps = relation_gap(
+      shapes.point,
+      shapes.image,
+      shapes.text,
+      shapes.has_image,
+      shapes.has_text,
+    )
+    metrics = {f"gap_{pair}": gap for pair, gap in gaps.items()}
+    return Result(metrics, self._described(found))
+
+  def _linear_probe(self, found: Found) -> Result:
+    if len(found.splits) != 2:
+      raise BadInput(
+        "suite linear_probe needs two splits, --split linear_probe=TRAIN,TEST"
+      )
+    self._same_classes(found)
+    train, test = (
+      self._embed(found._replace(splits=(split,))) for split in found.splits
+    )
+    metrics = probe.linear_probe(
+      train.point,
+      train.label,
+      test.point,
+      test.label,
+      c=self._options.regularisation,
+    )
+    return Result(
+      metrics, self._described(found) | {"C": self._options.regularisation}
+    )
+
+  def _few_shot(self, found: Found) -> Result:
+    shapes = self._embed(found)
+    metrics: dict[str, float] = {}
+    protocol = self._described(found) | {
+      "C": self._options.regularisation,
+      "repeats": self._options.repeats,
+    }
+    for shots in self._options.shots:
+      scores = probe.few_shot(
+        shapes.point,
+        shapes.label,
+        shots=shots,
+        seeds=range(self._options.repeats),
+        c=self._options.regularisation,
+      )
+      for name in ("top1", "class_mean"):
+        metrics[f"{shots}_shot_{name}"] = scores[name]["mean"]
+        if scores[name]["std"] is not None:
+          metrics[f"{shots}_shot_{name}_std"] = scores[name]["std"]
+      for name in ("classes", "classes_short", "classes_left_out"):
+        protocol[f"{shots}_shot_{name}"] = scores[name]
+    return Result(metrics, protocol)
+
+  def _classes(self, found: Found) -> tuple[Sequence[str], np.ndarray]:
+    names = self._same_classes(found)
+    if self._options.class_features is not None:
+      class_CD = self._options.class_features(names)
+    else:
+      class_CD = dataset.class_features(found.data, found.splits[0])
+    self._check_width(found, class_CD.shape[1])
+    return names, unit(class_CD)
+
+  def _same_classes(self, found: Found) -> Sequence[str]:
+    names = dataset.read_meta(found.data).class_names
+    lists = {tuple(names.get(split, ())) for split in found.splits}
+    if len(lists) != 1 or not (only := lists.pop()):
+      raise BadInput(
+        f"{found.data}: the splits {', '.join(found.splits)} have no classes, "
+        "or not the same ones; name others with --split"
+      )
+    return only
+
+  def _with_captions(
+    self, found: Found, shapes: SplitEmbeddings
+  ) -> tuple[SplitEmbeddings, str]:
+    """The split with its captions as texts, and how many have one."""
+    assert self._options.text_features is not None
+    captions: dict[str, str] = {}
+    for split in found.splits:
+      captions |= read_captions(found.data / f"captions_{split}.csv", [])
+    ids = [
+      record["id"]
+      for split in found.splits
+      for record in dataset.open_split(found.data, split)
+    ]
+    has_text_N = np.array([uid in captions for uid in ids])
+    if not has_text_N.any():
+      raise BadInput(
+        f"{found.data}: no shape of {', '.join(found.splits)} has a caption; "
+        "write them with python -m mrd_jax.prepare captions"
+      )
+    features = self._options.text_features(
+      [captions[uid] for uid in ids if uid in captions]
+    )
+    self._check_width(found, features.shape[1])
+    text_ND = np.zeros_like(shapes.point)
+    text_ND[has_text_N] = unit(features)
+    covered = str(coverage(captions, ids))
+    return shapes._replace(text=text_ND, has_text=has_text_N), covered
+
+  def _check_width(self, found: Found, width: int) -> None:
+    config = self._encoder.config
+    own = config.embed_dim or config.architecture.width
+    if own != width:
+      raise BadInput(
+        f"the encoder's embeddings have width {own} "
+        f"({config.embedding_space}), the teacher's features {width} "
+        f"({self._options.teacher or found.data}): they are of different "
+        "teachers"
+      )
+
+  def _embed(self, found: Found) -> SplitEmbeddings:
+    parts = []
+    for split in found.splits:
+      key = found.data, split
+      if key not in self._embeddings:
+        source = ProtocolSource(
+          dataset.open_split(found.data, split),
+          self._options.protocol,
+          self._seed,
+        )
+        self._embeddings[key] = self._embedder(found.data)(
+          self._variables, source, lambda: None
+        )
+      parts.append(self._embeddings[key])
+    return SplitEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
+
+  def _embedder(self, data: Path) -> Embedder:
+    if data not in self._embedders:
+      devices = self._mesh.size
+      self._embedders[data] = Embedder(
+        self._encoder.model.clone(
+          batch_sharding=sharding.batch_sharding(self._mesh)
+        ),
+        self._options.protocol.augment(self._encoder.config),
+        self._options.protocol.meta(dataset.read_meta(data)),
+        batch_size=-(-self._options.batch_size // devices) * devices,
+        threads=2,
+        seed=self._seed,
+        mesh=self._mesh,
+      )
+    return self._embedders[data]
+
+  def _described(self, found: Found) -> dict[str, Any]:
+    described = {
+      "shapes": len(self._embed(found).label),
+      **dataclasses.asdict(self._options.protocol),
+    }
+    space = self._encoder.config.embedding_space
+    teacher = dataset.read_meta(found.data).teacher
+    if space != teacher and not self._options.teacher:
+      # Not refused: the same teacher may be worded in two ways.
+      described["teachers"] = f"encoder: {space}; dataset: {teacher}"
+    return described

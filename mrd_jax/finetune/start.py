@@ -1,0 +1,118 @@
+"""Where a fine-tuning run starts: an encoder, or its sizes alone."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrd_jax.encoder import load_encoder
+from mrd_jax.errors import BadInput
+from mrd_jax.finetune.config import ScratchConfig
+from mrd_jax.models.pointbert import PointBERTSize
+from mrd_jax.pretrained import UpAxis
+
+START_FILE = "start.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """What a run starts from; all but the weights is kept in start.json.
+
+  Attributes:
+    checkpoint: A run, a model folder or a .safetensors file; "" for none.
+    which: Checkpoint of a run, "latest" or "best".
+    step: Of the checkpoint; 0 if unknown.
+    source: Where its weights come from, in words.
+    architecture: The encoder's sizes.
+    up_axis: The axis that is up in the clouds that it sees.
+    colour_fill: The grey of clouds without colours.
+  """
+
+  checkpoint: str
+  which: str
+  step: int
+  source: str
+  architecture: PointBERTSize
+  up_axis: UpAxis
+  colour_fill: float
+
+
+def load(
+  checkpoint: str, which: str, scratch: ScratchConfig
+) -> tuple[Start, Any]:
+  """Loads what a new run starts from.
+
+  Args:
+    checkpoint: As `load_encoder` takes it; "" to start from scratch.
+    which: Likewise, "latest" or "best".
+    scratch: The encoder in that case.
+
+  Returns:
+    The start, and the encoder's variables without its projection as numpy
+    arrays; None from scratch.
+
+  Raises:
+    BadInput: if there is no encoder to load.
+  """
+  if not checkpoint:
+    names = [field.name for field in dataclasses.fields(PointBERTSize)]
+    size = PointBERTSize(**{name: getattr(scratch, name) for name in names})
+    start = Start(
+      "", which, 0, "random weights", size, scratch.up_axis, scratch.colour_fill
+    )
+    return start, None
+  encoder = load_encoder(checkpoint, which)
+  config = encoder.config
+  start = Start(
+    checkpoint,
+    which,
+    config.step,
+    config.source,
+    config.architecture,
+    config.up_axis,
+    config.colour_fill,
+  )
+  variables = jax.tree.map(np.asarray, dict(encoder.variables))
+  params = {k: v for k, v in variables["params"].items() if k != "proj"}
+  return start, variables | {"params": params}
+
+
+def read(workdir: Path, checkpoint: str, which: str) -> Start:
+  """The start of a run that goes on: its weights are in its checkpoints.
+
+  So it can go on when the encoder was trained further, or is gone.
+
+  Args:
+    workdir: The run.
+    checkpoint: What was asked for now.
+    which: Likewise.
+
+  Raises:
+    BadInput: if the run started from another one.
+  """
+  file = workdir / START_FILE
+  try:
+    values = json.loads(file.read_text())
+    before = values["checkpoint"], values["which"]
+    size = PointBERTSize(**values.pop("architecture"))
+    start = Start(**values, architecture=size)
+  except (ValueError, KeyError, TypeError) as error:
+    raise BadInput(
+      f"{file} is damaged ({error}); fine-tune again in another --workdir"
+    ) from error
+  if (_absolute(before[0]), before[1]) != (_absolute(checkpoint), which):
+    raise BadInput(
+      f"{file} says that this run started from {before[0]!r} ({before[1]}), "
+      f"not {checkpoint!r} ({which}); name that as --checkpoint and --which, "
+      "or another --workdir"
+    )
+  return start
+
+
+def _absolute(checkpoint: str) -> str:
+  """One name for one place; "" is from scratch."""
+  return os.path.abspath(checkpoint) if checkpoint else ""

@@ -1,0 +1,165 @@
+"""How a cloud is drawn for classification, on the device.
+
+Point-BERT's recipe (its `runner_finetune.py`): farthest point sampling, in
+training a random choice of what it found, then a scale and a shift by axis.
+As in pre-training the cloud is normalised first, and the points that the
+encoder gets are in random order: its groups hold the first points of a ball.
+Randomness follows (seed, step, position in the global batch), or the record.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mrd_jax.data.records import XYZ_LEVELS
+from mrd_jax.data.transforms import Batch, normalize_cloud
+from mrd_jax.finetune.config import AugmentConfig
+from mrd_jax.models.point_ops import farthest_point_sample
+
+
+class Clouds(NamedTuple):
+  """What the classifier takes.
+
+  Attributes:
+    points: (B, num_points, 6) float32: xyz, and a grey for rgb.
+    num_points: (B,) int32, how many leading points of each exist.
+  """
+
+  points: jax.Array
+  num_points: jax.Array
+
+
+class Drawer(NamedTuple):
+  """Draws the clouds of a batch.
+
+  Attributes:
+    config: How.
+    swap_yz: Whether the encoder's clouds are z up; those of records are y up.
+    colour_fill: The grey.
+    fps_chunk: Clouds per step of farthest point sampling (`point_ops`).
+    batch_sharding: Layout of the batch, as for the encoder.
+  """
+
+  config: AugmentConfig
+  swap_yz: bool
+  colour_fill: float
+  fps_chunk: int
+  batch_sharding: NamedSharding
+
+  def train(self, batch: Batch, *, seed: int, step: jax.Array) -> Clouds:
+    """The clouds of a training step."""
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    keys_B = _fold_in(step_key, jnp.arange(len(batch.row)))
+    return self._draw(batch, keys_B, augmented=True)
+
+  def test(self, batch: Batch, *, seed: int) -> Clouds:
+    """The clouds as they are evaluated; each the same in every batch."""
+    keys_B = _fold_in(jax.random.key(seed), batch.row)
+    return self._draw(batch, keys_B, augmented=False)
+
+  def copies(self, batch: Batch, *, seed: int, copy: jax.Array) -> Clouds:
+    """Copy number `copy` of the clouds, drawn and augmented as in training."""
+    keys_B = _fold_in(jax.random.key(seed), batch.row)
+    keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, copy)
+    return self._draw(batch, keys_B, augmented=True)
+
+  def _draw(self, batch: Batch, keys_B: jax.Array, augmented: bool) -> Clouds:
+    def one(cloud: tuple) -> Clouds:
+      xyz_N3, num_points, key = cloud
+      order_key, augment_key = jax.random.split(key)
+      xyz_P3, n = draw_points(
+        decode(xyz_N3, num_points, self.swap_yz),
+        num_points,
+        self.config,
+        order_key,
+        random=augmented,
+      )
+      if augmented:
+        xyz_P3 = augment(xyz_P3, self.config, augment_key)
+      grey_P3 = jnp.full_like(xyz_P3, self.colour_fill)
+      return Clouds(jnp.concatenate([xyz_P3, grey_P3], axis=-1), n)
+
+    def local(*clouds) -> Clouds:
+      size = min(self.fps_chunk, len(clouds[0]))
+      return jax.lax.map(one, clouds, batch_size=size)
+
+    # As in `point_ops`: each device draws what it holds.
+    spec = PartitionSpec(*self.batch_sharding.spec[:1])
+    local = jax.shard_map(
+      local, mesh=self.batch_sharding.mesh, in_specs=spec, out_specs=spec
+    )
+    with jax.named_scope("input"):
+      return local(batch.xyz, batch.num_points, keys_B)
+
+
+_fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+
+
+def decode(
+  xyz_N3: jax.Array, num_points: jax.Array, swap_yz: bool
+) -> jax.Array:
+  """A record's (N, 3) int16 coordinates, normalised over all that exist."""
+  xyz_N3 = xyz_N3.astype(jnp.float32) / XYZ_LEVELS
+  if swap_yz:
+    xyz_N3 = xyz_N3[:, jnp.array([0, 2, 1])]
+  exists_N1 = (jnp.arange(len(xyz_N3)) < num_points)[:, None]
+  return normalize_cloud(xyz_N3, exists_N1)
+
+
+def draw_points(
+  xyz_N3: jax.Array,
+  num_points: jax.Array,
+  config: AugmentConfig,
+  key: jax.Array,
+  *,
+  random: bool,
+) -> tuple[jax.Array, jax.Array]:
+  """Points of a cloud in random order.
+
+  Args:
+    xyz_N3: (N, 3) float32.
+    num_points: () int32, how many leading rows exist.
+    config: How many points.
+    key: Of the order, with which the first sampled point changes.
+    random: Whether `config.num_points` are chosen at random of
+      `config.sampled_points` that farthest point sampling found; else it finds
+      `config.num_points`.
+
+  Returns:
+    (config.num_points, 3) float32 and how many leading rows exist; the rest
+    are zero.  A smaller cloud keeps all its points.
+  """
+  order_key, choice_key = jax.random.split(key)
+  stored = len(xyz_N3)
+  exists_N = jnp.arange(stored) < num_points
+  order_N = jnp.argsort(
+    jnp.where(exists_N, jax.random.uniform(order_key, (stored,)), jnp.inf)
+  )
+  xyz_N3 = xyz_N3[order_N]
+  samples = config.sampled_points if random else config.num_points
+  samples_S = farthest_point_sample(xyz_N3, num_points, samples)
+  # Beyond `num_points` samples are repetitions; they are to come last.
+  rank_S = jax.random.uniform(choice_key, (samples,))
+  is_new_S = jnp.arange(samples) < num_points
+  chosen_P = jnp.argsort(jnp.where(is_new_S, rank_S, jnp.inf))
+  chosen_P = chosen_P[: config.num_points]
+  n = jnp.minimum(num_points, config.num_points)
+  exists_P1 = (jnp.arange(config.num_points) < n)[:, None]
+  return jnp.where(exists_P1, xyz_N3[samples_S[chosen_P]], 0), n
+
+
+def augment(
+  xyz_P3: jax.Array, config: AugmentConfig, key: jax.Array
+) -> jax.Array:
+  """A scale and a shift of its own for each axis (Point-BERT's
+  `PointcloudScaleAndTranslate`)."""
+  scale_key, shift_key = jax.random.split(key)
+  scale_3 = jax.random.uniform(
+    scale_key, (3,), minval=config.scale_low, maxval=config.scale_high
+  )
+  shift_3 = jax.random.uniform(
+    shift_key, (3,), minval=-config.shift, maxval=config.shift
+  )
+  return xyz_P3 * scale_3 + shift_3

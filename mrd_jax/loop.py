@@ -1,0 +1,210 @@
+"""The training loop, in one function: evaluate -> save -> next batch -> step.
+
+Pre-training (`train.py`) and fine-tuning (`finetune/train.py`) say in a `Run`
+what they do; that a run can be killed, stopped and repeated is here.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from mrd_jax import sharding
+from mrd_jax.checkpoint import Checkpoints
+from mrd_jax.data.transforms import Batch
+from mrd_jax.metrics import MetricsWriter, write_json
+from mrd_jax.preemption import Preempted, Preemption
+from mrd_jax.resume import check_resumable, check_same_data
+from mrd_jax.train_state import TrainState
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
+
+
+class NotFinite(RuntimeError):
+  """A loss or gradient became NaN or infinite; nothing of it was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What the loop works with.
+
+  Attributes:
+    config: Goes to config.json, and must be the same when a run goes on.
+    data: What identifies the data; goes to data.json, likewise.
+    summary: What is printed first.
+    init: Makes the first state.
+    abstract_state: Its shapes and shardings.
+    step_fn: (state, global batch) -> (state, metrics); the state is donated.
+    batches: The global batches from a step on, to the end of the run.
+    evaluate: (state, whether it is the last one, keep_going) -> scores, and
+      what else `write_results` wants.  Calls keep_going before every batch,
+      which may raise to stop.
+    describe: (step, scores) -> the scores as they are printed.
+    write_results: (workdir, last step, its scores, what came with them); is
+      called in the end, on every process, when all is saved.
+    open_checkpoints: The checkpoints of a workdir.
+    num_steps: Length of the run.
+    batch_size: Global batch.
+    evaluate_every: Interval in steps, besides the last.
+    save_every: The same.
+    log_every: The same, of a line in metrics.jsonl.
+  """
+
+  config: "DataclassInstance"
+  data: dict[str, Any]
+  summary: str
+  init: Callable[[], TrainState]
+  abstract_state: TrainState
+  step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+  batches: Callable[[int], Iterator[Batch]]
+  evaluate: Callable[
+    [TrainState, bool, Callable[[], None]], tuple[dict[str, float], Any]
+  ]
+  describe: Callable[[int, dict[str, float]], str]
+  write_results: Callable[[Path, int, dict[str, float], Any], None]
+  open_checkpoints: Callable[[Path], Checkpoints]
+  num_steps: int
+  batch_size: int
+  evaluate_every: int
+  save_every: int
+  log_every: int
+
+
+def train_loop(run: Run, workdir: Path) -> bool:
+  """Trains, or goes on training, the run in `workdir`.
+
+  Leaves there: config.json, data.json, checkpoints/, metrics.jsonl,
+  tensorboard/, and in the end what `run.write_results` writes, of which
+  results.json must be one.
+
+  Returns:
+    Whether the run has come to its end; False if it was asked to stop.
+
+  Raises:
+    BadInput: if the folder holds a run under another config or on other data.
+    NotFinite: if the loss or a gradient is no longer finite.
+  """
+  with contextlib.closing(Preemption()) as preemption:
+    return _train_loop(run, workdir, preemption)
+
+
+def _train_loop(run: Run, workdir: Path, preemption: Preemption) -> bool:
+  first_process = jax.process_index() == 0
+  with contextlib.ExitStack() as closing:
+    checkpoints = run.open_checkpoints(workdir)
+    closing.enter_context(contextlib.closing(checkpoints))
+    start, last = checkpoints.latest_step() or 0, run.num_steps
+    if start:
+      check_resumable(run.config, workdir / "config.json")
+      check_same_data(run.data, workdir / "data.json")
+    if first_process:
+      write_json(workdir / "config.json", dataclasses.asdict(run.config))
+      write_json(workdir / "data.json", run.data)
+    state = (
+      checkpoints.restore(start, run.abstract_state) if start else run.init()
+    )
+    # The step we start from is evaluated again if a stop kept its scores from
+    # being recorded.
+    evaluate_start = not checkpoints.has_scores(start) or (
+      start == last and not (workdir / "results.json").exists()
+    )
+    writer = MetricsWriter(
+      workdir,
+      num_steps=last,
+      batch_size=run.batch_size,
+      start_step=start,
+      drop_start_evaluation=evaluate_start,
+      enabled=first_process,
+    )
+    closing.enter_context(contextlib.closing(writer))
+    writer.say(run.summary)
+    if start:
+      writer.say(f"resumed from the checkpoint of step {start}")
+
+    def due(every: int, step: int) -> bool:
+      return step == last or step % every == 0
+
+    batches = run.batches(start)
+    pending: dict[int, dict] = {}  # the newest step's metrics, on the device
+
+    def log_pending() -> None:
+      for step, metrics in pending.items():
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        check_finite(step, values)
+        if due(run.log_every, step):
+          writer.train(step, values)
+      pending.clear()
+
+    step = saved = start
+    stopped = False
+    scores = extra = None
+    try:
+      # Evaluate, save, next batch, step: a checkpoint of step s is what the
+      # s-th step left, with its scores, before data of the next is read.
+      while True:
+        scores = None
+        if due(run.evaluate_every, step) and (step > start or evaluate_start):
+          log_pending()
+          scores, extra = run.evaluate(
+            state, step == last, functools.partial(preemption.poll, step)
+          )
+          writer.evaluation(step, scores, run.describe(step, scores))
+        if step > saved and (scores or due(run.save_every, step)):
+          log_pending()
+          checkpoints.save(step, state, scores)
+          saved = step
+        if step == last:
+          break
+        preemption.poll(step)
+        state, metrics = run.step_fn(state, next(batches))
+        log_pending()  # of the step before: the device is already at work
+        step += 1
+        pending[step] = metrics
+    except Preempted:
+      log_pending()
+      if step > saved:
+        checkpoints.save(step, state, None)
+      stopped = True
+
+  # The last save is known to be complete only now.
+  if stopped:
+    writer.say(f"asked to stop at step {step}; repeat the command to go on")
+  elif scores:
+    run.write_results(workdir, step, scores, extra)
+  return not stopped
+
+
+def check_finite(step: int, values: dict[str, float]) -> None:
+  """Raises NotFinite, naming the step and the terms, if any value is not."""
+  bad = [name for name, value in values.items() if not math.isfinite(value)]
+  if bad:
+    raise NotFinite(
+      f"step {step}: {', '.join(bad)} not finite; nothing of this step is "
+      "saved. Look for bad features in the data, or start again in another "
+      "--workdir with a lower optimizer.learning_rate or optimizer.clip_norm"
+    )
+
+
+def one_ahead(
+  batches: Iterator[Batch], batch_sharding: NamedSharding
+) -> Iterator[Batch]:
+  """Puts the next batch on the devices while they work on this one.
+
+  Args:
+    batches: This process's part of every global batch.
+    batch_sharding: Layout of the global batches that are returned.
+  """
+  queue = collections.deque()
+  for batch in batches:
+    queue.append(sharding.to_global(batch, batch_sharding))
+    if len(queue) > 1:
+      yield queue.popleft()
+  yield from queue

@@ -1,0 +1,206 @@
+"""python -m mrd_jax.search: the shapes closest to texts, images or shapes."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrd_jax.arguments import add_checkpoint, at_least, exit_code
+from mrd_jax.data.point_files import SUFFIXES
+from mrd_jax.errors import BadInput
+
+if TYPE_CHECKING:
+  from mrd_jax.search.gallery import Gallery
+  from mrd_jax.search.queries import Query
+  from mrd_jax.search.ranking import Hits
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Searches; returns the exit code.
+
+  Returns:
+    0, also if no shape reaches the threshold; 2 for bad arguments or input.
+  """
+  args = _parser().parse_args(argv)
+  return exit_code(lambda: _search(args))
+
+
+def _search(args: argparse.Namespace) -> int:
+  given = [
+    (kind, value)
+    for kind in ("text", "image", "shape")
+    for value in getattr(args, kind)
+  ]
+  if not given:
+    raise BadInput("nothing to look for: give --text, --image or --shape")
+  if args.threshold is not None and not -1 <= args.threshold <= 1:
+    raise BadInput(
+      f"--threshold is {args.threshold:g}, must be a cosine, from -1 to 1"
+    )
+  for flag, text, suffix in (
+    ("--json", args.json, ".json"),
+    ("--sheet", args.sheet, ".png"),
+  ):
+    if text and (Path(text).suffix != suffix or not Path(text).parent.is_dir()):
+      raise BadInput(
+        f"{flag} is {text}, must be a file that ends in {suffix}, in a folder "
+        "that exists"
+      )
+  from mrd_jax.encoder import load_encoder  # brings JAX, takes seconds
+  from mrd_jax.search import queries, ranking
+  from mrd_jax.search.gallery import open_gallery
+  from mrd_jax.search.index import open_index
+
+  gallery = open_gallery(args.index)
+  index = None if args.exact else open_index(gallery)
+  encoder = load_encoder(args.checkpoint, args.which)
+  queries.check_gallery(gallery, encoder, args.checkpoint)
+  asked = [queries.Query(kind, value) for kind, value in given]
+  embedded, notes = queries.embed_queries(
+    asked,
+    encoder,
+    teacher=args.teacher,
+    up=args.up,
+    normalize=gallery.source["normalize"],
+  )
+  if gallery.source["step"] != encoder.config.step:
+    notes.append(
+      f"{gallery.path} was embedded at step {gallery.source['step']}, the "
+      f"checkpoint is of step {encoder.config.step}: embed the gallery anew"
+    )
+  for note in notes:
+    print(f"note: {note}", file=sys.stderr)
+  hits = ranking.search(
+    gallery,
+    embedded,
+    [query.kind for query in asked],
+    top=args.top,
+    threshold=args.threshold,
+    index=index,
+  )
+  print("\n".join(_table(gallery, asked, hits)))
+  if len(hits.rows) < args.top:
+    print(
+      f"{len(hits.rows)} of {len(gallery)} shapes reach --threshold "
+      f"{args.threshold:g}",
+      file=sys.stderr,
+    )
+  if args.json:
+    _write_json(Path(args.json), gallery, asked, hits)
+  if args.sheet:
+    from mrd_jax.search.sheet import draw_hits
+
+    draw_hits(gallery, asked, hits, Path(args.sheet), up=args.up)
+  return 0
+
+
+def _table(
+  gallery: "Gallery", asked: Sequence["Query"], hits: "Hits"
+) -> list[str]:
+  """Rank, score, the cosine with each query if there are several, file."""
+  several = len(asked) > 1
+  columns = [f"{q.kind} {i}" for i, q in enumerate(asked, 1)] if several else []
+  lines = [
+    "  ".join([" rank", "  score", *(f"{c:>8}" for c in columns), "file"])
+  ]
+  for rank, row in enumerate(hits.rows):
+    cosines = hits.cosine[rank] if several else []
+    numbers = [f"{hits.score[rank]:7.4f}", *(f"{c:8.4f}" for c in cosines)]
+    lines.append(
+      "  ".join([f"{rank + 1:5}", *numbers, str(gallery.files[row])])
+    )
+  return lines
+
+
+def _write_json(
+  path: Path, gallery: "Gallery", asked: Sequence["Query"], hits: "Hits"
+) -> None:
+  values = {
+    "index": os.fspath(gallery.path),
+    "queries": [query._asdict() for query in asked],
+    "hits": [
+      {
+        "rank": rank + 1,
+        "score": float(hits.score[rank]),
+        "cosines": hits.cosine[rank].tolist(),
+        "row": int(row),
+        "file": str(gallery.files[row]),
+      }
+      for rank, row in enumerate(hits.rows)
+    ],
+  }
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(values, indent=2) + "\n")
+  os.replace(temporary, path)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m mrd_jax.search",
+    description="Finds the shapes of a gallery that are closest to texts, "
+    "images and shapes; to all of them, if there are several.",
+  )
+  add_checkpoint(parser)
+  parser.add_argument(
+    "--index",
+    required=True,
+    metavar="FILE.npz",
+    help="the gallery, of python -m mrd_jax.embed; if FILE.faiss is beside it "
+    "(embed --index), that is used",
+  )
+  for kind, metavar, words in (
+    ("text", "WORDS", "words, as the teacher reads them"),
+    ("image", "FILE", "a picture, as the teacher sees it"),
+    ("shape", "FILE", f"a point cloud: {', '.join(SUFFIXES)}"),
+  ):
+    parser.add_argument(
+      f"--{kind}",
+      action="append",
+      default=[],
+      metavar=metavar,
+      help=f"{words}; can be repeated",
+    )
+  parser.add_argument(
+    "--teacher",
+    metavar="CLIP",
+    help="the CLIP model of --text and --image, a folder or user/model on the "
+    "Hugging Face hub (default: what the checkpoint was trained with)",
+  )
+  parser.add_argument(
+    "--up",
+    choices=("y", "z"),
+    default="y",
+    help="the axis of --shape that is up (default: y)",
+  )
+  parser.add_argument(
+    "--top",
+    type=at_least(1),
+    default=10,
+    metavar="K",
+    help="shapes to find (default: 10)",
+  )
+  parser.add_argument(
+    "--threshold",
+    type=float,
+    metavar="T",
+    help="only shapes whose cosine with every query is T or more",
+  )
+  parser.add_argument(
+    "--exact",
+    action="store_true",
+    help="compare every embedding, even if there is an index",
+  )
+  parser.add_argument(
+    "--json", metavar="FILE.json", help="file to create with the same hits"
+  )
+  parser.add_argument(
+    "--sheet", metavar="FILE.png", help="picture to create of the hits"
+  )
+  return parser
+
+
+if __name__ == "__main__":
+  sys.exit(main())

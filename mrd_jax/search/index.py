@@ -1,0 +1,211 @@
+"""The index of a large gallery: FAISS's short codes, all of them scanned.
+
+An embedding becomes D / 2 codes of 4 bits, one for each pair of its
+components (Jegou et al., Product quantization for nearest neighbor search,
+TPAMI 2011; scanned in registers, Andre et al., TPAMI 2019): D / 4 bytes, 320
+MB for a million embeddings of width 1,280, which take 5.1 GB.  Narrow ones,
+below 128, get 8 bits a component.  The scan finds candidates; `ranking.py`
+reads their embeddings and scores them exactly.
+
+No part of the gallery is left out.  An inverted file or a graph would scan
+less, but is made for queries that are distributed as the gallery is, and a
+text's embedding is not: texts lie in a region of their own.
+
+The file is FAISS's own and, behind it, a line of JSON that says which
+embeddings it is of, the line's length, and `_MAGIC`; FAISS reads past neither.
+"""
+
+import contextlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrd_jax.errors import BadInput
+from mrd_jax.search.gallery import Gallery, open_gallery
+
+# Below it, the exact search takes no longer than reading the index.
+SMALLEST = 10_000  # embeddings
+_TRAINED_ON = 32_768  # embeddings, for 16 centres a pair of components
+_NARROW = 128  # width below which codes of 4 bits a pair are too few
+_MAGIC = b"mrd-index-1\n"
+
+
+class Index:
+  """An index in memory.
+
+  Args:
+    path: Its file.
+    faiss_index: FAISS's.
+  """
+
+  def __init__(self, path: Path, faiss_index: Any):
+    self.path = path
+    self._index = faiss_index
+
+  def candidates(self, query_QD: np.ndarray, count: int) -> np.ndarray:
+    """Rows that probably have the greatest cosine with one of the queries.
+
+    Args:
+      query_QD: (Q, D) embeddings of unit length.
+      count: How many rows for each.
+
+    Returns:
+      Their union, sorted, int64.
+    """
+    count = min(count, self._index.ntotal)
+    _, rows_QC = self._index.search(_even(query_QD), count)
+    return np.unique(rows_QC[rows_QC >= 0])
+
+
+def index_path(gallery: Path) -> Path:
+  """Where the index of an .npz is: embeddings.faiss."""
+  return gallery.with_suffix(".faiss")
+
+
+def build_index(gallery: str | os.PathLike[str]) -> Path | None:
+  """Builds the index of an .npz, beside it; an older one is replaced.
+
+  The result depends on the embeddings alone.  In memory at a time: 32,768
+  embeddings for the training, then the codes and a block of embeddings.
+
+  Args:
+    gallery: What `python -m mrd_jax.embed` wrote.
+
+  Returns:
+    The index, or None: below `SMALLEST` embeddings none is needed, and an
+    older one is removed.
+
+  Raises:
+    BadInput: if the .npz cannot be used, see `open_gallery`, or FAISS is
+      missing.
+  """
+  opened = open_gallery(gallery)
+  path = index_path(opened.path)
+  if len(opened) < SMALLEST:
+    path.unlink(missing_ok=True)
+    return None
+  faiss = import_faiss()
+  width = opened.width + opened.width % 2
+  if width < _NARROW:
+    built = faiss.IndexScalarQuantizer(
+      width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+  else:
+    built = faiss.IndexPQFastScan(
+      width, width // 2, 4, faiss.METRIC_INNER_PRODUCT
+    )
+  built.train(_even(opened.sample(_TRAINED_ON)))
+  for _, block_nD in opened.blocks():
+    built.add(_even(block_nD))
+  temporary = path.with_name(path.name + ".tmp")
+  try:
+    faiss.write_index(built, os.fspath(temporary))
+    size, checksum = _body(temporary, temporary.stat().st_size)
+    line = json.dumps(
+      {
+        "embeddings": _identity(opened),
+        "body": {"bytes": size, "crc32": checksum},
+      }
+    ).encode()
+    with temporary.open("ab") as file:
+      file.write(line + len(line).to_bytes(4, "little") + _MAGIC)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except RuntimeError as error:  # FAISS's, of a full disk
+    raise BadInput(f"{path} cannot be written: {error}") from None
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+  return path
+
+
+def open_index(gallery: Gallery) -> Index | None:
+  """Opens the index beside an .npz; None if there is none.
+
+  Raises:
+    BadInput: naming the index, if it is of other embeddings, damaged or cut
+      off, or FAISS is missing.
+  """
+  path = index_path(gallery.path)
+  if not path.exists():
+    return None
+  remedy = (
+    "build it anew with python -m mrd_jax.embed --index, or remove it and "
+    "search without"
+  )
+  with path.open("rb") as file:
+    ending = len(_MAGIC) + 4
+    size = path.stat().st_size
+    file.seek(max(size - ending, 0))
+    tail = file.read()
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != _MAGIC or size < ending + length:
+      raise BadInput(f"{path} is cut off, or of another program; {remedy}")
+    file.seek(size - ending - length)
+    try:
+      said = json.loads(file.read(length))
+      identity, body = said["embeddings"], said["body"]
+      whole = (body["bytes"], body["crc32"])
+    except (ValueError, KeyError, TypeError):
+      raise BadInput(f"{path} is damaged at its end; {remedy}") from None
+  if identity != _identity(gallery):
+    raise BadInput(
+      f"{path} is stale: it was built of other embeddings than "
+      f"{gallery.path} holds; {remedy}"
+    )
+  # FAISS trusts what it reads: hand it nothing that is not as it was written.
+  if whole != _body(path, size - ending - length):
+    raise BadInput(f"{path} is damaged; {remedy}")
+  try:
+    found = import_faiss().read_index(os.fspath(path))
+  except RuntimeError as error:
+    reason = str(error).strip().splitlines()[-1]
+    raise BadInput(
+      f"{path} cannot be read by FAISS ({reason}); {remedy}"
+    ) from None
+  return Index(path, found)
+
+
+def import_faiss() -> Any:
+  """FAISS, an extra.
+
+  Raises:
+    BadInput: if it is not installed.
+  """
+  try:
+    import faiss
+  except ModuleNotFoundError:
+    raise BadInput(
+      "an index needs FAISS, which is not installed: pip install "
+      "mrd-jax[index]; without an index, search compares every embedding"
+    ) from None
+  return faiss
+
+
+def _identity(gallery: Gallery) -> dict[str, int]:
+  return {
+    "rows": len(gallery),
+    "width": gallery.width,
+    "crc32": gallery.checksum,
+  }
+
+
+def _body(path: Path, size: int) -> tuple[int, int]:
+  """How many of the first `size` bytes there are, and their CRC-32."""
+  count = checksum = 0
+  with path.open("rb") as file:
+    while chunk := file.read(min(size - count, 1 << 24)):
+      count += len(chunk)
+      checksum = zlib.crc32(chunk, checksum)
+  return count, checksum
+
+
+def _even(x_ND: np.ndarray) -> np.ndarray:
+  """With a column of zeros, which changes no product, if D is odd."""
+  x_ND = np.pad(x_ND, ((0, 0), (0, x_ND.shape[1] % 2)))
+  return np.ascontiguousarray(x_ND, np.float32)

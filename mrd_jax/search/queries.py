@@ -1,0 +1,131 @@
+"""Queries: texts, images and shapes in the space of the gallery."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mrd_jax.data.point_files import read_cloud
+from mrd_jax.encoder import Encoder
+from mrd_jax.errors import BadInput
+from mrd_jax.pretrained import UpAxis
+from mrd_jax.search.gallery import Gallery
+
+# As `ClipTeacher` names itself: "user/model@commit (sha256 0123456789ab)".
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w.-]+)(@\w+)?( \(sha256 \w+\))?")
+_DIGEST = re.compile(r"\(sha256 (\w+)\)")
+
+
+class Query(NamedTuple):
+  """One query.
+
+  Attributes:
+    kind: "text", "shape" or "image".
+    value: The text, or the name of the file.
+  """
+
+  kind: str
+  value: str
+
+
+def check_gallery(gallery: Gallery, encoder: Encoder, checkpoint: str) -> None:
+  """Raises BadInput if gallery and checkpoint are not of one space."""
+  ours = encoder.config.embedding_space
+  theirs = gallery.source["embedding_space"]
+  if theirs != ours:
+    raise BadInput(
+      f"{gallery.path}: the embeddings are in the space of {theirs!r}, those "
+      f"of {checkpoint} in that of {ours!r}; embed the gallery with the same "
+      "checkpoint"
+    )
+  width = encoder.config.embed_dim or encoder.config.architecture.width
+  if gallery.width != width:
+    raise BadInput(
+      f"{gallery.path}: the embeddings have width {gallery.width}, those of "
+      f"{checkpoint} {width}; embed the gallery with the same checkpoint"
+    )
+
+
+def embed_queries(
+  queries: Sequence[Query],
+  encoder: Encoder,
+  *,
+  teacher: str | None,
+  up: UpAxis,
+  normalize: bool,
+) -> tuple[np.ndarray, list[str]]:
+  """Embeds queries: shapes by the encoder, texts and images by the teacher.
+
+  Args:
+    queries: Q of them.
+    encoder: The encoder of the gallery.
+    teacher: CLIP's folder or name on the hub; None is what the encoder's
+      `embedding_space` names.  It is loaded only if a query needs it.
+    up: The axis of the shapes that is up.
+    normalize: Whether shapes are centred and scaled, as in the gallery.
+
+  Returns:
+    (Q, D) float32 of unit length, and sentences that the user should read.
+
+  Raises:
+    BadInput: naming the query that cannot be embedded, or the teacher.
+  """
+  width = encoder.config.embed_dim or encoder.config.architecture.width
+  found = np.zeros((len(queries), width), np.float32)
+  places: dict[str, list[int]] = {"text": [], "shape": [], "image": []}
+  for row, query in enumerate(queries):
+    if not query.value.strip():
+      raise BadInput(f"--{query.kind} is empty; say what to look for")
+    places[query.kind].append(row)
+  clouds = []
+  for row in places["shape"]:
+    name = queries[row].value
+    cloud = read_cloud(name)
+    try:
+      clouds.append(encoder.prepare(cloud, up=up, normalize=normalize))
+    except BadInput as error:
+      raise BadInput(f"{name}: {error}") from None
+  if clouds:
+    found[places["shape"]] = encoder.embed(clouds)
+  notes = []
+  if places["text"] or places["image"]:
+    from mrd_jax.teachers.clip import ClipTeacher
+
+    space = encoder.config.embedding_space
+    name = teacher or _default_teacher(space)
+    clip = ClipTeacher.from_pretrained(name, batch_size=1)
+    if clip.embed_dim != width:
+      raise BadInput(
+        f"--teacher {name} has embeddings of width {clip.embed_dim}, the "
+        f"encoder {width}; name the encoder's own teacher, {space!r}"
+      )
+    ours, said = (_DIGEST.search(text) for text in (clip.name, space))
+    if ours and said and ours[1] != said[1]:
+      notes.append(
+        f"the teacher {clip.name} has other weights than the encoder's, "
+        f"{space}; if they are not another form of the same, scores mean "
+        "nothing"
+      )
+    if places["text"]:
+      texts = [queries[row].value for row in places["text"]]
+      found[places["text"]] = clip.text_features(texts)
+    for row in places["image"]:
+      try:
+        found[row] = clip.image_features([queries[row].value])[0]
+      except BadInput as error:
+        raise BadInput(f"--image {queries[row].value}: {error}") from None
+  return found, notes
+
+
+def _default_teacher(space: str) -> str:
+  """The teacher's name on the hub, from a checkpoint's embedding space."""
+  match = _HUB_NAME.fullmatch(space)
+  if not match:
+    raise BadInput(
+      f"the checkpoint's embedding space is {space!r}, which is no name to "
+      "load a teacher by; name its CLIP model with --teacher, a folder or "
+      "user/model on the Hugging Face hub"
+    )
+  # Not at the commit: it is cut short there, and the hub wants all of it.
+  return match[1]
