@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import hashlib
 import json
 import os
 import sys
@@ -218,6 +219,7 @@ def embed_files(
       "checkpoint": checkpoint,
       "step": encoder.config.step,
       "embedding_space": encoder.config.embedding_space,
+      "weights": fingerprint(encoder),
       "up": up,
       "normalize": normalize,
     }
@@ -236,6 +238,24 @@ def embed_files(
   else:
     output.unlink(missing_ok=True)
   return len(rows), count - len(rows)
+
+
+def fingerprint(encoder: "Encoder") -> str:
+  """The first 12 digits of the SHA-256 of an encoder's weights.
+
+  Of their names, types, shapes and values: a run and the model folder that was
+  made of it have the same, another run of the same config another.
+  """
+  import jax
+
+  leaves = jax.tree_util.tree_leaves_with_path(encoder.variables)
+  named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+  digest = hashlib.sha256()
+  for name in sorted(named):
+    value = np.ascontiguousarray(named[name])
+    digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+    digest.update(value.tobytes())
+  return digest.hexdigest()[:12]
 
 
 def record_cloud(record: Mapping[str, Any]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The verb embed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -121,6 +122,7 @@ def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
     "checkpoint": str(model_dir),
     "step": 7,
     "embedding_space": "a teacher",
+    "weights": embed.fingerprint(encoder),
     "up": "y",
     "normalize": True,
   }
@@ -337,6 +339,23 @@ def test_split(model_dir, encoder, tmp_path, capsys):
   ):
     assert run(*args, *wrong) == 2
     assert words in capsys.readouterr().err
+
+
+def test_fingerprint(encoder, tmp_path):
+  """Of the weights alone: the same in another folder, another for each bit."""
+  own = embed.fingerprint(encoder)
+  assert len(own) == 12 and int(own, 16) > 0
+  config = dataclasses.replace(encoder.config, step=8, source="elsewhere")
+  Encoder(config, encoder.variables, encoder.model).save_pretrained(tmp_path)
+  assert embed.fingerprint(load_encoder(tmp_path)) == own
+  values = jax.tree.map(np.array, encoder.variables)
+  leaves, structure = jax.tree.flatten(values)
+  for i in (0, len(leaves) // 2, -1):
+    changed = [leaf.copy() for leaf in leaves]
+    changed[i].flat[-1] = np.nextafter(changed[i].flat[-1], np.float32(9))
+    variables = jax.tree.unflatten(structure, changed)
+    other = Encoder(encoder.config, variables, encoder.model)
+    assert embed.fingerprint(other) != own
 
 
 def test_index(model_dir, shapes, tmp_path, capsys, monkeypatch):

@@ -21,7 +21,7 @@ from mrd_jax.report.markup import json_block, tag
 from mrd_jax.report.page import short_names, write_page
 from mrd_jax.report.retrieval_sheet import choose_queries
 from mrd_jax.report.run_folder import read_folder, read_run
-from mrd_jax.report.tables import flatten
+from mrd_jax.report.tables import flatten, run_results
 
 DIM = 16
 SHAPES = 60
@@ -265,6 +265,57 @@ def test_chart_leaves_out_what_is_not_finite():
   assert 'data-values="1,3"' in text and "nan" not in text
   text = line_chart("x", [Curve("a", steps[:1], values[1:2], 0)])
   assert 'class="curve' not in text
+
+
+def test_chart_says_where_a_shorter_curve_ends():
+  steps = np.arange(1, 401)
+  curves = [
+    Curve("long", steps, 1 / steps, 0),
+    Curve("short", steps[:200], 2 / steps[:200], 1),
+  ]
+  text = line_chart("x", curves)
+  assert "<b>0.002500</b>" in text and "<b>0.01000 (step 200)</b>" in text
+  assert "short ends at 0.01000 (step 200)" in text
+  assert "step 400)" not in text
+
+
+def test_an_unfinished_run_is_never_the_best(runs, data, tmp_path):
+  better = make_run(tmp_path / "better", data)
+  (better / "results.json").unlink()
+  lines = (
+    (better / "metrics.jsonl")
+    .read_text()
+    .replace('"val/top1": 0.08', '"val/top1": 0.99')
+  )
+  (better / "metrics.jsonl").write_text(lines)
+  tables = run_results(
+    {"a": read_run(runs[0]), "b": read_run(runs[1]), "c": read_run(better)}
+  )
+  accuracy = tables[0]
+  assert 'title="0.99"' in accuracy
+  assert re.findall(
+    r'class="best"[^>]*data-metric="val/top1"[^>]*title="([^"]*)', accuracy
+  ) == ["0.18123"]
+  assert "unfinished: the evaluation of step 80" in accuracy
+
+
+def test_results_of_another_form(runs, tmp_path):
+  run = tmp_path / "run"
+  shutil.copytree(runs[0], run)
+  path = run / "results.json"
+  results = json.loads(path.read_text())
+  for changes in (
+    {"chance_top1": 0.1},
+    {"metrics": 1},
+    {"best_test_epoch": {}},
+    {"best_test_epoch": {"metrics": {}}},
+  ):
+    path.write_text(json.dumps(results | changes))
+    with pytest.raises(BadInput, match="in another form than training writes"):
+      read_run(run)
+  path.write_text("[]")
+  with pytest.raises(BadInput, match="in another form than training writes"):
+    read_run(run)
 
 
 def test_unfinished_run_without_data(runs, tmp_path, capsys):
@@ -712,6 +763,31 @@ def test_one_run(browser, runs, tmp_path):
   assert counts == [[2, 2, 2], [3]]
   assert not browser.find_elements("id", "diff")
   assert not browser.find_elements("css selector", ".best")
+
+
+def test_hover_beyond_the_end_of_a_curve(browser, data, tmp_path):
+  folders = [make_run(tmp_path / str(n), data, steps=n) for n in (80, 60)]
+  path = tmp_path / "page.html"
+  write_page([read_folder(folder) for folder in folders], path)
+  browser.get(path.as_uri())
+  found = browser.execute_script("""
+    const chart = document.querySelector('.chart');
+    const svg = chart.querySelector('svg');
+    const read = () => [...chart.querySelectorAll('.legend b')].map(
+      (cell) => cell.textContent);
+    const seen = [read()];
+    svg.focus();
+    for (let i = 0; i < 21; i++) {
+      svg.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}));
+      if (i == 0 || i == 19 || i == 20) seen.push(read());
+    }
+    svg.blur();
+    return [...seen, read()];
+  """)
+  rest = ["0.1125", "0.1500 (step 60)"]
+  assert found[:2] == [rest, ["0.1125", "–"]]
+  assert found[2] == ["0.1475", "–"]  # step 61
+  assert found[3:] == [["0.15", "0.15"], rest]
 
 
 def test_evaluations(browser, runs, tmp_path):

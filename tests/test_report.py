@@ -7,10 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+from configs.finetune import debug
 from mrd_jax.data.dataset import open_split
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import procedural
-from mrd_jax.report import figures, point_render
+from mrd_jax.report import figures, point_render, retrieval_sheet
 from mrd_jax.report.__main__ import main
 from mrd_jax.report.retrieval_sheet import (
   choose_queries,
@@ -90,6 +91,41 @@ def write_embeddings(workdir, rows, has_text=True):
   )
 
 
+def make_finetuning(workdir, data, steps=4, **changes):
+  """A fine-tuning run's folder, as finetune/train.py leaves it."""
+  workdir.mkdir()
+  config = debug.get_config().to_dict()
+  config["data"]["dir"] = str(data)
+  write_json(workdir / "config.json", config)
+  classes = [f"class {i}" for i in range(54)]
+  counts = {"name": "procedural", "train": 1234, "test": 6}
+  write_json(workdir / "data.json", counts | {"classes": classes})
+  write_json(workdir / "start.json", {"checkpoint": "runs/m", "source": "m"})
+  lines = []
+  for step in range(1, steps + 1):
+    values = {"loss": 4 / step, "accuracy": step / 10, "grad_norm": 1.0}
+    lines.append({"step": step, "kind": "train", "time": 0.0} | values)
+    # The second step is the best.
+    scores = {f"test/top{k}": k / (10 + abs(step - 2)) for k in (1, 3, 5)}
+    lines.append({"step": step, "kind": "eval", "time": 0.0} | scores)
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (workdir / "metrics.jsonl").write_text(text)
+  results = {
+    "step": 4,
+    "epoch": 4.0,
+    "metrics": {"test/top1": 0.0833, "voted/top1": 0.0917},
+    "checkpoint": "last",
+    "best_test_epoch": {
+      "step": 2,
+      "epoch": 2.0,
+      "metrics": {"test/top1": 0.1},
+    },
+    "chance_top1": {"test": 1 / 54},
+  }
+  write_json(workdir / "results.json", results | changes)
+  return workdir
+
+
 def png_size(path):
   """Width and height from the header of a PNG file."""
   content = path.read_bytes()
@@ -111,6 +147,82 @@ def test_draws_every_figure(run, capsys):
   assert all(500 < height < 3000 for _, height in sizes)
   # The sheet grows with its rows; six records give six queries.
   assert sizes[3][1] > 1.5 * sizes[0][1]
+
+
+def test_draws_a_fine_tuning(data, tmp_path, capsys):
+  run = make_finetuning(tmp_path / "run", data)
+  assert main([str(run)]) == 0
+  output = capsys.readouterr()
+  drawn = [run / "figures" / f"{name}.png" for name in ("losses", "accuracy")]
+  assert output.out.split() == [str(p) for p in [*drawn, run / "report.html"]]
+  assert all(png_size(path) for path in drawn)
+  assert output.err == ""  # nothing is missed that it cannot have
+  read = read_run(run)
+  split = "val, fine-tuned"
+  assert read.chance == {split: 1 / 54, f"{split}, voted": 1 / 54}
+  assert sorted(read.series("eval")) == [f"{split}/top{k}" for k in (1, 3, 5)]
+  text = (run / "report.html").read_text()
+  for words in (
+    "<dt>Started from</dt><dd>runs/m</dd>",
+    "1,234 shapes",
+    "Accuracy after fine-tuning",
+    "Split “val, fine-tuned”: accuracy",
+    "Split “val, fine-tuned, voted”: accuracy",
+    "Guessing has a top-1 of 1.9%.",
+    "step 4, the last checkpoint",
+    "step 2, the best epoch, selected on the test split",
+  ):
+    assert words in text, words
+  for words in ('class="best"', "Zero-shot accuracy", "Teacher", "Left out"):
+    assert words not in text, words
+  # The evaluation folder and an unfinished run, whose dataset is gone.
+  (run / "results.json").unlink()
+  shutil.rmtree(run / "figures")
+  read = read_run(run)
+  assert read.chance[split] == 1 / 54
+  assert main([str(run)]) == 0
+  assert capsys.readouterr().err.count("\n") == 1  # no results.json
+  text = (run / "report.html").read_text()
+  assert "unfinished: the evaluation of step 4" in text
+  (run / "metrics.jsonl").unlink()
+  assert main([str(run)]) == 0
+  text = (run / "report.html").read_text()
+  assert "unfinished, not evaluated yet" in text
+  assert "no evaluation in metrics.jsonl yet" in text
+
+
+def test_figures_that_cannot_be_written(run, tmp_path, capsys):
+  """The page comes all the same, and says so; and with --output elsewhere."""
+  (run / "figures").write_text("in the way of the folder")
+  page = tmp_path / "elsewhere.html"
+  assert main([str(run), f"--output={page}"]) == 0
+  output = capsys.readouterr()
+  assert output.out.split() == [str(page)]
+  assert f"{run}: nothing to draw; losses.png left out: " in output.err
+  assert "figures" in output.err and "<!doctype html>" in page.read_text()
+
+
+def test_rank_does_not_profit_from_ties(run, monkeypatch, capsys):
+  """A run that has collapsed: all scores are equal, the order is the rows'."""
+  with np.load(run / "embeddings" / "val.npz") as arrays:
+    one = np.eye(1, DIM).repeat(6, axis=0)  # its products are not rounded
+    changed = dict(arrays) | {"point": one}
+  np.savez(run / "embeddings" / "val.npz", **changed)
+  notes = []
+  monkeypatch.setattr(
+    retrieval_sheet,
+    "_write_query",
+    lambda f, top, text, note: notes.append(note),
+  )
+  draw_retrieval(read_run(run), run / "a.png")
+  ranks = [int(re.findall(r"ranks (\d+) of 6", note)[0]) for note in notes]
+  assert sorted(ranks) == [1, 2, 3, 4, 5, 6]
+  assert main([str(run)]) == 0
+  assert "the encoder has collapsed" in capsys.readouterr().err
+  page = (run / "report.html").read_text()
+  for way in re.split("<h3>(?:Text|Image) to shape", page)[1:]:
+    ranks = [int(rank) for rank in re.findall(r"ranks (\d+) of 6", way)]
+    assert sorted(ranks) == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_same_run_gives_the_same_file(run):

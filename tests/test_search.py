@@ -15,8 +15,9 @@ from clips import make_clip
 from encoders import EMBED_DIM, cloud, make_encoder
 from PIL import Image
 
-from mrd_jax import embed
+from mrd_jax import embed, encoder
 from mrd_jax.data.point_files import read_cloud
+from mrd_jax.encoder import load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.search import gallery as galleries
 from mrd_jax.search import index as indexes
@@ -253,27 +254,31 @@ def test_index_recall(large):
   index = open_index(gallery)
   assert index is not None
   assert index_path(path).stat().st_size < x.nbytes / 15
-  pairs = [(near[i : i + 2], ["shape"] * 2) for i in range(0, 40, 2)]
-  mixed = [(np.stack(p), ["text", "shape"]) for p in zip(texts, near)]  # noqa: B905
-  for asked in (
-    [(row[None], ["shape"]) for row in near],
-    [(row[None], ["text"]) for row in texts],
-    pairs,
-    mixed[:20],
-  ):
+  for queries_QD, kind in ((near, "shape"), (texts, "text")):
     found = 0.0
-    for query, kinds in asked:
-      exact = ranking.search(gallery, query, kinds, top=10)
-      hits = ranking.search(gallery, query, kinds, top=10, index=index)
-      found += len(set(exact.rows) & set(hits.rows)) / 10 / len(asked)
+    for query in queries_QD[:, None]:
+      exact = ranking.search(gallery, query, [kind], top=10)
+      hits = ranking.search(gallery, query, [kind], top=10, index=index)
+      assert (exact.compared, hits.compared) == (20_000, 1000)
+      found += len(set(exact.rows) & set(hits.rows)) / 10 / len(queries_QD)
       np.testing.assert_allclose(
         hits.cosine, x[hits.rows].astype(float) @ query.T.astype(float)
       )
     assert found >= 0.95
+  # What is close to several is among the closest to none: all are compared.
+  for query, kinds in (
+    (near[[0, 9, 18, 27]], ["shape"] * 4),
+    (np.stack([near[3], -near[3]]), ["shape"] * 2),
+    (np.stack([texts[5], near[30]]), ["text", "shape"]),
+  ):
+    exact = ranking.search(gallery, query, kinds, top=10)
+    hits = ranking.search(gallery, query, kinds, top=10, index=index)
+    assert hits.rows.tolist() == exact.rows.tolist()
+    assert hits.compared == 20_000
   # More than the candidates of one query.
   hits = ranking.search(gallery, near[:1], ["shape"], top=2000, index=index)
   assert len(set(hits.rows)) == 2000
-  assert len(index.candidates(near[:1], 30_000)) == 20_000
+  assert len(index.candidates(near[0], 30_000)) == 20_000
 
 
 @pytest.mark.parametrize("width", [9, 131])
@@ -387,8 +392,10 @@ def test_killed_while_writing(tmp_path):
 def world(tmp_path_factory):
   """A model, its teacher, twelve shapes, a picture, and embeddings."""
   folder = tmp_path_factory.mktemp("world")
-  clip = make_clip(folder / "clip", embed_dim=EMBED_DIM)
-  load = functools.cache(ClipTeacher.from_pretrained)  # compiles once
+  # One length of texts, one size of batches: each is compiled once.
+  short = {"max_position_embeddings": 16}
+  clip = make_clip(folder / "clip", embed_dim=EMBED_DIM, text=short)
+  load = functools.cache(ClipTeacher.from_pretrained)
   teacher = load(str(clip), batch_size=1)
   make_encoder(embedding_space=teacher.name).save_pretrained(folder / "model")
   for i in range(12):
@@ -397,10 +404,11 @@ def world(tmp_path_factory):
   Image.fromarray(pixels).save(folder / "picture.png")
   arguments = [f"--checkpoint={folder / 'model'}"]
   files = [f"--input={folder}/*.npy", f"--output={folder / 'shapes.npz'}"]
-  assert embed.main([*arguments, *files, "--index"]) == 0
+  assert embed.main([*arguments, *files, "--index", "--batch-size=1"]) == 0
   arguments.append(f"--index={folder / 'shapes.npz'}")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(ClipTeacher, "from_pretrained", load)
+    patch.setattr(encoder, "load_encoder", functools.cache(load_encoder))
     yield folder, teacher, arguments
 
 
@@ -462,26 +470,68 @@ def test_verb(world, tmp_path, capsys):
 def test_verb_up_threshold_and_notes(world, tmp_path, capsys):
   folder, _, arguments = world
   shape = f"--shape={folder}/05.npy"
-  assert main([*arguments, shape, "--threshold=1"]) == 0
+  assert main([*arguments, shape, "--threshold=0.9999"]) == 0
   captured = capsys.readouterr()
-  assert captured.err == "0 of 12 shapes reach --threshold 1\n"
+  assert captured.err == "1 of 12 shapes reach --threshold 0.9999\n"
   assert main([*arguments, shape, "--top=1", "--up=z"]) == 0
   turned = float(capsys.readouterr().out.splitlines()[1].split()[1])
   assert turned < 0.9999
-  make_encoder(
-    embedding_space=json.loads((folder / "model" / "config.json").read_text())[
-      "embedding_space"
-    ],
-    step=8,
-  ).save_pretrained(tmp_path / "later")
-  other = make_clip(tmp_path / "clip", embed_dim=EMBED_DIM, seed=1)
-  later = [f"--checkpoint={tmp_path / 'later'}", *arguments[1:]]
-  assert main([*later, "--text=a", f"--teacher={other}"]) == 0
+  clip = f"--teacher={folder / 'clip'}"
+  # As if it had learnt from other weights, and been trained further since.
+  space = "clip (sha256 0123456789ab)"
+  make_encoder(embedding_space=space, step=8).save_pretrained(
+    tmp_path / "later"
+  )
+  with np.load(folder / "shapes.npz") as arrays:
+    earlier = dict(arrays)
+  source = json.loads(str(earlier["source"])) | {"embedding_space": space}
+  np.savez(tmp_path / "earlier.npz", **earlier | {"source": json.dumps(source)})
+  later = [
+    f"--{k}={tmp_path / v}"
+    for k, v in (("checkpoint", "later"), ("index", "earlier.npz"))
+  ]
+  assert main([*later, "--text=a", clip]) == 0
   notes = capsys.readouterr().err.splitlines()
   assert len(notes) == 2
-  assert notes[0].startswith("note: the teacher clip (sha256 ")
-  assert "has other weights" in notes[0]
-  assert "was embedded at step 7, the checkpoint is of step 8" in notes[1]
+  assert "was embedded at step 7, the checkpoint is of step 8" in notes[0]
+  assert notes[1].startswith("note: the teacher clip (sha256 ")
+  assert "has other weights" in notes[1]
+  # What CLIP does not read of a text; of this one, it reads all.
+  long = "a chair " * 50
+  assert (
+    main([*arguments, "--text=a chair", f"--text={long}", "--text=a", clip])
+    == 0
+  )
+  captured = capsys.readouterr()
+  assert captured.err.count("\n") == 1
+  assert f"note: --text {long[:40]!r}... is longer than" in captured.err
+
+
+def test_gallery_of_another_run(world, tmp_path, capsys):
+  """Of the same teacher, width and step: of no use for a shape."""
+  folder, teacher, arguments = world
+  make_encoder(seed=1, embedding_space=teacher.name).save_pretrained(
+    tmp_path / "other"
+  )
+  flags = [f"--checkpoint={tmp_path / 'other'}", "--top=1"]
+  shape = f"--shape={folder}/05.npy"
+  text = ["--text=a", f"--teacher={folder / 'clip'}"]
+  assert main([*flags, *arguments[1:], shape]) == 0
+  note = capsys.readouterr().err
+  assert note.count("\n") == 1
+  assert f"other weights, those of {folder / 'model'}: cosines with" in note
+  assert main([*flags, *arguments[1:], *text]) == 0
+  assert capsys.readouterr().err == ""
+  assert main([*flags, *arguments[1:], shape, *text]) == 0
+  assert capsys.readouterr().err == note
+  # One that was embedded before galleries said so.
+  with np.load(folder / "shapes.npz") as arrays:
+    old = dict(arrays)
+  source = json.loads(str(old["source"]))
+  assert len(source.pop("weights")) == 12
+  np.savez(tmp_path / "old.npz", **old | {"source": json.dumps(source)})
+  assert main([*flags, f"--index={tmp_path / 'old.npz'}", shape]) == 0
+  assert capsys.readouterr().err == ""
 
 
 def test_index_is_used_if_there(world, tmp_path, capsys, monkeypatch):
@@ -494,9 +544,9 @@ def test_index_is_used_if_there(world, tmp_path, capsys, monkeypatch):
   asked = []
   candidates = indexes.Index.candidates
 
-  def spy(self, query_QD, count):
+  def spy(self, query_D, count):
     asked.append(count)
-    return candidates(self, query_QD, count)
+    return candidates(self, query_D, count)
 
   monkeypatch.setattr(indexes.Index, "candidates", spy)
   flags = [arguments[0], f"--index={path}", f"--shape={folder}/05.npy"]
@@ -506,10 +556,36 @@ def test_index_is_used_if_there(world, tmp_path, capsys, monkeypatch):
   assert main([*flags, "--exact"]) == 0
   assert asked == [1000]
   assert capsys.readouterr().out == with_index
+  # Only candidates were looked at: it does not speak of all shapes.
+  assert main([*flags, "--threshold=1"]) == 0
+  assert capsys.readouterr().err == (
+    "0 of the 1,000 candidates of the index, of 10,000 shapes in all, reach "
+    "--threshold 1; --exact compares every shape\n"
+  )
+  # Of an index that loses rows there may be too few without a threshold.
+  monkeypatch.setattr(
+    indexes.Index, "candidates", lambda *_: np.arange(4, dtype=np.int64)
+  )
+  assert main(flags) == 0
+  assert "4 of the 4 candidates of the index, of 10,000" in (
+    capsys.readouterr().err
+  )
+  # Several queries do without it, and say so.
+  both = [*flags, f"--shape={folder}/06.npy"]
+  assert main(both) == 0
+  captured = capsys.readouterr()
+  assert captured.err == (
+    "note: the index finds what is close to one query; for several, all 10,000 "
+    "embeddings are compared\n"
+  )
+  assert main([*both, "--exact"]) == 0
+  assert capsys.readouterr() == (captured.out, "")
+  assert captured.out.count("\n") == 11
   np.savez(path, files=[f"{i}" for i in range(10_000)], embeddings=-x,
            source=source)  # fmt: skip
   assert main(flags) == 2
   assert "a.faiss is stale" in capsys.readouterr().err
+  assert main(both) == 0  # is not even opened
 
 
 def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
@@ -535,7 +611,7 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
   monkeypatch.setattr(
     sheet, "_draw", lambda f, left, top, picture: frames.append(picture)
   )
-  hits = ranking.Hits(np.arange(60), np.zeros(60), np.zeros((60, 2)))
+  hits = ranking.Hits(np.arange(60), np.zeros(60), np.zeros((60, 2)), 60)
   asked = [queries.Query("image", "gone.png"), queries.Query("text", "x" * 999)]
   output = tmp_path / "sheet.png"
   draw_hits(open_gallery(path), asked, hits, output, up="y")
@@ -547,9 +623,12 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
   assert {tuple(p) for p in xyz} == {(x, z, -y) for x, y, z in original}
   assert picture_width(output) == 1600
   draw_hits(
-    open_gallery(path), asked[1:], ranking.Hits(*(a[:0] for a in hits)), output,
+    open_gallery(path),
+    asked[1:],
+    ranking.Hits(*(a[:0] for a in hits[:3]), 60),
+    output,
     up="y",
-  )  # fmt: skip
+  )
 
 
 def test_bad_arguments(world, tmp_path, capsys):
@@ -602,14 +681,14 @@ def test_default_teacher(monkeypatch):
 
   monkeypatch.setattr(ClipTeacher, "from_pretrained", find)
   query = [queries.Query("text", "a")]
-  encoder = make_encoder()
+  made = make_encoder()
 
   def ask(space, teacher=None):
-    config = dataclasses.replace(encoder.config, embedding_space=space)
+    config = dataclasses.replace(made.config, embedding_space=space)
     with pytest.raises(BadInput) as error:
       queries.embed_queries(
         query,
-        dataclasses.replace(encoder, config=config),
+        dataclasses.replace(made, config=config),
         teacher=teacher,
         up="y",
         normalize=True,

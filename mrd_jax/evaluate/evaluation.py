@@ -177,9 +177,12 @@ class Evaluation:
       test.label,
       c=self._options.regularisation,
     )
-    return Result(
-      metrics, self._described(found) | {"C": self._options.regularisation}
-    )
+    protocol = self._described(found) | {
+      "shapes": len(test.label),
+      "train_shapes": len(train.label),
+      "C": self._options.regularisation,
+    }
+    return Result(metrics, protocol)
 
   def _few_shot(self, found: Found) -> Result:
     shapes = self._embed(found)

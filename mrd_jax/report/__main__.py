@@ -5,35 +5,35 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mrd_jax.arguments import exit_code
 from mrd_jax.errors import BadInput
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Draws a run's figures and writes the page; returns the exit code."""
   args = _parser().parse_args(argv)
+  return exit_code(lambda: _report(args))
+
+
+def _report(args: argparse.Namespace) -> int:
   # After --help, which needs no JAX.
   from mrd_jax.report import figures, page
   from mrd_jax.report.run_folder import RunFolder, read_folder
 
   left_out: list[str] = []
-  try:
-    folders = [read_folder(path, args.data) for path in args.workdirs]
-    alone = folders[0] if len(folders) == 1 else None
-    if isinstance(alone, RunFolder):
-      try:
-        drawn, left_out = figures.draw(alone.workdir, args.data)
-        for path in drawn:
-          print(path)
-      except BadInput as error:
-        left_out.append(str(error))
-    output = Path(args.output or "report.html")
-    if alone and not args.output:
-      output = alone.workdir / "report.html"
-    missing = page.write_page(folders, output)
-    left_out += missing
-  except BadInput as error:
-    print(error, file=sys.stderr)
-    return 2
+  folders = [read_folder(path, args.data) for path in args.workdirs]
+  alone = folders[0] if len(folders) == 1 else None
+  if isinstance(alone, RunFolder):
+    try:
+      drawn, left_out = figures.draw(alone.workdir, args.data)
+      for path in drawn:
+        print(path)
+    except BadInput as error:
+      left_out.append(str(error))
+  output = Path(args.output or "report.html")
+  if alone and not args.output:
+    output = alone.workdir / "report.html"
+  left_out += page.write_page(folders, output)
   print(output)
   for sentence in left_out:
     print(sentence, file=sys.stderr)

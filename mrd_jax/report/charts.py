@@ -37,6 +37,8 @@ def line_chart(
 ) -> Markup:
   """A figure: title, drawing, and a legend with the last values.
 
+  A curve that ends before the others do has the step of its last value there.
+
   Args:
     title: What is drawn over steps.
     curves: At least one, each with at least one point.
@@ -93,7 +95,7 @@ def line_chart(
       )
     )
   ends = [
-    f"{curve.name} ends at {_text(curve.values_N[-1], percent)}"
+    f"{curve.name} ends at {_end(curve, last, percent)}"
     for curve in curves
     if len(curve.values_N)
   ]
@@ -168,9 +170,7 @@ def _legend(curves: Sequence[Curve], last: float, percent: bool) -> Markup:
       "li",
       tag("i", class_="dashed" if curve.color >= COLORS else None),
       tag("span", curve.name),
-      tag("b", _text(curve.values_N[-1], percent))
-      if len(curve.values_N)
-      else tag("b", "–"),
+      tag("b", _end(curve, last, percent) if len(curve.values_N) else "–"),
       class_=f"c{curve.color % COLORS}",
     )
     for curve in curves
@@ -181,6 +181,12 @@ def _legend(curves: Sequence[Curve], last: float, percent: bool) -> Markup:
       tag("p", f"at step {last:,.0f}", class_="at"),
     ]
   )
+
+
+def _end(curve: Curve, last: float, percent: bool) -> str:
+  """The last value, with its step if that is not the chart's last."""
+  text, step = _text(curve.values_N[-1], percent), curve.steps_N[-1]
+  return text if step == last else f"{text} (step {step:,.0f})"
 
 
 def _text(value: float, percent: bool) -> str:

@@ -141,7 +141,7 @@ def map_block(name: str, run: RunFolder, split: str) -> Markup:
   """A map of a split's embeddings, t-SNE in two dimensions.
 
   Raises:
-    BadInput: if the embeddings are not there, or are too few.
+    BadInput: if the embeddings are not there, too few, or all the same.
   """
   found = read_embeddings(run.workdir / "embeddings" / f"{split}.npz")
   label_N, names = found.label, class_names(run, split)
@@ -152,6 +152,11 @@ def map_block(name: str, run: RunFolder, split: str) -> Markup:
   if len(chosen) < 4:
     raise BadInput(
       f"split {split!r} has {len(chosen)} labelled shapes, too few for a map"
+    )
+  if (found.point[chosen] == found.point[chosen[0]]).all():
+    raise BadInput(
+      f"all labelled shapes of split {split!r} have the same embedding: the "
+      "encoder has collapsed, and there is nothing to lay out"
     )
   xy_M2 = flat_map(found.point[chosen])
   label_M = label_N[chosen]

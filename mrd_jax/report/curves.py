@@ -63,22 +63,13 @@ def weight_pairs(series: Series) -> dict[str, tuple[str, str]]:
   }
 
 
-def zero_shot_splits(series: Series) -> list[str]:
-  """The splits that were classified, by name."""
+def classified_splits(series: Series) -> list[str]:
+  """The splits of which there are accuracies, by name."""
   return [
     name.removesuffix("/top1")
     for name in sorted(series)
     if name.endswith("/top1")
   ]
-
-
-def chance(run: RunFolder, split: str) -> float | None:
-  """Top-1 accuracy of guessing; of an unfinished run, from its classes."""
-  if run.results and split in run.results.get("chance_top1", {}):
-    return run.results["chance_top1"][split]
-  if run.meta and split in run.meta.class_names:
-    return 1 / len(run.meta.class_names[split])
-  return None
 
 
 def smoothed(values_N: np.ndarray) -> np.ndarray:

@@ -29,6 +29,10 @@ HEADINGS = {
     "Zero-shot accuracy",
     "Of held-out shapes, by step; dotted: chance.",
   ),
+  "Fine-tuning": (
+    "Accuracy after fine-tuning",
+    "Of the test split, by step; dotted: chance.",
+  ),
   "Confusion": (
     "Confusion",
     "Which class is taken for which, from the stored embeddings.",

@@ -1,4 +1,4 @@
-"""The figures of a run: losses, dynamic weights, zero-shot, retrieval.
+"""The figures of a run: losses, dynamic weights, accuracy, retrieval.
 
 Every figure is a function of the run's folder and a path; it raises BadInput
 when what it shows is not there.
@@ -58,19 +58,22 @@ def draw(
     BadInput: if there is no run, or nothing of it can be drawn.
   """
   run = read_run(workdir, data_dir)
-  drawings = {
-    "losses.png": draw_losses,
-    "dynamic_weights.png": draw_dynamic_weights,
-    "zero_shot.png": draw_zero_shot,
-    "retrieval_text_to_shape.png": retrieval_sheet.draw_retrieval,
-  }
+  drawings = {"losses.png": draw_losses}
+  if run.finetuned:
+    drawings["accuracy.png"] = draw_accuracy
+  else:
+    drawings |= {
+      "dynamic_weights.png": draw_dynamic_weights,
+      "zero_shot.png": draw_accuracy,
+      "retrieval_text_to_shape.png": retrieval_sheet.draw_retrieval,
+    }
   drawn, left_out = [], []
   for name, function in drawings.items():
     try:
       path = run.workdir / "figures" / name
       function(run, path)
       drawn.append(path)
-    except BadInput as error:
+    except (BadInput, OSError) as error:  # a folder that only others write to
       left_out.append(f"{name} left out: {error}")
   if not drawn:
     raise BadInput(f"{workdir}: nothing to draw; {'; '.join(left_out)}")
@@ -174,19 +177,23 @@ def draw_dynamic_weights(run: RunFolder, path: Path) -> None:
         axes.set_ylabel("weight (a pair sums to 1)")
 
 
-def draw_zero_shot(run: RunFolder, path: Path) -> None:
-  """Zero-shot accuracy over steps, a panel a split, with chance."""
+def draw_accuracy(run: RunFolder, path: Path) -> None:
+  """Accuracy over steps, zero-shot or fine-tuned: a panel a split, chance."""
   series = run.series("eval")
-  splits = curves.zero_shot_splits(series)
+  splits = curves.classified_splits(series)
   if not splits:
+    kind = "" if run.finetuned else "zero-shot "
+    named = "" if run.finetuned else "name a split in eval.zero_shot and "
     raise BadInput(
-      f"{run.workdir / 'metrics.jsonl'} has no zero-shot evaluation yet; name "
-      "a split with classes in eval.zero_shot and train on to an evaluation"
+      f"{run.workdir / 'metrics.jsonl'} has no {kind}evaluation yet; {named}"
+      "train on to an evaluation"
     )
   columns = min(len(splits), 2)
   rows = -(-len(splits) // columns)
   height = HEADER + 0.3 + rows * 3.4
   title = "Zero-shot classification accuracy of held-out shapes, by step"
+  if run.finetuned:
+    title = "Classification accuracy of the test split, by step"
   with sheet(path, title, run.describe(), height) as figure:
     grid = figure.subplots(
       rows,
@@ -205,19 +212,19 @@ def draw_zero_shot(run: RunFolder, path: Path) -> None:
       if i >= len(splits):
         axes.set_axis_off()
         continue
-      _zero_shot_panel(run, axes, splits[i])
+      _accuracy_panel(run, axes, splits[i])
       if i % columns == 0:
         axes.set_ylabel("accuracy")
 
 
-def _zero_shot_panel(run: RunFolder, axes: Axes, split: str) -> None:
+def _accuracy_panel(run: RunFolder, axes: Axes, split: str) -> None:
   series = run.series("eval")
   found = {
     k: series[f"{split}/top{k}"]
     for k in curves.TOP_K
     if f"{split}/top{k}" in series
   }
-  chance = curves.chance(run, split)
+  chance = run.chance.get(split)
   title = f"split “{split}”"
   if chance:
     title += f", {round(1 / chance)} classes"

@@ -144,10 +144,12 @@ def _query(
   for i, (run_name, ready) in enumerate(runs.items()):
     gallery = np.flatnonzero(getattr(ready.found, f"has_{way}"))
     scores = ready.found.point[gallery] @ getattr(ready.found, way)[query]
-    best = np.argsort(-scores, kind="stable")[:TOP]
-    rank = 1 + int((scores > scores[gallery == query][0]).sum())
+    order = np.argsort(-scores, kind="stable")
+    # The place among the tiles: equal scores, of a run that has collapsed, say,
+    # must not all rank first.
+    rank = 1 + int(np.flatnonzero(gallery[order] == query)[0])
     tiles = []
-    for place, position in enumerate(best.tolist(), start=1):
+    for place, position in enumerate(order[:TOP].tolist(), start=1):
       shape = int(gallery[position])
       found_label = int(ready.found.label[shape])
       kind, word = "other", ""

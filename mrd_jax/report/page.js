@@ -58,7 +58,8 @@
       at.textContent = `at step ${step.toLocaleString("en")}`;
       curves.forEach((curve, i) => {
         const value = curve.values[nearest(curve.steps, step)];
-        cells[i].textContent = percent
+        const ended = step > curve.steps.at(-1);
+        cells[i].textContent = ended ? "–" : percent
           ? `${(100 * value).toFixed(1)}%`
           : String(+value.toPrecision(4));
       });

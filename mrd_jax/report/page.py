@@ -39,7 +39,8 @@ def write_page(
     "Results": _results(runs, evaluations, missing),
     "Losses": _losses(runs, missing),
     "Weights": _weights(runs, missing),
-    "Zero-shot": _zero_shot(runs, missing),
+    "Zero-shot": _accuracy(runs, missing, finetuned=False),
+    "Fine-tuning": _accuracy(runs, missing, finetuned=True),
     "Confusion": _each_split(
       runs, "Confusion", classes.confusion_block, missing
     ),
@@ -136,7 +137,7 @@ def _weights(runs: Runs, missing: list[str]) -> list[Markup]:
   missing += [
     f"{name} has no dynamic weights: it is without relation terms."
     for name, own in pairs.items()
-    if not own and series[name]
+    if not own and series[name] and not runs[name].finetuned
   ]
   headings = dict.fromkeys(
     (heading, pair) for own in pairs.values() for heading, pair in own.items()
@@ -176,20 +177,27 @@ def _weights(runs: Runs, missing: list[str]) -> list[Markup]:
   return [*notes, tag("div", *figures, class_="charts")] if figures else []
 
 
-def _zero_shot(runs: Runs, missing: list[str]) -> list[Markup]:
+def _accuracy(
+  runs: Runs, missing: list[str], *, finetuned: bool
+) -> list[Markup]:
+  """Curves of the splits that runs of one kind have classified."""
   series = {name: run.series("eval") for name, run in runs.items()}
-  splits = dict.fromkeys(
-    split for own in series.values() for split in curves.zero_shot_splits(own)
-  )
+  found = {
+    name: curves.classified_splits(series[name])
+    for name, run in runs.items()
+    if run.finetuned == finetuned
+  }
+  kind = "" if finetuned else "zero-shot "
   missing += [
-    f"{name} has no zero-shot evaluation in metrics.jsonl yet."
-    for name, own in series.items()
-    if not curves.zero_shot_splits(own)
+    f"{name} has no {kind}evaluation in metrics.jsonl yet."
+    for name, own in found.items()
+    if not own
   ]
+  splits = dict.fromkeys(split for own in found.values() for split in own)
   figures = []
   for split in splits:
     guess = next(
-      (c for run in runs.values() if (c := curves.chance(run, split))), None
+      (run.chance[split] for run in runs.values() if split in run.chance), None
     )
     if len(runs) == 1:
       own = next(iter(series.values()))
@@ -250,6 +258,8 @@ def _each_split(
 def _gallery(runs: Runs, clouds: Clouds, missing: list[str]) -> list[Markup]:
   ready = {}
   for name, run in runs.items():
+    if run.finetuned:
+      continue
     try:
       ready[name] = open_run(run)
       if not ready[name].found.has_image.any():

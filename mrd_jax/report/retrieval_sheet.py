@@ -77,16 +77,16 @@ def draw_retrieval(run: RunFolder, path: Path) -> None:
     for row, query in enumerate(queries):
       top = height - HEADER - 0.4 - row * ROW_HEIGHT
       scores = found.point[gallery] @ found.text[query]
-      best = np.argsort(-scores, kind="stable")[:COLUMNS]
-      own = scores[gallery == query][0]
-      rank = 1 + int((scores > own).sum())
+      order = np.argsort(-scores, kind="stable")
+      # Its place among the tiles: equal scores must not all rank first.
+      rank = 1 + int(np.flatnonzero(gallery[order] == query)[0])
       _write_query(
         figure,
         top,
         source[query]["texts"][0],
         f"its own shape ranks {rank:,} of {len(gallery):,}",
       )
-      for column, i in enumerate(best):
+      for column, i in enumerate(order[:COLUMNS]):
         shape = gallery[i]
         record = source[shape]
         label = int(found.label[shape])

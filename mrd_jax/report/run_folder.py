@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ AT_THE_END = (
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-  """A run, finished or not.
+  """A run of training or of fine-tuning, finished or not.
+
+  A fine-tuning calls its split "test", and the votes on it "voted".  Here they
+  are "SPLIT, fine-tuned" and "SPLIT, fine-tuned, voted": never the same name
+  for figures of other splits, or of zero-shot classification.
 
   Attributes:
     workdir: Its folder.
@@ -31,6 +36,8 @@ class RunFolder:
     data_dir: The prepared dataset.
     meta: What the dataset says about itself; None if it cannot be read.
     data: data.json, what training knew about its dataset; may be empty.
+    chance: Top-1 accuracy of guessing by split, where it is known.
+    start: start.json, what a fine-tuning started from; may be empty.
   """
 
   workdir: Path
@@ -40,6 +47,13 @@ class RunFolder:
   data_dir: Path
   meta: DatasetMeta | None
   data: dict[str, Any]
+  chance: dict[str, float]
+  start: dict[str, Any]
+
+  @property
+  def finetuned(self) -> bool:
+    """Whether it is a fine-tuning: of a classifier, without relations."""
+    return "test" in self.config["data"]
 
   def series(self, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The metrics of one kind, "train" or "eval".
@@ -58,11 +72,18 @@ class RunFolder:
       for name, pairs in points.items()
     }
 
+  def last_evaluation(self) -> dict[str, Any]:
+    """The newest line of kind "eval"; empty if there is none."""
+    found = [line for line in self.lines if line["kind"] == "eval"]
+    return found[-1] if found else {}
+
   def describe(self) -> list[str]:
     """The dataset, the teacher and the run, a phrase each for the reader."""
     data = [f"data: {self.data_dir} (not readable here)"]
     if self.meta:
-      data = [f"data: {self.meta.name}", f"teacher: {self.meta.teacher}"]
+      data = [f"data: {self.meta.name}"]
+      if not self.finetuned:
+        data.append(f"teacher: {self.meta.teacher}")
     step = max((line["step"] for line in self.lines), default=0)
     state = ", unfinished" if self.results is None else ""
     return [*data, f"run: {self.workdir.resolve().name}, step {step:,}{state}"]
@@ -137,7 +158,8 @@ def read_run(
       or (config.get("eval") or {}).get("data_dir")
       or config["data"]["dir"]
     )
-  except (KeyError, TypeError):
+    test = config["data"].get("test")  # of a fine-tuning
+  except (KeyError, TypeError, AttributeError):
     raise BadInput(
       f"{workdir / 'config.json'} has no data.dir; it is not the config.json "
       "that training writes"
@@ -149,24 +171,71 @@ def read_run(
       raise
     meta = None  # the curves need no data; the retrieval sheet complains
   metrics = workdir / "metrics.jsonl"
-  results = _read_json(workdir / "results.json")
-  if results is not None and (
-    not isinstance(results, dict)
-    or not isinstance(results.get("metrics"), dict)
-  ):
-    raise BadInput(
-      f"{workdir / 'results.json'} has no metrics; remove it and repeat the "
-      "training command"
-    )
+  lines = read_metrics(metrics) if metrics.exists() else []
+  results = _read_results(workdir / "results.json")
+  class_names = meta.class_names if meta else {}
+  chance = {split: 1 / len(names) for split, names in class_names.items()}
+  if test:
+    chance = {"test": chance[test]} if test in chance else {}
+  if results:
+    chance |= results.get("chance_top1", {})
+  if test:
+    names = {
+      "test": f"{test}, fine-tuned",
+      "voted": f"{test}, fine-tuned, voted",
+    }
+    if "test" in chance:
+      chance["voted"] = chance["test"]
+    chance = _renamed(chance, names)
+    lines = [_renamed(line, names) for line in lines]
+    for part in (results, (results or {}).get("best_test_epoch")):
+      if part:
+        part["metrics"] = _renamed(part["metrics"], names)
   return RunFolder(
     workdir=workdir,
     config=config,
-    lines=read_metrics(metrics) if metrics.exists() else [],
+    lines=lines,
     results=results,
     data_dir=where,
     meta=meta,
     data=_read_json(workdir / "data.json") or {},
+    chance=chance,
+    start=_read_json(workdir / "start.json") or {},
   )
+
+
+def _read_results(path: Path) -> dict[str, Any] | None:
+  """A run's results.json, or None when there is none."""
+  results = _read_json(path)
+  if results is None:
+    return None
+  try:
+    best = results.get("best_test_epoch", {"step": 0, "metrics": {}})
+    parts = (
+      results["metrics"],
+      results.get("chance_top1", {}),
+      best["metrics"],
+    )
+    whole = "step" in best and all(isinstance(part, dict) for part in parts)
+  except (KeyError, TypeError, AttributeError):
+    whole = False
+  if not whole:
+    raise BadInput(
+      f"{path} has no metrics, or is in another form than training writes; "
+      "remove it and repeat the training command"
+    )
+  return results
+
+
+def _renamed(
+  values: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, Any]:
+  """Values by "SPLIT" or "SPLIT/METRIC", with other names of splits."""
+  renamed = {}
+  for key, value in values.items():
+    split, slash, metric = key.partition("/")
+    renamed[f"{names.get(split, split)}{slash}{metric}"] = value
+  return renamed
 
 
 def _read_json(path: Path) -> Any:

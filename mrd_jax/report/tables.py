@@ -12,12 +12,21 @@ NOT_SET = "—"
 
 
 class Row(NamedTuple):
-  """A row of a table of results: who, from which step, and the metrics."""
+  """A row of a table of results.
+
+  Attributes:
+    name: Whose they are.
+    origin: From which step; may be empty.
+    metrics: By name.
+    published: Whether they are a publication's, in percent as printed.
+    ranked: Whether they may be the best of their column.
+  """
 
   name: str
   origin: str
   metrics: Mapping[str, float]
   published: bool = False
+  ranked: bool = True
 
 
 def scroll(label: str, content: Markup) -> Markup:
@@ -30,7 +39,10 @@ def scroll(label: str, content: Markup) -> Markup:
 def origin(run: RunFolder) -> str:
   """Which checkpoint the results of a run are of, and who chose it."""
   if run.results is None:
-    return "unfinished: the last evaluation so far"
+    line = run.last_evaluation()
+    if not line:
+      return "unfinished, not evaluated yet"
+    return f"unfinished: the evaluation of step {line['step']:,}"
   step = f"step {run.results['step']:,}" if "step" in run.results else ""
   metric = run.results.get("selected_by")
   if metric:
@@ -43,12 +55,17 @@ def run_cards(runs: Mapping[str, RunFolder]) -> Markup:
   cards = []
   for i, (name, run) in enumerate(runs.items()):
     known = run.meta
-    fields = {
-      "Data": known.name if known else run.data.get("name"),
-      "Teacher": known.teacher if known else run.data.get("teacher"),
-      "Trained on": f"{run.data['records']:,} shapes"
-      if "records" in run.data
-      else None,
+    shapes = run.data.get("train" if run.finetuned else "records")
+    fields = {"Data": known.name if known else run.data.get("name")}
+    if run.finetuned:
+      # An empty name is a start from scratch, of which `source` says so.
+      fields["Started from"] = run.start.get("checkpoint") or run.start.get(
+        "source"
+      )
+    else:
+      fields["Teacher"] = known.teacher if known else run.data.get("teacher")
+    fields |= {
+      "Trained on": shapes and f"{shapes:,} shapes",
       "Trained to": "step "
       f"{max((line['step'] for line in run.lines), default=0):,}"
       + (", unfinished" if run.results is None else ""),
@@ -72,21 +89,22 @@ def run_cards(runs: Mapping[str, RunFolder]) -> Markup:
 
 def run_results(runs: Mapping[str, RunFolder]) -> list[Markup]:
   """Tables of the runs' results, one for each split and kind of metric."""
-  rows, chances = [], {}
+  rows, selected = [], {}
   for name, run in runs.items():
-    if run.results:
-      metrics = run.results["metrics"]
-      for split, share in run.results.get("chance_top1", {}).items():
-        chances.setdefault(split, share)
-    else:
-      last = [line for line in run.lines if line["kind"] == "eval"][-1:]
+    if run.results is None:
       metrics = {
         key: value
-        for line in last
-        for key, value in line.items()
+        for key, value in run.last_evaluation().items()
         if key not in ("step", "kind", "time")
       }
-    rows.append(Row(name, origin(run), metrics))
+      # Of another step than the others, and not what the run is to leave.
+      rows.append(Row(name, origin(run), metrics, ranked=False))
+      continue
+    rows.append(Row(name, origin(run), run.results["metrics"]))
+    if best := run.results.get("best_test_epoch"):
+      at = f"step {best['step']:,}, the best epoch, selected on the test split"
+      rows.append(Row(name, at, best["metrics"], ranked=False))
+      selected[name] = best["metrics"]
   names = dict.fromkeys(name for row in rows for name in row.metrics)
   splits = dict.fromkeys(name.rpartition("/")[0] for name in names)
   tables = []
@@ -94,8 +112,18 @@ def run_results(runs: Mapping[str, RunFolder]) -> list[Markup]:
     own = [name for name in names if name.rpartition("/")[0] == split]
     for kind, columns, percent in group_metrics(own):
       notes = []
-      if kind == "accuracy" and split in chances:
-        notes.append(f"Guessing has a top-1 of {100 * chances[split]:.1f}%.")
+      guesses = {
+        run.chance[split] for run in runs.values() if split in run.chance
+      }
+      if kind == "accuracy" and guesses:  # several, of other classes
+        shares = " or ".join(f"{100 * x:.1f}%" for x in sorted(guesses))
+        notes.append(f"Guessing has a top-1 of {shares}.")
+      notes += [
+        f"The best epoch of {name} was selected on the test split: compare it "
+        "only with figures chosen that way. It is never marked as best."
+        for name, metrics in selected.items()
+        if metrics.keys() & set(columns)
+      ]
       notes += [
         f"{name} is the checkpoint with the best {run.results['selected_by']}: "
         "these figures were selected on, they are not held out."
@@ -130,7 +158,9 @@ def evaluation_results(folders: Sequence[EvaluationFolder]) -> list[Markup]:
       for row in folder.published.get(suite, ()):
         if row not in seen:  # several folders may quote the same rows
           seen.append(row)
-          entry = Row(row["name"], "", row["metrics"], published=True)
+          entry = Row(
+            row["name"], "", row["metrics"], published=True, ranked=False
+          )
           rows.append(entry)
     names = dict.fromkeys(name for row in rows for name in row.metrics)
     for kind, columns, percent in group_metrics(names):
@@ -148,8 +178,8 @@ def results_table(
 ) -> Markup:
   """A table of metrics with the best value of every column marked.
 
-  A published row is never "best": its data and teacher are others.  Its
-  figures are in percent already, as printed.
+  A published row is never "best": its data and teacher are others.  Nor is
+  one of an unfinished run, or one that was selected on the test split.
 
   Args:
     title: Of the table.
@@ -167,9 +197,7 @@ def results_table(
   best = {}
   for name in columns:
     own = [
-      row.metrics[name]
-      for row in rows
-      if name in row.metrics and not row.published
+      row.metrics[name] for row in rows if name in row.metrics and row.ranked
     ]
     if len(own) > 1:
       best[name] = max(own) if percent else min(own)
@@ -182,7 +210,7 @@ def results_table(
       if value is None:
         cells.append(tag("td", NOT_SET))
         continue
-      wins = not row.published and value == best.get(name)
+      wins = row.ranked and value == best.get(name)
       if row.published:
         text = f"{value:.{1 if percent else 2}f}"
       else:

@@ -52,42 +52,39 @@ def _search(args: argparse.Namespace) -> int:
   from mrd_jax.encoder import load_encoder  # brings JAX, takes seconds
   from mrd_jax.search import queries, ranking
   from mrd_jax.search.gallery import open_gallery
-  from mrd_jax.search.index import open_index
+  from mrd_jax.search.index import index_path, open_index
 
   gallery = open_gallery(args.index)
-  index = None if args.exact else open_index(gallery)
+  index = None if args.exact or len(given) > 1 else open_index(gallery)
   encoder = load_encoder(args.checkpoint, args.which)
-  queries.check_gallery(gallery, encoder, args.checkpoint)
+  kinds = [kind for kind, _ in given]
+  notes = queries.check_gallery(gallery, encoder, args.checkpoint, kinds)
+  if len(given) > 1 and not args.exact and index_path(gallery.path).exists():
+    notes.append(
+      "the index finds what is close to one query; for several, all "
+      f"{len(gallery):,} embeddings are compared"
+    )
   asked = [queries.Query(kind, value) for kind, value in given]
-  embedded, notes = queries.embed_queries(
+  embedded, more = queries.embed_queries(
     asked,
     encoder,
     teacher=args.teacher,
     up=args.up,
     normalize=gallery.source["normalize"],
   )
-  if gallery.source["step"] != encoder.config.step:
-    notes.append(
-      f"{gallery.path} was embedded at step {gallery.source['step']}, the "
-      f"checkpoint is of step {encoder.config.step}: embed the gallery anew"
-    )
-  for note in notes:
+  for note in [*notes, *more]:
     print(f"note: {note}", file=sys.stderr)
   hits = ranking.search(
     gallery,
     embedded,
-    [query.kind for query in asked],
+    kinds,
     top=args.top,
     threshold=args.threshold,
     index=index,
   )
   print("\n".join(_table(gallery, asked, hits)))
   if len(hits.rows) < args.top:
-    print(
-      f"{len(hits.rows)} of {len(gallery)} shapes reach --threshold "
-      f"{args.threshold:g}",
-      file=sys.stderr,
-    )
+    print(_shortage(len(gallery), hits, args.threshold), file=sys.stderr)
   if args.json:
     _write_json(Path(args.json), gallery, asked, hits)
   if args.sheet:
@@ -95,6 +92,16 @@ def _search(args: argparse.Namespace) -> int:
 
     draw_hits(gallery, asked, hits, Path(args.sheet), up=args.up)
   return 0
+
+
+def _shortage(count: int, hits: "Hits", threshold: float | None) -> str:
+  """Why there are fewer hits than were asked for, of `count` shapes."""
+  among, remedy = f"{count:,} shapes", ""
+  if hits.compared < count:
+    among = f"the {hits.compared:,} candidates of the index, of {among} in all,"
+    remedy = "; --exact compares every shape"
+  what = "pass" if threshold is None else f"reach --threshold {threshold:g}"
+  return f"{len(hits.rows)} of {among} {what}{remedy}"
 
 
 def _table(
@@ -149,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     required=True,
     metavar="FILE.npz",
     help="the gallery, of python -m mrd_jax.embed; if FILE.faiss is beside it "
-    "(embed --index), that is used",
+    "(embed --index), that is used for a single query",
   )
   for kind, metavar, words in (
     ("text", "WORDS", "words, as the teacher reads them"),

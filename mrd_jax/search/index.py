@@ -46,19 +46,19 @@ class Index:
     self.path = path
     self._index = faiss_index
 
-  def candidates(self, query_QD: np.ndarray, count: int) -> np.ndarray:
-    """Rows that probably have the greatest cosine with one of the queries.
+  def candidates(self, query_D: np.ndarray, count: int) -> np.ndarray:
+    """Rows that probably have the greatest cosine with the query.
 
     Args:
-      query_QD: (Q, D) embeddings of unit length.
-      count: How many rows for each.
+      query_D: (D,) embedding of unit length.
+      count: How many rows.
 
     Returns:
-      Their union, sorted, int64.
+      Them, sorted, int64.
     """
     count = min(count, self._index.ntotal)
-    _, rows_QC = self._index.search(_even(query_QD), count)
-    return np.unique(rows_QC[rows_QC >= 0])
+    _, rows_1C = self._index.search(_even(query_D[None]), count)
+    return np.unique(rows_1C[rows_1C >= 0])
 
 
 def index_path(gallery: Path) -> Path:

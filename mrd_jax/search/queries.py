@@ -1,12 +1,13 @@
 """Queries: texts, images and shapes in the space of the gallery."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from mrd_jax.data.point_files import read_cloud
+from mrd_jax.embed import fingerprint
 from mrd_jax.encoder import Encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.pretrained import UpAxis
@@ -29,8 +30,24 @@ class Query(NamedTuple):
   value: str
 
 
-def check_gallery(gallery: Gallery, encoder: Encoder, checkpoint: str) -> None:
-  """Raises BadInput if gallery and checkpoint are not of one space."""
+def check_gallery(
+  gallery: Gallery, encoder: Encoder, checkpoint: str, kinds: Collection[str]
+) -> list[str]:
+  """Checks that the queries and the gallery are of one space.
+
+  Args:
+    gallery: What is searched in.
+    encoder: That of the queries.
+    checkpoint: Its name.
+    kinds: What is asked with.  Texts and images may be asked of the gallery of
+      any encoder that learnt from their teacher; shapes only of their own's.
+
+  Returns:
+    Sentences that the user should read.
+
+  Raises:
+    BadInput: if they are not of the same teacher, or not as wide.
+  """
   ours = encoder.config.embedding_space
   theirs = gallery.source["embedding_space"]
   if theirs != ours:
@@ -45,6 +62,20 @@ def check_gallery(gallery: Gallery, encoder: Encoder, checkpoint: str) -> None:
       f"{gallery.path}: the embeddings have width {gallery.width}, those of "
       f"{checkpoint} {width}; embed the gallery with the same checkpoint"
     )
+  step, weights = gallery.source["step"], gallery.source.get("weights")
+  if step != encoder.config.step:
+    return [
+      f"{gallery.path} was embedded at step {step}, the checkpoint is of step "
+      f"{encoder.config.step}: embed the gallery anew"
+    ]
+  # An older gallery does not say.
+  if "shape" in kinds and weights and weights != fingerprint(encoder):
+    return [
+      f"{gallery.path} was embedded with other weights, those of "
+      f"{gallery.source['checkpoint']}: cosines with --shape mean nothing; "
+      "name that as --checkpoint, or embed the gallery anew"
+    ]
+  return []
 
 
 def embed_queries(
@@ -107,9 +138,14 @@ def embed_queries(
         f"{space}; if they are not another form of the same, scores mean "
         "nothing"
       )
-    if places["text"]:
-      texts = [queries[row].value for row in places["text"]]
-      found[places["text"]] = clip.text_features(texts)
+    for row in places["text"]:
+      text, before = queries[row].value, clip.throughput.truncated
+      found[row] = clip.text_features([text])[0]
+      if clip.throughput.truncated > before:
+        notes.append(
+          f"--text {text[:40]!r}... is longer than the teacher reads: what "
+          "follows its first tokens was not looked for"
+        )
     for row in places["image"]:
       try:
         found[row] = clip.image_features([queries[row].value])[0]

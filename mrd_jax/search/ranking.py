@@ -11,7 +11,7 @@ from mrd_jax.search.index import Index
 
 _ROUNDING = 1e-5  # of a product of unit vectors in float32, generously
 _SAMPLE = 4096  # embeddings, for the spread of a query's cosines
-_CANDIDATES = 1000  # of the index, for each query
+_CANDIDATES = 1000  # of the index, at least
 _PER_HIT = 20  # likewise, for each shape that is asked for
 _CHUNK = 4096  # candidates that are scored at a time
 
@@ -23,11 +23,13 @@ class Hits(NamedTuple):
     rows: (K,) int64 rows of the gallery.
     score: (K,) float64 what they are ranked by.
     cosine: (K, Q) float64 similarity to each query.
+    compared: How many shapes were compared: all, or the index's candidates.
   """
 
   rows: np.ndarray
   score: np.ndarray
   cosine: np.ndarray
+  compared: int
 
 
 class Joint(NamedTuple):
@@ -92,7 +94,9 @@ def search(
     kinds: What each is: "text", "shape", "image"; see `joint_of`.
     top: K, how many shapes.
     threshold: The cosine with every query that a shape must have, or None.
-    index: Finds the candidates; without it every embedding is compared.
+    index: Finds the candidates of a single query.  For several, and without
+      it, every embedding is compared: what is close to all of them may be
+      among the closest to none, nor to their mean.
 
   Returns:
     K hits, fewer if no more reach the threshold.
@@ -113,15 +117,11 @@ def search(
     )
   least = -np.inf if threshold is None else threshold
   joint = joint_of(gallery, query_QD, kinds)
-  if index is None:
-    rows = _scan(gallery, query_QD, joint, top, least)
+  if index is None or len(query_QD) > 1:
+    rows, compared = _scan(gallery, query_QD, joint, top, least), len(gallery)
   else:
-    asked_QD = query_QD
-    if len(query_QD) > 1:
-      # What is close to all may be among the closest to none of them.
-      mean_D = (query_QD / joint.scale[:, None]).sum(axis=0)
-      asked_QD = np.concatenate([query_QD, mean_D[None]])
-    rows = index.candidates(asked_QD, max(_CANDIDATES, _PER_HIT * top))
+    rows = index.candidates(query_QD[0], max(_CANDIDATES, _PER_HIT * top))
+    compared = len(rows)
   cosine_CQ = np.concatenate(
     [
       _cosine(gallery.rows(rows[i : i + _CHUNK]), query_QD)
@@ -132,7 +132,7 @@ def search(
   rows, cosine_CQ = rows[passed], cosine_CQ[passed]
   score_C = joint.score(cosine_CQ)
   best = np.lexsort((rows, -score_C))[:top]
-  return Hits(rows[best], score_C[best], cosine_CQ[best])
+  return Hits(rows[best], score_C[best], cosine_CQ[best], compared)
 
 
 def _scan(
