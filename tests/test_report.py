@@ -175,7 +175,7 @@ def test_draws_a_fine_tuning(data, tmp_path, capsys):
     assert words in text, words
   for words in ('class="best"', "Zero-shot accuracy", "Teacher", "Left out"):
     assert words not in text, words
-  # The evaluation folder and an unfinished run, whose dataset is gone.
+  # Unfinished, and then with a config alone.
   (run / "results.json").unlink()
   shutil.rmtree(run / "figures")
   read = read_run(run)
