@@ -302,7 +302,9 @@ def test_results_are_those_of_the_weights(run_folder, tmp_path):
   shutil.copytree(run_folder, copy)
   shutil.rmtree(copy / "checkpoints" / "2")
   config = load_encoder(copy).config
-  assert config.step == 1 and config.results is None
+  # What it was chosen by, and no metrics: those of the run are of step 2.
+  chosen = {"step": 1, "checkpoint": "last", "selected_by": None}
+  assert config.step == 1 and config.results == chosen
   assert config.data == load_encoder(run_folder).config.data
   assert "None were recorded for these weights" in model_card.write(config)
 
