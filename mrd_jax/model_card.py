@@ -88,12 +88,12 @@ def _training(config: EncoderConfig) -> str:
 
 
 def _results(config: EncoderConfig) -> str:
-  if not config.results:
-    return "None were recorded for these weights.\n"
   metrics = {
     name: f"{value:.4f}" if isinstance(value, float) else value
-    for name, value in config.results.get("metrics", {}).items()
+    for name, value in (config.results or {}).get("metrics", {}).items()
   }
+  if not metrics:
+    return "None were recorded for these weights.\n"
   where = f" of {config.data['name']}" if config.data else ""
   return f"Held-out splits{where}, shares of 1.\n\n{_table(metrics)}"
 
