@@ -11,6 +11,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import ml_collections
@@ -303,8 +304,11 @@ _RANGES = {
 }
 
 
-def _check_ranges(config: Config) -> None:
-  for name, (low, high) in _RANGES.items():
+def check_ranges(
+  config: Any, ranges: Mapping[str, tuple[float, float]]
+) -> None:
+  """Raises BadInput if a field, by its dotted name, is out of its range."""
+  for name, (low, high) in ranges.items():
     value: Any = config
     for part in name.split("."):
       value = getattr(value, part)
@@ -312,6 +316,10 @@ def _check_ranges(config: Config) -> None:
       raise BadInput(
         f"config.{name} is {value}, must be between {low} and {high}"
       )
+
+
+def _check_ranges(config: Config) -> None:
+  check_ranges(config, _RANGES)
   if config.model.attention == "cudnn" and config.model.dtype == "float32":
     raise BadInput(
       "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "

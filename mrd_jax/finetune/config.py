@@ -1,11 +1,11 @@
 """The configuration of a fine-tuning run; see `mrd_jax/config.py`."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import ml_collections
 
-from mrd_jax.config import BELOW_ONE, MeshConfig, build
+from mrd_jax.config import BELOW_ONE, MeshConfig, build, check_ranges
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import Attention, PointBERTSize, Remat
 from mrd_jax.optimizer import AdamWConfig
@@ -215,14 +215,7 @@ def from_config_dict(values: ml_collections.ConfigDict) -> Config:
     BadInput: naming the field, what it must be, and what it is.
   """
   config: Config = build(Config, values.to_dict(), "config")
-  for name, (low, high) in _RANGES.items():
-    value: Any = config
-    for part in name.split("."):
-      value = getattr(value, part)
-    if not low <= value <= high:
-      raise BadInput(
-        f"config.{name} is {value}, must be between {low} and {high}"
-      )
+  check_ranges(config, _RANGES)
   if config.model.attention == "cudnn" and config.model.dtype == "float32":
     raise BadInput(
       "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "

@@ -9,11 +9,10 @@ import numpy as np
 
 from mrd_jax.data import dataset
 from mrd_jax.data.records import XYZ_LEVELS
-from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.embed import SplitEmbeddings
 from mrd_jax.report.classes import class_names
 from mrd_jax.report.markup import Markup, tag
-from mrd_jax.report.retrieval_sheet import choose_queries, read_embeddings
+from mrd_jax.report.retrieval_sheet import choose_queries, open_retrieval
 from mrd_jax.report.run_folder import RunFolder
 
 QUERIES = 8
@@ -67,22 +66,7 @@ def open_run(run: RunFolder) -> Ready:
   Raises:
     BadInput: if the run has none, is not finished, or its data is not there.
   """
-  splits = run.config.get("eval", {}).get("retrieval", ())
-  if not splits:
-    raise BadInput(
-      "config.json names no split in eval.retrieval; train with one to see "
-      "what is retrieved"
-    )
-  split = splits[0]
-  found = read_embeddings(run.workdir / "embeddings" / f"{split}.npz")
-  source = dataset.open_split(run.data_dir, split)
-  if len(source) != len(found.label):
-    raise BadInput(
-      f"embeddings/{split}.npz has {len(found.label)} rows, split {split!r} "
-      f"of {run.data_dir} has {len(source)} records; name the dataset of the "
-      "run with --data"
-    )
-  return Ready(run, split, found, source)
+  return Ready(run, *open_retrieval(run))
 
 
 def gallery(runs: Mapping[str, Ready], clouds: Clouds) -> list[Markup]:

@@ -28,8 +28,10 @@ PIXELS = 300  # of a rendered cloud
 OWN, SAME, OTHER = BLUE, "#8fc1e3", "#dfe3e8"
 
 
-def draw_retrieval(run: RunFolder, path: Path) -> None:
-  """Draws the sheet of the run's first retrieval split.
+def open_retrieval(
+  run: RunFolder,
+) -> tuple[str, SplitEmbeddings, dataset.RecordSource]:
+  """The run's first retrieval split: its name, embeddings and records.
 
   Raises:
     BadInput: if the run has none, is not finished, or its data is not there.
@@ -49,6 +51,16 @@ def draw_retrieval(run: RunFolder, path: Path) -> None:
       f"of {run.data_dir} has {len(source)} records; name the dataset of the "
       "run with --data"
     )
+  return split, found, source
+
+
+def draw_retrieval(run: RunFolder, path: Path) -> None:
+  """Draws the sheet of the run's first retrieval split.
+
+  Raises:
+    BadInput: if the run has none, is not finished, or its data is not there.
+  """
+  split, found, source = open_retrieval(run)
   queries = choose_queries(found.has_text, found.label, ROWS)
   if not len(queries):
     raise BadInput(
