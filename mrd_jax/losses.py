@@ -4,7 +4,6 @@ Pure functions of the global batch's embeddings: P of the student, I and T of
 the frozen image and text teachers.  Everything is at least float32.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -12,50 +11,16 @@ from typing import Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mrd_jax import ranking, relations
+from mrd_jax.block_terms import block_terms
+from mrd_jax.loss_config import LossConfig, relation_terms, term_groups
+from mrd_jax.tiles import Blocks
 
-Representation = Literal["similarity", "euclidean", "partial_order"]
-CrossForm = Literal["full", "matched"]
-Weighting = Literal["dynamic", "alternating", "fixed"]
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-  """Which of the method's variants is computed; the defaults are the paper's.
-
-  Attributes:
-    representation: How a relation is represented, with its discrepancy:
-      normalised similarity with Jeffrey divergence, Euclidean distance with
-      mean squared error, or partial order with margin ranking.
-    intra: Whether the intra-modal terms take part.
-    cross: Whether the cross-modal terms take part.
-    cross_form: "full": four cross terms, two pairs of weights; "matched":
-      D(PI, TI) and D(PT, IT) only, one pair over them.
-    weighting: "dynamic": pairs of learned weights; "alternating": the same,
-      but every second step updates only them (`optimizer.py`); "fixed": 1/2.
-    relation_weight: lambda of Eq. 13.
-    relation_scale: Scale of the similarities in Eq. 5-6; 0 means the
-      contrastive logit scale without its gradient.
-    keep_diagonal: Whether intra relations keep the pair of a sample with
-      itself.
-    normalize_intra: Whether intra Euclidean distances are divided by their
-      mean (Eq. 3 as printed does not, Eq. 4 does).
-    margin: m of Eq. 12.
-    sampled_pairs: How many random pairs per anchor Eq. 12 takes; 0 takes all.
-  """
-
-  representation: Representation = "similarity"
-  intra: bool = True
-  cross: bool = True
-  cross_form: CrossForm = "full"
-  weighting: Weighting = "dynamic"
-  relation_weight: float = 3.0
-  relation_scale: float = 0.0
-  keep_diagonal: bool = False
-  normalize_intra: bool = True
-  margin: float = 0.1
-  sampled_pairs: int = 0
+# What a gradient by dense matrices keeps at its peak (docs/losses.md).
+_DENSE_MATRICES = 40
+_DENSE_BYTES = 2**30  # that "auto" allows a device
 
 
 class Embeddings(NamedTuple):
@@ -72,23 +37,6 @@ class Embeddings(NamedTuple):
   image: jax.Array
   text: jax.Array
   has_text: jax.Array
-
-
-def term_groups(config: LossConfig) -> dict[str, tuple[str, str]]:
-  """The relation terms of Eq. 9, two by two as they share a pair of weights.
-
-  A term is named student-teacher, each a query and a key modality: "PI-TI"
-  compares the relation of points to images with that of texts to images.
-  """
-  groups = {}
-  if config.intra:
-    groups["intra"] = ("PP-II", "PP-TT")
-  if config.cross and config.cross_form == "full":
-    groups["cross_image"] = ("PI-TI", "PI-IT")
-    groups["cross_text"] = ("PT-IT", "PT-TI")
-  elif config.cross:
-    groups["cross"] = ("PI-TI", "PT-IT")
-  return groups
 
 
 def init_dynamic_weights(config: LossConfig) -> dict[str, jax.Array]:
@@ -160,13 +108,10 @@ def margin_ranking(
     mask_BB: (B, B) pairs of the relation.
     margin: m.
   """
-  order_BB = relations.rank_order(teacher_BB, mask_BB)
-  u_BB = jnp.take_along_axis(
-    jnp.where(mask_BB, student_BB, jnp.inf), order_BB, axis=1
-  )
-  columns_B = mask_BB.sum(axis=1).astype(u_BB.dtype)
+  hinges_B = ranking.all_pairs_hinges(student_BB, teacher_BB, mask_BB, margin)
+  columns_B = mask_BB.sum(axis=1).astype(hinges_B.dtype)
   pairs = jnp.sum(columns_B * (columns_B - 1) / 2)
-  return ranking.ranking_hinge(u_BB, margin) / jnp.maximum(pairs, 1)
+  return hinges_B.sum() / jnp.maximum(pairs, 1)
 
 
 def sampled_margin_ranking(
@@ -182,19 +127,16 @@ def sampled_margin_ranking(
 
   A pair outside the mask or of a column with itself counts for nothing.
   """
-  rank_BB = jnp.argsort(relations.rank_order(teacher_BB, mask_BB), axis=1)
-  size = student_BB.shape[0]
-  columns_2BS = jax.random.randint(key, (2, size, pairs), 0, size)
+  draws_B2S = draw_columns(key, student_BB.shape[0], pairs)
+  hinges_B, counts_B = ranking.sampled_hinges(
+    student_BB, teacher_BB, mask_BB, margin, draws_B2S
+  )
+  return hinges_B.sum() / jnp.maximum(counts_B.sum(), 1)
 
-  def pick(x_BB: jax.Array) -> tuple[jax.Array, jax.Array]:
-    j, k = (jnp.take_along_axis(x_BB, c, axis=1) for c in columns_2BS)
-    return j, k
 
-  (student_j, student_k), (rank_j, rank_k) = pick(student_BB), pick(rank_BB)
-  valid_j, valid_k = pick(mask_BB)
-  sign = jnp.sign(rank_k - rank_j).astype(student_BB.dtype)
-  hinge_BS = jax.nn.relu(margin - sign * (student_k - student_j))
-  return relations.masked_mean(hinge_BS, valid_j & valid_k & (sign != 0))
+def draw_columns(key: jax.Array, size: int, pairs: int) -> jax.Array:
+  """(size, 2, pairs) int: both columns of random pairs for every anchor."""
+  return jnp.moveaxis(jax.random.randint(key, (2, size, pairs), 0, size), 0, 1)
 
 
 def discrepancy(
@@ -253,21 +195,92 @@ def discrepancy(
   return margin_ranking(*matrices, config.margin)
 
 
+def dense_terms(
+  config: LossConfig,
+  features: Mapping[str, jax.Array],
+  has_text_B: jax.Array,
+  scales: Mapping[str, jax.Array],
+  keys: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """Every term of the losses, from (B, B) matrices.
+
+  Args:
+    config: The variant.
+    features: {"P", "I", "T"}: (B, D) unit vectors.
+    has_text_B: (B,) bool.
+    scales: {"contrast", "relation"}: () factors of the cosines.
+    keys: Randomness of each relation term, for `sampled_pairs`.
+
+  Returns:
+    "contrast/image", "accuracy/image", the same of "text", and each relation
+    term before its weight, as "relation/PI-TI".
+  """
+  everyone_B = jnp.ones_like(has_text_B)
+  found = {}
+  for name, teacher, valid_B in (
+    ("image", "I", everyone_B),
+    ("text", "T", has_text_B),
+  ):
+    found[f"contrast/{name}"], found[f"accuracy/{name}"] = contrastive(
+      features["P"], features[teacher], scales["contrast"], valid_B
+    )
+  for term in relation_terms(config):
+    student, teacher = (
+      (features[pair[0]], features[pair[1]])
+      for pair in (term.student, term.teacher)
+    )
+    found[f"relation/{term.name}"] = discrepancy(
+      config,
+      student,
+      teacher,
+      has_text_B if term.needs_text else everyone_B,
+      intra=term.intra,
+      scale=scales["relation"],
+      key=keys.get(term.name),
+    )
+  return found
+
+
+def choose_form(
+  config: LossConfig, batch_size: int, devices: int
+) -> Literal["dense", "gather", "ring"]:
+  """The form that `config.form` means: "dense", "gather" or "ring".
+
+  "auto" is "dense" while its matrices, shared by the devices, take less than
+  1 GiB on each, and "gather" from there: up to a global batch of 2,590 on one
+  device and 7,327 on eight.  A ring saves memory only where all devices'
+  features do not fit on one, so it is never chosen, only asked for.
+
+  Args:
+    config: The variant.
+    batch_size: Global batch.
+    devices: Over how many it is shared.
+  """
+  if config.form != "auto":
+    return config.form
+  matrices = _DENSE_MATRICES * 4 * batch_size**2
+  return "dense" if matrices < _DENSE_BYTES * devices else "gather"
+
+
 def mrd_loss(
   config: LossConfig,
   embeddings: Embeddings,
   logit_scale: jax.Array,
   dynamic_weights: Mapping[str, jax.Array],
   key: jax.Array | None = None,
+  *,
+  mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The total loss, Eq. 13, and every part of it.
 
   Args:
     config: The variant.
-    embeddings: Of the global batch.
+    embeddings: Of the global batch; the teachers' are constants.
     logit_scale: () logarithm of the contrastive scale.
     dynamic_weights: Free pairs as made by `init_dynamic_weights`.
     key: Randomness, only read when `config.sampled_pairs` is set.
+    mesh: The devices that share the batch's rows, for `config.form`; None is
+      one device.
 
   Returns:
     The loss and its metrics: "loss"; "contrast/image", "contrast/text" and
@@ -279,53 +292,55 @@ def mrd_loss(
   dtype = jnp.promote_types(point.dtype, jnp.float32)
   chex.assert_equal_shape([point, image, text])
   chex.assert_shape(has_text, point.shape[:1])
-  modality = {
-    name: relations.l2_normalize(x.astype(dtype))
-    for name, x in (("P", point), ("I", image), ("T", text))
+  features = {
+    "P": relations.l2_normalize(point.astype(dtype)),
+    "I": jax.lax.stop_gradient(relations.l2_normalize(image.astype(dtype))),
+    "T": jax.lax.stop_gradient(relations.l2_normalize(text.astype(dtype))),
   }
-  everyone = jnp.ones_like(has_text)
   scale = jnp.exp(logit_scale.astype(dtype))
-
-  metrics = {"logit_scale": scale}
-  contrast_image, metrics["accuracy/image"] = contrastive(
-    modality["P"], modality["I"], scale, everyone
-  )
-  contrast_text, metrics["accuracy/text"] = contrastive(
-    modality["P"], modality["T"], scale, has_text
-  )
-  metrics["contrast/image"] = contrast_image
-  metrics["contrast/text"] = contrast_text
-
-  relation_scale = (
-    jnp.asarray(config.relation_scale, dtype)
+  scales = {
+    "contrast": scale,
+    "relation": jnp.asarray(config.relation_scale, dtype)
     if config.relation_scale
-    else jax.lax.stop_gradient(scale)
-  )
+    else jax.lax.stop_gradient(scale),
+  }
+  keys = {}
+  if config.sampled_pairs:
+    for i, term in enumerate(relation_terms(config)):
+      assert key is not None, "sampled_pairs needs a key"
+      key = jax.random.fold_in(key, i % 2)
+      keys[term.name] = key
+
+  form = choose_form(config, len(point), mesh.size if mesh else 1)
+  if form == "dense":
+    terms = dense_terms(config, features, has_text, scales, keys)
+  else:
+    draws = {
+      name: draw_columns(key, len(point), config.sampled_pairs)
+      for name, key in keys.items()
+    }
+    terms = block_terms(
+      config,
+      features,
+      has_text,
+      scales,
+      draws,
+      Blocks(form, config.stripe, mesh),
+    )
+
+  metrics = {"logit_scale": scale, **terms}
   sums = {"intra": jnp.zeros((), dtype), "cross": jnp.zeros((), dtype)}
-  for group, terms in term_groups(config).items():
+  for group, names in term_groups(config).items():
     pair = dynamic_weights.get(group, jnp.zeros(2))
     weights = jax.nn.softmax(pair.astype(dtype))
-    for i, term in enumerate(terms):
-      student, teacher = term.split("-")
-      if key is not None:
-        key = jax.random.fold_in(key, i)
-      value = discrepancy(
-        config,
-        (modality[student[0]], modality[student[1]]),
-        (modality[teacher[0]], modality[teacher[1]]),
-        has_text if "T" in term else everyone,
-        intra=group == "intra",
-        scale=relation_scale,
-        key=key,
-      )
-      side = "intra" if group == "intra" else "cross"
-      sums[side] = sums[side] + weights[i] * value
-      metrics[f"relation/{term}"] = value
-      metrics[f"weight/{term}"] = weights[i]
+    side = "intra" if group == "intra" else "cross"
+    for name, weight in zip(names, weights, strict=True):
+      sums[side] = sums[side] + weight * terms[f"relation/{name}"]
+      metrics[f"weight/{name}"] = weight
   metrics |= sums
   loss = (
-    contrast_image
-    + contrast_text
+    terms["contrast/image"]
+    + terms["contrast/text"]
     + config.relation_weight * (sums["intra"] + sums["cross"])
   )
   metrics["loss"] = loss

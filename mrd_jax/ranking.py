@@ -16,6 +16,8 @@ pairs.
 import jax
 import jax.numpy as jnp
 
+from mrd_jax import relations
+
 
 def _prefix_counts(
   rank_B: jax.Array, prefix_Q: jax.Array, threshold_Q: jax.Array
@@ -88,6 +90,13 @@ def ranking_hinge(
   Returns:
     () the sum; its gradient with respect to `u_AB` is exact, 0 at +inf.
   """
+  return anchor_hinges(u_AB, margin, anchor_chunk=anchor_chunk).sum()
+
+
+def anchor_hinges(
+  u_AB: jax.Array, margin: float, *, anchor_chunk: int = 64
+) -> jax.Array:
+  """`ranking_hinge`, the sum of each anchor: (A,)."""
   earlier_AB, later_AB = jax.lax.map(
     lambda u_B: _active_pairs(u_B, margin),
     jax.lax.stop_gradient(u_AB),
@@ -102,5 +111,68 @@ def ranking_hinge(
   )
   centred_AB = jnp.where(exists_AB, u_AB - jax.lax.stop_gradient(shift_A1), 0)
   coefficient_AB = (earlier_AB - later_AB).astype(u_AB.dtype)
-  active = earlier_AB.sum(-1).astype(u_AB.dtype).sum()
-  return jnp.sum(coefficient_AB * centred_AB) + margin * active
+  active_A = earlier_AB.astype(u_AB.dtype).sum(-1)
+  return jnp.sum(coefficient_AB * centred_AB, axis=-1) + margin * active_A
+
+
+def all_pairs_hinges(
+  student_AB: jax.Array,
+  teacher_AB: jax.Array,
+  mask_AB: jax.Array,
+  margin: float,
+) -> jax.Array:
+  """Eq. 12 before the mean: each anchor's sum over all pairs of its columns.
+
+  Args:
+    student_AB: (A, B) the student's distances, which carry the gradient.
+    teacher_AB: (A, B) the teacher's distances.
+    mask_AB: (A, B) pairs of the relation.
+    margin: m.
+
+  Returns:
+    (A,) sums of max(0, m - (d_ik - d_ij)), k after j in the teacher's order
+    (equal distances by index).
+  """
+  order_AB = relations.rank_order(teacher_AB, mask_AB)
+  existing_AB = jnp.where(mask_AB, student_AB, jnp.inf)
+  return anchor_hinges(jnp.take_along_axis(existing_AB, order_AB, 1), margin)
+
+
+def sampled_hinges(
+  student_AB: jax.Array,
+  teacher_AB: jax.Array,
+  mask_AB: jax.Array,
+  margin: float,
+  columns_A2S: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """`all_pairs_hinges` over the given pairs of columns only.
+
+  A pair outside the mask or of a column with itself counts for nothing.
+
+  Args:
+    student_AB: (A, B) the student's distances, which carry the gradient.
+    teacher_AB: (A, B) the teacher's distances.
+    mask_AB: (A, B) pairs of the relation.
+    margin: m.
+    columns_A2S: (A, 2, S) int, both columns of S pairs of each anchor.
+
+  Returns:
+    (A,) each anchor's sum, and (A,) over how many pairs.
+  """
+  rank_AB = jnp.argsort(relations.rank_order(teacher_AB, mask_AB), axis=1)
+
+  def pick(x_AB: jax.Array) -> tuple[jax.Array, jax.Array]:
+    j, k = (
+      jnp.take_along_axis(x_AB, columns_A2S[:, side], axis=1) for side in (0, 1)
+    )
+    return j, k
+
+  (student_j, student_k), (rank_j, rank_k) = pick(student_AB), pick(rank_AB)
+  valid_j, valid_k = pick(mask_AB)
+  sign = jnp.sign(rank_k - rank_j).astype(student_AB.dtype)
+  counts_AS = valid_j & valid_k & (sign != 0)
+  hinge_AS = jax.nn.relu(margin - sign * (student_k - student_j))
+  return (
+    jnp.where(counts_AS, hinge_AS, 0).sum(axis=1),
+    counts_AS.sum(axis=1).astype(student_AB.dtype),
+  )

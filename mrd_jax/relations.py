@@ -3,7 +3,8 @@
 A relation compares queries `a` (rows) with keys `b` (columns), both (B, D).
 It is *intra* when both come from one modality and *cross* otherwise.  Which
 pairs belong to it is a boolean (B, B) `pair_mask`; entries outside the mask
-are never read by a discrepancy (`losses.py`).
+are never read by a discrepancy (`losses.py`).  A tile of a relation has A
+rows and B columns (`blocks.py`).
 
 Matrix products run at the highest precision of the array's type: on
 accelerators the default would round float32 to bfloat16 or TF32.
@@ -21,10 +22,10 @@ def l2_normalize(x_BD: jax.Array) -> jax.Array:
   return x_BD * jax.lax.rsqrt(jnp.maximum(norm2_B1, tiny))
 
 
-def dot(a_BD: jax.Array, b_BD: jax.Array) -> jax.Array:
-  """All inner products: (B, B), entry ij is a_i . b_j."""
-  chex.assert_equal_shape([a_BD, b_BD])
-  return jnp.matmul(a_BD, b_BD.T, precision=jax.lax.Precision.HIGHEST)
+def dot(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
+  """All inner products: (A, B), entry ij is a_i . b_j."""
+  chex.assert_equal_shape_suffix([a_AD, b_BD], 1)
+  return jnp.matmul(a_AD, b_BD.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def make_pair_mask(valid_B: jax.Array, *, keep_diagonal: bool) -> jax.Array:
@@ -47,19 +48,26 @@ def masked_mean(x_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:
   return jnp.sum(jnp.where(mask_BB, x_BB, 0)) / jnp.maximum(mask_BB.sum(), 1)
 
 
-def distances(a_BD: jax.Array, b_BD: jax.Array) -> jax.Array:
-  """Eq. 3, the bare distance: (B, B), entry ij is ||a_i - b_j||.
+def distances(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
+  """Eq. 3, the bare distance: (A, B), entry ij is ||a_i - b_j||.
 
   Computed from inner products, so a distance below about 4 sqrt(eps) |a|
   (1.4e-3 in float32 for unit vectors) cannot be told from zero: it is zero,
   with zero gradient, which is also the right answer for duplicates.
   """
-  a2_B = jnp.sum(a_BD**2, axis=-1)
-  b2_B = jnp.sum(b_BD**2, axis=-1)
-  size2_BB = a2_B[:, None] + b2_B[None, :]
-  d2_BB = size2_BB - 2 * dot(a_BD, b_BD)
-  resolved_BB = d2_BB > 8 * jnp.finfo(d2_BB.dtype).eps * size2_BB
-  return jnp.where(resolved_BB, jnp.sqrt(jnp.where(resolved_BB, d2_BB, 1)), 0)
+  return distances_of_products(
+    dot(a_AD, b_BD), jnp.sum(a_AD**2, axis=-1), jnp.sum(b_BD**2, axis=-1)
+  )
+
+
+def distances_of_products(
+  product_AB: jax.Array, a2_A: jax.Array, b2_B: jax.Array
+) -> jax.Array:
+  """`distances`, of inner products and squared norms: (A, B)."""
+  size2_AB = a2_A[:, None] + b2_B[None, :]
+  d2_AB = size2_AB - 2 * product_AB
+  resolved_AB = d2_AB > 8 * jnp.finfo(d2_AB.dtype).eps * size2_AB
+  return jnp.where(resolved_AB, jnp.sqrt(jnp.where(resolved_AB, d2_AB, 1)), 0)
 
 
 def mean_normalized_distances(
@@ -83,11 +91,11 @@ def log_similarities(
   return jax.nn.log_softmax(jnp.where(mask_BB, logits_BB, lowest), axis=-1)
 
 
-def rank_order(d_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:
+def rank_order(d_AB: jax.Array, mask_AB: jax.Array) -> jax.Array:
   """Eq. 7 and 8, as a sorting order rather than as ranks.
 
   Returns:
-    (B, B) int: row i lists the columns by ascending distance from i, equal
+    (A, B) int: row i lists the columns by ascending distance from i, equal
     distances by index, columns outside the mask last.
   """
-  return jnp.argsort(jnp.where(mask_BB, d_BB, jnp.inf), axis=-1, stable=True)
+  return jnp.argsort(jnp.where(mask_AB, d_AB, jnp.inf), axis=-1, stable=True)
