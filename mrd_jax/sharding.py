@@ -6,6 +6,9 @@ along its longest divisible axis, and is whole on every device when that axis
 has size one.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -16,23 +19,24 @@ from mrd_jax.errors import BadInput
 BATCH = ("data", "fsdp")
 
 
-def make_mesh(fsdp: int) -> Mesh:
-  """All devices as (data, fsdp).
+def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
+  """Devices as (data, fsdp); all that there are, unless some are given.
 
   Raises:
     BadInput: if the devices do not divide by `fsdp`.
   """
-  devices = jax.device_count()
-  if fsdp < 1 or devices % fsdp:
+  if devices is None:
+    devices = jax.devices()
+  if fsdp < 1 or len(devices) % fsdp:
     raise BadInput(
-      f"mesh.fsdp is {fsdp}, which does not divide the {devices} devices; "
-      "use 1 or a divisor"
+      f"mesh.fsdp is {fsdp}, which does not divide the {len(devices)} "
+      "devices; use 1 or a divisor"
     )
   # By process, not by `jax.make_mesh`, which reorders devices on TPU pods: a
   # process must hold consecutive rows of the batch (`pipeline.py`).
-  ordered = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
   return Mesh(
-    np.array(ordered).reshape(devices // fsdp, fsdp),
+    np.array(ordered).reshape(-1, fsdp),
     BATCH,
     axis_types=(AxisType.Auto, AxisType.Auto),
   )
@@ -74,13 +78,24 @@ def shardings_of(abstract_state):
   return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
 
-def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
-  """Raises BadInput, naming the field, unless devices share a batch evenly."""
-  if batch_size < 1 or batch_size % mesh.size:
-    nearest = max(round(batch_size / mesh.size), 1) * mesh.size
+def check_batch_size(
+  field: str, batch_size: int, mesh: Mesh, *, parts: int = 1
+) -> None:
+  """Raises BadInput, naming the field, unless devices share a batch evenly.
+
+  Args:
+    field: Name of the config field.
+    batch_size: Its value.
+    mesh: The devices.
+    parts: Parts that each device takes its share in (`train.accumulate`).
+  """
+  unit = mesh.size * parts
+  if batch_size < 1 or batch_size % unit:
+    nearest = max(round(batch_size / unit), 1) * unit
+    in_parts = f" in {parts} parts" if parts > 1 else ""
     raise BadInput(
       f"{field} is {batch_size}, which {mesh.size} devices cannot share "
-      f"evenly; use a multiple of {mesh.size}, for instance {nearest}"
+      f"evenly{in_parts}; use a multiple of {unit}, for instance {nearest}"
     )
 
 
@@ -90,3 +105,11 @@ def to_global(local_batch, sharding: NamedSharding):
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
     local_batch,
   )
+
+
+def to_local(global_array: jax.Array) -> np.ndarray:
+  """This process's rows of an array whose first axis is over all devices."""
+  shards = sorted(
+    global_array.addressable_shards, key=lambda shard: shard.index[0].start or 0
+  )
+  return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -7,6 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from mrd_jax import sharding
+from mrd_jax.accumulation import embed_in_parts
 from mrd_jax.config import Config
 from mrd_jax.data.transforms import Batch, Examples, train_examples
 from mrd_jax.losses import Embeddings, LossConfig, mrd_loss
@@ -22,6 +23,8 @@ def loss_gradients(
   *,
   encoder: PointBERT,
   loss_config: LossConfig,
+  parts: int,
+  mesh: Mesh | None,
   key: jax.Array | None,
 ) -> tuple[dict[str, Any], dict[str, jax.Array], Any]:
   """Gradients of the total loss of a global batch.
@@ -32,6 +35,8 @@ def loss_gradients(
     examples: What the input stage made.
     encoder: The encoder.
     loss_config: The loss.
+    parts: How many parts the encoder takes the batch in (`accumulation.py`).
+    mesh: The devices that share the batch; None: it is on one.
     key: Randomness of the loss, see `losses.mrd_loss`.
 
   Returns:
@@ -40,21 +45,24 @@ def loss_gradients(
   """
 
   def loss_fn(params):
-    point, updates = encoder.apply(
-      {"params": params["encoder"], "batch_stats": batch_stats},
-      examples.points,
-      examples.num_points,
-      train=True,
-      mutable=["batch_stats"],
-    )
+    variables = {"params": params["encoder"], "batch_stats": batch_stats}
+    clouds = (examples.points, examples.num_points)
+    if parts > 1:
+      point, running = embed_in_parts(encoder, variables, *clouds, parts)
+    else:
+      point, updates = encoder.apply(
+        variables, *clouds, train=True, mutable=["batch_stats"]
+      )
+      running = updates["batch_stats"]
     loss, metrics = mrd_loss(
       loss_config,
       Embeddings(point, examples.image, examples.text, examples.has_text),
       params["logit_scale"],
       params["dynamic_weights"],
       key,
+      mesh=mesh,
     )
-    return loss, (metrics, updates["batch_stats"])
+    return loss, (metrics, running)
 
   gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(params)
   return gradients, metrics, batch_stats
@@ -67,6 +75,7 @@ def train_step(
   encoder: PointBERT,
   optimizer: optax.GradientTransformation,
   config: Config,
+  mesh: Mesh | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One step on a global batch: input stage, encoder, losses, update.
 
@@ -82,6 +91,8 @@ def train_step(
     examples,
     encoder=encoder,
     loss_config=config.loss,
+    parts=config.train.accumulate,
+    mesh=mesh,
     # A stream of its own, beside those of the samples.
     key=jax.random.fold_in(jax.random.key(config.seed + 1), state.step),
   )
@@ -113,7 +124,12 @@ def jit_train_step(
   state_sharding = sharding.shardings_of(abstract_state)
   return jax.jit(
     lambda state, batch: train_step(
-      state, batch, encoder=encoder, optimizer=optimizer, config=config
+      state,
+      batch,
+      encoder=encoder,
+      optimizer=optimizer,
+      config=config,
+      mesh=mesh,
     ),
     in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
     out_shardings=(state_sharding, sharding.replicated(mesh)),

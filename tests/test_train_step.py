@@ -92,7 +92,11 @@ def run_ours(config: Config, twin, dtype):
   )
   step = jax.jit(
     functools.partial(
-      train_step, encoder=encoder, optimizer=optimizer, config=config
+      train_step,
+      encoder=encoder,
+      optimizer=optimizer,
+      config=config,
+      mesh=None,
     )
   )
   examples = jax.jit(

@@ -127,7 +127,14 @@ def _gradients(
   examples: Examples,
 ):
   gradients, metrics, _ = loss_gradients(
-    params, batch_stats, examples, encoder=model, loss_config=loss, key=None
+    params,
+    batch_stats,
+    examples,
+    encoder=model,
+    loss_config=loss,
+    parts=1,
+    mesh=None,
+    key=None,
   )
   return gradients, metrics
 

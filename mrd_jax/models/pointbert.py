@@ -110,12 +110,23 @@ class Linear(nn.Module):
     return y.reshape(*x.shape[:-1], self.features)
 
 
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean and mean square by channel, as `nn.BatchNorm` computes them."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  axes = tuple(range(x.ndim - 1))
+  return x.mean(axes), (x * x).mean(axes)
+
+
 class MiniPointNet(nn.Module):
   """Embeds each group: three (Linear, BatchNorm, ReLU), then max over points.
 
   BatchNorm statistics are float32 and, since the batch axis is global under
   `jit`, those of the global batch.  The running variance is the biased one
   (PyTorch keeps the unbiased: a factor n / (n - 1) with n = B * G * K).
+
+  When the collection "intermediates" is mutable, it gets mean and mean square
+  of each BatchNorm's input: `accumulation.py` makes the statistics of a batch
+  from those of its parts.
   """
 
   sa_dim: int
@@ -125,6 +136,8 @@ class MiniPointNet(nn.Module):
   def __call__(self, x_BGKC: jax.Array, train: bool) -> jax.Array:
     for i, features in enumerate((64, 64, self.sa_dim)):
       x_BGKC = Linear(features, dtype=self.dtype, name=f"linear_{i}")(x_BGKC)
+      if self.is_mutable_collection("intermediates"):
+        self.sow("intermediates", f"into_norm_{i}", _moments(x_BGKC))
       x_BGKC = nn.BatchNorm(
         use_running_average=not train,
         momentum=MOMENTUM,
@@ -232,7 +245,6 @@ class PointBERT(nn.Module):
   drop_path: float = 0.0
   output: Output = "embedding"
 
-  @nn.compact
   def __call__(
     self, points_BN6: jax.Array, num_points_B: jax.Array, *, train: bool
   ) -> jax.Array:
@@ -249,18 +261,27 @@ class PointBERT(nn.Module):
       (B, D) float32 embeddings, not normalised; or (B, 1 + G, width) float32
       tokens, the cls token first.
     """
-    size = self.size
-    groups = point_ops.group_points(
+    return self.embed(self.group(points_BN6, num_points_B), train=train)
+
+  def group(
+    self, points_BN6: jax.Array, num_points_B: jax.Array
+  ) -> point_ops.Groups:
+    """The tokenizer's part without parameters; arguments as of a call."""
+    return point_ops.group_points(
       points_BN6,
       num_points_B,
-      groups=size.groups,
-      radius=size.radius,
-      group_size=size.group_size,
+      groups=self.size.groups,
+      radius=self.size.radius,
+      group_size=self.size.group_size,
       fps_chunk=self.fps_chunk,
       query_chunk=self.query_chunk,
       batch_sharding=self.batch_sharding,
     )
 
+  @nn.compact
+  def embed(self, groups: point_ops.Groups, *, train: bool) -> jax.Array:
+    """The part with parameters; returns what a call returns."""
+    size = self.size
     point_net, block = MiniPointNet, Block
     if self.remat in ("blocks", "all"):
       block = nn.remat(Block)
