@@ -56,7 +56,7 @@ class Encoder:
       fps_chunk=1 if on_cpu else 4096,
       query_chunk=8 if on_cpu else 32,
     )
-    return cls(config, jax.device_put(variables, jax.devices()[0]), model)
+    return cls(config, jax.device_put(variables, jax.local_devices()[0]), model)
 
   def __call__(
     self,
@@ -328,6 +328,7 @@ def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
   step, state = load_on_one_device(
     workdir / "checkpoints",
     best_metric=config.checkpoint.best_metric if checkpoint == "best" else None,
+    without=("opt_state",),
   )
   params = state["average"] or state["params"]
   data = _read_json(workdir / "data.json") or {}

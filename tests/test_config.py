@@ -361,5 +361,5 @@ def test_a_config_of_an_older_program_is_refused_by_field(tmp_path):
   saved.write_text(json.dumps(values))
   with pytest.raises(BadInput) as error:
     check_resumable(load("configs.base"), saved)
-  assert "loss.margin: None -> 0.1" in str(error.value)
-  assert "loss.temperature: 0.07 -> None" in str(error.value)
+  assert "loss.margin: absent -> 0.1" in str(error.value)
+  assert "loss.temperature: 0.07 -> absent" in str(error.value)

@@ -1,0 +1,102 @@
+"""Trying what may fail, alone or in step with the other processes."""
+
+import contextlib
+import gc
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_LONGEST = 300  # bytes of a reason
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Keeps libraries' logs, warnings and abandoned tracebacks from stderr."""
+  hooks = sys.excepthook, sys.unraisablehook
+  level = logging.root.manager.disable
+  sys.excepthook = sys.unraisablehook = lambda *_: None
+  logging.disable(logging.ERROR)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", RuntimeWarning)
+      yield
+  finally:
+    sys.excepthook, sys.unraisablehook = hooks
+    logging.disable(level)
+
+
+@contextlib.contextmanager
+def threads_quiet() -> Iterator[None]:
+  """Keeps from stderr what fails in Orbax's threads; the caller tells it.
+
+  They log it with a traceback, and TensorStore prints another for each write
+  that nobody waits for any more.
+  """
+  before, absl = sys.excepthook, logging.getLogger("absl")
+
+  def hook(kind, error, trace) -> None:
+    if str(error) != "Event loop is closed":
+      before(kind, error, trace)
+
+  def not_of_a_thread(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
+
+  sys.excepthook = hook
+  absl.addFilter(not_of_a_thread)
+  try:
+    yield
+  finally:
+    sys.excepthook = before
+    absl.removeFilter(not_of_a_thread)
+
+
+def attempt(read: Callable[[], Any]) -> tuple[Any, str]:
+  """What `read` returns and ""; or None and why it fails, in a few words."""
+  with quiet():
+    try:
+      return read(), ""
+    except Exception as error:  # whatever damage can lead to
+      problem = reason(error)
+    # When Orbax gives up, the reads that it leaves behind end in tracebacks of
+    # other threads, of which nobody learns more.
+    gc.collect()
+    time.sleep(0.2)
+    return None, problem
+
+
+def reason(error: BaseException) -> str:
+  """The first cause of an error, in a few words; never ""."""
+  causes = [error]
+  while cause := (
+    causes[-1].__cause__
+    or (None if causes[-1].__suppress_context__ else causes[-1].__context__)
+  ):
+    causes.append(cause)
+  first = next((x for x in reversed(causes) if str(x)), error)
+  words = str(first).split(" [tensorstore_spec")[0]
+  if not isinstance(first, OSError) and type(first) is not ValueError:
+    words = f"{type(first).__name__} {words}"
+  return " ".join(words.split())[:_LONGEST] or type(error).__name__
+
+
+def agree(problem: str) -> str:
+  """The problem of the first process that has one; "" if none has.
+
+  All processes must call it, wait here for each other, and get the same
+  answer.
+  """
+  if jax.process_count() == 1:
+    return problem
+  text = problem.encode()[:_LONGEST].ljust(_LONGEST)
+  gathered = multihost_utils.process_allgather(np.frombuffer(text, np.uint8))
+  problems = [
+    bytes(row).decode(errors="ignore").strip() for row in np.asarray(gathered)
+  ]
+  return next((x for x in problems if x), "")
