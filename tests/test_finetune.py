@@ -42,7 +42,6 @@ from mrd_jax.finetune.train import finetune, set_up
 from mrd_jax.finetune.transforms import Drawer, augment, draw_points
 from mrd_jax.loop import NotFinite
 from mrd_jax.metrics import read_metrics
-from mrd_jax.preemption import Preemption
 from mrd_jax.prepare import modelnet40 as modelnet40_reader
 from mrd_jax.prepare import scanobjectnn as scanobjectnn_reader
 from mrd_jax.prepare.builder import write_dataset
@@ -364,7 +363,12 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
 
 def without_time(workdir: Path) -> list[dict]:
   return [
-    {k: v for k, v in line.items() if k not in ("time", "shapes_per_second")}
+    {
+      name: value
+      for name, value in line.items()
+      if name not in ("time", "shapes_per_second")
+      and not name.startswith(("seconds/", "memory/"))
+    }
     for line in read_metrics(workdir / "metrics.jsonl")
   ]
 
@@ -475,15 +479,14 @@ def test_sigterm_saves_and_the_same_command_goes_on(
   run_to_the_end = functools.partial(finetune, config, str(encoder_dir))
   assert run_to_the_end(tmp_path / "straight")["step"] == 7
 
-  poll = Preemption.poll
-
-  def signal_at_5(self, step: int) -> None:
-    if step == 5:
+  def signal_in_step_5(state, batch):
+    if int(state.step) == 4:
       os.kill(os.getpid(), signal.SIGTERM)
-    poll(self, step)
+    return run.step_fn(state, batch)
 
   with monkeypatch.context() as patch:
-    patch.setattr(Preemption, "poll", signal_at_5)
+    signalled = dataclasses.replace(short, step_fn=signal_in_step_5)
+    patch.setattr(train, "set_up", lambda *_: signalled)
     assert run_to_the_end(tmp_path / "stopped") is None
   assert (tmp_path / "stopped" / "checkpoints" / "5").exists()
   assert not (tmp_path / "stopped" / "results.json").exists()

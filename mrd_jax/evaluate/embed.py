@@ -1,5 +1,6 @@
 """Embeddings of a whole split, on all devices."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from mrd_jax import sharding
 from mrd_jax.data import pipeline
 from mrd_jax.data.records import DatasetMeta, ImageKind
 from mrd_jax.data.transforms import AugmentConfig, Batch, eval_examples
+from mrd_jax.evaluate.over_split import over_split
 from mrd_jax.models.pointbert import PointBERT
 
 
@@ -62,7 +64,7 @@ class Embedder:
     self._meta = meta
     self._batch_size = batch_size
     self._threads = threads
-    self._batch_sharding = sharding.batch_sharding(mesh)
+    self._mesh = mesh
 
     def forward(variables, batch: Batch):
       examples = eval_examples(batch, augment, seed=seed)
@@ -78,9 +80,8 @@ class Embedder:
         batch.label,
       )
 
-    # Whole on every device, so that every process can read all of it.
     self._forward: Callable[..., Any] = jax.jit(
-      forward, out_shardings=sharding.replicated(mesh)
+      forward, out_shardings=sharding.batch_sharding(mesh)
     )
 
   def __call__(
@@ -93,23 +94,15 @@ class Embedder:
       source: The split.
       keep_going: Called before every batch; may raise to stop.
     """
-    parts = []
-    batches = pipeline.eval_batches(
-      source,
-      self._meta,
-      batch_size=self._batch_size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      threads=self._threads,
-    )
-    for batch in batches:
-      keep_going()
-      batch = sharding.to_global(batch, self._batch_sharding)
-      parts.append(jax.device_get(self._forward(variables, batch)))
     found = SplitEmbeddings(
-      *(
-        np.concatenate(arrays)[: len(source)]
-        for arrays in zip(*parts, strict=True)
+      *over_split(
+        functools.partial(self._forward, variables),
+        source,
+        self._meta,
+        batch_size=self._batch_size,
+        threads=self._threads,
+        mesh=self._mesh,
+        keep_going=keep_going,
       )
     )
     return found._replace(

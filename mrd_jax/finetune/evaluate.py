@@ -1,5 +1,6 @@
 """Accuracy of a classifier on its test split."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from mrd_jax import sharding
 from mrd_jax.data import pipeline
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.data.transforms import Batch
+from mrd_jax.evaluate.over_split import over_split
 from mrd_jax.evaluate.zero_shot import zero_shot
 from mrd_jax.finetune.config import Config
 from mrd_jax.finetune.transforms import Drawer
@@ -45,7 +47,7 @@ class Evaluator:
     self._source = source
     self._meta = meta
     self._config = config
-    self._batch_sharding = sharding.batch_sharding(mesh)
+    self._mesh = mesh
 
     def single(variables, batch: Batch):
       clouds = drawer.test(batch, seed=config.seed)
@@ -59,10 +61,9 @@ class Evaluator:
       logits_VBC = jax.lax.map(one, jnp.arange(config.eval.voting))
       return logits_VBC.mean(axis=0), batch.label
 
-    # Whole on every device, so that every process can read all of it.
-    whole = sharding.replicated(mesh)
-    self._single: Callable[..., Any] = jax.jit(single, out_shardings=whole)
-    self._voted: Callable[..., Any] = jax.jit(voted, out_shardings=whole)
+    layout = sharding.batch_sharding(mesh)
+    self._single: Callable[..., Any] = jax.jit(single, out_shardings=layout)
+    self._voted: Callable[..., Any] = jax.jit(voted, out_shardings=layout)
 
   def __call__(
     self, state: TrainState, is_last: bool, keep_going: Callable[[], None]
@@ -94,22 +95,14 @@ class Evaluator:
     variables,
     keep_going: Callable[[], None],
   ) -> dict[str, float]:
-    parts = []
-    batches = pipeline.eval_batches(
+    logits_NC, label_N = over_split(
+      functools.partial(forward, variables),
       self._source,
       self._meta,
       batch_size=self._config.eval.batch_size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
       threads=self._config.data.threads,
-    )
-    for batch in batches:
-      keep_going()
-      batch = sharding.to_global(batch, self._batch_sharding)
-      parts.append(jax.device_get(forward(variables, batch)))
-    logits_NC, label_N = (
-      np.concatenate(arrays)[: len(self._source)]
-      for arrays in zip(*parts, strict=True)
+      mesh=self._mesh,
+      keep_going=keep_going,
     )
     scores = zero_shot(
       logits_NC,

@@ -1,0 +1,141 @@
+"""Training runs as processes of their own: start them, watch them, compare."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mrd_jax.checkpoint import load_on_one_device
+from mrd_jax.metrics import read_metrics
+from mrd_jax.prepare import procedural
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def make_data(path: Path) -> Path:
+  """108 shapes to train on, 54 held out; both widths are small."""
+  procedural.generate(
+    path, train=108, val=54, num_points=160, num_views=2, embed_dim=32
+  )
+  return path
+
+
+def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
+  return [
+    sys.executable,
+    *("-m", "mrd_jax.main", "--config", "configs/debug.py"),
+    *("--workdir", str(workdir), f"--config.data.dir={data_dir}"),
+    *options,
+  ]
+
+
+def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": str(devices),
+  }
+  return subprocess.Popen(
+    arguments,
+    cwd=REPOSITORY,
+    env=environment,
+    stderr=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def joining(count: int) -> list[list[str]]:
+  """The flags by which `count` processes find each other, for each."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  return [
+    [
+      "--distributed",
+      f"--coordinator=localhost:{port}",
+      f"--num_processes={count}",
+      f"--process_id={i}",
+    ]
+    for i in range(count)
+  ]
+
+
+def start_together(
+  arguments: list[str], count: int, devices: int = 1
+) -> list[subprocess.Popen]:
+  """The same command in `count` processes that make one run."""
+  return [
+    start([*arguments, *flags], devices=devices) for flags in joining(count)
+  ]
+
+
+def finish(process: subprocess.Popen, expect: int = 0) -> str:
+  _, errors = process.communicate(timeout=240)
+  assert process.returncode == expect, errors
+  return errors
+
+
+def run(arguments: list[str], devices: int = 1, expect: int = 0) -> str:
+  return finish(start(arguments, devices), expect)
+
+
+def wait_until(
+  process: subprocess.Popen, happened: Callable[[], object]
+) -> None:
+  """Waits, as long as the process lives, until `happened` is true."""
+  deadline = time.monotonic() + 120
+  while not happened():
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < deadline, "it never happened"
+    time.sleep(0.01)
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+  metrics = workdir / "metrics.jsonl"
+
+  def happened() -> bool:
+    lines = read_metrics(metrics) if metrics.exists() else []
+    return bool(lines) and lines[-1]["step"] >= step
+
+  wait_until(process, happened)
+
+
+def losses(workdir: Path) -> dict[int, float]:
+  return {
+    line["step"]: line["loss"]
+    for line in read_metrics(workdir / "metrics.jsonl")
+    if line["kind"] == "train"
+  }
+
+
+def evaluated(workdir: Path) -> list[int]:
+  return [
+    line["step"]
+    for line in read_metrics(workdir / "metrics.jsonl")
+    if line["kind"] == "eval"
+  ]
+
+
+def last_state(workdir: Path) -> dict[str, np.ndarray]:
+  """Every array of the newest checkpoint, by path."""
+  _, state = load_on_one_device(workdir / "checkpoints", best_metric=None)
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+  }
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+  """The same last state, bitwise, and a log as if nothing had happened."""
+  states = last_state(found), last_state(expected)
+  assert states[0].keys() == states[1].keys()
+  for name, value in states[0].items():
+    np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+  assert losses(found) == losses(expected)
+  assert evaluated(found) == evaluated(expected)

@@ -1,0 +1,61 @@
+"""mrd_jax.main, in which a piece of work takes long: for tests that interrupt.
+
+python -m tests.slow_main evaluation|compilation MARK ARGUMENT...
+
+writes the file MARK when it is in the middle of that piece.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import app
+
+from mrd_jax import main, train
+from mrd_jax.evaluate import over_split
+
+SECONDS = 3.0
+
+
+def slow_evaluation(mark: Path) -> None:
+  to_local = over_split.sharding.to_local
+  seen = []
+
+  def slow(array):
+    seen.append(array)
+    if len(seen) > 1:  # of the first batch
+      mark.touch()
+      time.sleep(0.02)
+    return to_local(array)
+
+  over_split.sharding.to_local = slow
+
+
+def slow_compilation(mark: Path) -> None:
+  """The first step blocks the interpreter, as a compilation does."""
+  jit_train_step = train.jit_train_step
+
+  def slow(*arguments):
+    step = jit_train_step(*arguments)
+    calls = []
+
+    def first_is_slow(state, batch):
+      if not calls:
+        calls.append(1)
+        mark.touch()
+        time.sleep(SECONDS)
+      return step(state, batch)
+
+    return first_is_slow
+
+  train.jit_train_step = slow
+
+
+if __name__ == "__main__":
+  piece, mark = sys.argv.pop(1), Path(sys.argv.pop(1))
+  {
+    "evaluation": slow_evaluation,
+    "compilation": slow_compilation,
+  }[piece](mark)
+  main.flags.mark_flag_as_required("config")
+  app.run(main.main, flags_parser=main.parse_flags)

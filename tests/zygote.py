@@ -1,0 +1,39 @@
+"""Starts training processes quickly, from one that has imported everything.
+
+Reads a line of JSON a command from stdin and answers with one:
+["start", [ARGUMENT, ...], STDERR_FILE] -> the process's pid;
+["wait", PID] -> its exit code, negative for the signal that killed it.
+"""
+
+import json
+import os
+import sys
+
+from absl import app
+
+from mrd_jax import main
+
+
+def start(arguments: list[str], errors: str) -> int:
+  pid = os.fork()
+  if pid:
+    return pid
+  file = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+  os.dup2(file, 2)
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  os.dup2(file, 1)
+  sys.argv = ["main", *arguments]
+  main.flags.mark_flag_as_required("config")
+  app.run(main.main, flags_parser=main.parse_flags)
+  raise AssertionError("app.run exits")
+
+
+def wait(pid: int) -> int:
+  return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+  for line in sys.stdin:
+    verb, *arguments = json.loads(line)
+    answer = {"start": start, "wait": wait}[verb](*arguments)
+    print(json.dumps(answer), flush=True)
