@@ -14,6 +14,8 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     {
       "seed": 0,
+      "profile": "",  # START:STOP, steps to trace
+      "compile_cache": "",  # folder; "": as JAX is set
       "data": {
         "dir": "data/openshape",  # a prepared dataset
         "made_from": "",  # what to make it from when it is not there
@@ -54,6 +56,8 @@ def get_config() -> ConfigDict:
         "normalize_intra": True,
         "margin": 0.1,
         "sampled_pairs": 0,  # 0: all pairs
+        "form": "auto",  # dense | gather | ring: how, not what, is computed
+        "stripe": 512,  # columns at a time of gather and ring
       },
       "logit_scale": {"init": 14.28, "max": 100.0},
       "optimizer": {
@@ -70,7 +74,12 @@ def get_config() -> ConfigDict:
         "ema_decay": 0.0,  # 0: no average
         "frozen": (),
       },
-      "train": {"batch_size": 512, "epochs": 300.0, "steps": 0},
+      "train": {
+        "batch_size": 512,
+        "accumulate": 1,  # parts that the encoder takes the batch in
+        "epochs": 300.0,
+        "steps": 0,
+      },
       "mesh": {"fsdp": 1},
       "checkpoint": {
         "every_epochs": 1.0,
@@ -89,6 +98,10 @@ def get_config() -> ConfigDict:
         "retrieval": (),
         "relation_gap": (),
       },
-      "log": {"every_steps": 50},
+      "log": {
+        "every_steps": 50,
+        "stall_seconds": 600.0,  # says what is stuck; 0: never
+        "wandb": "",  # project of Weights & Biases; "": none
+      },
     }
   )

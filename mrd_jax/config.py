@@ -21,6 +21,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.losses import LossConfig
 from mrd_jax.models.pointbert import Attention, PointBERTSize, Remat
 from mrd_jax.optimizer import OptimizerConfig
+from mrd_jax.profiling import parse_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +79,15 @@ class TrainConfig:
 
   Attributes:
     batch_size: Global batch.
+    accumulate: In how many parts the encoder takes it, one after the other,
+      where it does not fit; the losses and the gradient are those of the
+      whole (`accumulation.py`).
     epochs: Length in epochs.
     steps: Length in steps; set one of the two to 0.
   """
 
   batch_size: int
+  accumulate: int
   epochs: float
   steps: int
 
@@ -143,16 +148,33 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-  """Logging: `every_steps` steps a line in metrics.jsonl."""
+  """What a run tells while it goes on.
+
+  Attributes:
+    every_steps: So many steps a line in metrics.jsonl.
+    stall_seconds: After so long in one stage the watchdog says where
+      everything stands (`watchdog.py`); 0: it never does.
+    wandb: Project of Weights & Biases that gets the metrics too; "": none.
+  """
 
   every_steps: int
+  stall_seconds: float
+  wandb: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Everything a run depends on."""
+  """Everything a run depends on.
+
+  Attributes:
+    profile: "START:STOP", the steps to trace (`profiling.py`); "": none.
+    compile_cache: Folder of JAX's persistent compilation cache; "" leaves
+      what JAX's own settings say.
+  """
 
   seed: int
+  profile: str
+  compile_cache: str
   data: DataConfig
   augment: AugmentConfig
   model: ModelConfig
@@ -177,11 +199,19 @@ def from_config_dict(values: ml_collections.ConfigDict) -> Config:
   return config
 
 
-# Fields that came later, with the value under which they change nothing.
-_ADDED = (
+# Fields that came later, with the value under which they change nothing; the
+# section "" is the top.
+ADDED = (
   ("checkpoint", "rule", "last"),
   ("eval", "data_dir", ""),
   ("eval", "relation_gap", ()),
+  ("loss", "form", "dense"),
+  ("loss", "stripe", 512),
+  ("train", "accumulate", 1),
+  ("", "profile", ""),
+  ("", "compile_cache", ""),
+  ("log", "stall_seconds", 0.0),
+  ("log", "wandb", ""),
 )
 
 
@@ -192,8 +222,10 @@ def from_saved(values: dict[str, Any]) -> Config:
     BadInput: as `from_config_dict`.
   """
   values = dict(values)
-  for section, field, value in _ADDED:
-    if isinstance(values.get(section), dict):
+  for section, field, value in ADDED:
+    if not section:
+      values = {field: value} | values
+    elif isinstance(values.get(section), dict):
       values[section] = {field: value} | values[section]
   return from_config_dict(ml_collections.ConfigDict(values))
 
@@ -282,6 +314,7 @@ _RANGES = {
   "loss.relation_scale": (0, 1e6),
   "loss.margin": (0, 4),
   "loss.sampled_pairs": (0, 2**24),
+  "loss.stripe": (1, 2**24),
   "logit_scale.init": (1e-3, 1e3),
   "logit_scale.max": (0, 1e3),
   "optimizer.learning_rate": (0, 1e3),
@@ -296,11 +329,13 @@ _RANGES = {
   "optimizer.clip_norm": (0, 1e9),
   "optimizer.ema_decay": (0, BELOW_ONE),
   "train.batch_size": (2, 2**24),
+  "train.accumulate": (1, 2**24),
   "eval.batch_size": (1, 2**24),
   "mesh.fsdp": (1, 2**20),
   "checkpoint.keep_latest": (1, 2**20),
   "checkpoint.keep_best": (0, 2**20),
   "log.every_steps": (1, 2**31),
+  "log.stall_seconds": (0, 1e9),
 }
 
 
@@ -320,6 +355,7 @@ def check_ranges(
 
 def _check_ranges(config: Config) -> None:
   check_ranges(config, _RANGES)
+  parse_window(config.profile)
   if config.model.attention == "cudnn" and config.model.dtype == "float32":
     raise BadInput(
       "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "

@@ -7,7 +7,6 @@ what they do; that a run can be killed, stopped and repeated is here.
 import collections
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,16 +18,22 @@ from jax.sharding import NamedSharding
 from mrd_jax import sharding
 from mrd_jax.checkpoint import Checkpoints
 from mrd_jax.data.transforms import Batch
-from mrd_jax.metrics import MetricsWriter, write_json
+from mrd_jax.errors import RunFailed
+from mrd_jax.metrics import MetricsWriter, WandbRun, check_wandb, write_json
 from mrd_jax.preemption import Preempted, Preemption
+from mrd_jax.profiling import Clock, Profile, memory
 from mrd_jax.resume import check_resumable, check_same_data
 from mrd_jax.train_state import TrainState
+from mrd_jax.watchdog import Watchdog
 
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
 
-class NotFinite(RuntimeError):
+NAMED = 8  # shapes of a bad batch in the message; its file has all
+
+
+class NotFinite(RunFailed):
   """A loss or gradient became NaN or infinite; nothing of it was saved."""
 
 
@@ -56,6 +61,11 @@ class Run:
     evaluate_every: Interval in steps, besides the last.
     save_every: The same.
     log_every: The same, of a line in metrics.jsonl.
+    profile: The steps to trace, as in the config.
+    stall_seconds: Of the watchdog.
+    wandb: Project of Weights & Biases.
+    examine: What is to be said of each record of a step's batch, counted from
+      0, as `pipeline.examine_batch` says it.
   """
 
   config: "DataclassInstance"
@@ -76,6 +86,10 @@ class Run:
   evaluate_every: int
   save_every: int
   log_every: int
+  profile: str = ""
+  stall_seconds: float = 0.0
+  wandb: str = ""
+  examine: Callable[[int], list[dict[str, Any]]] | None = None
 
 
 def train_loop(run: Run, workdir: Path) -> bool:
@@ -92,25 +106,38 @@ def train_loop(run: Run, workdir: Path) -> bool:
     BadInput: if the folder holds a run under another config or on other data.
     NotFinite: if the loss or a gradient is no longer finite.
   """
-  with contextlib.closing(Preemption()) as preemption:
-    return _train_loop(run, workdir, preemption)
+  check_wandb(run.wandb)
+  clock = Clock()
+  with (
+    contextlib.closing(Preemption()) as preemption,
+    contextlib.closing(Watchdog(clock, run.stall_seconds)),
+  ):
+    return _train_loop(run, workdir, preemption, clock)
 
 
-def _train_loop(run: Run, workdir: Path, preemption: Preemption) -> bool:
+def _train_loop(
+  run: Run, workdir: Path, preemption: Preemption, clock: Clock
+) -> bool:
   first_process = jax.process_index() == 0
   with contextlib.ExitStack() as closing:
     checkpoints = run.open_checkpoints(workdir)
     closing.enter_context(contextlib.closing(checkpoints))
-    start, last = checkpoints.latest_step() or 0, run.num_steps
-    if start:
+    closing.callback(clock.enter, "save")  # closing waits for the last one
+    start, last, remarks = 0, run.num_steps, []
+    if checkpoints.latest_step() is None:
+      state = run.init()
+    else:
       check_resumable(run.config, workdir / "config.json")
       check_same_data(run.data, workdir / "data.json")
+      restored = checkpoints.restore_newest(run.abstract_state)
+      start, state, remarks = restored.step, restored.state, restored.remarks
+    profile = Profile(
+      run.profile, workdir / "profile", num_steps=last, enabled=first_process
+    )
+    closing.enter_context(contextlib.closing(profile))
     if first_process:
       write_json(workdir / "config.json", dataclasses.asdict(run.config))
       write_json(workdir / "data.json", run.data)
-    state = (
-      checkpoints.restore(start, run.abstract_state) if start else run.init()
-    )
     # The step we start from is evaluated again if a stop kept its scores from
     # being recorded.
     evaluate_start = not checkpoints.has_scores(start) or (
@@ -123,27 +150,40 @@ def _train_loop(run: Run, workdir: Path, preemption: Preemption) -> bool:
       start_step=start,
       drop_start_evaluation=evaluate_start,
       enabled=first_process,
+      mirror=(
+        WandbRun(run.wandb, workdir, dataclasses.asdict(run.config))
+        if run.wandb and first_process
+        else None
+      ),
     )
     closing.enter_context(contextlib.closing(writer))
     writer.say(run.summary)
+    for remark in remarks:
+      writer.say(remark)
     if start:
       writer.say(f"resumed from the checkpoint of step {start}")
 
     def due(every: int, step: int) -> bool:
       return step == last or step % every == 0
 
-    batches = run.batches(start)
+    next_batch = clock.stage("input")(run.batches(start).__next__)
     pending: dict[int, dict] = {}  # the newest step's metrics, on the device
 
     def log_pending() -> None:
       for step, metrics in pending.items():
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        check_finite(step, values)
+        check_finite(run, workdir, step, values)
         if due(run.log_every, step):
-          writer.train(step, values)
+          writer.train(step, values | clock.lap() | memory())
       pending.clear()
 
-    step = saved = start
+    def keep_going() -> None:
+      clock.enter("evaluation")  # the next batch of it
+      preemption.poll()
+
+    step = saved = clock.step = start
+    clock.enter("step")
+    clock.lap()  # what was before the first step is no step's
     stopped = False
     scores = extra = None
     try:
@@ -153,44 +193,75 @@ def _train_loop(run: Run, workdir: Path, preemption: Preemption) -> bool:
         scores = None
         if due(run.evaluate_every, step) and (step > start or evaluate_start):
           log_pending()
-          scores, extra = run.evaluate(
-            state, step == last, functools.partial(preemption.poll, step)
-          )
+          with clock.stage("evaluation"):
+            scores, extra = run.evaluate(state, step == last, keep_going)
           writer.evaluation(step, scores, run.describe(step, scores))
         if step > saved and (scores or due(run.save_every, step)):
           log_pending()
-          checkpoints.save(step, state, scores)
+          with clock.stage("save"):
+            checkpoints.save(step, state, scores)
           saved = step
         if step == last:
           break
-        preemption.poll(step)
-        state, metrics = run.step_fn(state, next(batches))
+        preemption.poll()
+        with (
+          profile.step(step, state),
+          clock.stage("compile" if step == start else "step"),
+        ):
+          state, metrics = run.step_fn(state, next_batch())
         log_pending()  # of the step before: the device is already at work
         step += 1
+        clock.step = step
+        profile.done(step, state)
         pending[step] = metrics
     except Preempted:
       log_pending()
       if step > saved:
-        checkpoints.save(step, state, None)
+        with clock.stage("save"):
+          checkpoints.save(step, state, None)
       stopped = True
 
   # The last save is known to be complete only now.
   if stopped:
     writer.say(f"asked to stop at step {step}; repeat the command to go on")
   elif scores:
-    run.write_results(workdir, step, scores, extra)
+    with clock.stage("results"):
+      run.write_results(workdir, step, scores, extra)
   return not stopped
 
 
-def check_finite(step: int, values: dict[str, float]) -> None:
-  """Raises NotFinite, naming the step and the terms, if any value is not."""
-  bad = [name for name, value in values.items() if not math.isfinite(value)]
-  if bad:
-    raise NotFinite(
-      f"step {step}: {', '.join(bad)} not finite; nothing of this step is "
-      "saved. Look for bad features in the data, or start again in another "
-      "--workdir with a lower optimizer.learning_rate or optimizer.clip_norm"
+def check_finite(
+  run: Run, workdir: Path, step: int, values: dict[str, float]
+) -> None:
+  """Raises NotFinite if a value is not, naming the step, the terms, the batch.
+
+  The first process reads the batch again, and leaves all that is to be said
+  of it in WORKDIR/not_finite.json.
+  """
+  terms = [name for name, value in values.items() if not math.isfinite(value)]
+  if not terms:
+    return
+  batch = remedy = ""
+  if run.examine and jax.process_index() == 0:
+    file = workdir / "not_finite.json"
+    shapes = run.examine(step - 1)
+    write_json(file, {"step": step, "terms": terms, "shapes": shapes})
+    bad = [x for x in shapes if x["problems"]]
+    names = [
+      repr(x["id"]) + f" ({', '.join(x['problems'])})" * bool(bad)
+      for x in (bad or shapes)[:NAMED]
+    ]
+    left = len(bad or shapes) - len(names)
+    batch = (
+      f" Its batch holds {'bad' if bad else 'no visibly bad'} shapes: "
+      f"{', '.join(names)}{f' and {left} more' * bool(left)}; {file} has all."
     )
+    remedy = " Mend them in the data, or start" * bool(bad)
+  raise NotFinite(
+    f"step {step}: {', '.join(terms)} not finite; nothing of this step is "
+    f"saved.{batch}{remedy or ' Start'} again in another --workdir with a "
+    "lower optimizer.learning_rate or optimizer.clip_norm"
+  )
 
 
 def one_ahead(

@@ -1,17 +1,23 @@
-"""What a run tells: a progress line, metrics.jsonl, TensorBoard events.
+"""What a run tells: a progress line, metrics.jsonl, TensorBoard events, W&B.
 
 Only process 0 writes.  Both files are cut back to the restored step when a
 run resumes, so that a killed and repeated stretch does not appear twice.
 """
 
+import importlib.util
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
+
+from mrd_jax.errors import BadInput
 
 
 class MetricsWriter:
@@ -24,6 +30,7 @@ class MetricsWriter:
     start_step: Steps already done; later lines of an earlier try are dropped.
     drop_start_evaluation: Whether `start_step` will be evaluated again.
     enabled: False on every process but the first: nothing is written.
+    mirror: Gets every line too.
   """
 
   def __init__(
@@ -35,6 +42,7 @@ class MetricsWriter:
     start_step: int,
     drop_start_evaluation: bool,
     enabled: bool,
+    mirror: "WandbRun | None" = None,
   ):
     self._num_steps = num_steps
     self._batch_size = batch_size
@@ -44,6 +52,7 @@ class MetricsWriter:
     self._next_line = float(start_step)  # of the few that a log file gets
     self._last_time, self._last_step = time.perf_counter(), start_step
     self._path = workdir / "metrics.jsonl"
+    self._mirror = mirror
     if enabled:
       _keep_until(self._path, start_step, drop_start_evaluation)
       self._file = self._path.open("a")
@@ -91,6 +100,8 @@ class MetricsWriter:
     if self._enabled:
       self._file.close()
       self._board.close()
+    if self._mirror:
+      self._mirror.close()
 
   def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
     if not self._enabled:
@@ -100,6 +111,79 @@ class MetricsWriter:
     self._file.flush()
     for name, value in values.items():
       self._board.add_scalar(f"{kind}/{name}", value, step)
+    if self._mirror:
+      self._mirror.log(step, values)
+
+
+class WandbRun:
+  """A run of Weights & Biases, which may fail without consequence.
+
+  It has the names of metrics.jsonl.  A run that goes on is the same run there,
+  by the id in WORKDIR/wandb.json; steps that are done again it already has,
+  and keeps as they were.  Where Weights & Biases cannot be reached, a line
+  says so and the training goes on without.
+
+  Args:
+    project: Name of the project.
+    workdir: The run's folder; files are kept in its wandb/.
+    config: The run's config.
+  """
+
+  def __init__(self, project: str, workdir: Path, config: dict[str, Any]):
+    file = workdir / "wandb.json"
+    if not file.exists():
+      write_json(file, {"id": secrets.token_hex(4)})
+    run_id = json.loads(file.read_text())["id"]
+
+    def start():
+      import wandb  # an extra
+
+      return wandb.init(
+        project=project,
+        id=run_id,
+        resume="allow",
+        name=workdir.absolute().name,
+        dir=workdir,
+        config=config,
+        # The progress line is not for a log; an end waits for no network.
+        settings=wandb.Settings(console="off", finish_timeout=60),
+      )
+
+    self._run: Any = True
+    self._run = self._attempt(start)
+
+  def log(self, step: int, values: dict[str, float]) -> None:
+    """Records the values of a step."""
+    self._attempt(lambda: self._run.log(values, step=step))
+
+  def close(self) -> None:
+    """Ends the run there, as failed if it is being left by an exception."""
+    failed = sys.exc_info()[0] is not None
+    self._attempt(lambda: self._run.finish(exit_code=int(failed)))
+
+  def _attempt(self, call: Callable[[], Any]) -> Any:
+    if not self._run:
+      return None
+    try:
+      return call()
+    except Exception as error:  # whatever a service's client raises
+      self._run = None
+      reason = str(error).strip().splitlines() or [type(error).__name__]
+      print(
+        f"Weights & Biases failed, going on without it: {reason[0]}",
+        file=sys.stderr,
+        flush=True,
+      )
+      return None
+
+
+def check_wandb(project: str) -> None:
+  """Raises BadInput if metrics shall go to a project and cannot."""
+  if project and not importlib.util.find_spec("wandb"):
+    raise BadInput(
+      f"config.log.wandb is {project!r}, which needs Weights & Biases: pip "
+      "install mrd-jax[wandb], or set it to ''"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -19,9 +19,11 @@ from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.embed import Embedder
 from mrd_jax.evaluate.held_out import HeldOut, save_embeddings
 from mrd_jax.loop import Run, one_ahead, train_loop
+from mrd_jax.losses import choose_form
 from mrd_jax.metrics import write_json
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.optimizer import make_optimizer
+from mrd_jax.profiling import compile_cache
 from mrd_jax.train_state import TrainState, eval_variables, make_state
 from mrd_jax.train_step import jit_train_step
 
@@ -29,7 +31,12 @@ from mrd_jax.train_step import jit_train_step
 def set_up(config: Config) -> Run:
   """Checks a config against the data and the devices and makes its `Run`."""
   mesh = sharding.make_mesh(config.mesh.fsdp)
-  sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
+  sharding.check_batch_size(
+    "train.batch_size",
+    config.train.batch_size,
+    mesh,
+    parts=config.train.accumulate,
+  )
   prepare.ensure(config.data.dir, config.data.made_from)
   data_dir = Path(config.data.dir)
   meta = dataset.read_meta(data_dir)
@@ -118,7 +125,8 @@ def set_up(config: Config) -> Run:
     summary=(
       f"{meta.name}: {len(source)} shapes, teacher {meta.teacher}\n"
       f"encoder: {parameters:,} parameters, {config.model.dtype}\n"
-      f"{num_steps} steps of {config.train.batch_size} on {_devices(mesh)}"
+      f"{num_steps} steps of {config.train.batch_size} on {_devices(mesh)}\n"
+      f"losses: {_form(config, mesh)}"
     ),
     init=init,
     abstract_state=abstract_state,
@@ -143,6 +151,10 @@ def set_up(config: Config) -> Run:
       order.steps_per_epoch,
     ),
     log_every=config.log.every_steps,
+    profile=config.profile,
+    stall_seconds=config.log.stall_seconds,
+    wandb=config.log.wandb,
+    examine=functools.partial(pipeline.examine_batch, source, order),
   )
 
 
@@ -160,7 +172,8 @@ def train(config: Config, workdir: Path) -> bool:
     NotFinite: if the loss or a gradient is no longer finite.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  return train_loop(set_up(config), workdir)
+  with compile_cache(config.compile_cache):
+    return train_loop(set_up(config), workdir)
 
 
 def _open_checkpoints(config: Config, workdir: Path) -> Checkpoints:
@@ -204,6 +217,13 @@ def _write_results(
     "metrics": scores,
   }
   write_json(workdir / "results.json", results)
+
+
+def _form(config: Config, mesh: Mesh) -> str:
+  """How the losses are computed, and who chose."""
+  form = choose_form(config.loss, config.train.batch_size, mesh.size)
+  tiles = f", {config.loss.stripe} columns at a time" * (form != "dense")
+  return form + tiles + " (loss.form is auto)" * (config.loss.form == "auto")
 
 
 def _devices(mesh: Mesh) -> str:

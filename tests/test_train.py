@@ -220,12 +220,12 @@ def test_the_loop_stops_before_the_next_piece_of_work(
   poll = Preemption.poll
   events = []
 
-  def stop(self, step):
+  def stop(self):
     nonlocal polls
     polls -= 1
     if not polls:
       self._signalled = True
-    poll(self, step)
+    poll(self)
 
   with monkeypatch.context() as patch:
     patch.setattr(Preemption, "poll", stop)
@@ -586,6 +586,7 @@ def test_another_config_is_refused_with_a_diff(finished, data_dir):
     )
   assert json.loads((finished / "config.json").read_text())["train"] == {
     "batch_size": 32,
+    "accumulate": 1,
     "epochs": 0.0,
     "steps": 20,
   }
@@ -683,3 +684,22 @@ def test_held_out_splits_do_not_overlap_the_training_split(data_dir):
     for split in ("train", "val")
   ]
   assert not ids[0] & ids[1]
+
+
+def test_blocks_and_parts_follow_the_same_curve(data_dir, tmp_path, capfd):
+  """How a step is computed changes its rounding alone, and is said."""
+  changes = {
+    "dense (loss.form is auto)": {},
+    "gather, 8 columns at a time": {"loss": {"form": "gather", "stripe": 8}},
+    "ring, 8 columns at a time": {"loss": {"form": "ring", "stripe": 8}},
+    "dense": {"loss": {"form": "dense"}, "train": {"accumulate": 4}},
+  }
+  curves = []
+  for i, (said, change) in enumerate(changes.items()):
+    sections = change | {"train": {"steps": 6} | change.get("train", {})}
+    train.train(make_config(data_dir, **sections), tmp_path / str(i))
+    assert f"losses: {said}\n" in capfd.readouterr().err
+    curves.append(list(losses(tmp_path / str(i)).values()))
+  for curve in curves[1:]:
+    np.testing.assert_allclose(curve, curves[0], rtol=1e-3)
+    np.testing.assert_allclose(curve[0], curves[0][0], rtol=1e-5)

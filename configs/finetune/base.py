@@ -11,6 +11,8 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     {
       "seed": 0,
+      "profile": "",  # START:STOP, steps to trace
+      "compile_cache": "",  # folder; "": as JAX is set
       "data": {
         "dir": "",  # a prepared dataset
         "train": "",  # labelled splits
@@ -60,6 +62,10 @@ def get_config() -> ConfigDict:
         "batch_size": 128,
         "voting": 0,  # copies; 10 is usual
       },
-      "log": {"every_steps": 50},
+      "log": {
+        "every_steps": 50,
+        "stall_seconds": 600.0,  # says what is stuck; 0: never
+        "wandb": "",  # project of Weights & Biases; "": none
+      },
     }
   )

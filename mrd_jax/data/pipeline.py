@@ -8,6 +8,9 @@ only read and pad; decoding and augmentation happen on the device
 """
 
 import dataclasses
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -16,9 +19,13 @@ import numpy as np
 
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.data.transforms import Batch
-from mrd_jax.errors import BadInput
+from mrd_jax.errors import BadInput, RunFailed
 
 SHUFFLE_ROUNDS = 4
+
+
+class WorkerLost(RunFailed):
+  """A data worker died; the same command goes on from the last checkpoint."""
 
 
 class Source(Protocol):
@@ -104,6 +111,51 @@ def require_image(record: dict[str, Any]) -> None:
     )
 
 
+def examine_batch(
+  source: Source, order: TrainOrder, step: int
+) -> list[dict[str, Any]]:
+  """What may have made a batch's losses not finite, read again.
+
+  Args:
+    source: The training split.
+    order: Which record goes where.
+    step: The step that the batch is of, from 0.
+
+  Returns:
+    For every record of the global batch, those with problems first: `row`,
+    `id` ("" if it can no longer be read), and `problems`, a list of words.
+  """
+  found = []
+  for position in range(order.batch_size):
+    row = int(order.row(step, position))
+    try:
+      record = source[row]
+      shape = {"id": record["id"], "problems": _problems(record)}
+    except BadInput as error:
+      shape = {"id": "", "problems": [str(error)]}
+    found.append({"row": row} | shape)
+  return sorted(found, key=lambda shape: not shape["problems"])
+
+
+def _problems(record: dict[str, Any]) -> list[str]:
+  """What `records.check_shape` would not have let pass."""
+  problems = []
+  for field in ("image_feat", "text_feat"):
+    features = record[field].astype(np.float32)
+    finite = np.isfinite(features).all(axis=1)
+    zero = ~features.any(axis=1)
+    for bad, words in ((~finite, "not finite"), (zero, "zero")):
+      if bad.any():
+        problems.append(f"{bad.sum()} of {len(bad)} {field} {words}")
+  if not np.isfinite([*record["center"], record["scale"]]).all():
+    problems.append("center or scale not finite")
+  if record["scale"] <= 0:
+    problems.append("scale not positive")
+  if (record["xyz"] == record["xyz"][:1]).all():
+    problems.append("all points coincide")
+  return problems
+
+
 def train_batches(
   source: Source,
   meta: DatasetMeta,
@@ -132,6 +184,10 @@ def train_batches(
     threads: Reading threads in each worker.
     workers: Worker processes; 0 reads in this one.
     check: Raises BadInput for a record that cannot be trained on.
+
+  Raises:
+    BadInput: on the way, naming a record that cannot be read or trained on.
+    WorkerLost: on the way, when the system has killed a worker.
   """
   local = order.batch_size // process_count
 
@@ -147,7 +203,7 @@ def train_batches(
     .map(load)
     .batch(local)
   )
-  return iter(_read(dataset, threads, workers))
+  return _until_lost(_read(dataset, threads, workers))
 
 
 def eval_batches(
@@ -177,6 +233,33 @@ def eval_batches(
   return iter(_read(dataset, threads, workers=0))
 
 
+def _end_with_parent(worker: int, workers: int) -> None:
+  """Lets a worker not outlive a run that was killed."""
+  del worker, workers
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def watch() -> None:
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+def _until_lost(reader: grain.IterDataset) -> Iterator[Batch]:
+  try:
+    yield from reader
+  except RuntimeError as error:
+    # Grain has no class for it, and the worker left nothing but its exit code.
+    if "Worker process was terminated" not in str(error):
+      raise
+    raise WorkerLost(
+      f"a data worker has died ({str(error).split('. ')[0]}); if the system "
+      "killed it for want of memory, lower data.workers or data.threads; the "
+      "same command goes on from the last checkpoint"
+    ) from error
+
+
 def _read(
   dataset: grain.MapDataset, threads: int, workers: int
 ) -> grain.IterDataset:
@@ -186,6 +269,6 @@ def _read(
   )
   if workers:
     reader = reader.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers)
+      grain.MultiprocessingOptions(num_workers=workers), _end_with_parent
     )
   return reader

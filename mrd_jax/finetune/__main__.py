@@ -5,18 +5,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import exit_code, load_config
+from mrd_jax.arguments import add_joining, joint_exit_code, load_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Fine-tunes; returns the exit code.
 
   Returns:
-    0, also when asked to stop; 1 if the loss is no longer finite; 2 for bad
-    input.
+    0, also when asked to stop; 1 if the loss is no longer finite or a
+    checkpoint cannot be saved; 2 for bad input.
   """
   args, overrides = _parser().parse_known_args(argv)
-  return exit_code(lambda: _finetune(args, overrides))
+  return joint_exit_code(args, lambda: _finetune(args, overrides))
 
 
 def _finetune(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -24,16 +24,11 @@ def _finetune(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
   from mrd_jax.finetune.config import from_config_dict
   from mrd_jax.finetune.train import finetune
-  from mrd_jax.loop import NotFinite
 
   # Orbax and absl report every save at length.
   logging.set_verbosity(logging.WARNING)
   config = from_config_dict(load_config(args.config, overrides))
-  try:
-    finetune(config, args.checkpoint, args.workdir, which=args.which)
-  except NotFinite as error:
-    print(error, file=sys.stderr)
-    return 1
+  finetune(config, args.checkpoint, args.workdir, which=args.which)
   return 0
 
 
@@ -70,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DIR",
     help="folder of the run; an interrupted run in it goes on",
   )
+  add_joining(parser)
   return parser
 
 

@@ -5,11 +5,18 @@ from typing import Literal
 
 import ml_collections
 
-from mrd_jax.config import BELOW_ONE, MeshConfig, build, check_ranges
+from mrd_jax.config import (
+  BELOW_ONE,
+  LogConfig,
+  MeshConfig,
+  build,
+  check_ranges,
+)
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import Attention, PointBERTSize, Remat
 from mrd_jax.optimizer import AdamWConfig
 from mrd_jax.pretrained import UpAxis
+from mrd_jax.profiling import parse_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,17 +141,16 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LogConfig:
-  """Logging: `every_steps` steps a line in metrics.jsonl."""
-
-  every_steps: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
-  """Everything a run depends on, but the checkpoint that it starts from."""
+  """Everything a run depends on, but the checkpoint that it starts from.
+
+  Attributes:
+    profile, compile_cache: As in pre-training.
+  """
 
   seed: int
+  profile: str
+  compile_cache: str
   data: DataConfig
   augment: AugmentConfig
   scratch: ScratchConfig
@@ -205,6 +211,7 @@ _RANGES = {
   "eval.batch_size": (1, 2**24),
   "eval.voting": (0, 1000),
   "log.every_steps": (1, 2**31),
+  "log.stall_seconds": (0, 1e9),
 }
 
 
@@ -216,6 +223,7 @@ def from_config_dict(values: ml_collections.ConfigDict) -> Config:
   """
   config: Config = build(Config, values.to_dict(), "config")
   check_ranges(config, _RANGES)
+  parse_window(config.profile)
   if config.model.attention == "cudnn" and config.model.dtype == "float32":
     raise BadInput(
       "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "

@@ -26,6 +26,7 @@ from mrd_jax.loop import Run, one_ahead, train_loop
 from mrd_jax.metrics import read_metrics, write_json
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.profiling import compile_cache
 
 
 def open_data(config: Config):
@@ -183,6 +184,10 @@ def set_up(config: Config, start: starts.Start, encoder_variables: Any) -> Run:
       config.checkpoint.every_epochs, 0, order.steps_per_epoch
     ),
     log_every=config.log.every_steps,
+    profile=config.profile,
+    stall_seconds=config.log.stall_seconds,
+    wandb=config.log.wandb,
+    examine=functools.partial(pipeline.examine_batch, source, order),
   )
 
 
@@ -227,7 +232,9 @@ def finetune(
   run = set_up(config, start, encoder_variables)
   if first_process:
     write_json(start_file, dataclasses.asdict(start))
-  if not train_loop(run, workdir) or not first_process:
+  with compile_cache(config.compile_cache):
+    ended = train_loop(run, workdir)
+  if not ended or not first_process:
     return None
   return json.loads((workdir / "results.json").read_text())
 
