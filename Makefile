@@ -12,7 +12,7 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 BIN := $(VENV)/bin
 comma := ,
 
-.PHONY: demo test test-slow test-gpu lint types test-py312 clean
+.PHONY: demo test test-slow soak test-gpu lint types test-py312 clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m mrd_jax.main --config $(CONFIG) --workdir $(WORKDIR)
@@ -23,6 +23,9 @@ test: $(VENV)/.ready-dev
 
 test-slow: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m "slow and not gpu" -n 2
+
+soak: $(VENV)/.ready-dev
+	MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/test_soak.py
 
 test-gpu: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m gpu
@@ -36,9 +39,9 @@ types: $(VENV)/.ready-dev
 
 # The newest jax needs Python 3.12.  No torch there: the parity tests skip.
 test-py312:
-	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev,index test
+	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev,index,wandb test
 
-DEV_EXTRAS ?= dev,torch,onnx,draco,index
+DEV_EXTRAS ?= dev,torch,onnx,draco,index,wandb
 
 $(VENV)/.ready: setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install -q -e ".$(if $(EXTRAS),[$(EXTRAS)])"

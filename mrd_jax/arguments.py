@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrd_jax.errors import BadInput
+from mrd_jax.errors import BadInput, RunFailed
 
 
 def exit_code(run: Callable[[], int]) -> int:
-  """Runs a verb; what the user can mend is one sentence and exit code 2."""
+  """Runs a verb; a failure that one sentence tells has exit code 1 or 2."""
   try:
     return run()
+  except RunFailed as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
   except (BadInput, OSError) as error:
     print(error, file=sys.stderr)
   except ModuleNotFoundError as error:
@@ -80,6 +83,50 @@ def at_least(low: int) -> Callable[[str], int]:
     return int(text)
 
   return number
+
+
+# Of `distributed.run`: name, type, default, what it is.
+JOINING: tuple[tuple[str, type, Any, str], ...] = (
+  (
+    "distributed",
+    bool,
+    False,
+    "one of several processes, started with the same command; under SLURM and "
+    "Open MPI, and on TPU pods, it finds the others, elsewhere name them by the "
+    "three flags below, or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+    "JAX_PROCESS_ID",
+  ),
+  ("coordinator", str, None, "HOST:PORT of process 0"),
+  ("num_processes", int, None, "how many processes"),
+  ("process_id", int, None, "which one this is, from 0"),
+  ("join_seconds", int, 300, "how long to wait for the others at the start"),
+  (
+    "heartbeat_seconds",
+    int,
+    60,
+    "after how long a silent process is taken for dead, and the others end",
+  ),
+)
+
+
+def add_joining(parser: argparse.ArgumentParser) -> None:
+  """Adds --distributed and what belongs to it."""
+  group = parser.add_argument_group("several processes")
+  for name, kind, default, text in JOINING:
+    if kind is bool:
+      group.add_argument(f"--{name}", action="store_true", help=text)
+    else:
+      if default is not None:
+        text += f" (default: {default})"
+      group.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+
+def joint_exit_code(args: argparse.Namespace, run: Callable[[], int]) -> int:
+  """Runs a verb, together with other processes if `args` say so."""
+  from mrd_jax import distributed  # loads JAX
+
+  joining = {name: getattr(args, name) for name, *_ in JOINING}
+  return exit_code(lambda: distributed.run(run, exit_code, **joining))
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

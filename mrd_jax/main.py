@@ -2,15 +2,15 @@
 
 import pathlib
 import sys
+from collections.abc import Callable
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mrd_jax import train
+from mrd_jax import distributed, train
+from mrd_jax.arguments import JOINING
 from mrd_jax.config import Config, from_config_dict
-from mrd_jax.errors import BadInput
-from mrd_jax.loop import NotFinite
+from mrd_jax.errors import BadInput, RunFailed
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -24,17 +24,15 @@ _WORKDIR = flags.DEFINE_string(
   "Folder of the run; an interrupted run in it goes on.",
   required=True,
 )
-_DISTRIBUTED = flags.DEFINE_bool(
-  "distributed",
-  False,
-  "One of several processes: start jax.distributed.  Under SLURM and on TPU "
-  "pods it finds the others by itself; elsewhere set the three flags below.",
-)
-_COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "host:port of process 0."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
+_DEFINE = {
+  bool: flags.DEFINE_bool,
+  int: flags.DEFINE_integer,
+  str: flags.DEFINE_string,
+}
+_JOINING = {
+  name: _DEFINE[kind](name, default, text)
+  for name, kind, default, text in JOINING
+}
 
 
 def main(argv: list[str]) -> None:
@@ -42,18 +40,24 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
   # Orbax and absl report every save at length.
   logging.set_verbosity(logging.WARNING)
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    )
+  joining = {name: flag.value for name, flag in _JOINING.items()}
+  sys.exit(_exit_code(lambda: distributed.run(_train, _exit_code, **joining)))
+
+
+def _train() -> int:
+  train.train(_load_config(), pathlib.Path(_WORKDIR.value))
+  return 0
+
+
+def _exit_code(run: Callable[[], int]) -> int:
   try:
-    train.train(_load_config(), pathlib.Path(_WORKDIR.value))
+    return run()
   except BadInput as error:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except NotFinite as error:
+    return 2
+  except RunFailed as error:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(1)
+    return 1
 
 
 def _load_config() -> Config:

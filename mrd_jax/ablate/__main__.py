@@ -72,7 +72,7 @@ def _run(cell) -> str | None:
   import jax
 
   from mrd_jax import train
-  from mrd_jax.loop import NotFinite
+  from mrd_jax.errors import RunFailed
 
   # Without results of its last step, a run evaluates that step again.
   results = cell.workdir / "results.json"
@@ -81,7 +81,7 @@ def _run(cell) -> str | None:
     results.rename(old)
   try:
     finished = train.train(cell.config, cell.workdir)
-  except NotFinite as error:
+  except RunFailed as error:
     return str(error)
   finally:
     if old.exists() and not results.exists():

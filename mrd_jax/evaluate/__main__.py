@@ -6,7 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import at_least, exit_code, load_config
+from mrd_jax.arguments import (
+  add_joining,
+  at_least,
+  joint_exit_code,
+  load_config,
+)
 from mrd_jax.errors import BadInput
 
 
@@ -16,11 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.captions and "retrieval" not in args.suite:
     print("--captions is for the suite retrieval", file=sys.stderr)
     return 2
-  return exit_code(lambda: _evaluate(args, overrides))
+  return joint_exit_code(args, lambda: _evaluate(args, overrides))
 
 
 def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   # After --help, which needs no JAX.
+  import jax
+
+  from mrd_jax.distributed import first_says
   from mrd_jax.encoder import load_encoder
   from mrd_jax.evaluate import results, suites
   from mrd_jax.evaluate.evaluation import Evaluation
@@ -38,6 +46,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   named = dict(args.split or ())
   if odd := named.keys() - set(args.suite):
     raise BadInput(f"--split {odd.pop()}=...: no such suite in --suite")
+  first_process = jax.process_index() == 0  # the one that tells and writes
   # All are found before the first is run.
   where = {suite: suites.find(suite, args.data, named) for suite in frozen}
   options = _options(args)
@@ -50,8 +59,11 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     row = results.merge(rows, row)
     evaluation = Evaluation(encoder, options)
     for suite, found in where.items():
-      print(f"{name}: {suite} on {','.join(found.splits)}", flush=True)
+      if first_process:
+        print(f"{name}: {suite} on {','.join(found.splits)}", flush=True)
       result = evaluation(suite, found)
+      if not first_process:
+        continue
       results.add_result(row, suite, found, result)
       if result.confusion:
         results.write_confusion(
@@ -61,13 +73,17 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     for recipe, config in recipes.items():
       workdir = args.output / name / f"finetune_{recipe}"
       found = finetune(config, checkpoint, workdir, which=args.which)
-      if found is None:
-        print("asked to stop; repeat the command to go on", file=sys.stderr)
+      # It is None on all processes but the first.
+      if not first_says(found is not None):
+        if first_process:
+          print("asked to stop; repeat the command to go on", file=sys.stderr)
         return 1
-      results.add_finetuning(row, recipe, found)
-      results.write(args.output, rows)
-  print(f"\n{results.tabulate(rows)}")
-  print(f"written to {args.output / 'results.json'}")
+      if found is not None:
+        results.add_finetuning(row, recipe, found)
+        results.write(args.output, rows)
+  if first_process:
+    print(f"\n{results.tabulate(rows)}")
+    print(f"written to {args.output / 'results.json'}")
   return 0
 
 
@@ -276,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--dtype", choices=("float32", "bfloat16"), default="float32"
   )
+  add_joining(parser)
   return parser
 
 
