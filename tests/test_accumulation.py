@@ -100,9 +100,10 @@ def float64(x64, monkeypatch):
 @pytest.mark.parametrize(
   ("fsdp", "parts", "representation"),
   [
-    (None, 32, "similarity"),  # one cloud at a time
     (1, 4, "similarity"),
-    (4, 2, "partial_order"),
+    # One cloud at a time.
+    pytest.param(None, 32, "similarity", marks=pytest.mark.slow),
+    pytest.param(4, 2, "partial_order", marks=pytest.mark.slow),
   ],
 )
 def test_the_gradient_is_that_of_the_whole_batch(
@@ -124,6 +125,7 @@ def test_the_gradient_is_that_of_the_whole_batch(
   assert relative_error(without_noise(found), without_noise(whole)) < 1e-11
 
 
+@pytest.mark.slow
 def test_in_float32_too():
   make = functools.partial(
     gradients, dtype=jnp.float32, fsdp=1, loss=LossConfig(), remat="blocks"
@@ -137,6 +139,7 @@ def test_in_float32_too():
   assert relative_error(without_noise(found), without_noise(whole)) < 1e-4
 
 
+@pytest.mark.slow
 def test_parts_on_their_own_would_give_another_gradient(x64):
   """What the tests above guard against: a mean of the parts' gradients."""
   loss = LossConfig()

@@ -190,7 +190,7 @@ def config_of(representation: str, form: str) -> LossConfig:
     ("euclidean", "gather", "fsdp=4"),
     pytest.param("euclidean", "ring", "fsdp=1", marks=pytest.mark.slow),
     pytest.param("partial_order", "gather", "fsdp=4", marks=pytest.mark.slow),
-    ("partial_order", "ring", "fsdp=1"),
+    pytest.param("partial_order", "ring", "fsdp=1", marks=pytest.mark.slow),
   ],
 )
 def test_blocks_are_the_dense_form(representation, form, mesh, batch_name):

@@ -397,6 +397,7 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
   }
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
   data_dir, tmp_path
 ):
@@ -411,11 +412,11 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
     for line in finish(start(arguments)).splitlines()
     if not line.startswith("step ")
   ]
-  # The summary of three lines, the remark, and nothing of Orbax's.
-  assert len(said) == 5, said
-  assert said[3].startswith("the checkpoint of step 12 is damaged (")
-  assert said[3].endswith("; the run goes on from step 8")
-  assert said[4] == "resumed from the checkpoint of step 8"
+  # The summary of four lines, the remark, and nothing of Orbax's.
+  assert len(said) == 6, said
+  assert said[4].startswith("the checkpoint of step 12 is damaged (")
+  assert said[4].endswith("; the run goes on from step 8")
+  assert said[5] == "resumed from the checkpoint of step 8"
   assert_same(last_state(tmp_path), expected)
   again = read_metrics(tmp_path / "metrics.jsonl")
   assert [(x["step"], x.get("loss")) for x in again] == [
@@ -443,7 +444,9 @@ def pair(directory: Path, steps: int) -> list[str]:
   return [out for out, _ in said]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+@pytest.mark.parametrize(
+  "damage", ["truncated", pytest.param("flipped", marks=pytest.mark.slow)]
+)
 def test_two_processes_agree_on_the_one_before(tmp_path, damage):
   """Only one of them reads the damaged file."""
   pair(tmp_path, 3)
@@ -482,18 +485,11 @@ def kill_during_a_save(directory: Path, seconds: float, steps: int) -> int:
   raise TimeoutError
 
 
-@pytest.mark.parametrize(
-  "moments",
-  [
-    (0.0, 0.05, 0.15),
-    pytest.param(np.linspace(0, 0.5, 20).tolist(), marks=pytest.mark.slow),
-  ],
-  ids=["three", "twenty"],
-)
-def test_killed_during_a_save(tmp_path, moments):
+@pytest.mark.slow
+def test_killed_during_a_save(tmp_path):
   """Goes on from the last complete one, whose values it checks itself."""
   interrupted = 0
-  for moment in moments:
+  for moment in np.linspace(0, 0.5, 20).tolist():
     kill_during_a_save(tmp_path, moment, 1000)
     interrupted += bool(list(tmp_path.glob("*tmp*")))
     complete = max(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
@@ -522,6 +518,7 @@ def small_disk(tmp_path):
   subprocess.run(["umount", "-l", str(path)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_loses_nothing(
   data_dir, tmp_path, small_disk
 ):

@@ -44,6 +44,10 @@ def environment(monkeypatch, tmp_path_factory):
   cache = tmp_path_factory.getbasetemp() / "launch_cache"
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+  # A shell cannot trap what it is started to ignore, as background jobs are.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +195,7 @@ def test_shellcheck_is_content():
 # ---- local.sh
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(
   data_dir, tmp_path, curve, start
 ):

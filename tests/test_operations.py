@@ -609,6 +609,7 @@ def test_the_cache_is_jaxs_own_again_afterwards(tmp_path):
   assert jax.config.jax_compilation_cache_dir == before
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_stopped_worker_is_reported_and_the_run_goes_on(
   straight, start, tmp_path

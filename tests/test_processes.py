@@ -22,6 +22,9 @@ from runs import (
   wait_until,
 )
 
+# Each test starts several runs; tests/test_train.py has one of two processes.
+pytestmark = pytest.mark.slow
+
 # Small batches, so that an evaluation has many.
 OPTIONS = ("--config.eval.batch_size=2",)
 
@@ -78,7 +81,6 @@ def test_two_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
     arrays.close()
 
 
-@pytest.mark.slow
 def test_four_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
   arguments = command(data_dir, tmp_path, "--config.eval.batch_size=4")
   for process in start_together(arguments, 4):
@@ -113,7 +115,7 @@ def test_sigterm_to_one_stops_all_at_one_step(
   assert_same_run(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", [0, 1])
 def test_sigkill_of_one_ends_the_other_soon(
   data_dir, undisturbed, tmp_path, victim
 ):
@@ -131,9 +133,7 @@ def test_sigkill_of_one_ends_the_other_soon(
   assert_same_run(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize(
-  "moment", ["training", pytest.param("evaluation", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("moment", ["training", "evaluation"])
 def test_sigkill_of_all(data_dir, undisturbed, tmp_path, moment):
   mark = tmp_path / "mark"
   workdir = tmp_path / "run"
