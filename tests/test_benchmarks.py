@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from clips import make_clip
 
-from benchmarks import prepare, step
+from benchmarks import memory, prepare, step
 
 
 def test_step_benchmark_runs():
@@ -45,3 +45,14 @@ def test_prepare_benchmark_runs(tmp_path, monkeypatch):
     assert 0.05 < row["peak GiB"] < 20
   table = prepare.tables(result, args)
   assert all(f"| {key} | " in table for key in (*prepare.DRAFTING, *one))
+
+
+def test_memory_benchmark_runs(capsys):
+  args = ["--sizes=t", "--batch=16", "--points=300", "--embed_dim=32"]
+  rows = memory.main(memory.parse([*args, "--fsdp=1,8", "--average"]))
+  assert [row["devices"] for row in rows] == [8, 8]
+  whole, split = (row["arguments GiB"] for row in rows)
+  # Parameters, two moments and the average are 0.08 GiB: most of it is split.
+  assert split < whole / 3
+  assert all(row["temporaries GiB"] > 0 for row in rows)
+  assert "| T | 8 | 8 | none | 1 | " in capsys.readouterr().out
