@@ -3,8 +3,7 @@
 # GPUs:  launch/local.sh N [main|finetune|evaluate] ARGUMENT...
 # SIGTERM or Ctrl-C stops all at one step, the second kills.  When one fails, it
 # ends the others and gives its exit code.
-set -u
-n=${1:-0} && shift
+set -u; n=${1:-0} && shift
 [[ $n == [1-9]* ]] || { echo "error: N is missing" >&2 && exit 2; }
 python=${PYTHON:-python} verb=main
 [[ ${1:--} == -* ]] || { verb=$1 && shift; }

@@ -92,9 +92,9 @@ JOINING: tuple[tuple[str, type, Any, str], ...] = (
     bool,
     False,
     "one of several processes, started with the same command; under SLURM and "
-    "Open MPI, and on TPU pods, it finds the others, elsewhere name them by the "
-    "three flags below, or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-    "JAX_PROCESS_ID",
+    "Open MPI, and on TPU pods, it finds the others, elsewhere name them by "
+    "the three flags below, or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "
+    "and JAX_PROCESS_ID",
   ),
   ("coordinator", str, None, "HOST:PORT of process 0"),
   ("num_processes", int, None, "how many processes"),

@@ -29,8 +29,8 @@ TRY_AGAIN = 75  # the exit code EX_TEMPFAIL of sysexits.h
 # are aborted when it goes.
 _LAST_SECONDS = 5.0
 _ALL_THREE = (
-  "--coordinator, --num_processes and --process_id (or JAX_COORDINATOR_ADDRESS, "
-  "JAX_NUM_PROCESSES and JAX_PROCESS_ID)"
+  "--coordinator, --num_processes and --process_id (or "
+  "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)"
 )
 
 
@@ -60,10 +60,10 @@ def run(
 
   Returns:
     What `work` returned.  With others it returns only 0, when all have come to
-    their end.  After a failure it ends this process at once, with the exit code
-    of `exit_code`, 1 for what that does not know, or `TRY_AGAIN` if a connection
-    to another process broke.  To wait for others that wait for this one would
-    end in an abort, which hides the code.
+    their end.  After a failure it ends this process at once, with what
+    `exit_code` returned, 1 for what that does not know, or `TRY_AGAIN` if a
+    connection to another process broke.  To wait for others that wait for this
+    one would end in an abort, which hides the code.
 
   Raises:
     BadInput: if it cannot be known who the others are, or they cannot be

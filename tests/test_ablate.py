@@ -301,6 +301,7 @@ def test_a_row_that_names_no_field_is_named(tmp_path):
     suites.make_cells(suite, suite.base, (), (0,), tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_and_repeated_ablation_ends_with_the_table(tmp_path):
   """SIGTERM, then SIGKILL, in the middle of a run; the rest is run once."""
   (tmp_path / "configs" / "ablations").mkdir(parents=True)

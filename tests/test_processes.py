@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from runs import (
   wait_until,
 )
 
-# Each test starts several runs; tests/test_train.py has one of two processes.
+# Each test starts several runs of several processes.
 pytestmark = pytest.mark.slow
 
 # Small batches, so that an evaluation has many.
@@ -185,3 +186,23 @@ def test_other_processes_devices_and_workers_take_over(
   np.testing.assert_allclose(
     list(found.values()), list(expected.values()), rtol=5e-3
   )
+
+
+def test_two_processes_evaluate_to_the_same_file(
+  data_dir, undisturbed, tmp_path
+):
+  def arguments(output: Path) -> list[str]:
+    return [
+      *(sys.executable, "-m", "mrd_jax.evaluate"),
+      *("--checkpoint", str(undisturbed), "--data", str(data_dir)),
+      *("--suite", "zero_shot,retrieval", "--output", str(output)),
+    ]
+
+  run(arguments(tmp_path / "one"))
+  for process in start_together(arguments(tmp_path / "two"), 2):
+    finish(process)
+  one, two = (
+    (tmp_path / name / "results.json").read_text() for name in ("one", "two")
+  )
+  assert "val" in one
+  assert two == one

@@ -2,23 +2,29 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from runs import (
+  command,
+  finish,
+  last_state,
+  losses,
+  make_data,
+  run,
+  start,
+  wait_for_step,
+)
 
 from configs import debug
 from mrd_jax import sharding, train, train_step
-from mrd_jax.checkpoint import Checkpoints, load_on_one_device
+from mrd_jax.checkpoint import Checkpoints
 from mrd_jax.config import from_config_dict
 from mrd_jax.data import dataset
 from mrd_jax.encoder import load_encoder
@@ -28,8 +34,6 @@ from mrd_jax.metrics import read_metrics
 from mrd_jax.preemption import Preemption
 from mrd_jax.prepare import procedural
 from mrd_jax.train_state import TrainState
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,75 +48,7 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory) -> Path:
-  path = tmp_path_factory.mktemp("data") / "procedural"
-  procedural.generate(
-    path, train=108, val=54, num_points=160, num_views=2, embed_dim=32
-  )
-  return path
-
-
-def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
-  return [
-    sys.executable,
-    *("-m", "mrd_jax.main", "--config", "configs/debug.py"),
-    *("--workdir", str(workdir), f"--config.data.dir={data_dir}"),
-    *options,
-  ]
-
-
-def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": str(devices),
-  }
-  return subprocess.Popen(
-    arguments,
-    cwd=REPOSITORY,
-    env=environment,
-    stderr=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(process: subprocess.Popen, expect: int = 0) -> str:
-  _, errors = process.communicate(timeout=240)
-  assert process.returncode == expect, errors
-  return errors
-
-
-def run(arguments: list[str], devices: int = 1, expect: int = 0) -> str:
-  return finish(start(arguments, devices), expect)
-
-
-def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
-  deadline = time.monotonic() + 120
-  metrics = workdir / "metrics.jsonl"
-  while time.monotonic() < deadline:
-    assert process.poll() is None, process.communicate()[1]
-    if metrics.exists():
-      lines = read_metrics(metrics)
-      if lines and lines[-1]["step"] >= step:
-        return
-    time.sleep(0.01)
-  raise TimeoutError
-
-
-def losses(workdir: Path) -> dict[int, float]:
-  return {
-    line["step"]: line["loss"]
-    for line in read_metrics(workdir / "metrics.jsonl")
-    if line["kind"] == "train"
-  }
-
-
-def last_state(workdir: Path) -> dict[str, np.ndarray]:
-  """Every array of the newest checkpoint, by path."""
-  _, state = load_on_one_device(workdir / "checkpoints", best_metric=None)
-  return {
-    jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-  }
+  return make_data(tmp_path_factory.mktemp("data") / "procedural")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,42 +288,6 @@ def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   ]
   assert evaluated == [0, 4, 8]
   assert (tmp_path / "results.json").exists()
-
-
-def test_two_processes_train_and_stop_together(data_dir, tmp_path):
-  """Each reads its half; they follow the curve of one, and stop at one step."""
-  run(command(data_dir, tmp_path / "one"), devices=2)
-
-  def pair(workdir: Path, *options: str) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      port = free.getsockname()[1]
-    return [
-      start(
-        command(
-          data_dir,
-          workdir,
-          "--distributed",
-          f"--coordinator=localhost:{port}",
-          "--num_processes=2",
-          f"--process_id={i}",
-          *options,
-        )
-      )
-      for i in range(2)
-    ]
-
-  for process in pair(tmp_path / "two"):
-    finish(process)
-  one, two = (losses(tmp_path / name) for name in ("one", "two"))
-  np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=5e-3)
-
-  first, second = pair(tmp_path / "stopped", "--config.train.steps=5000")
-  wait_for_step(first, tmp_path / "stopped", 3)
-  second.send_signal(signal.SIGTERM)
-  step = re.search(r"asked to stop at step (\d+)", finish(first))[1]
-  finish(second)
-  assert (tmp_path / "stopped" / "checkpoints" / step).exists()
 
 
 def test_a_failed_save_fails_the_run(data_dir, tmp_path):
@@ -686,6 +586,7 @@ def test_held_out_splits_do_not_overlap_the_training_split(data_dir):
   assert not ids[0] & ids[1]
 
 
+@pytest.mark.slow
 def test_blocks_and_parts_follow_the_same_curve(data_dir, tmp_path, capfd):
   """How a step is computed changes its rounding alone, and is said."""
   changes = {

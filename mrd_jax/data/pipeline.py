@@ -10,6 +10,7 @@ only read and pad; decoding and augmentation happen on the device
 import dataclasses
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -234,8 +235,12 @@ def eval_batches(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-  """Lets a worker not outlive a run that was killed."""
+  """Lets a worker not outlive a run that was killed, nor end before it.
+
+  SLURM sends SIGTERM to every process of a step; the run is the one to stop.
+  """
   del worker, workers
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   assert parent is not None
 

@@ -77,8 +77,9 @@ class Evaluation:
   def __init__(self, encoder: Encoder, options: Options):
     self._encoder, self._options = encoder, options
     self._mesh = sharding.make_mesh(fsdp=1)
+    # By way of the host: they are on one device of this process.
     self._variables = jax.device_put(
-      encoder.variables, sharding.replicated(self._mesh)
+      jax.device_get(encoder.variables), sharding.replicated(self._mesh)
     )
     # As the run that trained it shuffles, so that the figures are its own.
     config = encoder.config.training_config or {}
