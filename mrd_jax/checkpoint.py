@@ -214,6 +214,29 @@ class Checkpoints:
         custom_metadata={_CHECKSUMS: sums},
       )
 
+  def add_scores(self, step: int, metrics: dict[str, float]) -> None:
+    """Gives scores to the checkpoint of `step`, which was saved without.
+
+    Raises:
+      SaveFailed: if they could not be written.
+    """
+    problem = ""
+    if jax.process_index() == 0:
+      file = self._directory / str(step) / "metrics" / "metrics"
+      try:
+        file.parent.mkdir(exist_ok=True)
+        temporary = file.with_name("metrics.tmp")
+        temporary.write_text(json.dumps(metrics))
+        temporary.replace(file)
+      except OSError as error:
+        problem = reason(error)
+    if problem := agree(problem):
+      raise SaveFailed(
+        f"the scores of step {step} could not be saved in {self._directory} "
+        f"({problem}); mend that and repeat the command"
+      )
+    self._checkpointer.reload()
+
   def close(self) -> None:
     """Waits for the save under way.
 

@@ -7,6 +7,7 @@ JAX: SLURM, Open MPI, TPU metadata, Kubernetes.
 
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -84,6 +85,8 @@ def run(
     nonlocal lost
     try:
       code = work()
+      # All is done but the waiting for each other.
+      signal.signal(signal.SIGTERM, signal.SIG_IGN)
       if not code:
         # The first may still be writing, for longer than JAX would wait.
         multihost_utils.sync_global_devices("the end")

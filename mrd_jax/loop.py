@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from mrd_jax import sharding
@@ -196,6 +197,8 @@ def _train_loop(
           with clock.stage("evaluation"):
             scores, extra = run.evaluate(state, step == last, keep_going)
           writer.evaluation(step, scores, run.describe(step, scores))
+        if scores and 0 < step == saved and not checkpoints.has_scores(step):
+          checkpoints.add_scores(step, scores)  # a stop came before them
         if step > saved and (scores or due(run.save_every, step)):
           log_pending()
           with clock.stage("save"):
@@ -242,21 +245,27 @@ def check_finite(
   if not terms:
     return
   batch = remedy = ""
-  if run.examine and jax.process_index() == 0:
-    file = workdir / "not_finite.json"
-    shapes = run.examine(step - 1)
-    write_json(file, {"step": step, "terms": terms, "shapes": shapes})
-    bad = [x for x in shapes if x["problems"]]
-    names = [
-      repr(x["id"]) + f" ({', '.join(x['problems'])})" * bool(bad)
-      for x in (bad or shapes)[:NAMED]
-    ]
-    left = len(bad or shapes) - len(names)
-    batch = (
-      f" Its batch holds {'bad' if bad else 'no visibly bad'} shapes: "
-      f"{', '.join(names)}{f' and {left} more' * bool(left)}; {file} has all."
-    )
-    remedy = " Mend them in the data, or start" * bool(bad)
+  try:
+    if run.examine and jax.process_index() == 0:
+      file = workdir / "not_finite.json"
+      shapes = run.examine(step - 1)
+      write_json(file, {"step": step, "terms": terms, "shapes": shapes})
+      bad = [x for x in shapes if x["problems"]]
+      names = [
+        repr(x["id"]) + f" ({', '.join(x['problems'])})" * bool(bad)
+        for x in (bad or shapes)[:NAMED]
+      ]
+      left = len(bad or shapes) - len(names)
+      batch = (
+        f" Its batch holds {'bad' if bad else 'no visibly bad'} shapes: "
+        f"{', '.join(names)}{f' and {left} more' * bool(left)}; {file} has all."
+      )
+      remedy = " Mend them in the data, or start" * bool(bad)
+  finally:
+    # All have the same values.  Who leaves takes the others with it, so they
+    # wait for the first, which has read a whole batch.
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("examined")
   raise NotFinite(
     f"step {step}: {', '.join(terms)} not finite; nothing of this step is "
     f"saved.{batch}{remedy or ' Start'} again in another --workdir with a "

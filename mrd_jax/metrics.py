@@ -4,6 +4,7 @@ Only process 0 writes.  Both files are cut back to the restored step when a
 run resumes, so that a killed and repeated stretch does not appear twice.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from mrd_jax.errors import BadInput
+from mrd_jax.errors import BadInput, RunFailed
 
 
 class MetricsWriter:
@@ -98,7 +99,8 @@ class MetricsWriter:
 
   def close(self) -> None:
     if self._enabled:
-      self._file.close()
+      with contextlib.suppress(OSError):  # every line was flushed, or refused
+        self._file.close()
       self._board.close()
     if self._mirror:
       self._mirror.close()
@@ -107,8 +109,14 @@ class MetricsWriter:
     if not self._enabled:
       return
     record = {"step": step, "kind": kind, "time": time.time()} | values
-    self._file.write(json.dumps(record) + "\n")
-    self._file.flush()
+    try:
+      self._file.write(json.dumps(record) + "\n")
+      self._file.flush()
+    except OSError as error:
+      raise RunFailed(
+        f"{self._path} cannot be written ({error.strerror}); mend that and "
+        "repeat the command"
+      ) from error
     for name, value in values.items():
       self._board.add_scalar(f"{kind}/{name}", value, step)
     if self._mirror:

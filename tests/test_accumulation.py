@@ -175,6 +175,7 @@ def test_parts_on_their_own_would_give_another_gradient(x64):
   assert relative_error(without_noise(mean), without_noise(whole)) > 0.1
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_part():
   """XLA's own count: eight parts need less than a third of the temporaries."""
   encoder = PointBERT(SIZE, EMBED_DIM)

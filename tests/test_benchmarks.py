@@ -47,6 +47,7 @@ def test_prepare_benchmark_runs(tmp_path, monkeypatch):
   assert all(f"| {key} | " in table for key in (*prepare.DRAFTING, *one))
 
 
+@pytest.mark.slow
 def test_memory_benchmark_runs(capsys):
   args = ["--sizes=t", "--batch=16", "--points=300", "--embed_dim=32"]
   rows = memory.main(memory.parse([*args, "--fsdp=1,8", "--average"]))

@@ -574,6 +574,7 @@ needs_proc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_anew(straight, start, cache, tmp_path):
   def programs():
     return {path.name for path in cache.glob("*-cache")}

@@ -1,5 +1,6 @@
 """Runs: what they leave, how they resume, stop and fail."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -174,6 +175,13 @@ def test_the_loop_stops_before_the_next_piece_of_work(
   evaluated = {x for x in events + after if x.startswith("evaluate")}
   assert evaluated == {x for x in EVENTS if x.startswith("evaluate")}
   assert after[-1] == EVENTS[-1]
+  # Scores that a stop kept from a checkpoint have been added to it.
+  again = Checkpoints(
+    tmp_path / "checkpoints", keep_latest=9, keep_best=1, best_metric="val/top1"
+  )
+  with contextlib.closing(again):
+    assert again.has_scores(3) and again.has_scores(5)
+    assert again.best_step() == 5  # the newest of equals
 
 
 def test_batches_are_on_the_devices_one_ahead():
@@ -552,10 +560,13 @@ def test_a_damaged_shard_is_named(data_dir, tmp_path):
 @pytest.mark.parametrize(
   "loss",
   [
-    {"weighting": "alternating"},
     {"weighting": "fixed", "representation": "euclidean"},
-    {"representation": "partial_order", "sampled_pairs": 8},
     {"intra": False, "cross": False},
+    pytest.param({"weighting": "alternating"}, marks=pytest.mark.slow),
+    pytest.param(
+      {"representation": "partial_order", "sampled_pairs": 8},
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=lambda loss: "-".join(str(x) for x in loss.values()),
 )
