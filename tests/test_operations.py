@@ -199,18 +199,20 @@ def test_every_line_splits_the_wall_time_since_the_one_before(tmp_path):
   assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
   for line, before in zip(lines[1:], lines[:-1], strict=True):
     total = sum(line.get(f"seconds/{part}", 0) for part in PARTS)
-    assert total == pytest.approx(line["time"] - before["time"], abs=0.02)
+    assert total == pytest.approx(line["time"] - before["time"], abs=0.1)
     assert "seconds/compile" not in line
     assert line["memory/host_gib"] > 0.01
-  assert lines[0]["seconds/compile"] == pytest.approx(0.2, abs=0.1)
+  # A sleep is at least as long as it should be; on a busy machine longer.
+  assert lines[0]["seconds/compile"] >= 0.2
   # Metrics of a step are read while the next is under way: a line has the
   # input and the step of the one after it, not its own.
   for line in lines[1:-1]:
-    assert line["seconds/input"] == pytest.approx(0.1, abs=0.04)
-    assert 0.04 <= line["seconds/step"] < 0.2
+    assert line["seconds/input"] >= 0.1
+    assert line["seconds/step"] >= 0.04
   evaluation = [line["seconds/evaluation"] for line in lines]
   # Those of steps 0 and 5; the last one follows on the last line.
-  assert [round(x, 1) for x in evaluation] == [0.3, 0, 0.3, 0, 0]
+  assert [x >= 0.3 for x in evaluation] == [True, False, True, False, False]
+  assert [evaluation[i] for i in (1, 3, 4)] == [0, 0, 0]
   assert lines[2]["seconds/save"] > 0 == lines[1]["seconds/save"]
 
 
