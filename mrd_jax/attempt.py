@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_LONGEST = 300  # bytes of a reason
+_LONGEST = 600  # bytes of a reason
 
 
 @contextlib.contextmanager
@@ -32,29 +32,34 @@ def quiet() -> Iterator[None]:
     logging.disable(level)
 
 
-@contextlib.contextmanager
-def threads_quiet() -> Iterator[None]:
+def quiet_threads() -> Callable[[], None]:
   """Keeps from stderr what fails in Orbax's threads; the caller tells it.
 
-  They log it with a traceback, and TensorStore prints another for each write
-  that nobody waits for any more.
-  """
-  before, absl = sys.excepthook, logging.getLogger("absl")
+  They log it with a traceback, and Python prints another for each read or
+  write of TensorStore's that nobody waits for any more.
 
-  def hook(kind, error, trace) -> None:
-    if str(error) != "Event loop is closed":
-      before(kind, error, trace)
+  Returns:
+    What ends it, if ever.
+  """
+  absl, before = logging.getLogger("absl"), sys.unraisablehook
+
+  def not_abandoned(problem) -> None:
+    code = getattr(problem.object, "cr_code", None)  # a coroutine's
+    if str(problem.exc_value) != "Event loop is closed" and not (
+      code and "orbax" in code.co_filename
+    ):
+      before(problem)
 
   def not_of_a_thread(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
 
-  sys.excepthook = hook
-  absl.addFilter(not_of_a_thread)
-  try:
-    yield
-  finally:
-    sys.excepthook = before
+  def end() -> None:
+    sys.unraisablehook = before
     absl.removeFilter(not_of_a_thread)
+
+  sys.unraisablehook = not_abandoned
+  absl.addFilter(not_of_a_thread)
+  return end
 
 
 def attempt(read: Callable[[], Any]) -> tuple[Any, str]:
@@ -83,7 +88,11 @@ def reason(error: BaseException) -> str:
   words = str(first).split(" [tensorstore_spec")[0]
   if not isinstance(first, OSError) and type(first) is not ValueError:
     words = f"{type(first).__name__} {words}"
-  return " ".join(words.split())[:_LONGEST] or type(error).__name__
+  words = " ".join(words.split())
+  if len(words) > _LONGEST:  # what fails is at its start, why is at its end
+    half = _LONGEST // 2 - 3
+    words = f"{words[:half]} ... {words[-half:]}"
+  return words or type(error).__name__
 
 
 def agree(problem: str) -> str:

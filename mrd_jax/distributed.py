@@ -125,9 +125,9 @@ def _is_loss(error: BaseException | None) -> bool:
   return False
 
 
-def first_says(answer: bool) -> bool:
+def first_says(answer: int) -> int:
   """The answer of process 0, on every process; all must ask."""
-  return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+  return int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
 
 
 class _Others(NamedTuple):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax import model_card, pretrained
-from mrd_jax.checkpoint import load_on_one_device
+from mrd_jax.checkpoint_files import load_on_one_device
 from mrd_jax.config import from_saved
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 from mrd_jax import sharding
 from mrd_jax.checkpoint import Checkpoints
 from mrd_jax.data.transforms import Batch
+from mrd_jax.distributed import first_says
 from mrd_jax.errors import RunFailed
 from mrd_jax.metrics import MetricsWriter, WandbRun, check_wandb, write_json
 from mrd_jax.preemption import Preempted, Preemption
@@ -54,8 +55,8 @@ class Run:
       what else `write_results` wants.  Calls keep_going before every batch,
       which may raise to stop.
     describe: (step, scores) -> the scores as they are printed.
-    write_results: (workdir, last step, its scores, what came with them); is
-      called in the end, on every process, when all is saved.
+    write_results: (workdir, last step, its scores, what came with them,
+      keep_going); is called in the end, on every process, when all is saved.
     open_checkpoints: The checkpoints of a workdir.
     num_steps: Length of the run.
     batch_size: Global batch.
@@ -80,7 +81,9 @@ class Run:
     [TrainState, bool, Callable[[], None]], tuple[dict[str, float], Any]
   ]
   describe: Callable[[int, dict[str, float]], str]
-  write_results: Callable[[Path, int, dict[str, float], Any], None]
+  write_results: Callable[
+    [Path, int, dict[str, float], Any, Callable[[], None]], None
+  ]
   open_checkpoints: Callable[[Path], Checkpoints]
   num_steps: int
   batch_size: int
@@ -141,8 +144,9 @@ def _train_loop(
       write_json(workdir / "data.json", run.data)
     # The step we start from is evaluated again if a stop kept its scores from
     # being recorded.
+    has_results = first_says((workdir / "results.json").exists())
     evaluate_start = not checkpoints.has_scores(start) or (
-      start == last and not (workdir / "results.json").exists()
+      start == last and not has_results
     )
     writer = MetricsWriter(
       workdir,
@@ -225,11 +229,14 @@ def _train_loop(
       stopped = True
 
   # The last save is known to be complete only now.
+  if scores and not stopped:
+    try:
+      with clock.stage("results"):
+        run.write_results(workdir, step, scores, extra, keep_going)
+    except Preempted:
+      stopped = True
   if stopped:
     writer.say(f"asked to stop at step {step}; repeat the command to go on")
-  elif scores:
-    with clock.stage("results"):
-      run.write_results(workdir, step, scores, extra)
   return not stopped
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -193,6 +193,7 @@ def _write_results(
   step: int,
   scores: dict,
   embeddings: dict,
+  keep_going: Callable[[], None],
 ) -> None:
   selected_by = None
   if config.checkpoint.rule == "best":
@@ -200,7 +201,7 @@ def _write_results(
     with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
       step = checkpoints.best_step()
       state = checkpoints.restore(step, abstract_state)
-    scores, embeddings = held_out(eval_variables(state), lambda: None)
+    scores, embeddings = held_out(eval_variables(state), keep_going)
   if jax.process_index():
     return
   (workdir / "embeddings").mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mrd_jax.checkpoint import load_on_one_device
+from mrd_jax.checkpoint_files import load_on_one_device
 from mrd_jax.metrics import read_metrics
 from mrd_jax.prepare import procedural
 

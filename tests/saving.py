@@ -1,6 +1,6 @@
 """A process that does nothing but count and save: to be killed, or starved.
 
-python tests/saving.py DIRECTORY STEPS MEGABYTES [COORDINATOR NUM ID]
+python -m tests.saving DIRECTORY STEPS MEGABYTES [FLAGS OF runs.joining]
 
 Goes on from what is in DIRECTORY, says from where, and saves every step.
 """
@@ -16,11 +16,10 @@ from mrd_jax.sharding import make_mesh, shardings_of, with_state_sharding
 from mrd_jax.train_state import TrainState
 
 
-def main(
-  directory: str, steps: str, megabytes: str, coordinator="", num="", id_=""
-) -> None:
-  if coordinator:
-    jax.distributed.initialize(coordinator, int(num), int(id_))
+def main(directory: str, steps: str, megabytes: str, *joining: str) -> None:
+  if joining:
+    coordinator, count, me = (flag.split("=")[1] for flag in joining[1:])
+    jax.distributed.initialize(coordinator, int(count), int(me))
   count = int(megabytes) * 2**18
   key = jax.random.key(0)
 

@@ -2,10 +2,11 @@
 
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from mrd_jax.attempt import agree, attempt, quiet, reason, threads_quiet
+from mrd_jax.attempt import agree, attempt, quiet, quiet_threads, reason
 
 
 def raised(*errors: Exception) -> Exception:
@@ -24,7 +25,7 @@ def raised(*errors: Exception) -> Exception:
     ([KeyError("shape")], "KeyError 'shape'"),
     ([ValueError()], ""),
     ([ValueError("LOSS: bad [tensorstore_spec='...']")], "LOSS: bad"),
-    ([ValueError("x" * 999)], "x" * 300),
+    ([ValueError("x" * 999)], "x" * 297 + " ... " + "x" * 297),
   ],
 )
 def test_the_first_cause_is_the_reason(errors, words):
@@ -69,8 +70,34 @@ def test_quiet_ends(caplog):
   assert [record.message for record in caplog.records] == ["shown"]
 
 
-def test_threads_are_quiet_and_nobody_else(capsys, caplog):
-  absl, hook = logging.getLogger("absl"), sys.excepthook
+def test_abandoned_work_is_quiet_and_nothing_else(monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, "unraisablehook", told.append)
+  loud_again = quiet_threads()
+
+  def happen(error: Exception, file: str) -> SimpleNamespace:
+    code = SimpleNamespace(co_filename=file)
+    coroutine = SimpleNamespace(cr_code=code) if file else None
+    problem = SimpleNamespace(exc_value=error, object=coroutine)
+    sys.unraisablehook(problem)  # type: ignore
+    return problem
+
+  happen(ValueError("x"), "/site/orbax/checkpoint/read.py")
+  happen(RuntimeError("Event loop is closed"), "")
+  others = [
+    happen(ValueError("x"), "/site/else.py"),
+    happen(RuntimeError("another"), ""),
+  ]
+  assert told == others
+  loud_again()
+  assert sys.unraisablehook == told.append
+
+
+def test_logged_failures_of_threads_are_quiet_and_nothing_else(
+  caplog, monkeypatch
+):
+  absl = logging.getLogger("absl")
+  monkeypatch.setattr(absl, "filters", [])  # of a save that failed before
 
   def log(pathname: str, exc_info) -> None:
     absl.handle(
@@ -80,16 +107,14 @@ def test_threads_are_quiet_and_nobody_else(capsys, caplog):
     )
 
   failure = (ValueError, ValueError("x"), None)
-  with threads_quiet():
-    log("/site/orbax/checkpoint/future.py", failure)
-    log("/site/orbax/checkpoint/other.py", None)
-    log("/site/else.py", failure)
-    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
-    assert capsys.readouterr().err == ""
-    sys.excepthook(RuntimeError, RuntimeError("another"), None)
-    assert "another" in capsys.readouterr().err
-  assert sys.excepthook is hook
+  loud_again = quiet_threads()
+  log("/site/orbax/checkpoint/future.py", failure)
+  log("/site/orbax/checkpoint/other.py", None)
+  log("/site/else.py", failure)
+  loud_again()
+  log("/site/orbax/checkpoint/after.py", failure)
   assert [record.message for record in caplog.records] == [
     "/site/orbax/checkpoint/other.py",
     "/site/else.py",
+    "/site/orbax/checkpoint/after.py",
   ]

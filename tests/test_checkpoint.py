@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,25 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
+from runs import finish, joining, last_state, start, wait_until
 
-from mrd_jax.checkpoint import Checkpoints, SaveFailed, load_on_one_device
-from mrd_jax.errors import BadInput
+from mrd_jax import checkpoint, checkpoint_files
+from mrd_jax.checkpoint import Checkpoints, SaveFailed
+from mrd_jax.checkpoint_files import load_on_one_device
+from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.metrics import read_metrics
-from mrd_jax.prepare import procedural
 from mrd_jax.sharding import make_mesh, with_state_sharding
 from mrd_jax.train_state import TrainState
 
-REPOSITORY = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-  """Runs of one program compile it once."""
-  path = tmp_path_factory.mktemp("compiled")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(path))
-    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    yield
+pytestmark = pytest.mark.usefixtures("compile_cache")
 
 
 def make_state(step: int) -> TrainState:
@@ -246,6 +238,56 @@ def test_a_state_of_other_arrays_is_not_taken_for_damage(directory):
     assert contents(directory) == before
 
 
+def test_what_a_cut_off_removal_has_left_is_no_checkpoint(directory):
+  """A kill can leave any of its files; here all but the one that counts."""
+  for step in "12":
+    (directory / step / "_CHECKPOINT_METADATA").unlink()
+  step, _ = load_on_one_device(directory, best_metric="val/top1")
+  assert step == 3 and (directory / "2").exists()  # only read
+  checkpoints = open_at(directory)
+  assert sorted(path.name for path in directory.iterdir()) == ["3"]
+  assert checkpoints.best_step() == 3
+  checkpoints.save(4, make_state(4), {"val/top1": 0.1})
+  checkpoints.close()
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damage(
+  directory, monkeypatch
+):
+  """A file that cannot be opened (here: a link to itself); a full device."""
+  array = array_file(directory / "3")
+  content = array.read_bytes()
+  array.unlink()
+  array.symlink_to(array.name)
+
+  def refused(match: str) -> None:
+    before = contents(directory)
+    checkpoints = open_at(directory)
+    with pytest.raises(RunFailed, match=match):
+      checkpoints.restore_newest(abstract())
+    with pytest.raises(RunFailed, match=match):
+      checkpoints.restore(3, abstract())
+    checkpoints.close()
+    with pytest.raises(RunFailed, match=match):
+      load_on_one_device(directory, best_metric=None)
+    assert contents(directory) == before
+
+  refused(r"/3: the checkpoint cannot be read \(.*symbolic links.*may pass")
+  array.unlink()
+  array.write_bytes(content)
+
+  def full(*args, **kwargs):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+  with monkeypatch.context() as patch:
+    for module in (checkpoint, checkpoint_files):
+      patch.setattr(module, "load", full)
+    refused("Out of memory")
+  checkpoints = open_at(directory)
+  assert checkpoints.restore_newest(abstract()).step == 3
+  checkpoints.close()
+
+
 def test_restore_of_one_step_names_the_remedy(directory):
   array_file(directory / "2").unlink()
   checkpoints = open_at(directory)
@@ -348,53 +390,15 @@ def test_a_failed_save_is_one_sentence(directory, monkeypatch):
 # Runs of the real command.
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-  path = tmp_path_factory.mktemp("data") / "procedural"
-  procedural.generate(
-    path, train=64, val=16, num_points=160, num_views=2, embed_dim=32
-  )
-  return path
-
-
-def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": str(devices),
-  }
-  return subprocess.Popen(
-    arguments,
-    cwd=REPOSITORY,
-    env=environment,
-    stderr=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(process: subprocess.Popen, expect: int = 0) -> str:
-  _, errors = process.communicate(timeout=240)
-  assert process.returncode == expect, errors
-  return errors
-
-
 def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
-  return [
-    *(sys.executable, "-m", "mrd_jax.main", "--config", "configs/debug.py"),
-    *("--workdir", str(workdir), f"--config.data.dir={data_dir}"),
+  return runs.command(
+    data_dir,
+    workdir,
     *("--config.model.depth=1", "--config.eval.retrieval=()"),
     *("--config.eval.batch_size=16", "--config.train.steps=12"),
     *("--config.eval.every_steps=12", "--config.checkpoint.every_steps=4"),
     *options,
-  ]
-
-
-def last_state(workdir: Path) -> dict[str, np.ndarray]:
-  _, state = load_on_one_device(workdir / "checkpoints", best_metric=None)
-  return {
-    jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-  }
+  )
 
 
 @pytest.mark.slow
@@ -402,14 +406,14 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
   data_dir, tmp_path
 ):
   arguments = command(data_dir, tmp_path)
-  finish(start(arguments))
+  runs.run(arguments)
   expected = last_state(tmp_path)
   curve = read_metrics(tmp_path / "metrics.jsonl")
   file = array_file(tmp_path / "checkpoints" / "12")
   os.truncate(file, file.stat().st_size // 2)
   said = [
     line
-    for line in finish(start(arguments)).splitlines()
+    for line in runs.run(arguments).splitlines()
     if not line.startswith("step ")
   ]
   # The summary of four lines, the remark, and nothing of Orbax's.
@@ -424,17 +428,14 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
   ]
 
 
-def saving(directory: Path, steps: int, megabytes: int, *joining) -> list[str]:
+def saving(directory: Path, steps: int, megabytes: int) -> list[str]:
   script = [sys.executable, "-m", "tests.saving", str(directory)]
-  return [*script, str(steps), str(megabytes), *map(str, joining)]
+  return [*script, str(steps), str(megabytes)]
 
 
 def pair(directory: Path, steps: int) -> list[str]:
   """What two processes say, of which each writes its half of the state."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    where = f"localhost:{free.getsockname()[1]}"
-  both = [start(saving(directory, steps, 1, where, 2, i)) for i in range(2)]
+  both = [start([*saving(directory, steps, 1), *flags]) for flags in joining(2)]
   try:
     said = [process.communicate(timeout=100) for process in both]
   finally:  # one that waits for the other for ever
@@ -498,10 +499,9 @@ def test_killed_during_a_save(tmp_path):
   assert interrupted, "no save was under way when it was killed"
   out, errors = start(saving(tmp_path, complete + 1, 64)).communicate()
   assert out == f"\nfrom {complete}\ndone\n", errors
-  left = sorted(int(path.name) for path in tmp_path.iterdir())
-  # An older one stays if the kill came while it was being removed.
-  assert left[-2:] == [complete, complete + 1]
-  assert not list(tmp_path.glob("*tmp*"))  # nothing unfinished
+  # Neither what was being saved nor what was being removed.
+  left = sorted(path.name for path in tmp_path.iterdir())
+  assert left == [str(complete), str(complete + 1)]
 
 
 @pytest.fixture
@@ -528,9 +528,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
   workdir.mkdir()
   (workdir / "checkpoints").symlink_to(small_disk)
   process = start(command(data_dir, workdir, "--config.train.steps=5000"))
-  while not (small_disk / "4").exists():
-    assert process.poll() is None, process.communicate()
-    time.sleep(0.01)
+  wait_until(process, (small_disk / "4").exists)
   filler = small_disk / "filler"
   with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
     while True:
@@ -560,7 +558,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
   config.write_text(
     config.read_text().replace('"steps": 5000', f'"steps": {steps}')
   )
-  errors = finish(start(command(data_dir, workdir, steps_option)))
+  errors = runs.run(command(data_dir, workdir, steps_option))
   assert f"resumed from the checkpoint of step {newest}" in errors
   assert "damaged" not in errors
   assert not list(small_disk.glob("*tmp*"))

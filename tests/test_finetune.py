@@ -28,7 +28,7 @@ from configs.finetune import (
   scanobjectnn_pb_t50_rs,
 )
 from mrd_jax import sharding
-from mrd_jax.checkpoint import load_on_one_device
+from mrd_jax.checkpoint_files import load_on_one_device
 from mrd_jax.data import dataset, pipeline
 from mrd_jax.data.records import Shape
 from mrd_jax.data.transforms import Batch
@@ -49,17 +49,8 @@ from mrd_jax.train_state import TrainState
 
 REPOSITORY = Path(__file__).parent.parent
 NAMES = ("ball", "rod", "sheet")
+pytestmark = pytest.mark.usefixtures("compile_cache")
 WIDTH = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-  """Runs of one program compile it once."""
-  path = tmp_path_factory.mktemp("compiled")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(path))
-    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    yield
 
 
 @pytest.fixture(autouse=True)

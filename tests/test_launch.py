@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import losses
 
 from configs import debug
 from mrd_jax import train
 from mrd_jax.config import from_config_dict
 from mrd_jax.metrics import read_metrics
-from mrd_jax.prepare import procedural
 
 REPOSITORY = Path(__file__).parent.parent
 LAUNCH = REPOSITORY / "launch"
@@ -51,15 +51,6 @@ def environment(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-  path = tmp_path_factory.mktemp("data") / "procedural"
-  procedural.generate(
-    path, train=108, val=54, num_points=160, num_views=2, embed_dim=32
-  )
-  return path
-
-
-@pytest.fixture(scope="module")
 def curve(data_dir, tmp_path_factory) -> dict[int, float]:
   """Of one process, this one."""
   workdir = tmp_path_factory.mktemp("one")
@@ -68,14 +59,6 @@ def curve(data_dir, tmp_path_factory) -> dict[int, float]:
   values.eval.every_steps = 20
   train.train(from_config_dict(values), workdir)
   return losses(workdir)
-
-
-def losses(workdir: Path) -> dict[int, float]:
-  return {
-    line["step"]: line["loss"]
-    for line in read_metrics(workdir / "metrics.jsonl")
-    if line["kind"] == "train"
-  }
 
 
 def assert_same_curve(workdir: Path, curve: dict[int, float]) -> None:

@@ -15,7 +15,7 @@ from encoders import TINY, cloud, make_config, make_encoder
 
 from configs import debug
 from mrd_jax import model_card, pretrained, train
-from mrd_jax.checkpoint import load_on_one_device
+from mrd_jax.checkpoint_files import load_on_one_device
 from mrd_jax.config import from_config_dict
 from mrd_jax.encoder import Encoder, load_encoder
 from mrd_jax.errors import BadInput

@@ -15,7 +15,6 @@ from runs import (
   evaluated,
   finish,
   losses,
-  make_data,
   run,
   start,
   start_together,
@@ -24,25 +23,13 @@ from runs import (
 )
 
 # Each test starts several runs of several processes.
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures("compile_cache"),
+]
 
 # Small batches, so that an evaluation has many.
 OPTIONS = ("--config.eval.batch_size=2",)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-  """Runs of one program compile it once."""
-  path = tmp_path_factory.mktemp("compiled")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(path))
-    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    yield
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-  return make_data(tmp_path_factory.mktemp("data") / "procedural")
 
 
 @pytest.fixture(scope="module")

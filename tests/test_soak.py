@@ -70,10 +70,7 @@ class Zygote:
 
 
 @pytest.fixture
-def zygote(tmp_path, monkeypatch):
-  cache = tmp_path / "compiled"
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
-  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+def zygote(tmp_path, compile_cache):
   zygote = Zygote(tmp_path / "stderr")
   yield zygote
   zygote.close()

@@ -17,7 +17,6 @@ from runs import (
   finish,
   last_state,
   losses,
-  make_data,
   run,
   start,
   wait_for_step,
@@ -36,20 +35,7 @@ from mrd_jax.preemption import Preemption
 from mrd_jax.prepare import procedural
 from mrd_jax.train_state import TrainState
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-  """Runs of one program compile it once."""
-  path = tmp_path_factory.mktemp("compiled")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(path))
-    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    yield
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-  return make_data(tmp_path_factory.mktemp("data") / "procedural")
+pytestmark = pytest.mark.usefixtures("compile_cache")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +87,7 @@ def counting_run(events: list[str], num_steps: int = 5) -> Run:
     batches=batches,
     evaluate=evaluate,
     describe=lambda step, scores: f"{step} is {scores['val/top1']}",
-    write_results=lambda workdir, *end: events.append(f"results {end}"),
+    write_results=lambda workdir, *end: events.append(f"results {end[:-1]}"),
     open_checkpoints=lambda workdir: Noted(
       workdir / "checkpoints", keep_latest=9, keep_best=0, best_metric=""
     ),
