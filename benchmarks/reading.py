@@ -1,4 +1,4 @@
-"""Times reading of training data on one core: records against OpenShape's .npy.
+"""Times reading of training data, and whether a step has to wait for it.
 
   python -m benchmarks.reading --shapes 512 --rounds 5
 
@@ -6,14 +6,23 @@ Writes the same random shapes (12 views, a thumbnail, 3 texts) twice, as
 OpenShape's pickled dicts and as records, and reads both from the page cache
 with every thread of this process on one core, in interleaved rounds.  The .npy
 files go through what OpenShape's loader does in its workers; the records
-through what training does on the host, whose augmentation is on the device.
+through what training does on the host, whose augmentation is on the device, and
+on to the device as the loop puts them there.  The last row is of `data.resident
+= True`, which reads nothing: the device picks the rows (on a CPU that takes
+the core's time; on an accelerator the row is what is left for the host).
 Prints shapes per second of processor time (median, range), which others on the
 machine disturb least; the share of the wall time in which this process had the
 core; and how many cores 5,000 and 500 shapes/s take.
+
+Then batches of --step_batch are taken as the loop takes them, at the pace of a
+device that works --step_ms on each (142 ms: 3,600 shapes/s), with --cores
+cores: how long it stands idle for want of a batch, a step and as a share.
 """
 
 import argparse
 import contextlib
+import itertools
+import json
 import math
 import os
 import statistics
@@ -23,66 +32,31 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from benchmarks import timing
+from benchmarks.openshape_loader import (
+  make_sample,
+  openshape_example,
+  write_npy,
+)
+from mrd_jax import sharding
+from mrd_jax.data import resident
 from mrd_jax.data.dataset import RecordSource, open_split, read_meta
 from mrd_jax.data.pipeline import TrainOrder, train_batches
 from mrd_jax.data.records import Shape
+from mrd_jax.data.transforms import Batch
+from mrd_jax.loop import one_ahead
 from mrd_jax.prepare.builder import write_dataset
 from mrd_jax.prepare.sample import to_shape
 from mrd_jax.prepare.splits import Entry
 
 DTYPES = ("float32", "float16")  # users have re-stored the files in the second
+BASE = f".npy {DTYPES[0]}, OpenShape's loader"
 RELEASE = 874_402  # shapes of OpenShape's training set
 RATES = (5000, 500)  # shapes/s of a GPU, with a small and a large encoder
-
-
-def make_sample(i: int, points: int, dim: int) -> dict[str, Any]:
-  """One shape in the keys of OpenShape's README, float32."""
-  rng = np.random.default_rng(i)
-
-  def unit(*shape: int) -> np.ndarray:
-    x = rng.normal(size=shape).astype(np.float32)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-  def text_feat() -> dict[str, np.ndarray]:
-    return {"original": unit(1, dim), "prompt_avg": unit(1, dim)}
-
-  return {
-    "dataset": "Objaverse",
-    "group": "000-000",
-    "id": f"{i:032x}",
-    "xyz": unit(points, 3),
-    "rgb": rng.random((points, 3), np.float32),
-    "image_feat": unit(12, dim),
-    "thumbnail_feat": unit(dim),
-    "text": ["the name of a shape"],
-    "text_feat": [text_feat()],
-    "blip_caption": "a caption of the shape",
-    "blip_caption_feat": text_feat(),
-    "msft_caption": "",
-    "msft_caption_feat": text_feat(),
-    "retrieval_text": ["a text of something alike"],
-    "retrieval_text_feat": [{"original": unit(1, dim)}],
-  }
-
-
-def cast(value: Any, dtype: str) -> Any:
-  """The same with all its arrays in another type."""
-  if isinstance(value, dict):
-    return {key: cast(item, dtype) for key, item in value.items()}
-  if isinstance(value, list):
-    return [cast(item, dtype) for item in value]
-  return value.astype(dtype) if isinstance(value, np.ndarray) else value
-
-
-def write_npy(folder: Path, args: argparse.Namespace, dtype: str) -> None:
-  """Writes 0-d object arrays of a pickled dict, a file for each shape."""
-  folder.mkdir()
-  for i in range(args.shapes):
-    sample = np.empty((), object)
-    sample[()] = cast(make_sample(i, args.points, args.embed_dim), dtype)
-    np.save(folder / f"{i:06d}.npy", sample, allow_pickle=True)
+ENDLESS = 10**9  # steps
 
 
 def write_records(folder: Path, args: argparse.Namespace) -> None:
@@ -94,61 +68,8 @@ def write_records(folder: Path, args: argparse.Namespace) -> None:
   write_dataset(folder, "reading", {"train": shapes}, "random", {}, {})
 
 
-def rotation(axis: int, angle: float) -> np.ndarray:
-  """(3, 3), about a coordinate axis, in radians."""
-  i, j = (axis + 1) % 3, (axis + 2) % 3
-  r_33 = np.eye(3)
-  r_33[i, i] = r_33[j, j] = np.cos(angle)
-  r_33[j, i] = np.sin(angle)
-  r_33[i, j] = -r_33[j, i]
-  return r_33
-
-
-def openshape_example(path: Path) -> dict[str, Any]:
-  """What a worker of OpenShape's loader makes of a file, in NumPy.
-
-  The same steps in the same order, with the same numbers; written from their
-  description, see `docs/data.md`, "The input stage".
-  """
-  sample = np.load(path, allow_pickle=True).item()
-  order = np.random.permutation(len(sample["xyz"]))
-  xyz_N3 = sample["xyz"][order].astype(np.float32)
-  rgb_N3 = sample["rgb"][order].astype(np.float32)
-  xyz_N3[:, [1, 2]] = xyz_N3[:, [2, 1]]
-  xyz_N3 -= xyz_N3.mean(axis=0)
-  largest = np.sqrt((xyz_N3**2).sum(axis=1)).max()
-  xyz_N3 = np.zeros_like(xyz_N3) if largest < 1e-6 else xyz_N3 / largest
-  dropped = np.random.random(len(xyz_N3)) <= np.random.random() * 0.875
-  xyz_N3[dropped] = xyz_N3[0]
-  xyz_N3 *= np.random.uniform(0.8, 1.25)
-  xyz_N3 += np.random.uniform(-0.1, 0.1, 3)
-  x, y, z = np.clip(np.random.normal(0, 0.06, 3), -0.18, 0.18)
-  xyz_N3 = xyz_N3 @ (rotation(2, z) @ rotation(1, y) @ rotation(0, x))
-  xyz_N3 = xyz_N3 @ rotation(2, np.random.uniform(0, 2 * np.pi))
-  if np.random.random() < 0.5:
-    rgb_N3 = np.full_like(rgb_N3, 0.4)
-  texts = [sample["text_feat"][0]["prompt_avg"]]
-  source = "blip" if np.random.random() < 0.5 else "msft"
-  if sample[f"{source}_caption"]:
-    texts.append(sample[f"{source}_caption_feat"]["prompt_avg"])
-  retrieved = sample["retrieval_text_feat"]
-  texts.append(retrieved[np.random.randint(len(retrieved))]["original"])
-  image = sample["thumbnail_feat"]
-  if np.random.random() < 0.5:
-    image = sample["image_feat"][np.random.randint(12)]
-  return {
-    "xyz": xyz_N3.astype(np.float32),
-    "features": np.concatenate([xyz_N3, rgb_N3], axis=1).astype(np.float32),
-    "text_feat": texts[np.random.randint(len(texts))][0].astype(np.float32),
-    "image_feat": image.astype(np.float32),
-  }
-
-
 class Repeated:
-  """A split as long as OpenShape's.
-
-  Grain's shuffle takes 4 us an index of a large split and 55 of one of 512.
-  """
+  """A split as long as OpenShape's."""
 
   def __init__(self, source: RecordSource):
     self._source = source
@@ -160,11 +81,51 @@ class Repeated:
     return self._source[index % len(self._source)]
 
 
+class Records:
+  """The records as training gets them."""
+
+  def __init__(self, folder: Path):
+    self.source = open_split(folder, "train")
+    self._meta = read_meta(folder)
+    self._mesh = sharding.make_mesh(1)
+
+  def on_host(self, batch: int, threads: int, steps: int) -> Iterator[Batch]:
+    return train_batches(
+      Repeated(self.source),
+      self._meta,
+      TrainOrder(RELEASE, batch, seed=0),
+      start_step=0,
+      num_steps=steps,
+      process_index=0,
+      process_count=1,
+      threads=threads,
+      workers=0,
+    )
+
+  def on_device(self, batch: int, threads: int, steps: int) -> Iterator[Batch]:
+    split = sharding.batch_sharding(self._mesh)
+    return one_ahead(self.on_host(batch, threads, steps), split)
+
+  def resident(self, batch: int, threads: int, steps: int) -> Iterator[Batch]:
+    """Of as many shapes as there are, which it reads before the first batch."""
+    return resident.train_batches(
+      self.source,
+      self._meta,
+      TrainOrder(len(self.source), batch, seed=0),
+      self._mesh,
+      start_step=0,
+      num_steps=steps,
+      threads=threads,
+      workers=0,
+    )
+
+
 def readers(
-  folder: Path, args: argparse.Namespace
+  folder: Path, records: Records, args: argparse.Namespace
 ) -> Mapping[str, Callable[[], int]]:
   """For every row of the table what reads all shapes and counts them."""
   result: dict[str, Callable[[], int]] = {}
+  steps = args.shapes // args.batch
   for dtype in DTYPES:
     files = sorted((folder / dtype).iterdir())
 
@@ -185,30 +146,85 @@ def readers(
 
     result[f".npy {dtype}, np.load alone"] = load
     result[f".npy {dtype}, OpenShape's loader"] = batches
-  source = open_split(folder / "records", "train")
-  meta = read_meta(folder / "records")
-  order = TrainOrder(RELEASE, args.batch, seed=0)
 
-  def records() -> int:
-    return sum("xyz" in source[i] for i in range(len(source)))
+  def count(batches: Iterator[Batch]) -> int:
+    return sum(len(jax.block_until_ready(batch).row) for batch in batches)
 
-  def pipeline() -> int:
-    steps = train_batches(
-      Repeated(source),
-      meta,
-      order,
-      start_step=0,
-      num_steps=args.shapes // args.batch,
-      process_index=0,
-      process_count=1,
-      threads=1,
-      workers=0,
-    )
-    return sum(len(batch.row) for batch in steps)
+  source = records.source
+  rows = range(len(source))
+  kept = records.resident(args.batch, 1, ENDLESS)
+  next(kept)  # has read all of them
+  return result | {
+    "records, RecordSource alone": lambda: sum(
+      "xyz" in source[i] for i in rows
+    ),
+    "records, the training pipeline": lambda: count(
+      records.on_host(args.batch, 1, steps)
+    ),
+    "records to the device": lambda: count(
+      records.on_device(args.batch, 1, steps)
+    ),
+    "records resident on the device": lambda: count(
+      itertools.islice(kept, steps)
+    ),
+  }
 
-  result["records, RecordSource alone"] = records
-  result["records, the training pipeline"] = pipeline
-  return result
+
+def starvation(
+  batches: Iterator[Batch], seconds: float, warm: int, steps: int
+) -> dict[str, float]:
+  """How long a device stands idle that works `seconds` on every batch.
+
+  As in `loop.py`, the host asks for the next batch when the device begins with
+  the one before.
+
+  Args:
+    batches: As the loop gets them.
+    seconds: Of a step.
+    warm: Steps before it counts, in which what was read ahead is used up.
+    steps: Steps that count.
+
+  Returns:
+    Per step, in ms: `next_ms`, for how long the host asks, and `idle_ms`, for
+    how long the device has nothing to do.
+  """
+  asked = idle = 0.0
+  free = time.perf_counter()  # when the device is done with all it has
+  for step in range(-1 - warm, steps):
+    start = time.perf_counter()
+    batch = next(batches)
+    now = time.perf_counter()
+    jax.block_until_ready(batch)
+    begin = max(time.perf_counter(), free)
+    if step >= 0:
+      asked += now - start
+      idle += begin - free
+    free = begin + seconds
+    time.sleep(max(begin - time.perf_counter(), 0))
+  return {"next_ms": asked / steps * 1e3, "idle_ms": idle / steps * 1e3}
+
+
+def measure_starvation(
+  records: Records, cores: set[int], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+  """A row for each pace and each way: medians over the rounds."""
+  reading = (args.step_batch, args.threads, ENDLESS)
+  ways = {"pipeline": records.on_device(*reading)}
+  if args.step_batch <= args.shapes:
+    ways["resident"] = records.resident(*reading)
+  found = {(ms, way): [] for ms in args.step_ms for way in ways}
+  pin(cores)
+  for _ in range(args.rounds):
+    for (ms, way), rounds in found.items():
+      batches = ways[way]  # goes on where the last round has left it
+      rounds.append(starvation(batches, ms / 1e3, args.warm_steps, args.steps))
+  rows = []
+  for (ms, way), rounds in found.items():
+    row = {k: statistics.median(x[k] for x in rounds) for k in rounds[0]}
+    share = row["idle_ms"] / (ms + row["idle_ms"])
+    row |= {"way": way, "step_ms": ms, "cores": len(cores), "share": share}
+    rows.append(row)
+  return rows
 
 
 def pin(cores: set[int]) -> None:
@@ -218,19 +234,22 @@ def pin(cores: set[int]) -> None:
       os.sched_setaffinity(int(thread), cores)
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-  """Runs the benchmark; a row for each way of reading."""
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+  """Runs the benchmark; under "rows" there is one for each way of reading."""
   cores = os.sched_getaffinity(0)
+  result = timing.machine() | vars(args)
   with tempfile.TemporaryDirectory(dir=args.dir) as name:
     folder = Path(name)
     for dtype in DTYPES:
-      write_npy(folder / dtype, args, dtype)
+      size = (args.shapes, args.points, args.embed_dim)
+      write_npy(folder / dtype, *size, dtype)
     write_records(folder / "records", args)
-    size = {
+    sizes = {
       form.name: sum(f.stat().st_size for f in form.iterdir()) / args.shapes
       for form in folder.iterdir()
     }
-    ways = readers(folder, args)
+    records = Records(folder / "records")
+    ways = readers(folder, records, args)
     rates: dict[str, list[float]] = {way: [] for way in ways}
     shares: dict[str, list[float]] = {way: [] for way in ways}
     try:
@@ -244,17 +263,20 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
           if i:  # the first round fills the page cache
             rates[way].append(count / cpu)
             shares[way].append(cpu / wall)
+      result["starvation"] = measure_starvation(
+        records, set(sorted(cores)[: args.cores]), args
+      )
     finally:
       pin(cores)
-  base = statistics.median(rates[f".npy {DTYPES[0]}, OpenShape's loader"])
-  rows = []
+  base = statistics.median(rates[BASE])
+  result["rows"] = rows = []
   for way, found in rates.items():
     median = statistics.median(found)
     form = next((d for d in DTYPES if d in way), "records")
     rows.append(
       {
         "way": way,
-        "bytes": round(size[form]),
+        "bytes": round(sizes[form]),
         "rate": median,
         "low": min(found),
         "high": max(found),
@@ -263,17 +285,17 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         "cores": [math.ceil(rate / median) for rate in RATES],
       }
     )
-  return rows
+  return result
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def tables(result: dict[str, Any]) -> str:
   lines = [
     "| reading | KB a shape | shapes/s a core (range) | core held | ratio | "
     + " | ".join(f"cores for {rate:,}/s" for rate in RATES)
     + " |",
     "|---" * (5 + len(RATES)) + "|",
   ]
-  for row in rows:
+  for row in result["rows"]:
     cells = [
       row["way"],
       f"{row['bytes'] / 1e3:.0f}",
@@ -283,19 +305,47 @@ def table(rows: list[dict[str, Any]]) -> str:
       *map(str, row["cores"]),
     ]
     lines.append(f"| {' | '.join(cells)} |")
+  lines += [
+    "",
+    "| input | cores | step, ms | shapes/s | next(), ms | idle, ms | share |",
+    "|---" * 7 + "|",
+  ]
+  for row in result["starvation"]:
+    rate = result["step_batch"] / row["step_ms"] * 1e3
+    lines.append(
+      f"| {row['way']} | {row['cores']} | {row['step_ms']:g} | {rate:,.0f} "
+      f"| {row['next_ms']:.2f} | {row['idle_ms']:.2f} | {row['share']:.1%} |"
+    )
   return "\n".join(lines)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.reading",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument("--shapes", type=int, default=512)
   parser.add_argument("--points", type=int, default=10_000)
   parser.add_argument("--embed_dim", type=int, default=1280)
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument(
+    "--step_ms",
+    type=lambda text: [float(x) for x in text.split(",")],
+    default=[142.0],
+  )
+  parser.add_argument("--step_batch", type=int, default=512)
+  parser.add_argument("--steps", type=int, default=40)
+  parser.add_argument("--warm_steps", type=int, default=16)
+  parser.add_argument("--threads", type=int, default=8)
+  parser.add_argument("--cores", type=int, default=2)
   parser.add_argument("--dir", help="where to write (default: the system's)")
+  parser.add_argument("--json", action="store_true")
   return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-  print(table(measure(parse())))
+  args = parse()
+  result = measure(args)
+  print(json.dumps(result) if args.json else tables(result))

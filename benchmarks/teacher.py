@@ -14,9 +14,9 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from mrd_jax.models.clip import SIZES, CLIPSize, TowerSize
 from mrd_jax.teachers.towers import Towers
 
@@ -33,23 +33,6 @@ def image_flops(size: CLIPSize) -> float:
   patches = (size.image_size // size.patch_size) ** 2
   embedding = 2 * patches * 3 * size.patch_size**2 * size.vision.width
   return embedding + tower_flops(size.vision, patches + 1)
-
-
-def matrix_peak(dtype: str, side: int, rounds: int) -> float:
-  """FLOP/s of the fastest of a few products of square matrices."""
-  a = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
-  precision = "highest" if dtype == "float32" else "default"
-  product = jax.jit(lambda x, y: jnp.matmul(x, y, precision=precision))
-  jax.block_until_ready(product(a, a))
-  times = []
-  for _ in range(rounds):
-    start = time.perf_counter()
-    b = a
-    for _ in range(8):
-      b = product(a, b)
-    jax.block_until_ready(b)
-    times.append((time.perf_counter() - start) / 8)
-  return 2 * side**3 / min(times)
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
@@ -86,7 +69,9 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
 
   images = rate(lambda: towers.image(pixels))
   texts = rate(lambda: towers.text(ids, mask))
-  peak = matrix_peak(args.dtype, args.peak_side, args.rounds) * towers.devices
+  peak = (
+    timing.matrix_peak(args.dtype, args.peak_side, args.rounds) * towers.devices
+  )
   features = np.asarray(towers.image(pixels))
   image, text = image_flops(size), tower_flops(size.text, args.text_length)
   return vars(args) | {

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
         "split": "train",
         "threads": 8,
         "workers": 0,
+        "resident": False,  # True: the split stays in the devices' memory
       },
       "augment": {
         "num_points": 10_000,
@@ -41,6 +42,7 @@ def get_config() -> ConfigDict:
         "dtype": "bfloat16",  # float32 | bfloat16
         "remat": "none",  # none | blocks | all
         "attention": "xla",  # xla | cudnn
+        "sampling": "auto",  # auto | xla | kernel (Hopper GPUs and newer)
         "fps_chunk": 4096,  # clouds sampled at a time
         "query_chunk": 32,  # clouds grouped at a time
       },

@@ -16,11 +16,11 @@ gradient: three more passes of the mini-PointNet, 3 % of M's operations.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from mrd_jax.models.mini_pointnet import MOMENTUM, MiniPointNet
 from mrd_jax.models.point_ops import Groups
-from mrd_jax.models.pointbert import MOMENTUM, MiniPointNet, PointBERT
+from mrd_jax.models.pointbert import PointBERT
 
 
 def embed_in_parts(
@@ -96,12 +96,12 @@ def _batch_statistics(
 
   def over_all_parts(statistics, layer: str) -> dict[str, jax.Array]:
     params = variables["params"]["point_net"]
-    ((mean_PC, mean_square_PC),) = jax.lax.map(
+    ((mean_PC, variance_PC),) = jax.lax.map(
       lambda part: moments(params, statistics, part)[f"into_{layer}"],
       groups.features,
     )
     mean_C = mean_PC.mean(axis=0)
-    variance_C = jnp.maximum(mean_square_PC.mean(axis=0) - mean_C**2, 0)
+    variance_C = (variance_PC + (mean_PC - mean_C) ** 2).mean(axis=0)
     return {"mean": mean_C, "var": variance_C}
 
   for layer in sorted(statistics):

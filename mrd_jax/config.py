@@ -19,7 +19,9 @@ import ml_collections
 from mrd_jax.data.transforms import AugmentConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.losses import LossConfig
-from mrd_jax.models.pointbert import Attention, PointBERTSize, Remat
+from mrd_jax.models.attention import Attention
+from mrd_jax.models.point_ops import Sampling
+from mrd_jax.models.pointbert import PointBERTSize, Remat
 from mrd_jax.optimizer import OptimizerConfig
 from mrd_jax.profiling import parse_window
 
@@ -35,6 +37,8 @@ class DataConfig:
     split: Training split.
     threads: Reading threads.
     workers: Worker processes; 0 reads with threads alone.
+    resident: Whether the devices keep the whole split in their memory
+      (`data/resident.py`); the batches are the same.
   """
 
   dir: str
@@ -42,6 +46,7 @@ class DataConfig:
   split: str
   threads: int
   workers: int
+  resident: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,7 @@ class ModelConfig(PointBERTSize):
   dtype: Literal["float32", "bfloat16"]
   remat: Remat
   attention: Attention
+  sampling: Sampling
   fps_chunk: int
   query_chunk: int
 
@@ -203,8 +209,10 @@ def from_config_dict(values: ml_collections.ConfigDict) -> Config:
 # section "" is the top.
 ADDED = (
   ("checkpoint", "rule", "last"),
+  ("data", "resident", False),
   ("eval", "data_dir", ""),
   ("eval", "relation_gap", ()),
+  ("model", "sampling", "auto"),
   ("loss", "form", "dense"),
   ("loss", "stripe", 512),
   ("train", "accumulate", 1),

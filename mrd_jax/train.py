@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from mrd_jax import prepare, sharding
 from mrd_jax.checkpoint import Checkpoints
 from mrd_jax.config import Config, in_steps
-from mrd_jax.data import dataset, pipeline
+from mrd_jax.data import dataset, pipeline, resident
+from mrd_jax.data.records import DatasetMeta
 from mrd_jax.data.transforms import Batch
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.embed import Embedder
@@ -42,6 +43,8 @@ def set_up(config: Config) -> Run:
   meta = dataset.read_meta(data_dir)
   source = dataset.open_split(data_dir, config.data.split)
   order = pipeline.TrainOrder(len(source), config.train.batch_size, config.seed)
+  if config.data.resident:
+    resident.check_fits(meta, len(source), list(mesh.devices.flat))
   num_steps = in_steps(
     config.train.epochs, config.train.steps, order.steps_per_epoch
   )
@@ -53,6 +56,7 @@ def set_up(config: Config) -> Run:
     dtype=jnp.dtype(config.model.dtype),
     remat=config.model.remat,
     attention=config.model.attention,
+    sampling=config.model.sampling,
     fps_chunk=config.model.fps_chunk,
     query_chunk=config.model.query_chunk,
     batch_sharding=batch_sharding,
@@ -98,6 +102,17 @@ def set_up(config: Config) -> Run:
     held_out.check_metric(config.checkpoint.best_metric)
 
   def batches(start_step: int) -> Iterator[Batch]:
+    if config.data.resident:
+      return resident.train_batches(
+        source,
+        meta,
+        order,
+        mesh,
+        start_step=start_step,
+        num_steps=num_steps,
+        threads=config.data.threads,
+        workers=config.data.workers,
+      )
     local = pipeline.train_batches(
       source,
       meta,
@@ -127,6 +142,8 @@ def set_up(config: Config) -> Run:
       f"encoder: {parameters:,} parameters, {config.model.dtype}\n"
       f"{num_steps} steps of {config.train.batch_size} on {_devices(mesh)}\n"
       f"losses: {_form(config, mesh)}"
+      + _resident(meta, len(source), mesh)
+      * config.data.resident
     ),
     init=init,
     abstract_state=abstract_state,
@@ -225,6 +242,11 @@ def _form(config: Config, mesh: Mesh) -> str:
   form = choose_form(config.loss, config.train.batch_size, mesh.size)
   tiles = f", {config.loss.stripe} columns at a time" * (form != "dense")
   return form + tiles + " (loss.form is auto)" * (config.loss.form == "auto")
+
+
+def _resident(meta: DatasetMeta, num_records: int, mesh: Mesh) -> str:
+  needed = resident.bytes_needed(meta, num_records, mesh.size)
+  return f"\ndata: resident, {needed / 2**30:.2f} GiB on each device"
 
 
 def _devices(mesh: Mesh) -> str:

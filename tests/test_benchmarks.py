@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from clips import make_clip
 
-from benchmarks import memory, prepare, step
+from benchmarks import memory, prepare, step, timing, tokenizer
 
 
 def test_step_benchmark_runs():
@@ -13,6 +13,76 @@ def test_step_benchmark_runs():
   )
   assert result["step_ms"] > 0
   assert result["loss"] > 0
+
+
+def test_forms_take_turns():
+  order = []
+  seconds = timing.interleaved(
+    {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3
+  )
+  assert "".join(order) == "abababab"
+  assert {name: len(times) for name, times in seconds.items()} == {
+    "a": 3,
+    "b": 3,
+  }
+
+
+def test_a_ratio_is_of_pairs():
+  seconds = {"slow": [2.0, 30.0, 8.0], "fast": [1.0, 10.0, 1.0]}
+  assert timing.ratio(seconds, "slow", "fast") == 3.0
+  assert timing.medians(seconds) == {"slow": 8.0, "fast": 1.0}
+
+
+def test_peaks_are_those_of_a_machine():
+  assert 1e8 < timing.matrix_peak("float32", side=128, rounds=2) < 1e15
+  assert 1e7 < timing.copy_bandwidth(megabytes=4, rounds=2) < 1e13
+
+
+@pytest.mark.parametrize("size", ["t", "m"])
+def test_tokenizer_benchmark_runs(size):
+  args = [f"--size={size}", "--points=600", "--batch=2", "--rounds=1"]
+  result = tokenizer.measure(tokenizer.parse([*args, "--account=4"]))
+  for work in ("sampling", "query"):
+    assert set(result[work]["equal"].values()) == {1.0}
+    assert all(min(x) > 0 for x in result[work]["seconds"].values())
+  assert result["account"]["sorted"] == 0
+  assert "naive loop" in tokenizer.tables(result)
+
+
+@pytest.mark.parametrize("form", ["sort", "top-k"])
+def test_tokenizer_benchmark_sees_a_sort(form, monkeypatch):
+  """Were the ball query one of the other forms, the account would say so."""
+  query = {
+    "sort": tokenizer.sorting_query,
+    "top-k": tokenizer.top_k_query,
+  }[form]
+  monkeypatch.setattr(
+    tokenizer.point_ops,
+    "ball_query",
+    lambda xyz, centers, n, *, radius, group_size: query(
+      xyz, centers, radius, group_size
+    ),
+  )
+  args = tokenizer.parse(["--points=600", "--account=4"])
+  account = tokenizer.account(args, tokenizer.SIZES["m"])
+  assert account["sorted"] == 600
+
+
+@pytest.mark.parametrize("work", ["train", "infer"])
+def test_encoder_benchmark_runs(work):
+  torch = pytest.importorskip("torch")
+  from benchmarks import encoder
+
+  threads = torch.get_num_threads()
+  args = ["--points=300", "--embed_dim=32", "--batch=4", "--rounds=1"]
+  result = encoder.measure(encoder.parse([*args, f"--work={work}"]))
+  torch.set_num_threads(threads)
+  assert [row["form"] for row in result["rows"]] == [
+    *("mrd_jax", "eager", "tuned")
+  ]
+  assert max(result["differences"].values()) < 1e-5
+  assert all(row["ms"] > 0 for row in result["rows"])
+  assert "| tuned | " in encoder.table(result)
 
 
 @pytest.mark.slow  # half a minute: three processes import all there is

@@ -185,8 +185,7 @@ def test_each_axis_has_its_own_scale_and_shift():
 def read_batch(data_dir: Path, rows: list[int]) -> Batch:
   meta = dataset.read_meta(data_dir)
   source = dataset.open_split(data_dir, "train")
-  padded = [pipeline.pad_record(source[row], row, meta) for row in rows]
-  return Batch(*map(np.stack, zip(*padded, strict=True)))
+  return pipeline.pad_records([source[row] for row in rows], rows, meta)
 
 
 def make_drawer(devices: int, swap_yz: bool = False) -> Drawer:
@@ -548,7 +547,9 @@ def test_encoder_is_loaded_and_all_of_it_trained(straight, eight):
   }
   for theirs, ours in names.items():
     np.testing.assert_array_equal(before[ours], saved[theirs], err_msg=ours)
-    assert not np.array_equal(trained[ours], saved[theirs]), ours
+    # A bias that a BatchNorm takes away again has no gradient.
+    if not re.search(r"point_net/linear_\d/bias", ours):
+      assert not np.array_equal(trained[ours], saved[theirs]), ours
   head = {f"params/{x}/{y}" for x in ("hidden", "classes") for y in KERNEL_BIAS}
   assert before.keys() == head | set(names.values())
   for name in head:

@@ -8,10 +8,11 @@ import pytest
 from mrd_jax.data.pipeline import (
   TrainOrder,
   eval_batches,
-  pad_record,
+  pad_records,
   train_batches,
 )
 from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.transforms import Batch
 from mrd_jax.errors import BadInput
 
 DIM = 4
@@ -197,9 +198,14 @@ def test_worker_processes_have_no_say():
   assert_same(read(workers=2, start_step=3), read(start_step=3))
 
 
+def only(batch: Batch) -> Batch:
+  assert all(len(field) == 1 for field in batch)
+  return Batch(*(field[0] for field in batch))
+
+
 def test_records_are_padded_to_the_sizes_of_the_dataset():
   # 3 points, 1 image, no text.
-  batch = pad_record(record_of(0), 0, META)
+  batch = only(pad_records([record_of(0)], [0], META))
   assert batch.xyz.shape == batch.rgb.shape == (7, 3)
   assert batch.image_feat.shape == (3, DIM) and batch.image_kind.shape == (3,)
   assert batch.text_feat.shape == (2, DIM) and batch.text_kind.shape == (2,)
@@ -230,7 +236,7 @@ def test_a_dataset_without_images_or_texts_still_has_a_first_slot():
     "image_kind": np.zeros(0, np.uint8),
   }
   meta = DatasetMeta("test", "nobody", DIM, 7, 0, 0, {})
-  batch = pad_record(record, 5, meta)
+  batch = only(pad_records([record], [5], meta))
   assert batch.image_feat.shape == batch.text_feat.shape == (1, DIM)
   np.testing.assert_array_equal(batch.image_kind, [0])
   np.testing.assert_array_equal(batch.text_kind, [0])

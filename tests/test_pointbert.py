@@ -10,12 +10,8 @@ import numpy as np
 import torch
 from weights import make_twin, surface_clouds, to_flax
 
-from mrd_jax.models.pointbert import (
-  SIZES,
-  Linear,
-  PointBERT,
-  PointBERTSize,
-)
+from mrd_jax.models.layers import Linear
+from mrd_jax.models.pointbert import SIZES, PointBERT, PointBERTSize
 
 TINY = PointBERTSize(
   48, 2, 2, 96, sa_dim=24, groups=16, radius=0.4, group_size=12

@@ -15,7 +15,8 @@ import torch
 
 from mrd_jax.convert import pointbert_torch, state_dict
 from mrd_jax.models import point_ops
-from mrd_jax.models.pointbert import MOMENTUM, PointBERT, PointBERTSize
+from mrd_jax.models.mini_pointnet import MOMENTUM
+from mrd_jax.models.pointbert import PointBERT, PointBERTSize
 
 SAMPLES, NEIGHBOURS = "FPS indices", "ball query indices"
 EMBEDDING = "normalised embedding"

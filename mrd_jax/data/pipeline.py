@@ -12,17 +12,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.shuffle import shuffled
 from mrd_jax.data.transforms import Batch
 from mrd_jax.errors import BadInput, RunFailed
-
-SHUFFLE_ROUNDS = 4
 
 
 class WorkerLost(RunFailed):
@@ -65,41 +64,46 @@ class TrainOrder:
   def steps_per_epoch(self) -> int:
     return self.num_records // self.batch_size
 
-  def row(self, step: int, position: int) -> int:
-    """The record at `position` of the global batch of `step`."""
+  def rows(self, step: int) -> np.ndarray:
+    """The (batch_size,) records of the global batch of `step`, in order."""
     epoch, batch = divmod(step, self.steps_per_epoch)
     seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
-    return grain.experimental.index_shuffle(
-      batch * self.batch_size + position,
-      max_index=self.num_records - 1,
-      seed=int(seed),
-      rounds=SHUFFLE_ROUNDS,
+    first = batch * self.batch_size
+    return shuffled(
+      np.arange(first, first + self.batch_size), self.num_records, int(seed)
     )
 
+  def row(self, step: int, position: int) -> int:
+    """The record at `position` of the global batch of `step`."""
+    return int(self.rows(step)[position])
 
-def pad_record(record: dict[str, Any], row: int, meta: DatasetMeta) -> Batch:
-  """One record as a `Batch` without the batch axis, padded to fixed shapes."""
 
-  def pad(array: np.ndarray, rows: int) -> np.ndarray:
-    padded = np.zeros((rows, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded
-
-  def pad_features(features: np.ndarray, rows: int) -> np.ndarray:
-    return pad(features.reshape(-1, meta.embed_dim), rows)
-
+def pad_records(
+  records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
+) -> Batch:
+  """The records of some rows as a `Batch`, padded to fixed shapes."""
+  size = len(rows)
+  # At least one slot each, so that "the first" always exists.
+  images, texts = max(meta.max_images, 1), max(meta.max_texts, 1)
   fields: dict[str, Any] = {
-    "row": np.int32(row),
-    "xyz": pad(record["xyz"], meta.max_points),
-    "rgb": pad(record["rgb"], meta.max_points),
-    "num_points": np.int32(len(record["xyz"])),
-    # At least one slot each, so that "the first" always exists.
-    "image_feat": pad_features(record["image_feat"], max(meta.max_images, 1)),
-    "image_kind": pad(record["image_kind"], max(meta.max_images, 1)),
-    "text_feat": pad_features(record["text_feat"], max(meta.max_texts, 1)),
-    "text_kind": pad(record["text_kind"], max(meta.max_texts, 1)),
-    "label": np.int32(record["label"]),
+    "row": np.array(rows, np.int32),
+    "xyz": np.zeros((size, meta.max_points, 3), np.int16),
+    "rgb": np.zeros((size, meta.max_points, 3), np.uint8),
+    "num_points": np.zeros(size, np.int32),
+    "image_feat": np.zeros((size, images, meta.embed_dim), np.float16),
+    "image_kind": np.zeros((size, images), np.uint8),
+    "text_feat": np.zeros((size, texts, meta.embed_dim), np.float16),
+    "text_kind": np.zeros((size, texts), np.uint8),
+    "label": np.zeros(size, np.int32),
   }
+  for i, record in enumerate(records):
+    for name in ("xyz", "rgb", "image_kind", "text_kind"):
+      fields[name][i, : len(record[name])] = record[name]
+    for name in ("image_feat", "text_feat"):
+      features = record[name].reshape(-1, meta.embed_dim)
+      fields[name][i, : len(features)] = features
+    fields["num_points"][i] = len(record["xyz"])
+    fields["label"][i] = record["label"]
   return Batch(**fields)
 
 
@@ -127,8 +131,7 @@ def examine_batch(
     `id` ("" if it can no longer be read), and `problems`, a list of words.
   """
   found = []
-  for position in range(order.batch_size):
-    row = int(order.row(step, position))
+  for row in order.rows(step).tolist():
     try:
       record = source[row]
       shape = {"id": record["id"], "problems": _problems(record)}
@@ -191,19 +194,13 @@ def train_batches(
     WorkerLost: on the way, when the system has killed a worker.
   """
   local = order.batch_size // process_count
+  first = process_index * local
 
-  def load(n: int) -> Batch:
-    step, position = divmod(n, local)
-    row = order.row(step, process_index * local + position)
-    record = source[row]
-    check(record)
-    return pad_record(record, row, meta)
+  def load(step: int) -> Batch:
+    rows = order.rows(step)[first : first + local].tolist()
+    return _read_batch(source, meta, rows, check)
 
-  dataset = (
-    grain.MapDataset.range(start_step * local, num_steps * local)
-    .map(load)
-    .batch(local)
-  )
+  dataset = grain.MapDataset.range(start_step, num_steps).map(load)
   return _until_lost(_read(dataset, threads, workers))
 
 
@@ -222,16 +219,52 @@ def eval_batches(
   knows the split's length and drops them.
   """
   local = batch_size // process_count
-  batches = -(-len(source) // batch_size)
 
-  def load(n: int) -> Batch:
-    batch, position = divmod(n, local)
-    row = batch * batch_size + process_index * local + position
-    row = min(row, len(source) - 1)
-    return pad_record(source[row], row, meta)
+  def load(batch: int) -> Batch:
+    first = batch * batch_size + process_index * local
+    rows = [min(row, len(source) - 1) for row in range(first, first + local)]
+    return pad_records(map(source.__getitem__, rows), rows, meta)
 
-  dataset = grain.MapDataset.range(batches * local).map(load).batch(local)
+  dataset = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
   return iter(_read(dataset, threads, workers=0))
+
+
+def consecutive_batches(
+  source: Source,
+  meta: DatasetMeta,
+  rows: range,
+  *,
+  batch_size: int,
+  threads: int,
+  workers: int,
+  check: Callable[[dict[str, Any]], None] = require_image,
+) -> Iterator[Batch]:
+  """Consecutive rows of a split, in their order; the last batch is shorter.
+
+  Raises:
+    BadInput, WorkerLost: on the way, as `train_batches`.
+  """
+
+  def load(batch: int) -> Batch:
+    part = rows[batch * batch_size : (batch + 1) * batch_size]
+    return _read_batch(source, meta, part, check)
+
+  dataset = grain.MapDataset.range(-(-len(rows) // batch_size)).map(load)
+  return _until_lost(_read(dataset, threads, workers))
+
+
+def _read_batch(
+  source: Source,
+  meta: DatasetMeta,
+  rows: Sequence[int],
+  check: Callable[[dict[str, Any]], None],
+) -> Batch:
+  def read(row: int) -> dict[str, Any]:
+    record = source[row]
+    check(record)
+    return record
+
+  return pad_records(map(read, rows), rows, meta)
 
 
 def _end_with_parent(worker: int, workers: int) -> None:

@@ -13,7 +13,8 @@ from mrd_jax.config import (
   check_ranges,
 )
 from mrd_jax.errors import BadInput
-from mrd_jax.models.pointbert import Attention, PointBERTSize, Remat
+from mrd_jax.models.attention import Attention
+from mrd_jax.models.pointbert import PointBERTSize, Remat
 from mrd_jax.optimizer import AdamWConfig
 from mrd_jax.pretrained import UpAxis
 from mrd_jax.profiling import parse_window

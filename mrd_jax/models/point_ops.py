@@ -2,21 +2,26 @@
 
 The operations work on one cloud; `group_points` maps them over the batch a
 few clouds at a time, so that no (batch, groups, points) array ever exists.
-The forms are chosen for XLA: on CPU an `argmax` is not vectorised and a
-`top_k` over integers falls back to a sort, while a maximum followed by a
-search for the index that attains it, and a `top_k` over float32 keys, are
-fast (`docs/design-notes.md`).
+The forms are chosen for XLA: on CPU an `argmax` is not vectorised, while a
+maximum followed by a search for the index that attains it is fast; a `top_k`
+is a sort on GPUs (`docs/design-notes.md`).
 
 A cloud may be padded to the batch's fixed size: only its first `num_points`
 rows exist.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+
+from mrd_jax.models import point_kernels
+
+Sampling = Literal["auto", "xla", "kernel"]
+
+_WORD = 32  # consecutive points: their membership in a ball is one integer
 
 
 class Groups(NamedTuple):
@@ -49,24 +54,53 @@ def farthest_point_sample(
   Returns:
     (G,) int32 indices in order of choice.
   """
-  n = xyz_N3.shape[0]
-  x, y, z = xyz_N3.T  # three contiguous planes vectorise, (N, 3) rows do not
-  indices_N = jnp.arange(n, dtype=jnp.int32)
+  xyz_3PW, index_PW = _in_words(xyz_N3)
+  x, y, z = xyz_3PW
+  words = jnp.arange(x.shape[1], dtype=jnp.int32)
+  bits = jnp.arange(_WORD, dtype=jnp.int32)
 
   def step(i, carry):
-    distance_N, chosen_G = carry
+    distance_PW, chosen_G = carry
     last = chosen_G[i - 1]
-    to_last_N = (x - x[last]) ** 2 + (y - y[last]) ** 2 + (z - z[last]) ** 2
-    distance_N = jnp.minimum(distance_N, to_last_N)
-    farthest = jnp.where(distance_N == distance_N.max(), indices_N, n).min()
-    return distance_N, chosen_G.at[i].set(farthest)
+    word, bit = last // _WORD, last % _WORD
+    distance_PW = jnp.minimum(
+      distance_PW,
+      (x - x[bit, word]) ** 2
+      + (y - y[bit, word]) ** 2
+      + (z - z[bit, word]) ** 2,
+    )
+    # The lowest index that attains the maximum: first its word, then its bit.
+    farthest_W = distance_PW.max(axis=0)
+    farthest = farthest_W.max()
+    word = jnp.where(farthest_W == farthest, words, len(words)).min()
+    column_P = jax.lax.dynamic_index_in_dim(distance_PW, word, 1, False)
+    bit = jnp.where(column_P == farthest, bits, _WORD).min()
+    return distance_PW, chosen_G.at[i].set(word * _WORD + bit)
 
   # Derived from the input, so that the carry varies over the mesh under
   # shard_map exactly as the loop body's result does.
-  zero = (x[0] * 0).astype(jnp.int32)
-  distance_N = jnp.where(indices_N < num_points, jnp.inf, -jnp.inf) + x * 0
+  zero = (x[0, 0] * 0).astype(jnp.int32)
+  distance_PW = jnp.where(index_PW < num_points, jnp.inf, -jnp.inf) + x * 0
   chosen_G = jnp.zeros(num_samples, jnp.int32) + zero
-  return jax.lax.fori_loop(1, num_samples, step, (distance_N, chosen_G))[1]
+  return jax.lax.fori_loop(1, num_samples, step, (distance_PW, chosen_G))[1]
+
+
+def _in_words(xyz_N3: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The three planes of a cloud with 32 consecutive points in a column.
+
+  Three planes vectorise, rows of three do not; reductions are fast over a
+  major axis, and a column of a few consecutive points is quickly searched.
+
+  Returns:
+    (3, 32, W), padded with zeros, and (32, W) int32, the index of each.
+  """
+  words = -(-len(xyz_N3) // _WORD)
+  padded = jnp.pad(xyz_N3, ((0, words * _WORD - len(xyz_N3)), (0, 0)))
+  xyz_3PW = padded.T.reshape(3, words, _WORD).swapaxes(1, 2)
+  index_PW = jnp.arange(_WORD, dtype=jnp.int32)[:, None] + _WORD * jnp.arange(
+    words, dtype=jnp.int32
+  )
+  return xyz_3PW, index_PW
 
 
 def ball_query(
@@ -82,8 +116,11 @@ def ball_query(
   A ball with fewer points is filled up with its first one.  A ball is never
   empty as long as its centre is a point of the cloud.
 
+  Membership is a bit for each point; the bits before a point are its rank, so
+  nothing is sorted and no (G, N) array of distances or keys is written.
+
   Args:
-    xyz_N3: (N, 3) float32, N < 2**24 (indices are compared as float32).
+    xyz_N3: (N, 3) float32.
     centers_G3: (G, 3) float32.
     num_points: () int32, how many leading rows of `xyz_N3` exist.
     radius: Radius of the closed ball.
@@ -92,23 +129,43 @@ def ball_query(
   Returns:
     (G, K) int32 indices into the cloud.
   """
-  n = xyz_N3.shape[0]
-  if group_size > n:
-    # A short cloud is a padded cloud: top_k needs at least K candidates.
-    xyz_N3 = jnp.pad(xyz_N3, ((0, group_size - n), (0, 0)))
-    num_points = jnp.minimum(num_points, n)
-    n = group_size
+  xyz_3PW, index_PW = _in_words(xyz_N3)
   # The direct difference: the expansion -2xy + x^2 + y^2 loses the boundary.
-  d2_GN = sum(
-    (centers_G3[:, None, axis] - xyz_N3[None, :, axis]) ** 2
-    for axis in range(3)
+  d2_GPW = sum(
+    (centers_G3[:, axis, None, None] - xyz_3PW[axis]) ** 2 for axis in range(3)
   )
-  indices_N = jnp.arange(n, dtype=jnp.int32)
-  inside_GN = (d2_GN <= radius**2) & (indices_N < num_points)
-  key_GN = jnp.where(inside_GN, (n - indices_N).astype(jnp.float32), 0.0)
-  first_GK = jax.lax.top_k(key_GN, group_size)[0]
-  index_GK = n - first_GK.astype(jnp.int32)
-  return jnp.where(index_GK < n, index_GK, index_GK[:, :1])
+  inside_GPW = (d2_GPW <= radius**2) & (index_PW < num_points)
+  bit_P1 = jnp.arange(_WORD, dtype=jnp.uint32)[:, None]
+  bits_GW = (inside_GPW.astype(jnp.uint32) << bit_P1).sum(1, dtype=jnp.uint32)
+
+  counts_GW = jax.lax.population_count(bits_GW).astype(jnp.int32)
+  ends_GW = jnp.cumsum(counts_GW, axis=1)
+  # The slot's word is the first that ends behind it, its point the word's bit
+  # with as many before it as slots of the word are before this one.
+  slot_K = jnp.arange(group_size, dtype=jnp.int32)
+  word_GK = jax.vmap(
+    lambda ends_W: jnp.searchsorted(ends_W, slot_K, side="right")
+  )(ends_GW)
+  word_GK = jnp.minimum(word_GK, bits_GW.shape[1] - 1)  # of empty slots
+  take = jnp.take_along_axis
+  before_GK = take(ends_GW - counts_GW, word_GK, axis=1)
+  place_GK = _set_bit(take(bits_GW, word_GK, axis=1), slot_K - before_GK)
+  index_GK = _WORD * word_GK + place_GK
+  return jnp.where(slot_K < ends_GW[:, -1:], index_GK, index_GK[:, :1])
+
+
+def _set_bit(bits: jax.Array, rank: jax.Array) -> jax.Array:
+  """The place of the set bit that has `rank` set bits below it."""
+  place = jnp.zeros_like(rank)
+  width = _WORD // 2
+  while width:
+    low = (bits >> place.astype(jnp.uint32)) & jnp.uint32(2**width - 1)
+    count = jax.lax.population_count(low).astype(rank.dtype)
+    above = rank >= count
+    rank = jnp.where(above, rank - count, rank)
+    place = jnp.where(above, place + width, place)
+    width //= 2
+  return place
 
 
 def gather_groups(
@@ -139,6 +196,7 @@ def group_points(
   group_size: int,
   fps_chunk: int,
   query_chunk: int,
+  sampling: Sampling = "auto",
   batch_sharding: NamedSharding | None = None,
 ) -> Groups:
   """Groups a batch of clouds, each device only its own.
@@ -153,7 +211,9 @@ def group_points(
       steps one after the other: accelerators want the whole batch in each,
       a CPU wants the one cloud that fits its cache.
     query_chunk: How many clouds are queried and gathered at a time; bounds
-      the memory to `query_chunk * G * N` distances.
+      the memory to `query_chunk * G * N` bits.
+    sampling: "kernel" samples all clouds at once in `point_kernels.py`, "xla"
+      in the portable form; "auto" takes the kernel where it can.
     batch_sharding: How the batch axis is laid out over devices.  The
       partitioner would gather the whole batch for `top_k`; with the layout
       given, each device works on its shard and nothing is exchanged.
@@ -163,13 +223,23 @@ def group_points(
   """
   chex.assert_shape(points_BN6, (None, None, 6))
   chex.assert_shape(num_points_B, (points_BN6.shape[0],))
+  with_kernel = sampling == "kernel" or (
+    sampling == "auto"
+    and points_BN6.shape[1] <= point_kernels.MAX_POINTS
+    and point_kernels.is_supported()
+  )
 
   def local(points_BN6: jax.Array, num_points_B: jax.Array) -> Groups:
-    center_index_BG = jax.lax.map(
-      lambda cloud: farthest_point_sample(cloud[0][:, :3], cloud[1], groups),
-      (points_BN6, num_points_B),
-      batch_size=min(fps_chunk, len(points_BN6)),
-    )
+    if with_kernel:
+      center_index_BG = point_kernels.farthest_point_sample_batch(
+        points_BN6[..., :3], num_points_B, groups
+      )
+    else:
+      center_index_BG = jax.lax.map(
+        lambda cloud: farthest_point_sample(cloud[0][:, :3], cloud[1], groups),
+        (points_BN6, num_points_B),
+        batch_size=min(fps_chunk, len(points_BN6)),
+      )
     return jax.lax.map(
       lambda cloud: gather_groups(*cloud, radius=radius, group_size=group_size),
       (points_BN6, num_points_B, center_index_BG),

@@ -9,10 +9,7 @@ epsilon 1e-5, no position embedding besides the centre's xyz in the lift, no
 final LayerNorm, PyTorch's default initialisation.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Literal
 
 import flax.linen as nn
@@ -21,13 +18,13 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from mrd_jax.models import point_ops
+from mrd_jax.models.attention import Attention, attention
+from mrd_jax.models.layers import EPSILON, Linear, full_precision
+from mrd_jax.models.mini_pointnet import MiniPointNet
 
 HEAD_DIM = 64
-EPSILON = 1e-5
-MOMENTUM = 0.9  # of BatchNorm's running statistics; PyTorch's 0.1
 
 Remat = Literal["none", "blocks", "all"]
-Attention = Literal["xla", "cudnn"]
 Output = Literal["embedding", "tokens"]
 
 
@@ -66,91 +63,6 @@ SIZES = {
   "b": PointBERTSize(768, 12, 12, 3072),
   "l": PointBERTSize(1024, 24, 16, 4096),
 }
-
-
-def _uniform(bound: float) -> Callable[..., jax.Array]:
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
-
-
-def _full_precision(dtype: jnp.dtype) -> AbstractContextManager:
-  """Float32 means float32: no TF32 on GPUs, no bfloat16 passes on TPUs."""
-  if jnp.dtype(dtype).itemsize < 4:
-    return contextlib.nullcontext()
-  return jax.default_matmul_precision("highest")
-
-
-class Linear(nn.Module):
-  """A dense layer initialised as PyTorch's Linear and 1x1 convolutions are.
-
-  Weights and bias are uniform within 1 / sqrt(fan_in).
-  """
-
-  features: int
-  use_bias: bool = True
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    fan_in = x.shape[-1]
-    init = _uniform(fan_in**-0.5)
-    kernel = self.param("kernel", init, (fan_in, self.features))
-    # XLA multiplies matrices faster than it contracts higher ranks on CPU.
-    x_2d = x.reshape(-1, fan_in).astype(self.dtype)
-    with _full_precision(self.dtype):
-      y = x_2d @ kernel.astype(self.dtype)
-    if self.use_bias:
-      bias = self.param("bias", init, (self.features,))
-      # Added in float32, so that its gradient, a sum over all rows, is summed
-      # in float32 too (`docs/pytorch.md`); the conversions are fused.
-      wide = jnp.promote_types(self.dtype, bias.dtype)
-      y = (y.astype(wide) + bias).astype(self.dtype)
-    return y.reshape(*x.shape[:-1], self.features)
-
-
-def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Mean and mean square by channel, as `nn.BatchNorm` computes them."""
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  axes = tuple(range(x.ndim - 1))
-  return x.mean(axes), (x * x).mean(axes)
-
-
-class MiniPointNet(nn.Module):
-  """Embeds each group: three (Linear, BatchNorm, ReLU), then max over points.
-
-  BatchNorm statistics are float32 and, since the batch axis is global under
-  `jit`, those of the global batch.  The running variance is the biased one
-  (PyTorch keeps the unbiased: a factor n / (n - 1) with n = B * G * K).
-
-  When the collection "intermediates" is mutable, it gets mean and mean square
-  of each BatchNorm's input: `accumulation.py` makes the statistics of a batch
-  from those of its parts.
-  """
-
-  sa_dim: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x_BGKC: jax.Array, train: bool) -> jax.Array:
-    for i, features in enumerate((64, 64, self.sa_dim)):
-      x_BGKC = Linear(features, dtype=self.dtype, name=f"linear_{i}")(x_BGKC)
-      if self.is_mutable_collection("intermediates"):
-        self.sow("intermediates", f"into_norm_{i}", _moments(x_BGKC))
-      x_BGKC = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=MOMENTUM,
-        epsilon=EPSILON,
-        dtype=self.dtype,
-        name=f"norm_{i}",
-      )(x_BGKC)
-      x_BGKC = nn.relu(x_BGKC)
-    if jnp.dtype(self.dtype).itemsize < 4 and jax.default_backend() == "cpu":
-      # Fused with the products before it, XLA for CPUs (jaxlib 0.12.0.1)
-      # computes a maximum of bfloat16 from memory that it never wrote.
-      x_BGKC = jax.lax.optimization_barrier(x_BGKC)
-    return x_BGKC.max(axis=2)
 
 
 def drop_path(x_BLD: jax.Array, rate: float, key: jax.Array) -> jax.Array:
@@ -195,8 +107,8 @@ class Block(nn.Module):
     # Slices: with a moved axis XLA for CPUs (jaxlib 0.12.0.1) computes wrong
     # products in bfloat16.
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-    with _full_precision(self.dtype):
-      y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
+    with full_precision(self.dtype):
+      y = attention(q, k, v, self.attention)
     y = y.reshape(batch, length, inner)
     y = Linear(width, dtype=self.dtype, name="attention_out")(y)
     if self.drop_path:
@@ -223,8 +135,9 @@ class PointBERT(nn.Module):
       statistics are float32 always.
     remat: What the backward pass recomputes instead of keeping: nothing, the
       transformer blocks, or the mini-PointNet too.
-    attention: Implementation for `jax.nn.dot_product_attention`.
-    fps_chunk: Clouds per step of farthest point sampling (`point_ops`).
+    attention: Implementation, see `attention.py`.
+    sampling: Form of farthest point sampling (`point_ops`).
+    fps_chunk: Clouds per step of its portable form.
     query_chunk: Clouds per step of the ball query (`point_ops`).
     batch_sharding: Layout of the batch over devices, so that grouping stays
       on the device that holds the cloud; None on a single device.
@@ -239,6 +152,7 @@ class PointBERT(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: Remat = "none"
   attention: Attention = "xla"
+  sampling: point_ops.Sampling = "auto"
   fps_chunk: int = 1
   query_chunk: int = 8
   batch_sharding: NamedSharding | None = None
@@ -273,6 +187,7 @@ class PointBERT(nn.Module):
       groups=self.size.groups,
       radius=self.size.radius,
       group_size=self.size.group_size,
+      sampling=self.sampling,
       fps_chunk=self.fps_chunk,
       query_chunk=self.query_chunk,
       batch_sharding=self.batch_sharding,
