@@ -25,80 +25,51 @@ import torch
 
 from benchmarks import peers, timing
 from benchmarks.pytorch import random_encoder
-from benchmarks.step import random_batch
-from configs import base
+from benchmarks.training import Training, make_training, random_batch
 from mrd_jax import sharding
 from mrd_jax.compare.torch_optimizer import make_optimizer as torch_optimizer
-from mrd_jax.config import from_config_dict
+from mrd_jax.config import Config
 from mrd_jax.convert import bridge
 from mrd_jax.data.transforms import Batch, train_examples
 from mrd_jax.evaluate.table import render
 from mrd_jax.losses import init_dynamic_weights
 from mrd_jax.models.pointbert import SIZES, PointBERT
-from mrd_jax.optimizer import make_optimizer
-from mrd_jax.train_state import make_state
-from mrd_jax.train_step import jit_train_step
 
 OURS = "mrd_jax"
 TOLERANCE = {"float32": 1e-6, "bfloat16": 3e-2}  # relative, of the losses
 
 
-def our_encoder(args: argparse.Namespace) -> PointBERT:
-  return PointBERT(
-    SIZES[args.size],
-    embed_dim=args.embed_dim,
-    dtype=jnp.dtype(args.dtype),
-    remat=args.remat,
-    attention=args.attention,
-    fps_chunk=args.fps_chunk,
-    query_chunk=args.query_chunk,
-  )
+def our_options(args: argparse.Namespace) -> dict[str, Any]:
+  return {
+    "embed_dim": args.embed_dim,
+    "dtype": jnp.dtype(args.dtype),
+    "remat": args.remat,
+    "attention": args.attention,
+    "fps_chunk": args.fps_chunk,
+    "query_chunk": args.query_chunk,
+  }
 
 
 def our_training(
-  args: argparse.Namespace, params: Any, batch: Batch
+  training: Training, params: Any, batch: Batch
 ) -> Callable[[], float]:
   """Each call makes a step, and returns its loss."""
-  config = training_config(args)
-  mesh = sharding.make_mesh(1, jax.devices()[:1])
-  encoder = our_encoder(args)
-  optimizer = make_optimizer(
-    config.optimizer, steps_per_epoch=100, num_steps=30_000, alternating=False
-  )
-  init, abstract_state = make_state(
-    encoder,
-    config.loss,
-    config.logit_scale.init,
-    optimizer,
-    keep_average=False,
-    seed=0,
-    mesh=mesh,
-  )
-  step = jit_train_step(encoder, optimizer, config, abstract_state, mesh)
-  state = init()
+  state = training.init()
   state.params["encoder"] = jax.tree.map(jnp.array, params)
-  batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+  batch = jax.device_put(batch, training.encoder.batch_sharding)
 
   def run() -> float:
     nonlocal state
-    state, metrics = step(state, batch)
+    state, metrics = training.step(state, batch)
     return float(metrics["loss"])
 
   return run
 
 
-def training_config(args: argparse.Namespace) -> Any:
-  values = base.get_config()
-  values.augment.num_points = args.points
-  values.model.dtype = args.dtype
-  return from_config_dict(values)
-
-
 def torch_training(
-  args: argparse.Namespace, encoder: Callable, batch: Batch
+  args: argparse.Namespace, config: Config, encoder: Callable, batch: Batch
 ) -> Callable[[], float]:
   """The same for PyTorch, on the clouds that our first step sees."""
-  config = training_config(args)
   examples = jax.jit(
     lambda: train_examples(batch, config.augment, seed=0, step=jnp.int32(0))
   )()
@@ -141,7 +112,7 @@ def torch_training(
 def our_inference(
   args: argparse.Namespace, variables: Any, points: np.ndarray
 ) -> Callable[[], np.ndarray]:
-  encoder = our_encoder(args)
+  encoder = PointBERT(SIZES[args.size], **our_options(args))
   embed = jax.jit(lambda *x: encoder.apply(*x, train=False))
   variables, clouds = jax.device_put((variables, points))
   counts = jnp.full(len(points), points.shape[1], jnp.int32)
@@ -179,9 +150,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
   batch = random_batch(args.batch, args.points, args.embed_dim)
   forms: dict[str, Callable[[], Any]] = {}
   if args.work == "train":
-    forms[OURS] = our_training(args, encoder.variables["params"], batch)
+    mesh = sharding.make_mesh(1, jax.devices()[:1])
+    training = make_training(
+      args.size, mesh, points=args.points, **our_options(args)
+    )
+    forms[OURS] = our_training(training, encoder.variables["params"], batch)
     for name, model in models.items():
-      forms[name] = torch_training(args, model, batch)
+      forms[name] = torch_training(args, training.config, model, batch)
   else:
     xyz = batch.xyz.astype(np.float32) / 32767
     points = np.concatenate([xyz, batch.rgb.astype(np.float32) / 255], -1)

@@ -18,38 +18,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 
-from configs import base
+from benchmarks.training import abstract_batch, make_training
 from mrd_jax import sharding
-from mrd_jax.config import from_config_dict
-from mrd_jax.data.transforms import Batch
-from mrd_jax.models.pointbert import SIZES, PointBERT
-from mrd_jax.optimizer import make_optimizer
-from mrd_jax.train_state import make_state
-from mrd_jax.train_step import jit_train_step
+from mrd_jax.models.pointbert import SIZES
 
 GIB = 2**30
-
-
-def abstract_batch(batch: int, points: int, embed_dim: int) -> Batch:
-  """Shapes of a batch of records with two images and two texts each."""
-
-  def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((batch, *shape), dtype)
-
-  return Batch(
-    row=array(np.int32),
-    xyz=array(np.int16, points, 3),
-    rgb=array(np.uint8, points, 3),
-    num_points=array(np.int32),
-    image_feat=array(np.float16, 2, embed_dim),
-    image_kind=array(np.uint8, 2),
-    text_feat=array(np.float16, 2, embed_dim),
-    text_kind=array(np.uint8, 2),
-    label=array(np.int32),
-  )
 
 
 def measure(
@@ -61,38 +36,25 @@ def measure(
   accumulate: int,
 ) -> dict[str, object]:
   """One row of the table; GiB are of one device."""
-  values = base.get_config()
-  values.augment.num_points = args.points
-  values.train.accumulate = accumulate
-  config = from_config_dict(values)
   mesh = sharding.make_mesh(fsdp, devices)
   sharding.check_batch_size("--batch", args.batch, mesh, parts=accumulate)
-  encoder = PointBERT(
-    SIZES[size],
+  training = make_training(
+    size,
+    mesh,
+    points=args.points,
     embed_dim=args.embed_dim,
+    accumulate=accumulate,
+    keep_average=args.average,
     dtype=jnp.dtype(args.dtype),
     remat=remat,
-    fps_chunk=config.model.fps_chunk,
+    fps_chunk=4096,
     query_chunk=args.query_chunk,
-    batch_sharding=sharding.batch_sharding(mesh),
-  )
-  optimizer = make_optimizer(
-    config.optimizer, steps_per_epoch=100, num_steps=30_000, alternating=False
-  )
-  _, abstract_state = make_state(
-    encoder,
-    config.loss,
-    config.logit_scale.init,
-    optimizer,
-    keep_average=args.average,
-    seed=0,
-    mesh=mesh,
   )
   start = time.perf_counter()
   memory = (
-    jit_train_step(encoder, optimizer, config, abstract_state, mesh)
-    .lower(
-      abstract_state, abstract_batch(args.batch, args.points, args.embed_dim)
+    training.step.lower(
+      training.abstract_state,
+      abstract_batch(args.batch, args.points, args.embed_dim),
     )
     .compile()
     .memory_analysis()

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.step import random_batch
+from benchmarks.training import random_batch
 from mrd_jax.evaluate.table import render
 from mrd_jax.models import point_ops
 from mrd_jax.models.pointbert import SIZES, PointBERTSize
@@ -142,6 +142,15 @@ def ready(form: Callable[..., jax.Array], *inputs: jax.Array):
   return lambda: jax.block_until_ready(jitted(*inputs))
 
 
+def longest_sort(program: str) -> int:
+  """Elements of the longest last axis that is sorted or selected from; or 0."""
+  shapes = dict(re.findall(r"(%[\w.-]+) = \w+\[([\d,]*)\]", program))
+  operands = re.findall(r" sort\((%[\w.-]+)", program) + re.findall(
+    r" (?:topk|custom-call)\((%[\w.-]+).*[tT]op[kK]", program
+  )
+  return max((int(shapes[x].split(",")[-1]) for x in operands), default=0)
+
+
 def account(args: argparse.Namespace, size: PointBERTSize) -> dict[str, Any]:
   """What XLA says of the compiled tokenizer; nothing is run."""
   program = (
@@ -161,18 +170,11 @@ def account(args: argparse.Namespace, size: PointBERTSize) -> dict[str, Any]:
     )
     .compile()
   )
-  sorts = re.findall(
-    r"= .*?\[([\d,]*)\].* (?:sort|topk|custom-call)\(.*(?:sort|[tT]op[kK])",
-    program.as_text(),
-  )
   memory = program.memory_analysis()
   return {
     "batch": args.account,
     "temporaries": memory.temp_size_in_bytes,
-    "sorted": max(
-      (int(axis) for shape in sorts for axis in shape.split(",") if axis),
-      default=0,
-    ),
+    "sorted": longest_sort(program.as_text()),
   }
 
 

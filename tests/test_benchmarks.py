@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 from clips import make_clip
 
-from benchmarks import memory, prepare, step, timing, tokenizer
+from benchmarks import (
+  memory,
+  prepare,
+  ranking,
+  startup,
+  step,
+  timing,
+  tokenizer,
+)
 
 
+@pytest.mark.slow
 def test_step_benchmark_runs():
   result = step.measure(
     step.parse(["--points=300", "--embed_dim=32", "--rounds=1"])
@@ -68,7 +77,16 @@ def test_tokenizer_benchmark_sees_a_sort(form, monkeypatch):
   assert account["sorted"] == 600
 
 
-@pytest.mark.parametrize("work", ["train", "infer"])
+def test_ranking_benchmark_runs():
+  args = ranking.parse(["--batch=8,40", "--anchors=16", "--rounds=1"])
+  result = ranking.measure(args)
+  assert [row["anchors"] for row in result["rows"]] == [8, 16]
+  assert "faster by" in ranking.table(result)
+
+
+@pytest.mark.parametrize(
+  "work", [pytest.param("train", marks=pytest.mark.slow), "infer"]
+)
 def test_encoder_benchmark_runs(work):
   torch = pytest.importorskip("torch")
   from benchmarks import encoder
@@ -82,7 +100,7 @@ def test_encoder_benchmark_runs(work):
   ]
   assert max(result["differences"].values()) < 1e-5
   assert all(row["ms"] > 0 for row in result["rows"])
-  assert "| tuned | " in encoder.table(result)
+  assert " tuned |" in encoder.table(result)
 
 
 @pytest.mark.slow  # half a minute: three processes import all there is
@@ -115,6 +133,18 @@ def test_prepare_benchmark_runs(tmp_path, monkeypatch):
     assert 0.05 < row["peak GiB"] < 20
   table = prepare.tables(result, args)
   assert all(f"| {key} | " in table for key in (*prepare.DRAFTING, *one))
+
+
+@pytest.mark.slow  # three processes
+def test_startup_benchmark_runs(monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", "")
+  args = ["--size=t", "--points=300", "--embed_dim=32", "--batch=4"]
+  result = startup.measure(startup.parse(args))
+  assert [row["start"] for row in result["rows"]] == list(startup.STARTS)
+  assert [row["compiled after it"] for row in result["rows"]] == [0, 0, 0]
+  _, empty, filled = (row["first step"] for row in result["rows"])
+  assert filled < empty
+  assert " filled cache |" in startup.table(result)
 
 
 @pytest.mark.slow

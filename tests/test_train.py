@@ -211,6 +211,7 @@ def test_killed_and_repeated_run_ends_bitwise_equal(data_dir, tmp_path):
   assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_eight_devices_one_and_a_change_between_follow_one_curve(
   data_dir, tmp_path
 ):

@@ -1,0 +1,112 @@
+"""The training step that benchmarks time, and the random batches it takes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from configs import base
+from mrd_jax import sharding
+from mrd_jax.config import Config, from_config_dict
+from mrd_jax.data.transforms import Batch
+from mrd_jax.models.pointbert import SIZES, PointBERT
+from mrd_jax.optimizer import make_optimizer
+from mrd_jax.train_state import TrainState, make_state
+from mrd_jax.train_step import jit_train_step
+
+
+class Training(NamedTuple):
+  """A step of `train_step.jit_train_step` and what it is made of."""
+
+  config: Config
+  encoder: PointBERT
+  init: Callable[[], TrainState]
+  abstract_state: TrainState
+  step: Any
+
+
+def make_training(
+  size: str,
+  mesh: Mesh,
+  *,
+  points: int,
+  embed_dim: int,
+  accumulate: int = 1,
+  keep_average: bool = False,
+  **options: Any,
+) -> Training:
+  """The paper's losses and AdamW, as `configs/base.py` has them.
+
+  Args:
+    size: A name of `SIZES`.
+    mesh: The devices.
+    points: Points a cloud.
+    embed_dim: D.
+    accumulate: Parts of a batch.
+    keep_average: Whether a moving average of the parameters is kept.
+    **options: Of `PointBERT`.
+  """
+  values = base.get_config()
+  values.augment.num_points = points
+  values.train.accumulate = accumulate
+  config = from_config_dict(values)
+  encoder = PointBERT(
+    SIZES[size],
+    embed_dim=embed_dim,
+    batch_sharding=sharding.batch_sharding(mesh),
+    **options,
+  )
+  optimizer = make_optimizer(
+    config.optimizer, steps_per_epoch=100, num_steps=30_000, alternating=False
+  )
+  init, abstract_state = make_state(
+    encoder,
+    config.loss,
+    config.logit_scale.init,
+    optimizer,
+    keep_average=keep_average,
+    seed=0,
+    mesh=mesh,
+  )
+  step = jit_train_step(encoder, optimizer, config, abstract_state, mesh)
+  return Training(config, encoder, init, abstract_state, step)
+
+
+def random_batch(batch: int, points: int, embed_dim: int) -> Batch:
+  """Clouds on two spheres: as many points in a ball as on real surfaces."""
+  rng = np.random.default_rng(0)
+  xyz = rng.normal(size=(batch, points, 3))
+  xyz /= np.linalg.norm(xyz, axis=-1, keepdims=True)
+  xyz *= np.where(rng.random((batch, points, 1)) < 0.5, 1.0, 0.6)
+  return Batch(
+    row=np.arange(batch, dtype=np.int32),
+    xyz=(xyz * 32767).astype(np.int16),
+    rgb=rng.integers(0, 256, (batch, points, 3)).astype(np.uint8),
+    num_points=np.full(batch, points, np.int32),
+    image_feat=rng.normal(size=(batch, 2, embed_dim)).astype(np.float16),
+    image_kind=np.ones((batch, 2), np.uint8),
+    text_feat=rng.normal(size=(batch, 2, embed_dim)).astype(np.float16),
+    text_kind=np.ones((batch, 2), np.uint8),
+    label=np.full(batch, -1, np.int32),
+  )
+
+
+def abstract_batch(batch: int, points: int, embed_dim: int) -> Batch:
+  """The shapes and types of `random_batch`."""
+  one = random_batch(1, 1, 1)
+  shapes = {
+    "xyz": (points, 3),
+    "rgb": (points, 3),
+    "image_feat": (2, embed_dim),
+    "text_feat": (2, embed_dim),
+  }
+  fields = {
+    name: jax.ShapeDtypeStruct(
+      (batch, *shapes.get(name, field.shape[1:])), jnp.asarray(field).dtype
+    )
+    for name, field in one._asdict().items()
+  }
+  return Batch(**fields)
