@@ -6,6 +6,7 @@ from clips import make_clip
 
 from benchmarks import (
   memory,
+  predict,
   prepare,
   ranking,
   startup,
@@ -75,6 +76,24 @@ def test_tokenizer_benchmark_sees_a_sort(form, monkeypatch):
   args = tokenizer.parse(["--points=600", "--account=4"])
   account = tokenizer.account(args, tokenizer.SIZES["m"])
   assert account["sorted"] == 600
+
+
+def test_prediction_is_its_arithmetic():
+  args = predict.parse(
+    ["--size=t", "--devices=8,16", "--batch=10", "--shapes-per-second=100"]
+    + ["--embed_dim=0", "--shapes=3600", "--epochs=10", "--price=2"]
+    + ["--fast=1", "--slow=0.5"]
+  )
+  # 7/8 of 2 x 4 bytes at 1 GB/s; half of an eighth of them at 0.5 GB/s.
+  assert predict.seconds_sent(args, 8, 10**7) == pytest.approx(0.07)
+  assert predict.seconds_sent(args, 16, 10**7) == pytest.approx(0.07 + 0.01)
+  size = predict.num_parameters("t", 1280)
+  assert size == 5_100_768
+  first, second = predict.rows(args)
+  assert first[:3] == ["8", "80", "100"]
+  # 450 steps of 0.1 s at least.
+  assert first[4].startswith("0.01 to ")
+  assert second[1] == "160"
 
 
 def test_ranking_benchmark_runs():
