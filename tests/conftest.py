@@ -1,12 +1,20 @@
 """Eight virtual CPU devices for every test that runs in this process."""
 
+import atexit
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's own loops and torch's would fight over the cores of a small machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from pathlib import Path
+# What one test compiles, or a process that it starts, none compiles again.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  compiled = tempfile.mkdtemp(prefix="mrd_jax_compiled_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+  atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import pytest
@@ -22,16 +30,6 @@ flags.FLAGS.mark_as_parsed()
 def x64():
   """Runs a test in float64."""
   with jax.enable_x64(True):
-    yield
-
-
-@pytest.fixture(scope="module")
-def compile_cache(tmp_path_factory):
-  """Runs of one program, as processes of their own, compile it once."""
-  path = tmp_path_factory.mktemp("compiled")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(path))
-    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     yield
 
 

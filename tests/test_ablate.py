@@ -326,7 +326,6 @@ def test_killed_and_repeated_ablation_ends_with_the_table(tmp_path):
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(REPOSITORY),
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
   }
 
   def start() -> subprocess.Popen:

@@ -25,8 +25,6 @@ from mrd_jax.metrics import read_metrics
 from mrd_jax.sharding import make_mesh, with_state_sharding
 from mrd_jax.train_state import TrainState
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 def make_state(step: int) -> TrainState:
   draw = np.random.default_rng(step).normal

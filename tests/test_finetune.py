@@ -49,7 +49,6 @@ from mrd_jax.train_state import TrainState
 
 REPOSITORY = Path(__file__).parent.parent
 NAMES = ("ball", "rod", "sheet")
-pytestmark = pytest.mark.usefixtures("compile_cache")
 WIDTH = 4
 
 

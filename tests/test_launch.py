@@ -33,17 +33,15 @@ SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh")
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch, tmp_path_factory):
+def environment(monkeypatch):
   """One process has one CPU device, and the shell finds this Python."""
   for name in list(os.environ):
     if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JAX_")):
-      monkeypatch.delenv(name)
+      if "_CACHE_" not in name:
+        monkeypatch.delenv(name)
   monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
   monkeypatch.setenv("PYTHON", sys.executable)
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-  cache = tmp_path_factory.getbasetemp() / "launch_cache"
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
-  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
   # A shell cannot trap what it is started to ignore, as background jobs are.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   yield

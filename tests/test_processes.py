@@ -23,10 +23,7 @@ from runs import (
 )
 
 # Each test starts several runs of several processes.
-pytestmark = [
-  pytest.mark.slow,
-  pytest.mark.usefixtures("compile_cache"),
-]
+pytestmark = pytest.mark.slow
 
 # Small batches, so that an evaluation has many.
 OPTIONS = ("--config.eval.batch_size=2",)

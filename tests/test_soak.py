@@ -70,7 +70,7 @@ class Zygote:
 
 
 @pytest.fixture
-def zygote(tmp_path, compile_cache, monkeypatch):
+def zygote(tmp_path, monkeypatch):
   # Also what compiles quickly: every restart would do it again.
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
   zygote = Zygote(tmp_path / "stderr")

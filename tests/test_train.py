@@ -35,8 +35,6 @@ from mrd_jax.preemption import Preemption
 from mrd_jax.prepare import procedural
 from mrd_jax.train_state import TrainState
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 @dataclasses.dataclass(frozen=True)
 class CountConfig:
