@@ -6,8 +6,9 @@
 `train` is the whole step (forward, backward, the paper's losses, AdamW; ours
 with its augmentations on top), `infer` the embedding of a batch.  PyTorch's
 forms are described in `benchmarks/peers.py`.  All take turns; the ratio is the
-median over rounds.  Prints a table, and JSON with --json; stops if the losses
-or embeddings differ.  --torch-device cuda measures PyTorch on a GPU; JAX takes
+median over rounds.  The floor is the matrix products (`floors.py`) at the peak
+of square ones in the same run.  Prints a table, and JSON with --json; stops if
+the losses or embeddings differ.  --torch-device cuda measures PyTorch on a GPU; JAX takes
 the device it finds.
 """
 
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks import peers, timing
+from benchmarks import floors, peers, timing
 from benchmarks.pytorch import random_encoder
 from benchmarks.training import Training, make_training, random_batch
 from mrd_jax import sharding
@@ -173,8 +174,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     limit = TOLERANCE[args.dtype] * (1 if args.work == "train" else 10)
     assert difference < limit, (name, difference)
   seconds = timing.interleaved(forms, args.rounds)
+  flops = floors.step_flops if args.work == "train" else floors.forward_flops
+  peak = timing.matrix_peak(args.dtype, args.peak_side, args.rounds)
   return vars(args) | {
     "machine": timing.machine(),
+    "matrix_peak": peak,
+    "floor": args.batch * flops(SIZES[args.size], args.embed_dim) / peak,
     "differences": differences,
     "seconds": seconds,
     "rows": [
@@ -191,7 +196,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
   """The result in Markdown."""
-  return render(
+  rows = render(
     ["size", "work", "batch", "form", "ms", "shapes/s", "ours is faster by"],
     [
       [
@@ -205,6 +210,10 @@ def table(result: dict[str, Any]) -> str:
       ]
       for row in result["rows"]
     ],
+  )
+  return (
+    f"{rows}\n\nFloor: {result['floor'] * 1e3:,.1f} ms, the matrix products at "
+    f"{result['matrix_peak'] / 1e12:.3f} TFLOP/s."
   )
 
 
@@ -230,6 +239,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--torch-device", default="cpu")
   parser.add_argument("--threads", type=int, default=os.cpu_count())
   parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--peak_side", type=int, default=2048)
   parser.add_argument("--json", action="store_true")
   return parser.parse_args(argv)
 

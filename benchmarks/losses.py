@@ -25,18 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from benchmarks import collectives
 from mrd_jax import losses, sharding
 from mrd_jax.evaluate.table import render
 from mrd_jax.loss_config import LossConfig, Representation
 
 FORMS = ("dense", "gather", "ring")
-COLLECTIVES = (
-  "all-gather",
-  "reduce-scatter",
-  "collective-permute",
-  "all-reduce",
-)
-_BYTES = {"f32": 4, "s32": 4, "pred": 1}
 
 
 def gradient(config: LossConfig, mesh: Mesh | None):
@@ -101,52 +95,6 @@ def random_shapes(config: LossConfig, batch: int, dim: int):
   return student, (x_BD, x_BD, jnp.zeros(batch, bool)), jax.random.key(0)
 
 
-def collective_bytes(text: str) -> dict[str, int]:
-  """Bytes of the collectives' larger side, on one device, in a run.
-
-  Args:
-    text: A compiled program.  A loop's body counts as often as it runs.
-
-  Returns:
-    For each of `COLLECTIVES`: of an all-gather the result, of a
-    reduce-scatter the operand, of the others either.
-  """
-  bodies: dict[str, list[str]] = {}
-  entry, lines = "", []
-  for line in text.splitlines():
-    start = re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line)
-    if start:
-      lines = bodies.setdefault(start[2], [])
-      entry = start[2] if start[1] else entry
-    else:
-      lines.append(line)
-  total = dict.fromkeys(COLLECTIVES, 0)
-
-  def count(name: str, times: int) -> None:
-    for line in bodies[name]:
-      found = re.search(r" = (.*?) ([a-z-]+)\(", line)
-      if not found:
-        continue
-      shape, operation = found[1], found[2].removesuffix("-start")
-      if operation in total:
-        size = sum(
-          _BYTES[kind] * int(np.prod([int(n) for n in dims.split(",") if n]))
-          for kind, dims in re.findall(r"\b(f32|s32|pred)\[([\d,]*)\]", shape)
-        )
-        if operation == "reduce-scatter":
-          groups = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-          iota = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
-          size *= len(groups[1].split(",")) if groups else int(iota[1])
-        total[operation] += times * size
-      runs = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-      inner = re.findall(r"(?:body|to_apply|calls)=%?([\w.-]+)", line)
-      for body in inner:
-        count(body, times * (int(runs[1]) if runs else 1))
-
-  count(entry, 1)
-  return total
-
-
 def largest_array(text: str) -> int:
   """Elements of the largest array in a compiled program."""
   shapes = re.findall(r"\b(?:f32|s32|pred)\[([\d,]+)\]", text)
@@ -195,7 +143,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
           "largest": largest_array(text),
         }
         if devices > 1:
-          row["collectives"] = collective_bytes(text)
+          row["collectives"] = {
+            kind: moved.bytes for kind, moved in collectives.count(text).items()
+          }
           row["expected"] = expected_bytes(form, batch, args.dim, devices)
         result["programs"].append(row)
         print(row, file=sys.stderr, flush=True)
@@ -234,13 +184,13 @@ def tables(result: dict[str, Any]) -> str:
             if kind in program["expected"]
             else ""
           )
-          for kind in COLLECTIVES
+          for kind in collectives.NAMES
         ]
       )
   head = ["batch", "devices", "form"]
   text = [render([*head, "temporaries, GiB a device"], rows), ""]
   if moved:
-    header = [*head, *(f"{kind}, MiB" for kind in COLLECTIVES)]
+    header = [*head, *(f"{kind}, MiB" for kind in collectives.NAMES)]
     text += [render(header, moved), "", "(in brackets: expected)", ""]
   if result["times"]:
     forms = list(result["times"][0]["seconds"])

@@ -1,20 +1,25 @@
-"""Times one training step of a size, and what the tokenizer takes of it.
+"""Times one training step of a size, and its first and last parts.
 
   python -m benchmarks.step --size t --batch 64 --dtype bfloat16
 
 Random clouds and features, the paper's losses, AdamW; medians of interleaved
-rounds.  Prints a line of JSON: milliseconds, shapes per second, and XLA's own
-count of temporary memory.
+rounds of the whole step and, as programs of their own, of its first part (input
+stage and tokenizer) and of its last (losses, value and gradient).  The floor is
+the step's matrix products at the peak of square ones, and, for the tokens' first
+layers, their activations once at the bandwidth of a copy; both are measured in
+the same run (`floors.py`).  Prints a line of JSON: milliseconds, shapes per
+second, and XLA's own count of temporary memory.
 """
 
 import argparse
 import json
-import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks import floors, timing
+from benchmarks.losses import gradient, random_inputs
 from benchmarks.training import make_training, random_batch
 from mrd_jax import sharding
 from mrd_jax.data.transforms import train_examples
@@ -24,12 +29,13 @@ from mrd_jax.models.pointbert import SIZES
 def measure(args: argparse.Namespace) -> dict[str, object]:
   """Runs the benchmark; the result is what is printed."""
   mesh = sharding.make_mesh(1)
-  batch_sharding = sharding.batch_sharding(mesh)
   training = make_training(
     args.size,
     mesh,
     points=args.points,
     embed_dim=args.embed_dim,
+    accumulate=args.accumulate,
+    groups=args.groups,
     dtype=jnp.dtype(args.dtype),
     remat=args.remat,
     attention=args.attention,
@@ -38,13 +44,20 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     query_chunk=args.query_chunk,
   )
   batch = jax.device_put(
-    random_batch(args.batch, args.points, args.embed_dim), batch_sharding
+    random_batch(args.batch, args.points, args.embed_dim),
+    sharding.batch_sharding(mesh),
   )
   compile_start = time.perf_counter()
   step = training.step.lower(training.abstract_state, batch).compile()
   state = training.init()
   compile_seconds = time.perf_counter() - compile_start
   memory = step.memory_analysis()
+  metrics: dict[str, jax.Array] = {}
+
+  def whole() -> None:
+    nonlocal state, metrics
+    state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
 
   @jax.jit
   def tokenizer(batch):
@@ -52,27 +65,42 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     examples = train_examples(batch, augment, seed=0, step=jnp.int32(0))
     return training.encoder.group(examples.points, examples.num_points)
 
-  times: dict[str, list[float]] = {"step": [], "tokenizer": []}
-  for i in range(args.rounds + 1):
-    start = time.perf_counter()
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-    middle = time.perf_counter()
-    jax.block_until_ready(tokenizer(batch))
-    end = time.perf_counter()
-    if i:  # the first round compiles the tokenizer and warms up
-      times["step"].append(middle - start)
-      times["tokenizer"].append(end - middle)
-  step_seconds, tokenizer_seconds = (
-    statistics.median(times[name]) for name in ("step", "tokenizer")
+  losses = gradient(training.config.loss, None)
+  embeddings = random_inputs(training.config.loss, args.batch, args.embed_dim)
+  seconds = timing.medians(
+    timing.interleaved(
+      {
+        "step": whole,
+        "tokenizer": lambda: jax.block_until_ready(tokenizer(batch)),
+        "losses": lambda: jax.block_until_ready(losses(*embeddings)),
+      },
+      args.rounds,
+    )
   )
+  size = training.encoder.size
+  peak = timing.matrix_peak(args.dtype, args.peak_side, args.rounds)
+  bandwidth = timing.copy_bandwidth(args.copy_megabytes, args.rounds)
+  floor = {
+    "matrices": args.batch * floors.step_flops(size, args.embed_dim) / peak,
+    "point_net": args.batch
+    * floors.point_net_bytes(size, jnp.dtype(args.dtype).itemsize)
+    / bandwidth,
+  }
   return vars(args) | {
-    "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
-    "jax": jax.__version__,
-    "step_ms": round(step_seconds * 1e3, 2),
-    "input_and_tokenizer_ms": round(tokenizer_seconds * 1e3, 2),
-    "input_and_tokenizer_share": round(tokenizer_seconds / step_seconds, 3),
-    "shapes_per_second": round(args.batch / step_seconds, 1),
+    "machine": timing.machine(),
+    "step_ms": round(seconds["step"] * 1e3, 2),
+    "input_and_tokenizer_ms": round(seconds["tokenizer"] * 1e3, 2),
+    "input_and_tokenizer_share": round(
+      seconds["tokenizer"] / seconds["step"], 3
+    ),
+    "losses_ms": round(seconds["losses"] * 1e3, 2),
+    "losses_share": round(seconds["losses"] / seconds["step"], 4),
+    "shapes_per_second": round(args.batch / seconds["step"], 1),
+    "matrix_peak_tflops": round(peak / 1e12, 3),
+    "copy_gb_per_second": round(bandwidth / 1e9, 1),
+    "floor_matrices_ms": round(floor["matrices"] * 1e3, 2),
+    "floor_point_net_ms": round(floor["point_net"] * 1e3, 2),
+    "share_of_matrix_floor": round(floor["matrices"] / seconds["step"], 3),
     "compile_s": round(compile_seconds, 1),
     "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
     "arguments_gib": round(memory.argument_size_in_bytes / 2**30, 2),
@@ -87,12 +115,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--points", type=int, default=10_000)
   parser.add_argument("--embed_dim", type=int, default=1280)
   parser.add_argument("--dtype", default="float32")
+  parser.add_argument("--groups", type=int, default=0)
+  parser.add_argument("--accumulate", type=int, default=1)
   parser.add_argument("--remat", default="none")
   parser.add_argument("--attention", default="xla")
   parser.add_argument("--sampling", default="auto")
   parser.add_argument("--fps_chunk", type=int, default=8)
   parser.add_argument("--query_chunk", type=int, default=8)
   parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--peak_side", type=int, default=2048)
+  parser.add_argument("--copy_megabytes", type=int, default=256)
   return parser.parse_args(argv)
 
 

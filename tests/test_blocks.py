@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from benchmarks import collectives
 from benchmarks import losses as benchmark
 from mrd_jax import losses, sharding
 from mrd_jax.losses import Embeddings, LossConfig
@@ -426,7 +427,7 @@ def test_the_benchmark_runs():
       "devices": 8,
       "form": "gather",
       "temporaries": 2**30,
-      "collectives": dict.fromkeys(benchmark.COLLECTIVES, 2**20),
+      "collectives": dict.fromkeys(collectives.NAMES, 2**20),
       "expected": {"all-gather": 2**21},
     }
   ]
@@ -446,10 +447,11 @@ ENTRY %main (x: f32[4]) -> f32[4] {
   %w = f32[4]{0} while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
 }
 """  # noqa: E501
-  assert benchmark.collective_bytes(text) == {
-    "all-gather": 128,
-    "reduce-scatter": 48,
-    "collective-permute": 80,
-    "all-reduce": 0,
+  assert collectives.count(text) == {
+    "all-gather": (1, 128),
+    "reduce-scatter": (1, 48),
+    "collective-permute": (5, 80),
+    "all-reduce": (0, 0),
+    "all-to-all": (0, 0),
   }
   assert benchmark.largest_array(text) == 32

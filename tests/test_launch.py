@@ -35,10 +35,10 @@ SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh")
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
   """One process has one CPU device, and the shell finds this Python."""
+  launchers = ("SLURM_", "OMPI_", "KUBERNETES_", "JAX_")
   for name in list(os.environ):
-    if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JAX_")):
-      if "_CACHE_" not in name:
-        monkeypatch.delenv(name)
+    if name.startswith(launchers) and "_CACHE_" not in name:
+      monkeypatch.delenv(name)
   monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
   monkeypatch.setenv("PYTHON", sys.executable)
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
