@@ -488,7 +488,7 @@ def kill_during_a_save(directory: Path, seconds: float, steps: int) -> int:
 def test_killed_during_a_save(tmp_path):
   """Goes on from the last complete one, whose values it checks itself."""
   interrupted = 0
-  for moment in np.linspace(0, 0.5, 20).tolist():
+  for moment in np.linspace(0, 0.5, 8).tolist():
     kill_during_a_save(tmp_path, moment, 1000)
     interrupted += bool(list(tmp_path.glob("*tmp*")))
     complete = max(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())

@@ -226,9 +226,8 @@ def test_the_model_is_left_as_it_was(encoder):
   assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-  "size", ["t", pytest.param("m", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["t", "m"])
 def test_full_size(size):
   encoder = random_encoder(size, 1280, 2048)
   rows = run.compare(

@@ -191,6 +191,7 @@ def test_kills(prepared, clip):
   }
 
 
+@pytest.mark.slow
 def test_training_on_the_result(prepared, tmp_path):
   _, data = prepared
   command = [

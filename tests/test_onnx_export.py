@@ -71,6 +71,7 @@ def test_any_batch_and_any_number_of_points(tmp_path, capfd):
   )
 
 
+@pytest.mark.slow
 def test_without_a_projection(tmp_path):
   model = make_twin(TINY, 20).eval()
   model.proj = None

@@ -66,15 +66,6 @@ def test_two_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
     arrays.close()
 
 
-def test_four_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
-  arguments = command(data_dir, tmp_path, "--config.eval.batch_size=4")
-  for process in start_together(arguments, 4):
-    finish(process)
-  two, four = losses(undisturbed), losses(tmp_path)
-  assert list(four) == list(two)
-  np.testing.assert_allclose(list(four.values()), list(two.values()), rtol=1e-3)
-
-
 @pytest.mark.parametrize("piece", ["evaluation", "compilation"])
 def test_sigterm_to_one_stops_all_at_one_step(
   data_dir, undisturbed, tmp_path, piece
