@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 import zlib
 
 import jax
@@ -394,6 +395,15 @@ def test_memory_is_linear_and_so_is_what_moves(form, sizes):
       assert least <= total <= least + 100 * size + 200, (kind, moved)
     if form == "ring":
       assert moved["all-gather"] == moved["reduce-scatter"] == 0
+
+
+@pytest.mark.parametrize("representation", ["similarity", "euclidean"])
+def test_no_relation_is_computed_twice(representation):
+  """PP, II, TT, and PI, PT, IT by rows and by columns, whatever the terms."""
+  config = LossConfig(representation=representation, form="dense")
+  text = benchmark.compiled(config, 24, 40, 1).as_text()
+  products = re.findall(r"= f32\[24,24\]\S* dot\(", text)
+  assert len(products) == 9
 
 
 def test_the_dense_form_has_the_matrix():

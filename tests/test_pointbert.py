@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from weights import make_twin, surface_clouds, to_flax
 
+from mrd_jax.models import mini_pointnet
 from mrd_jax.models.layers import Linear
 from mrd_jax.models.pointbert import SIZES, PointBERT, PointBERTSize
 
@@ -181,6 +182,21 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters():
   )
   assert cosine.min() > 0.999
   assert relative_error(rounded, exact) > TOLERANCE  # it did round
+
+
+def test_the_statistics_gradient_has_no_common_error_in_bfloat16():
+  """A rounding that is the same in every row would not average out."""
+  rng = np.random.default_rng(0)
+  x_RC = jnp.asarray(rng.random((2**15, 4)), jnp.bfloat16)
+  g_CC = jnp.asarray(rng.random((4, 4)), jnp.float32)
+  _, backward = jax.vjp(mini_pointnet._gram, x_RC)
+  (found,) = backward(g_CC)
+  exact = np.asarray(x_RC, np.float64)
+  mean = (exact @ np.asarray(g_CC + g_CC.T, np.float64)).mean(0)
+  error = np.abs(np.asarray(found, np.float64).mean(0) / mean - 1).max()
+  assert error < 5e-5
+  once = exact @ np.asarray((g_CC + g_CC.T).astype(jnp.bfloat16), np.float64)
+  assert np.abs(once.mean(0) / mean - 1).max() > 5e-4
 
 
 def test_no_gradient_is_summed_in_bfloat16():

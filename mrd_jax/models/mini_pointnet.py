@@ -77,15 +77,15 @@ def _gram_forward(x_RC):
 
 def _gram_backward(x_RC, g_CC):
   # A matrix of a sum over all rows: rounded to the rows' half precision, its
-  # error would be the same in every row.  So its remainder is multiplied too.
+  # error would be the same in every row.  So its remainder is multiplied too,
+  # in one sum of products: rounded before, they would swallow the remainder's.
   g_CC = g_CC + g_CC.T
   high_CC = g_CC.astype(x_RC.dtype)
   if high_CC.dtype == g_CC.dtype:
     return (x_RC @ high_CC,)
   low_CC = (g_CC - high_CC.astype(g_CC.dtype)).astype(x_RC.dtype)
-  both = x_RC @ jnp.concatenate([high_CC, low_CC], axis=1)
-  high_RC, low_RC = jnp.split(both.astype(g_CC.dtype), 2, axis=1)
-  return ((high_RC + low_RC).astype(x_RC.dtype),)
+  twice_RC = jnp.concatenate([x_RC, x_RC], axis=1)
+  return (twice_RC @ jnp.concatenate([high_CC, low_CC]),)
 
 
 _gram.defvjp(_gram_forward, _gram_backward)
