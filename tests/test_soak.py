@@ -24,7 +24,7 @@ from runs import (
 
 from mrd_jax.metrics import read_metrics
 
-KILLS = int(os.environ.get("MRD_SOAK_KILLS", "4"))
+KILLS = int(os.environ.get("MRD_SOAK_KILLS", "6"))
 SEED = int(os.environ.get("MRD_SOAK_SEED", "0")) or random.randrange(1, 2**31)
 START_SECONDS = 4.0  # about what it takes from the start to the first step
 # A kill costs a run at least what it has not saved, and it moves on by a few
