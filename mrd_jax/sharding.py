@@ -73,6 +73,18 @@ def with_state_sharding(mesh: Mesh, abstract_state):
   return jax.tree.map(rule, abstract_state)
 
 
+def gathered(tree, mesh: Mesh):
+  """The arrays of a tree, whole on every device, where they are used.
+
+  Left to itself the compiler also shares out the work by the parameters'
+  layout and sends activations around, which are larger.  The gradients come
+  back whole and go to the device that updates them.
+  """
+  if mesh.shape["fsdp"] == 1:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
 def shardings_of(abstract_state):
   """The shardings alone of what `with_state_sharding` returns."""
   return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)

@@ -233,8 +233,8 @@ def test_memory_benchmark_runs(capsys):
   assert split < whole / 3
   assert all(row["temporaries GiB"] > 0 for row in rows)
   moved = [row["collectives"] for row in rows]
-  for row, all_reduced in zip(rows, moved, strict=True):
-    assert all_reduced["all-reduce"][1] > row["parameters MiB"]
+  for row, collectives in zip(rows, moved, strict=True):
+    assert collectives["all-reduce"][1] > row["parameters MiB"]
   # Whole parameters need no gathering, only the embeddings do.
   assert moved[0]["all-gather"][1] < 1 < moved[1]["all-gather"][1]
   assert "| T | 8 | 8 | none | 1 | 16 " in capsys.readouterr().out

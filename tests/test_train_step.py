@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from weights import make_twin, to_flax
 
+from benchmarks.collectives import count
 from configs import debug
 from mrd_jax import sharding
 from mrd_jax.compare import torch_losses as twin_losses
@@ -217,10 +218,10 @@ def test_ten_steps_follow_the_twin_in_float32():
   assert max(errors) < 1e-4, errors
 
 
-def compiled_step(devices_share_grouping: bool) -> str:
-  """The program of a training step on eight devices, as text."""
+def compiled_step(*, devices_share_grouping: bool = False, fsdp: int = 1):
+  """The program of a training step on eight devices."""
   config = make_config()
-  mesh = sharding.make_mesh(1)
+  mesh = sharding.make_mesh(fsdp)
   batch_sharding = sharding.batch_sharding(mesh)
   encoder = PointBERT(
     config.model.size,
@@ -238,7 +239,7 @@ def compiled_step(devices_share_grouping: bool) -> str:
     mesh=mesh,
   )
   step = jit_train_step(encoder, optimizer, config, abstract_state, mesh)
-  return step.lower(abstract_state, make_batch(0)).compile().as_text()
+  return step.lower(abstract_state, make_batch(0)).compile()
 
 
 COLLECTIVE = re.compile(
@@ -247,17 +248,19 @@ COLLECTIVE = re.compile(
 )
 
 
-def collectives(program: str, scope: str = "") -> list[str]:
+def collectives(program, scope: str = "") -> list[str]:
   return [
     line
-    for line in program.splitlines()
+    for line in program.as_text().splitlines()
     if COLLECTIVE.search(line) and scope in line
   ]
 
 
 def test_no_collective_in_the_tokenizer_or_the_input_stage():
-  program = compiled_step(devices_share_grouping=False)
-  assert "tokenizer" in program  # the scope's name survives compilation
+  program = compiled_step()
+  assert (
+    "tokenizer" in program.as_text()
+  )  # the scope's name survives compilation
   assert collectives(program, "tokenizer") == []
   assert collectives(program, "input/") == []
   # BatchNorm's statistics and the losses do talk across devices.
@@ -269,3 +272,20 @@ def test_without_shard_map_the_partitioner_would_gather_the_clouds():
   """What the test above guards against; it fails if it stops being true."""
   program = compiled_step(devices_share_grouping=True)
   assert collectives(program, "tokenizer")
+
+
+def test_parameters_are_gathered_once_and_activations_stay():
+  """With a split state, too: else the partitioner moves activations around."""
+
+  def moved(fsdp: int):
+    lines = compiled_step(fsdp=fsdp).as_text().splitlines()
+    # Small matrices of BatchNorm's statistics are shared out; that is fine.
+    return count("\n".join(line for line in lines if "point_net" not in line))
+
+  whole, split = moved(1), moved(8)
+  assert split["all-to-all"] == split["collective-permute"] == (0, 0)
+  twin = make_twin(make_config().model.size, EMBED_DIM)
+  params = 4 * sum(x.numel() for x in twin.parameters())
+  gathered = split["all-gather"].bytes - whole["all-gather"].bytes
+  assert 0.9 * params < gathered <= params
+  assert split["all-reduce"].bytes < 1.05 * whole["all-reduce"].bytes

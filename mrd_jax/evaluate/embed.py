@@ -69,7 +69,10 @@ class Embedder:
     def forward(variables, batch: Batch):
       examples = eval_examples(batch, augment, seed=seed)
       point = encoder.apply(
-        variables, examples.points, examples.num_points, train=False
+        sharding.gathered(variables, mesh),
+        examples.points,
+        examples.num_points,
+        train=False,
       )
       return (  # as in SplitEmbeddings
         point,

@@ -50,10 +50,13 @@ class Evaluator:
     self._mesh = mesh
 
     def single(variables, batch: Batch):
+      variables = sharding.gathered(variables, mesh)
       clouds = drawer.test(batch, seed=config.seed)
       return model.apply(variables, *clouds, train=False), batch.label
 
     def voted(variables, batch: Batch):
+      variables = sharding.gathered(variables, mesh)
+
       def one(copy: jax.Array):
         clouds = drawer.copies(batch, seed=config.seed, copy=copy)
         return model.apply(variables, *clouds, train=False)

@@ -104,6 +104,7 @@ def train_step(
   drawer: Drawer,
   optimizer: optax.GradientTransformation,
   config: Config,
+  mesh: Mesh,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One step on a global batch: draw the clouds, classify, update.
 
@@ -118,7 +119,10 @@ def train_step(
 
   def loss_fn(params):
     logits_BC, updates = model.apply(
-      {"params": params, "batch_stats": state.batch_stats},
+      {
+        "params": sharding.gathered(params, mesh),
+        "batch_stats": state.batch_stats,
+      },
       *clouds,
       train=True,
       mutable=["batch_stats"],
@@ -165,6 +169,7 @@ def jit_train_step(
       drawer=drawer,
       optimizer=optimizer,
       config=config,
+      mesh=mesh,
     ),
     in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
     out_shardings=(state_sharding, sharding.replicated(mesh)),
