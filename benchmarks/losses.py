@@ -104,10 +104,12 @@ def largest_array(text: str) -> int:
 def expected_bytes(form: str, batch: int, dim: int, devices: int):
   """What the features alone should cost; the rest is O(B).
 
-  gather: P, I, T once each way; the gradient of P back.  ring: P, I and T make
+  dense, gather: P, I, T once; the gradient of P back.  ring: P, I and T make
   a round forward and, with the gradient of P, one backward.
   """
   features = 4 * batch * dim
+  if form == "dense":
+    return {"all-gather": 3 * features, "all-reduce": features}
   if form == "gather":
     return {"all-gather": 3 * features, "reduce-scatter": features}
   if form == "ring":

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mrd_jax import ranking, relations
+from mrd_jax import ranking, relations, sharding
 from mrd_jax.block_terms import block_terms
 from mrd_jax.loss_config import LossConfig, relation_terms, term_groups
 from mrd_jax.tiles import Blocks
@@ -47,7 +47,11 @@ def init_dynamic_weights(config: LossConfig) -> dict[str, jax.Array]:
 
 
 def contrastive(
-  a_BD: jax.Array, b_BD: jax.Array, scale: jax.Array, valid_B: jax.Array
+  a_BD: jax.Array,
+  b_BD: jax.Array,
+  scale: jax.Array,
+  valid_B: jax.Array,
+  columns: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Symmetric InfoNCE, Eq. 1: the pair of row i is column i.
 
@@ -56,14 +60,17 @@ def contrastive(
     b_BD: (B, D) unit vectors.
     scale: () factor of the cosines (1 / temperature).
     valid_B: (B,) bool; the others leave rows and columns.
+    columns: The same two vectors as columns, where several devices hold them
+      otherwise than as rows.
 
   Returns:
     The loss, () mean over valid rows of both directions' cross-entropies
     halved, and the share of valid rows whose pair scores highest.
   """
   mask_BB = relations.make_pair_mask(valid_B, keep_diagonal=True)
-  rows_BB = relations.log_similarities(a_BD, b_BD, mask_BB, scale)
-  columns_BB = relations.log_similarities(b_BD, a_BD, mask_BB, scale)
+  a_columns_BD, b_columns_BD = columns or (a_BD, b_BD)
+  rows_BB = relations.log_similarities(a_BD, b_columns_BD, mask_BB, scale)
+  columns_BB = relations.log_similarities(b_BD, a_columns_BD, mask_BB, scale)
   count = jnp.maximum(valid_B.sum(), 1).astype(a_BD.dtype)
   log_likelihood_B = (jnp.diagonal(rows_BB) + jnp.diagonal(columns_BB)) / 2
   loss = -jnp.sum(jnp.where(valid_B, log_likelihood_B, 0)) / count
@@ -201,6 +208,7 @@ def dense_terms(
   has_text_B: jax.Array,
   scales: Mapping[str, jax.Array],
   keys: Mapping[str, jax.Array],
+  mesh: Mesh | None,
 ) -> dict[str, jax.Array]:
   """Every term of the losses, from (B, B) matrices.
 
@@ -210,23 +218,33 @@ def dense_terms(
     has_text_B: (B,) bool.
     scales: {"contrast", "relation"}: () factors of the cosines.
     keys: Randomness of each relation term, for `sampled_pairs`.
+    mesh: The devices that share the rows; None is one device.
 
   Returns:
     "contrast/image", "accuracy/image", the same of "text", and each relation
     term before its weight, as "relation/PI-TI".
   """
   everyone_B = jnp.ones_like(has_text_B)
+  columns = features
+  if mesh is not None:
+    # Each is gathered once, not for every matrix.
+    whole = sharding.replicated(mesh)
+    columns = jax.lax.with_sharding_constraint(dict(features), whole)
   found = {}
   for name, teacher, valid_B in (
     ("image", "I", everyone_B),
     ("text", "T", has_text_B),
   ):
     found[f"contrast/{name}"], found[f"accuracy/{name}"] = contrastive(
-      features["P"], features[teacher], scales["contrast"], valid_B
+      features["P"],
+      features[teacher],
+      scales["contrast"],
+      valid_B,
+      (columns["P"], columns[teacher]),
     )
   for term in relation_terms(config):
     student, teacher = (
-      (features[pair[0]], features[pair[1]])
+      (features[pair[0]], columns[pair[1]])
       for pair in (term.student, term.teacher)
     )
     found[f"relation/{term.name}"] = discrepancy(
@@ -313,7 +331,7 @@ def mrd_loss(
 
   form = choose_form(config, len(point), mesh.size if mesh else 1)
   if form == "dense":
-    terms = dense_terms(config, features, has_text, scales, keys)
+    terms = dense_terms(config, features, has_text, scales, keys, mesh)
   else:
     draws = {
       name: draw_columns(key, len(point), config.sampled_pairs)
