@@ -9,7 +9,9 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's own loops and torch's would fight over the cores of a small machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What one test compiles, or a process that it starts, none compiles again.
+# What one process compiles that a test starts, none compiles again.  Not this
+# one, nor another with many devices: on CPUs (jaxlib 0.10.2) the collectives of
+# a program from the cache lose their order and wait for each other.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   compiled = tempfile.mkdtemp(prefix="mrd_jax_compiled_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
@@ -22,6 +24,7 @@ import runs
 from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_compilation_cache", False)
 # Grain's worker processes read absl flags, which pytest never parses.
 flags.FLAGS.mark_as_parsed()
 

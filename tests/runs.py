@@ -39,6 +39,7 @@ def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
+    "JAX_ENABLE_COMPILATION_CACHE": str(devices == 1),
   }
   return subprocess.Popen(
     arguments,

@@ -175,7 +175,12 @@ def test_kills(prepared, clip):
     process = subprocess.Popen(
       [sys.executable, "-c", code, folder, clip],
       cwd=REPOSITORY,
-      env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+      env=os.environ
+      | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_ENABLE_COMPILATION_CACHE": "False",
+      },
       stderr=subprocess.PIPE,
       text=True,
     )
