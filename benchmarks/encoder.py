@@ -8,8 +8,8 @@ with its augmentations on top), `infer` the embedding of a batch.  PyTorch's
 forms are described in `benchmarks/peers.py`.  All take turns; the ratio is the
 median over rounds.  The floor is the matrix products (`floors.py`) at the peak
 of square ones in the same run.  Prints a table, and JSON with --json; stops if
-the losses or embeddings differ.  --torch-device cuda measures PyTorch on a GPU; JAX takes
-the device it finds.
+the losses or embeddings differ.  --torch-device cuda measures PyTorch on a GPU;
+JAX takes the device it finds.
 """
 
 import argparse

@@ -258,9 +258,8 @@ def collectives(program, scope: str = "") -> list[str]:
 
 def test_no_collective_in_the_tokenizer_or_the_input_stage():
   program = compiled_step()
-  assert (
-    "tokenizer" in program.as_text()
-  )  # the scope's name survives compilation
+  # The scope's name survives compilation.
+  assert "tokenizer" in program.as_text()
   assert collectives(program, "tokenizer") == []
   assert collectives(program, "input/") == []
   # BatchNorm's statistics and the losses do talk across devices.
