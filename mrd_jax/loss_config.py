@@ -8,6 +8,10 @@ CrossForm = Literal["full", "matched"]
 Weighting = Literal["dynamic", "alternating", "fixed"]
 Form = Literal["auto", "dense", "gather", "ring"]
 
+# What a gradient by dense matrices keeps at its peak (docs/losses.md).
+_DENSE_MATRICES = 40
+_DENSE_BYTES = 2**30  # that "auto" allows a device
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
@@ -35,7 +39,7 @@ class LossConfig:
     form: How the terms are computed; the numbers are the same.  "dense":
       from (B, B) matrices; "gather": tile by tile, every device its rows
       against all columns; "ring": the same, the columns on their way from
-      device to device; "auto": `losses.choose_form`.
+      device to device; "auto": `choose_form`.
     stripe: Columns of a tile in the forms "gather" and "ring".
   """
 
@@ -101,3 +105,24 @@ def relation_terms(config: LossConfig) -> tuple[Term, ...]:
       diagonal = config.keep_diagonal or not intra
       terms.append(Term(name, student, teacher, intra, "T" in name, diagonal))
   return tuple(terms)
+
+
+def choose_form(
+  config: LossConfig, batch_size: int, devices: int
+) -> Literal["dense", "gather", "ring"]:
+  """The form that `config.form` means: "dense", "gather" or "ring".
+
+  "auto" is "dense" while its matrices, shared by the devices, take less than
+  1 GiB on each, and "gather" from there: up to a global batch of 2,590 on one
+  device and 7,327 on eight.  A ring saves memory only where all devices'
+  features do not fit on one, so it is never chosen, only asked for.
+
+  Args:
+    config: The variant.
+    batch_size: Global batch.
+    devices: Over how many it is shared.
+  """
+  if config.form != "auto":
+    return config.form
+  matrices = _DENSE_MATRICES * 4 * batch_size**2
+  return "dense" if matrices < _DENSE_BYTES * devices else "gather"

@@ -6,7 +6,7 @@ the frozen image and text teachers.  Everything is at least float32.
 
 import functools
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 
 from mrd_jax import ranking, relations, sharding
 from mrd_jax.block_terms import block_terms
-from mrd_jax.loss_config import LossConfig, relation_terms, term_groups
+from mrd_jax.loss_config import (
+  LossConfig,
+  choose_form,
+  relation_terms,
+  term_groups,
+)
 from mrd_jax.tiles import Blocks
-
-# What a gradient by dense matrices keeps at its peak (docs/losses.md).
-_DENSE_MATRICES = 40
-_DENSE_BYTES = 2**30  # that "auto" allows a device
 
 
 class Embeddings(NamedTuple):
@@ -225,11 +226,7 @@ def dense_terms(
     term before its weight, as "relation/PI-TI".
   """
   everyone_B = jnp.ones_like(has_text_B)
-  columns = features
-  if mesh is not None:
-    # Each is gathered once, not for every matrix.
-    whole = sharding.replicated(mesh)
-    columns = jax.lax.with_sharding_constraint(dict(features), whole)
+  columns = sharding.gathered(dict(features), mesh)
   found = {}
   for name, teacher, valid_B in (
     ("image", "I", everyone_B),
@@ -257,27 +254,6 @@ def dense_terms(
       key=keys.get(term.name),
     )
   return found
-
-
-def choose_form(
-  config: LossConfig, batch_size: int, devices: int
-) -> Literal["dense", "gather", "ring"]:
-  """The form that `config.form` means: "dense", "gather" or "ring".
-
-  "auto" is "dense" while its matrices, shared by the devices, take less than
-  1 GiB on each, and "gather" from there: up to a global batch of 2,590 on one
-  device and 7,327 on eight.  A ring saves memory only where all devices'
-  features do not fit on one, so it is never chosen, only asked for.
-
-  Args:
-    config: The variant.
-    batch_size: Global batch.
-    devices: Over how many it is shared.
-  """
-  if config.form != "auto":
-    return config.form
-  matrices = _DENSE_MATRICES * 4 * batch_size**2
-  return "dense" if matrices < _DENSE_BYTES * devices else "gather"
 
 
 def mrd_loss(

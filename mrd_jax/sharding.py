@@ -73,14 +73,15 @@ def with_state_sharding(mesh: Mesh, abstract_state):
   return jax.tree.map(rule, abstract_state)
 
 
-def gathered(tree, mesh: Mesh):
+def gathered(tree, mesh: Mesh | None):
   """The arrays of a tree, whole on every device, where they are used.
 
-  Left to itself the compiler also shares out the work by the parameters'
-  layout and sends activations around, which are larger.  The gradients come
-  back whole and go to the device that updates them.
+  For parameters: left to itself the compiler also shares out the work by
+  their layout and sends activations around, which are larger.  The gradients
+  come back whole and go to the device that updates them.  For embeddings:
+  they are gathered once, not for every matrix.  None is one device.
   """
-  if mesh.shape["fsdp"] == 1:
+  if mesh is None:
     return tree
   return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 

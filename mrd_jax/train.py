@@ -20,7 +20,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.embed import Embedder
 from mrd_jax.evaluate.held_out import HeldOut, save_embeddings
 from mrd_jax.loop import Run, one_ahead, train_loop
-from mrd_jax.losses import choose_form
+from mrd_jax.loss_config import choose_form
 from mrd_jax.metrics import write_json
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.optimizer import make_optimizer

@@ -45,8 +45,7 @@ def loss_gradients(
   """
 
   def loss_fn(params):
-    if mesh is not None:
-      params = sharding.gathered(params, mesh)
+    params = sharding.gathered(params, mesh)
     variables = {"params": params["encoder"], "batch_stats": batch_stats}
     clouds = (examples.points, examples.num_points)
     if parts > 1:

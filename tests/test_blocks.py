@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh
 from benchmarks import collectives
 from benchmarks import losses as benchmark
 from mrd_jax import losses, sharding
+from mrd_jax.loss_config import choose_form
 from mrd_jax.losses import Embeddings, LossConfig
 
 # On eight devices 7 rows each, on one 56; tiles of 3 columns and 24 rows
@@ -355,15 +356,15 @@ def test_teachers_are_constants():
 
 def test_auto_is_dense_while_that_is_small():
   auto = LossConfig()
-  assert losses.choose_form(auto, 512, 1) == "dense"
-  assert losses.choose_form(auto, 2590, 1) == "dense"
-  assert losses.choose_form(auto, 2591, 1) == "gather"
-  assert losses.choose_form(auto, 7327, 8) == "dense"
-  assert losses.choose_form(auto, 7328, 8) == "gather"
+  assert choose_form(auto, 512, 1) == "dense"
+  assert choose_form(auto, 2590, 1) == "dense"
+  assert choose_form(auto, 2591, 1) == "gather"
+  assert choose_form(auto, 7327, 8) == "dense"
+  assert choose_form(auto, 7328, 8) == "gather"
   for form in ("dense", "gather", "ring"):
     config = LossConfig(form=form)
-    assert losses.choose_form(config, 2, 8) == form
-    assert losses.choose_form(config, 2**20, 1) == form
+    assert choose_form(config, 2, 8) == form
+    assert choose_form(config, 2**20, 1) == form
 
 
 def programs(*arguments: str) -> list[dict]:
