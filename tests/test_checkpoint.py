@@ -498,8 +498,8 @@ def test_killed_during_a_save(tmp_path):
   out, errors = start(saving(tmp_path, complete + 1, 64)).communicate()
   assert out == f"\nfrom {complete}\ndone\n", errors
   # Neither what was being saved nor what was being removed.
-  left = sorted(path.name for path in tmp_path.iterdir())
-  assert left == [str(complete), str(complete + 1)]
+  left = {path.name for path in tmp_path.iterdir()}
+  assert left == {str(complete), str(complete + 1)}
 
 
 @pytest.fixture
