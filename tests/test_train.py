@@ -264,6 +264,7 @@ def test_sigterm_saves_and_exits_with_0(data_dir, tmp_path):
   assert f"resumed from the checkpoint of step {step}" in finish(again)
 
 
+@pytest.mark.slow
 def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   """The stop leaves no hole: the evaluation it cut short is done on resume."""
   arguments = command(data_dir, tmp_path, "--config.eval.batch_size=1")
