@@ -218,8 +218,13 @@ def test_startup_benchmark_runs(monkeypatch):
   result = startup.measure(startup.parse(args))
   assert [row["start"] for row in result["rows"]] == list(startup.STARTS)
   assert [row["compiled after it"] for row in result["rows"]] == [0, 0, 0]
-  _, empty, filled = (row["first step"] for row in result["rows"])
-  assert filled < empty
+  for name, part in (
+    ("state", "of it compiling"),
+    ("first step", "compiling in it"),
+  ):
+    assert all(0 < row[part] < row[name] for row in result["rows"])
+    _, empty, filled = (row[part] for row in result["rows"])
+    assert filled < empty
   assert " filled cache |" in startup.table(result)
 
 

@@ -283,6 +283,7 @@ def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_save_fails_the_run(data_dir, tmp_path):
   """A file-size limit stands in for a full disk, after a first good save."""
   good = ("--config.checkpoint.every_steps=5", "--config.eval.every_steps=20")
@@ -303,6 +304,7 @@ def test_a_failed_save_fails_the_run(data_dir, tmp_path):
   assert "resumed from the checkpoint of step" in output
 
 
+@pytest.mark.slow
 def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
   errors = run(
     command(
@@ -349,10 +351,23 @@ def scores_by_step(workdir: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def finished(data_dir, tmp_path_factory) -> Path:
+def traces() -> list[int]:
+  """An entry for each time that the run of `finished` traced its step."""
+  return []
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory, traces) -> Path:
   """A short run on the eight devices of this process."""
   workdir = tmp_path_factory.mktemp("finished")
-  train.train(finished_config(data_dir), workdir)
+  original = train_step.train_step
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      train_step,
+      "train_step",
+      lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs),
+    )
+    train.train(finished_config(data_dir), workdir)
   return workdir
 
 
@@ -542,19 +557,13 @@ def test_a_damaged_shard_is_named(data_dir, tmp_path):
     train.train(make_config(damaged), tmp_path / "run")
 
 
+@pytest.mark.slow  # contrast alone: tests/test_pretrained.py
 @pytest.mark.parametrize(
   "loss",
   [
-    {"intra": False, "cross": False},
-    pytest.param(
-      {"weighting": "fixed", "representation": "euclidean"},
-      marks=pytest.mark.slow,
-    ),
-    pytest.param({"weighting": "alternating"}, marks=pytest.mark.slow),
-    pytest.param(
-      {"representation": "partial_order", "sampled_pairs": 8},
-      marks=pytest.mark.slow,
-    ),
+    {"weighting": "fixed", "representation": "euclidean"},
+    {"weighting": "alternating"},
+    {"representation": "partial_order", "sampled_pairs": 8},
   ],
   ids=lambda loss: "-".join(str(x) for x in loss.values()),
 )
@@ -565,15 +574,8 @@ def test_every_kind_of_loss_trains(data_dir, tmp_path, loss):
   assert all(np.isfinite(value) for value in curve.values())
 
 
-def test_the_step_is_traced_once(data_dir, tmp_path, monkeypatch):
-  traces = []
-  original = train_step.train_step
-  monkeypatch.setattr(
-    train_step,
-    "train_step",
-    lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs),
-  )
-  train.train(finished_config(data_dir), tmp_path)
+def test_the_step_is_traced_once(finished, traces):
+  assert (finished / "results.json").exists()
   assert len(traces) == 1
 
 
