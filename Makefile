@@ -21,8 +21,9 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+SLOW ?= slow and not gpu
 test-slow: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m "slow and not gpu" -n 2
+	$(BIN)/python -m pytest -m "$(SLOW)" -n 2
 
 soak: $(VENV)/.ready-dev
 	MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/test_soak.py

@@ -227,6 +227,7 @@ def test_the_model_is_left_as_it_was(encoder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_full_size():
   encoder = random_encoder("m", 1280, 2048)
   rows = run.compare(

@@ -86,7 +86,8 @@ def test_without_a_projection(tmp_path):
     SIZES["t"],
     # Sampling is unrolled: to export M's 384 steps takes minutes.
     pytest.param(
-      dataclasses.replace(SIZES["m"], groups=96), marks=pytest.mark.slow
+      dataclasses.replace(SIZES["m"], groups=96),
+      marks=[pytest.mark.slow, pytest.mark.long],
     ),
   ],
   ids=["t", "m, 96 groups"],

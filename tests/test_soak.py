@@ -85,6 +85,7 @@ def last_step(workdir: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_random_kills_leave_no_trace(zygote, tmp_path, capsys):
   """Two processes; either or both are killed, at any moment of their life."""
   with capsys.disabled():
