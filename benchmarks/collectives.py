@@ -1,5 +1,6 @@
 """Counts the collectives of a compiled program."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -36,6 +37,18 @@ def shape_bytes(shape: str) -> int:
   )
 
 
+def group_size(line: str) -> int:
+  """Devices of a collective's group, in the three ways in which XLA says it."""
+  if found := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+    return len(found[1].split(","))
+  if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+    return int(found[1])
+  found = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)
+  assert found, line
+  sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+  return math.prod(int(sizes[x]) for x in re.findall(r"'(\w+)'", found[2]))
+
+
 def count(text: str) -> dict[str, Moved]:
   """The collectives of a run, on one device.
 
@@ -66,9 +79,7 @@ def count(text: str) -> dict[str, Moved]:
       if operation in total:
         size = shape_bytes(found[1])
         if operation == "reduce-scatter":
-          groups = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-          iota = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
-          size *= len(groups[1].split(",")) if groups else int(iota[1])
+          size *= group_size(line)
         before = total[operation]
         total[operation] = Moved(
           before.count + times, before.bytes + times * size

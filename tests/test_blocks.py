@@ -466,3 +466,20 @@ ENTRY %main (x: f32[4]) -> f32[4] {
     "all-to-all": (0, 0),
   }
   assert benchmark.largest_array(text) == 32
+
+
+@pytest.mark.parametrize(
+  "groups",
+  [
+    "{{0,2,4,6},{1,3,5,7}}",
+    "[2,4]<=[8]",
+    "[2,4]<=[4,2]T(1,0)",
+    "mesh['data'=4,'fsdp'=2] {'data'}",  # jaxlib 0.12
+    "mesh['pod'=2,'data'=2,'fsdp'=2] {'data','fsdp'}",
+  ],
+)
+def test_the_benchmark_reads_any_form_of_groups(groups):
+  line = (
+    f"%s = f32[2]{{0}} reduce-scatter(%x), replica_groups={groups}, a={{1}}"
+  )
+  assert collectives.group_size(line) == 4
