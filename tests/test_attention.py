@@ -1,10 +1,12 @@
 """Attention by heads against the softmax's definition, in float64."""
 
+import pytest
+
+torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-import torch
 
 from mrd_jax.models.attention import attention
 

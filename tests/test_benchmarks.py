@@ -105,6 +105,7 @@ def test_peaks_are_those_of_a_machine():
 
 @pytest.mark.parametrize("size", ["t", "m"])
 def test_tokenizer_benchmark_runs(size):
+  pytest.importorskip("torch", reason="it measures PyTorch, too")
   args = [f"--size={size}", "--points=600", "--batch=2", "--rounds=1"]
   result = tokenizer.measure(tokenizer.parse([*args, "--account=4"]))
   for work in ("sampling", "query"):
@@ -247,6 +248,7 @@ def test_memory_benchmark_runs(capsys):
 
 def test_what_a_gpu_measures_in_one_call(tmp_path):
   """A failure is named, the next begins, and at the deadline it is over."""
+  pytest.importorskip("torch", reason="it measures PyTorch, too")
   stand_in = tmp_path / "python"
   stand_in.write_text(
     "#!/bin/sh\necho $@\ncase $* in *ranking*) exit 1;; esac\n"
