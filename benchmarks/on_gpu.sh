@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every figure that needs a GPU, the weightiest first, within 8 minutes; from
-# the repository's root:
+# The speed of training on a GPU, the weightiest figures first, within 8 minutes;
+# from the repository's root:
 #   PYTHON=.venv/bin/python benchmarks/on_gpu.sh FOLDER
 # Each script leaves its output and its errors in FOLDER; one that fails or is
 # late is named, and the next begins.

@@ -5,8 +5,7 @@
 A fresh process each time: without a compile cache, with an empty one, and with
 the one that the process before has filled (`config.compile_cache`).  Says how
 long XLA compiles (or reads from the cache), and how often it does after the first
-step, which must be never.
-Prints a table, and JSON with --json.
+step, which must be never.  Prints a table, and JSON with --json.
 """
 
 import argparse
@@ -96,9 +95,9 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
     "machine": timing.machine(),
     "imports": imported - args.begun,
     "state": ready - imported,
-    "of it compiling": sum(compiled[:before]),
+    "compiling the state": sum(compiled[:before]),
     "first step": ends[0] - ready,
-    "compiling in it": sum(compiled[before : counts[0]]),
+    "compiling the step": sum(compiled[before : counts[0]]),
     "to the first step": ends[0] - args.begun,
     "a step after it": min(b - a for a, b in zip(ends, ends[1:], strict=False)),
     "compiled after it": counts[-1] - counts[0],

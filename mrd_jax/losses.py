@@ -226,7 +226,7 @@ def dense_terms(
     term before its weight, as "relation/PI-TI".
   """
   everyone_B = jnp.ones_like(has_text_B)
-  columns = sharding.gathered(dict(features), mesh)
+  columns = sharding.gathered(features, mesh)
   found = {}
   for name, teacher, valid_B in (
     ("image", "I", everyone_B),

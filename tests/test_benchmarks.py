@@ -4,6 +4,7 @@ import functools
 import importlib
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -220,11 +221,12 @@ def test_startup_benchmark_runs(monkeypatch):
   assert [row["start"] for row in result["rows"]] == list(startup.STARTS)
   assert [row["compiled after it"] for row in result["rows"]] == [0, 0, 0]
   for name, part in (
-    ("state", "of it compiling"),
-    ("first step", "compiling in it"),
+    ("state", "compiling the state"),
+    ("first step", "compiling the step"),
   ):
     assert all(0 < row[part] < row[name] for row in result["rows"])
-    _, empty, filled = (row[part] for row in result["rows"])
+  for name in ("first step", "compiling the state", "compiling the step"):
+    _, empty, filled = (row[name] for row in result["rows"])
     assert filled < empty
   assert " filled cache |" in startup.table(result)
 
@@ -243,7 +245,9 @@ def test_memory_benchmark_runs(capsys):
     assert collectives["all-reduce"][1] > row["parameters MiB"]
   # Whole parameters need no gathering, only the embeddings do.
   assert moved[0]["all-gather"][1] < 1 < moved[1]["all-gather"][1]
-  assert "| all-to-all MiB |" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert re.search(r"^\| T +\| +8 \| +8 \| +none \| +1 \| +16 ", printed, re.M)
+  assert "| all-to-all MiB |" in printed
 
 
 def test_what_a_gpu_measures_in_one_call(tmp_path):

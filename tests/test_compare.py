@@ -233,7 +233,7 @@ def test_full_size():
   rows = run.compare(
     encoder,
     bridge.torch_model(encoder),
-    random_examples(3, 2048, 1280),
+    random_examples(4, 2048, 1280),
     dtypes=("float32", "bfloat16"),
   )
   assert above(rows) == []

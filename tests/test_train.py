@@ -557,10 +557,11 @@ def test_a_damaged_shard_is_named(data_dir, tmp_path):
     train.train(make_config(damaged), tmp_path / "run")
 
 
-@pytest.mark.slow  # contrast alone: tests/test_pretrained.py
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "loss",
   [
+    {"intra": False, "cross": False},
     {"weighting": "fixed", "representation": "euclidean"},
     {"weighting": "alternating"},
     {"representation": "partial_order", "sampled_pairs": 8},
