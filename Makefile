@@ -19,17 +19,17 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m mrd_jax.report $(WORKDIR)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile
 
 SLOW ?= slow and not gpu
 test-slow: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m "$(SLOW)" -n 2
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "$(SLOW)" -n 2
 
 soak: $(VENV)/.ready-dev
-	MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/test_soak.py
+	JAX_PLATFORMS=cpu MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/test_soak.py
 
 test-gpu: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m gpu
+	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mrd_jax.errors import BadInput
+from mrd_jax.errors import BadInput, RunFailed
 
 _BROKEN = re.compile(
   "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
@@ -69,6 +69,7 @@ def run(
   Raises:
     BadInput: if it cannot be known who the others are, or they cannot be
       joined.  Ends the process with code 2 if they do not come in time.
+    RunFailed: as `check_platform`.
   """
   if not distributed:
     if (coordinator, num_processes, process_id) != (None, None, None):
@@ -76,6 +77,7 @@ def run(
         "--coordinator, --num_processes and --process_id have no effect "
         "without --distributed; add it"
       )
+    check_platform()
     return work()
   others = _others(coordinator, num_processes, process_id)
   _join(others, join_seconds, heartbeat_seconds)
@@ -84,6 +86,7 @@ def run(
   def noting_losses() -> int:
     nonlocal lost
     try:
+      check_platform()
       code = work()
       # All is done but the waiting for each other.
       signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -108,6 +111,31 @@ def run(
       time.sleep(_LAST_SECONDS)
     os._exit(code)
   return 0
+
+
+def check_platform() -> None:
+  """Compares the devices found with the platform that JAX_PLATFORMS names.
+
+  JAX logs an accelerator's plug-in that fails, and goes on with the next
+  platform of the list: on the CPU, for days.
+
+  Raises:
+    RunFailed: if the first platform named is not the one in use.
+  """
+  wanted = (jax.config.jax_platforms or "").split(",")[0]
+  try:
+    found = jax.default_backend()
+  except (RuntimeError, AssertionError) as error:  # the latter says nothing
+    found, reason = "none", " ".join(str(error).split()) or "no such device"
+  else:
+    reason = f"JAX finds {jax.devices()[0].device_kind} only"
+  names = {"cuda": "gpu", "rocm": "gpu"}
+  if wanted and names.get(wanted, wanted) != found:
+    raise RunFailed(
+      f"JAX_PLATFORMS names {wanted!r}, which cannot be used here ({reason}); "
+      "see whether its driver and the extra cuda12, cuda13 or tpu are "
+      "installed, or set JAX_PLATFORMS=cpu"
+    )
 
 
 def _is_loss(error: BaseException | None) -> bool:

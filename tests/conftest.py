@@ -1,4 +1,8 @@
-"""Eight virtual CPU devices for every test that runs in this process."""
+"""Eight virtual CPU devices for every test that runs in this process.
+
+`make test-gpu` names another platform in JAX_PLATFORMS: then it must be there,
+and no test may skip, or nothing would have run on it.
+"""
 
 import atexit
 import os
@@ -23,10 +27,33 @@ import pytest
 import runs
 from absl import flags
 
+from mrd_jax.distributed import check_platform
+from mrd_jax.errors import RunFailed
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_compilation_cache", False)
 # Grain's worker processes read absl flags, which pytest never parses.
 flags.FLAGS.mark_as_parsed()
+
+
+PLATFORM = os.environ["JAX_PLATFORMS"].split(",")[0]
+
+
+def pytest_sessionstart() -> None:
+  if PLATFORM != "cpu":
+    try:
+      check_platform()
+    except RunFailed as error:
+      pytest.exit(str(error), returncode=1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+  report = yield
+  if report.skipped and PLATFORM != "cpu":
+    report.outcome = "failed"
+    report.longrepr = f"{item.nodeid} skipped on {PLATFORM}: {report.longrepr}"
+  return report
 
 
 @pytest.fixture
