@@ -27,14 +27,14 @@ import torch
 from benchmarks import floors, peers, timing
 from benchmarks.pytorch import random_encoder
 from benchmarks.training import Training, make_training, random_batch
-from mrd_jax import sharding
 from mrd_jax.compare.torch_optimizer import make_optimizer as torch_optimizer
-from mrd_jax.config import Config
+from mrd_jax.config.pretraining import Config
 from mrd_jax.convert import bridge
-from mrd_jax.data.transforms import Batch, train_examples
-from mrd_jax.evaluate.table import render
-from mrd_jax.losses import init_dynamic_weights
+from mrd_jax.data.examples import Batch, train_examples
+from mrd_jax.losses.mrd import init_dynamic_weights
+from mrd_jax.metrics.table import render
 from mrd_jax.models.pointbert import SIZES, PointBERT
+from mrd_jax.parallel import sharding
 
 OURS = "mrd_jax"
 TOLERANCE = {"float32": 1e-6, "bfloat16": 3e-2}  # relative, of the losses

@@ -26,9 +26,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from benchmarks import collectives
-from mrd_jax import losses, sharding
-from mrd_jax.evaluate.table import render
-from mrd_jax.loss_config import LossConfig, Representation
+from mrd_jax.losses import mrd
+from mrd_jax.losses.terms import LossConfig, Representation
+from mrd_jax.metrics.table import render
+from mrd_jax.parallel import sharding
 
 FORMS = ("dense", "gather", "ring")
 
@@ -38,9 +39,9 @@ def gradient(config: LossConfig, mesh: Mesh | None):
 
   def loss(student, teachers, key):
     point, logit_scale, dynamic_weights = student
-    return losses.mrd_loss(
+    return mrd.mrd_loss(
       config,
-      losses.Embeddings(point, *teachers),
+      mrd.Embeddings(point, *teachers),
       logit_scale,
       dynamic_weights,
       key,
@@ -69,7 +70,7 @@ def random_inputs(config: LossConfig, batch: int, dim: int):
   student = (
     point,
     np.float32(np.log(14.28)),
-    losses.init_dynamic_weights(config),
+    mrd.init_dynamic_weights(config),
   )
   teachers = (image, text, rng.random(batch) < 0.9)
   return jax.device_put((student, teachers, jax.random.key(0)))
@@ -91,7 +92,7 @@ def compiled(config: LossConfig, batch: int, dim: int, devices: int):
 def random_shapes(config: LossConfig, batch: int, dim: int):
   """Zeros of the shapes of `random_inputs`."""
   x_BD = jnp.zeros((batch, dim))
-  student = (x_BD, jnp.float32(0), losses.init_dynamic_weights(config))
+  student = (x_BD, jnp.float32(0), mrd.init_dynamic_weights(config))
   return student, (x_BD, x_BD, jnp.zeros(batch, bool)), jax.random.key(0)
 
 

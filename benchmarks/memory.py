@@ -27,9 +27,9 @@ from jax.experimental import topologies
 
 from benchmarks import collectives
 from benchmarks.training import abstract_batch, make_training
-from mrd_jax import sharding
-from mrd_jax.evaluate.table import render
+from mrd_jax.metrics.table import render
 from mrd_jax.models.pointbert import SIZES
+from mrd_jax.parallel import sharding
 
 GIB, MIB = 2**30, 2**20
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.evaluate.table import render
+from mrd_jax.metrics.table import render
 from mrd_jax.models.pointbert import SIZES, PointBERT
 
 NODE = 8  # accelerators that a fast network joins

@@ -7,7 +7,7 @@
    with a texture (.glb), half without colours (.obj); and the part of the
    teacher's process that no accelerator does (decode, crop, write a record).
 2. The same images through the same CLIP with random weights, `ClipTeacher` in
-   both: in one process over all its devices, as `prepare/teach.py` has it, and
+   both: in one process over all its devices, as `prepare/job/add_features.py` has it, and
    in the workers of the local Beam runner, each with its own copy and its part
    of the images.  The ways take turns; the workers wait for each other before
     the clock starts.  Memory is the sum of the processes' peaks (VmHWM), without
@@ -42,20 +42,21 @@ import numpy as np
 
 from benchmarks.reading import pin
 from mrd_jax.data.records import TextKind, encode
+from mrd_jax.io.meshes.read import read_mesh
+from mrd_jax.io.meshes.surface import sample_surface
 from mrd_jax.models.clip import SIZES, TowerSize
-from mrd_jax.prepare import meshes, shards, teach
-from mrd_jax.prepare.drafts import (
+from mrd_jax.prepare.job import add_features, shards
+from mrd_jax.prepare.job.drafts import (
   Draft,
   Text,
   read_draft,
   serialize_draft,
   to_record,
 )
-from mrd_jax.prepare.engine import BeamConfig, Item, Outcome, run
-from mrd_jax.prepare.mesh.files import read_mesh
+from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome, run
+from mrd_jax.prepare.mesh import convert
 from mrd_jax.prepare.mesh.renders import render_views
-from mrd_jax.prepare.mesh.surface import sample_surface
-from mrd_jax.prepare.sample import GREY
+from mrd_jax.prepare.openshape.sample import GREY
 
 KINDS = ("glb", "obj")  # with a texture, without colours
 DRAFTING = ("read .glb", "read .obj", "sample", "render", "encode PNG")
@@ -124,7 +125,7 @@ def make_drafts(
     with clock(found, "render"):
       views = render_views(mesh, views=args.views, image_size=args.image_size)
     with clock(found, "encode PNG"):
-      images = [meshes._png(view) for view in views]
+      images = [convert._png(view) for view in views]
     if rgb is None:
       rgb = np.full_like(xyz, GREY)
     file = path.name
@@ -188,7 +189,9 @@ def make_records(
           for image in draft.images:
             prepare(image)
         with clock(found, "write the record"):
-          writer.add("train", encode(teach._shape(draft, views_VD, texts)))
+          writer.add(
+            "train", encode(add_features._shape(draft, views_VD, texts))
+          )
       with clock(found, "commit (all shapes)"):
         writer.commit()
   return times

@@ -18,10 +18,10 @@ import numpy as np
 
 from mrd_jax.compare import report, run
 from mrd_jax.convert import bridge
-from mrd_jax.data.transforms import Examples
-from mrd_jax.encoder import Encoder
+from mrd_jax.data.examples import Examples
+from mrd_jax.encoder.encoder import Encoder
+from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.models.pointbert import SIZES, PointBERT
-from mrd_jax.pretrained import EncoderConfig
 
 
 def random_encoder(size: str, embed_dim: int, num_points: int) -> Encoder:

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from mrd_jax.evaluate.table import render
-from mrd_jax.ranking import ranking_hinge
+from mrd_jax.losses.ranking import ranking_hinge
+from mrd_jax.metrics.table import render
 
 MARGIN = 0.125  # with distances in 1/64, sums are exact: ties stay ties
 FORMS = ("mrd_jax", "all pairs")

@@ -41,16 +41,16 @@ from benchmarks.openshape_loader import (
   openshape_example,
   write_npy,
 )
-from mrd_jax import sharding
 from mrd_jax.data import resident
+from mrd_jax.data.batches import TrainOrder, train_batches
 from mrd_jax.data.dataset import RecordSource, open_split, read_meta
-from mrd_jax.data.pipeline import TrainOrder, train_batches
+from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import Shape
-from mrd_jax.data.transforms import Batch
-from mrd_jax.loop import one_ahead
-from mrd_jax.prepare.builder import write_dataset
-from mrd_jax.prepare.sample import to_shape
-from mrd_jax.prepare.splits import Entry
+from mrd_jax.parallel import sharding
+from mrd_jax.prepare.job.dataset_writer import write_dataset
+from mrd_jax.prepare.openshape.lists import Entry
+from mrd_jax.prepare.openshape.sample import to_shape
+from mrd_jax.training.loop import one_ahead
 
 DTYPES = ("float32", "float16")  # users have re-stored the files in the second
 BASE = f".npy {DTYPES[0]}, OpenShape's loader"
@@ -175,7 +175,7 @@ def starvation(
 ) -> dict[str, float]:
   """How long a device stands idle that works `seconds` on every batch.
 
-  As in `loop.py`, the host asks for the next batch when the device begins with
+  As in `training/loop.py`, the host asks for the next batch when the device begins with
   the one before.
 
   Args:

@@ -25,8 +25,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from mrd_jax.data import dataset
-from mrd_jax.evaluate.embed import unit
-from mrd_jax.evaluate.table import render
+from mrd_jax.encoder.embed_split import unit
+from mrd_jax.metrics.table import render
 
 
 def draw_features(

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mrd_jax.evaluate.table import render
+from mrd_jax.metrics.table import render
 from mrd_jax.models.pointbert import SIZES
 
 STARTS = ("no cache", "empty cache", "filled cache")
@@ -58,8 +58,8 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
 
   from benchmarks import timing
   from benchmarks.training import make_training, random_batch
-  from mrd_jax import sharding
-  from mrd_jax.profiling import compile_cache
+  from mrd_jax.parallel import sharding
+  from mrd_jax.training.profile import compile_cache
 
   compiled: list[float] = []
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.training import random_batch
-from mrd_jax.evaluate.table import render
+from mrd_jax.metrics.table import render
 from mrd_jax.models import point_ops
 from mrd_jax.models.pointbert import SIZES, PointBERTSize
 

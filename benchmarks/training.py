@@ -10,13 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from configs import base
-from mrd_jax import sharding
-from mrd_jax.config import Config, from_config_dict
-from mrd_jax.data.transforms import Batch
+from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.config.pretraining import Config, from_config_dict
+from mrd_jax.data.examples import Batch
 from mrd_jax.models.pointbert import SIZES, PointBERT
-from mrd_jax.optimizer import make_optimizer
-from mrd_jax.train_state import TrainState, make_state
-from mrd_jax.train_step import jit_train_step
+from mrd_jax.parallel import sharding
+from mrd_jax.training.optimizer import make_optimizer
+from mrd_jax.training.state import make_state
+from mrd_jax.training.step import jit_train_step
 
 
 class Training(NamedTuple):

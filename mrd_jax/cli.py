@@ -1,7 +1,148 @@
-"""The console command: `mrd VERB ...` is `python -m mrd_jax.VERB ...`."""
+"""Runs a verb (`mrd VERB ...`), and what the verbs' command lines share."""
 
+import argparse
 import runpy
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrd_jax.errors import BadInput, RunFailed
+
+
+def exit_code(run: Callable[[], int]) -> int:
+  """Runs a verb; a failure that one sentence tells has exit code 1 or 2."""
+  try:
+    return run()
+  except RunFailed as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  except (BadInput, OSError) as error:
+    print(error, file=sys.stderr)
+  except ModuleNotFoundError as error:
+    if error.name != "torch":
+      raise
+    print(
+      "this needs PyTorch, which is not installed: pip install mrd-jax[torch]",
+      file=sys.stderr,
+    )
+  return 2
+
+
+def load_config(path: str, overrides: Sequence[str]) -> Any:
+  """A config file's values, with "--config.FIELD=VALUE" applied.
+
+  Raises:
+    BadInput: naming the file or the argument that cannot be used.
+  """
+  from absl import flags
+  from ml_collections import config_flags
+
+  for text in overrides:
+    if not text.startswith("--config."):
+      raise BadInput(f"unknown argument: {text}")
+  if not Path(path).is_file():
+    raise BadInput(
+      f"--config {path}: no such file; name one of configs/, and start the "
+      "command where that folder is"
+    )
+  try:
+    module = runpy.run_path(path)
+  except (ImportError, SyntaxError) as error:
+    raise BadInput(
+      f"--config {path}: cannot be loaded ({error}); start the command where "
+      "configs/ is"
+    ) from error
+  if "get_config" not in module:
+    raise BadInput(f"--config {path}: has no function get_config")
+  config = module["get_config"]()
+  values = flags.FlagValues()
+  try:
+    holder = config_flags.DEFINE_config_dict(
+      "config",
+      config,
+      lock_config=True,
+      flag_values=values,
+      sys_argv=["", *overrides],
+    )
+    values(["", *overrides])
+    return holder.value
+  except (AttributeError, KeyError) as error:
+    problem = f"no such field of the config: {error.args[0]}"
+  except (flags.Error, TypeError) as error:
+    problem = str(error)
+  raise BadInput(" ".join(problem.split()))
+
+
+def at_least(low: int) -> Callable[[str], int]:
+  """The type of an argument that is a whole number from `low` on."""
+
+  def number(text: str) -> int:
+    if not text.isdigit() or int(text) < low:
+      raise argparse.ArgumentTypeError(f"expected a number above {low - 1}")
+    return int(text)
+
+  return number
+
+
+# Of `processes.run`: name, type, default, what it is.
+JOINING: tuple[tuple[str, type, Any, str], ...] = (
+  (
+    "distributed",
+    bool,
+    False,
+    "one of several processes, started with the same command; under SLURM and "
+    "Open MPI, and on TPU pods, it finds the others, elsewhere name them by "
+    "the three flags below, or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "
+    "and JAX_PROCESS_ID",
+  ),
+  ("coordinator", str, None, "HOST:PORT of process 0"),
+  ("num_processes", int, None, "how many processes"),
+  ("process_id", int, None, "which one this is, from 0"),
+  ("join_seconds", int, 300, "how long to wait for the others at the start"),
+  (
+    "heartbeat_seconds",
+    int,
+    60,
+    "after how long a silent process is taken for dead, and the others end",
+  ),
+)
+
+
+def add_joining(parser: argparse.ArgumentParser) -> None:
+  """Adds --distributed and what belongs to it."""
+  group = parser.add_argument_group("several processes")
+  for name, kind, default, text in JOINING:
+    if kind is bool:
+      group.add_argument(f"--{name}", action="store_true", help=text)
+    else:
+      if default is not None:
+        text += f" (default: {default})"
+      group.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+
+def joint_exit_code(args: argparse.Namespace, run: Callable[[], int]) -> int:
+  """Runs a verb, together with other processes if `args` say so."""
+  from mrd_jax.parallel import processes  # loads JAX
+
+  joining = {name: getattr(args, name) for name, *_ in JOINING}
+  return exit_code(lambda: processes.run(run, exit_code, **joining))
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+  """Adds --checkpoint and --which, the arguments of `load_encoder`."""
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    help="a run's folder, a model folder or a .safetensors file",
+  )
+  parser.add_argument(
+    "--which",
+    choices=("latest", "best"),
+    default="latest",
+    help="checkpoint of a run (default: latest)",
+  )
+
 
 VERBS = (
   "ablate",

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mrd_jax import distributed, train
-from mrd_jax.arguments import JOINING
-from mrd_jax.config import Config, from_config_dict
+from mrd_jax.cli import JOINING
+from mrd_jax.config.pretraining import Config, from_config_dict
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.parallel import processes
+from mrd_jax.training import set_up
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -41,11 +42,11 @@ def main(argv: list[str]) -> None:
   # Orbax and absl report every save at length.
   logging.set_verbosity(logging.WARNING)
   joining = {name: flag.value for name, flag in _JOINING.items()}
-  sys.exit(_exit_code(lambda: distributed.run(_train, _exit_code, **joining)))
+  sys.exit(_exit_code(lambda: processes.run(_train, _exit_code, **joining)))
 
 
 def _train() -> int:
-  train.train(_load_config(), pathlib.Path(_WORKDIR.value))
+  set_up.train(_load_config(), pathlib.Path(_WORKDIR.value))
   return 0
 
 

@@ -27,8 +27,8 @@ import pytest
 import runs
 from absl import flags
 
-from mrd_jax.distributed import check_platform
 from mrd_jax.errors import RunFailed
+from mrd_jax.parallel.processes import check_platform
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_compilation_cache", False)

@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mrd_jax.checkpoint_files import load_on_one_device
-from mrd_jax.metrics import read_metrics
+from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.io.files import read_metrics
 from mrd_jax.prepare import procedural
 
 REPOSITORY = Path(__file__).parent.parent

@@ -11,9 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.checkpoint import Checkpoints
-from mrd_jax.sharding import make_mesh, shardings_of, with_state_sharding
-from mrd_jax.train_state import TrainState
+from mrd_jax.checkpoint.save import Checkpoints
+from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.parallel.sharding import (
+  make_mesh,
+  shardings_of,
+  with_state_sharding,
+)
 
 
 def main(directory: str, steps: str, megabytes: str, *joining: str) -> None:

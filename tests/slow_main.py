@@ -11,14 +11,15 @@ from pathlib import Path
 
 from absl import app
 
-from mrd_jax import main, train
-from mrd_jax.evaluate import over_split
+from mrd_jax import main
+from mrd_jax.data import map_split
+from mrd_jax.training import set_up
 
 SECONDS = 3.0
 
 
 def slow_evaluation(mark: Path) -> None:
-  to_local = over_split.sharding.to_local
+  to_local = map_split.sharding.to_local
   seen = []
 
   def slow(array):
@@ -28,12 +29,12 @@ def slow_evaluation(mark: Path) -> None:
       time.sleep(0.02)
     return to_local(array)
 
-  over_split.sharding.to_local = slow
+  map_split.sharding.to_local = slow
 
 
 def slow_compilation(mark: Path) -> None:
   """The first step blocks the interpreter, as a compilation does."""
-  jit_train_step = train.jit_train_step
+  jit_train_step = set_up.jit_train_step
 
   def slow(*arguments):
     step = jit_train_step(*arguments)
@@ -48,7 +49,7 @@ def slow_compilation(mark: Path) -> None:
 
     return first_is_slow
 
-  train.jit_train_step = slow
+  set_up.jit_train_step = slow
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mrd_jax.convert.pointbert_torch import PointPatchTransformer, Projected
-from mrd_jax.convert.state_dict import to_tree
+from mrd_jax.encoder.names import to_tree
 from mrd_jax.models.pointbert import PointBERTSize
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import exit_code
+from mrd_jax.cli import exit_code
 
 STOPPED = "asked to stop; repeat the command to go on"
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
   from mrd_jax.ablate import suite as suites  # after --help, likewise the rest
   from mrd_jax.ablate import table
-  from mrd_jax.metrics import write_json
+  from mrd_jax.io.files import write_json
 
   whole = suites.read_suite(args.suite)
   base = args.config or whole.base
@@ -71,8 +71,8 @@ def _run(cell) -> str | None:
   """Trains one cell, or goes on; returns what went wrong."""
   import jax
 
-  from mrd_jax import train
   from mrd_jax.errors import RunFailed
+  from mrd_jax.training import set_up
 
   # Without results of its last step, a run evaluates that step again.
   results = cell.workdir / "results.json"
@@ -80,7 +80,7 @@ def _run(cell) -> str | None:
   if results.exists():
     results.rename(old)
   try:
-    finished = train.train(cell.config, cell.workdir)
+    finished = set_up.train(cell.config, cell.workdir)
   except RunFailed as error:
     return str(error)
   finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mrd_jax.ablate.suite import Cell, Suite
 from mrd_jax.evaluate import published
-from mrd_jax.evaluate.table import group_metrics, label, number, render
+from mrd_jax.metrics.table import group_metrics, label, number, render
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import add_checkpoint, at_least, exit_code
+from mrd_jax.cli import add_checkpoint, at_least, exit_code
 from mrd_jax.errors import BadInput
 
 _DTYPES = ("float64", "float32", "bfloat16")
@@ -26,7 +26,7 @@ def _compare(args: argparse.Namespace) -> int:
 
   from mrd_jax.compare import report, run
   from mrd_jax.convert import bridge
-  from mrd_jax.encoder import load_encoder
+  from mrd_jax.encoder.encoder import load_encoder
 
   encoder = load_encoder(args.checkpoint, args.which)
   model = (

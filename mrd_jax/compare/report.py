@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from mrd_jax.compare.errors import Row
-from mrd_jax.metrics import write_json
-from mrd_jax.report.style import (
+from mrd_jax.draw.style import (
   BLUE,
   GREEN,
   GREY,
@@ -25,6 +24,7 @@ from mrd_jax.report.style import (
   WIDTH,
   sheet,
 )
+from mrd_jax.io.files import write_json
 
 _STYLES: dict[str, Any] = {"eval": "-", "train": "--", "tolerance": ":"}
 _COLOURS = {"float64": GREEN, "float32": BLUE, "bfloat16": VERMILION}

@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
 from mrd_jax.compare.stages import Clouds
-from mrd_jax.config import from_config_dict
+from mrd_jax.config.pretraining import from_config_dict
 from mrd_jax.convert import pointbert_torch
-from mrd_jax.data import dataset, pipeline
-from mrd_jax.data.transforms import AugmentConfig, Examples, eval_examples
-from mrd_jax.encoder import Encoder
+from mrd_jax.data import batches, dataset
+from mrd_jax.data.examples import AugmentConfig, Examples, eval_examples
+from mrd_jax.encoder.encoder import Encoder
+from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
-from mrd_jax.pretrained import EncoderConfig
 
 
 class Tolerances(NamedTuple):
@@ -79,7 +79,7 @@ def read_examples(
       f"--batch is {count}, split {split!r} of {data} has {len(source)} shapes"
     )
   batch = next(
-    pipeline.eval_batches(
+    batches.eval_batches(
       source,
       meta,
       batch_size=count,

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import torch
 
-from mrd_jax.convert import pointbert_torch, state_dict
+from mrd_jax.convert import pointbert_torch
+from mrd_jax.encoder import names
 from mrd_jax.models import point_ops
 from mrd_jax.models.mini_pointnet import MOMENTUM
 from mrd_jax.models.pointbert import PointBERT, PointBERTSize
@@ -245,7 +246,7 @@ def unbias(statistics: Any, new: Any, count: int) -> Any:
 
 def _statistics(model: pointbert_torch.Projected) -> Any:
   buffers = {k: _numpy(v) for k, v in model.named_buffers()}
-  return state_dict.to_tree(buffers)["batch_stats"]["point_net"]
+  return names.to_tree(buffers)["batch_stats"]["point_net"]
 
 
 def _numpy(x: torch.Tensor) -> np.ndarray:

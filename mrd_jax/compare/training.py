@@ -18,12 +18,13 @@ import torch
 
 from mrd_jax.compare import torch_losses, torch_optimizer
 from mrd_jax.compare.stages import Clouds, torch_apply
-from mrd_jax.convert import pointbert_torch, state_dict
-from mrd_jax.data.transforms import Examples
-from mrd_jax.losses import LossConfig, init_dynamic_weights
+from mrd_jax.convert import pointbert_torch
+from mrd_jax.data.examples import Examples
+from mrd_jax.encoder import names
+from mrd_jax.losses.mrd import LossConfig, init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
-from mrd_jax.optimizer import OptimizerConfig, make_optimizer
-from mrd_jax.train_step import loss_gradients
+from mrd_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrd_jax.training.step import loss_gradients
 
 LEARNING_RATE = 1e-3
 POINT_NET = "mini-PointNet"
@@ -194,7 +195,7 @@ def torch_step(
   ) -> dict[str, Any]:
     arrays = {k: v.detach().cpu().numpy().copy() for k, v in encoder.items()}
     return {
-      "encoder": state_dict.to_tree(arrays)["params"],
+      "encoder": names.to_tree(arrays)["params"],
       "logit_scale": of(logit_scale).detach().cpu().numpy().copy(),
       "dynamic_weights": {
         name: of(dynamic[_twins_name(name)]).detach().cpu().numpy().copy()

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import add_checkpoint, exit_code
+from mrd_jax.cli import add_checkpoint, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _to_torch(args: argparse.Namespace) -> str:
-  from mrd_jax import encoder
   from mrd_jax.convert import bridge
+  from mrd_jax.encoder import encoder
 
   found = encoder.load_encoder(args.checkpoint, args.which)
   written = bridge.to_torch(found, args.out, style=args.style)
@@ -49,8 +49,8 @@ def _from_torch(args: argparse.Namespace) -> str:
 
 
 def _to_onnx(args: argparse.Namespace) -> str:
-  from mrd_jax import encoder
   from mrd_jax.convert import bridge
+  from mrd_jax.encoder import encoder
 
   found = encoder.load_encoder(args.checkpoint, args.which)
   return "\n".join(map(str, bridge.to_onnx(found, args.out)))

@@ -7,18 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrd_jax import pretrained
-from mrd_jax.convert import (
-  pointbert_torch,
-  published,
-  state_dict,
-  torch_files,
-)
+from mrd_jax.convert import pointbert_torch, published, torch_files
 from mrd_jax.convert.published import Grouping
-from mrd_jax.encoder import Encoder
+from mrd_jax.encoder import files as pretrained
+from mrd_jax.encoder import names
+from mrd_jax.encoder.encoder import Encoder
+from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERTSize
-from mrd_jax.pretrained import EncoderConfig
 
 OVERRIDES = (
   *Grouping._fields,
@@ -55,7 +51,7 @@ def to_torch(
       out, sidecar, encoder.config, encoder.variables, prefix=prefix
     )
   elif out.suffix == ".pt":
-    state = state_dict.to_state_dict(
+    state = names.to_state_dict(
       encoder.variables, num_batches_tracked=encoder.config.step
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +77,8 @@ def from_torch(path: Path, **overrides) -> Encoder:
     BadInput: naming the file and what is missing or does not fit.
   """
   file = torch_files.read(path)
-  shapes = state_dict.infer_shapes(file.state, str(path))
-  variables = state_dict.from_state_dict(file.state, str(path))
+  shapes = names.infer_shapes(file.state, str(path))
+  variables = names.from_state_dict(file.state, str(path))
   sidecar = path.with_suffix(".json")
   if not sidecar.is_file() and path.name == pretrained.WEIGHTS_FILE:
     sidecar = path.with_name(pretrained.CONFIG_FILE)  # a model folder of ours
@@ -96,7 +92,7 @@ def from_torch(path: Path, **overrides) -> Encoder:
   config = dataclasses.replace(
     config,
     architecture=dataclasses.replace(config.architecture, **grouping),
-    step=state_dict.num_batches_tracked(file.state) or config.step,
+    step=names.num_batches_tracked(file.state) or config.step,
     logit_scale=config.logit_scale
     if file.logit_scale is None
     else file.logit_scale,
@@ -130,7 +126,7 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
 
 def torch_model(encoder: Encoder) -> pointbert_torch.Projected:
   """The encoder as a PyTorch module, in evaluation mode."""
-  state = state_dict.to_state_dict(
+  state = names.to_state_dict(
     encoder.variables, num_batches_tracked=encoder.config.step
   )
   return _build(encoder.config, state)
@@ -146,14 +142,14 @@ def read_torch_model(
   """
   state = torch_files.read(path).state
   pretrained.check_architecture(
-    config, state_dict.infer_shapes(state, str(path)), str(path)
+    config, names.infer_shapes(state, str(path)), str(path)
   )
-  state_dict.from_state_dict(state, str(path))  # complete, and finite
+  names.from_state_dict(state, str(path))  # complete, and finite
   return _build(config, state)
 
 
 def _build(
-  config: EncoderConfig, state: state_dict.State
+  config: EncoderConfig, state: names.State
 ) -> pointbert_torch.Projected:
   model = pointbert_torch.build(dataclasses.asdict(config))
   # A copy: what JAX lends is read-only, which PyTorch does not know.
@@ -164,7 +160,7 @@ def _build(
 
 
 def _published(
-  path: Path, shapes: state_dict.Shapes, overrides: dict
+  path: Path, shapes: names.Shapes, overrides: dict
 ) -> EncoderConfig:
   """The config of a file that is not ours."""
   model = published.MODELS.get(shapes)

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from mrd_jax.convert.state_dict import Shapes
+from mrd_jax.encoder.files import UpAxis
+from mrd_jax.encoder.names import Shapes
 from mrd_jax.models.pointbert import SIZES
-from mrd_jax.pretrained import UpAxis
 
 
 class Grouping(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy._core.multiarray import scalar
 
-from mrd_jax.convert import state_dict
+from mrd_jax.encoder import names
+from mrd_jax.encoder.files import read_safetensors
 from mrd_jax.errors import BadInput
-from mrd_jax.pretrained import read_safetensors
 
 Style = Literal["bare", "module"]
 
@@ -40,7 +40,7 @@ class TorchFile(NamedTuple):
     logit_scale: ln(1 / temperature), None if the file does not say.
   """
 
-  state: state_dict.State
+  state: names.State
   logit_scale: float | None
 
 
@@ -80,7 +80,7 @@ def read(path: Path) -> TorchFile:
 
 
 def write(
-  path: Path, state: state_dict.State, logit_scale: float | None, style: Style
+  path: Path, state: names.State, logit_scale: float | None, style: Style
 ) -> None:
   """Writes a .pt file as OpenShape's trainer does, without its optimizer.
 
@@ -129,7 +129,7 @@ def _load(path: Path) -> Any:
     ) from error
 
 
-def _without_prefix(tensors: dict[str, Any], path: Path) -> state_dict.State:
+def _without_prefix(tensors: dict[str, Any], path: Path) -> names.State:
   for prefix in _PREFIXES:
     for inner, outer in (("ppat.", ""), ("", "ppat.")):
       if f"{prefix}{inner}cls_token" in tensors:
@@ -140,7 +140,7 @@ def _without_prefix(tensors: dict[str, Any], path: Path) -> state_dict.State:
         }
   raise BadInput(
     f"{path} has no cls_token: it is not an OpenShape PointBERT; it holds "
-    f"{state_dict.few(tensors)}"
+    f"{names.few(tensors)}"
   )
 
 

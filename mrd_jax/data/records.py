@@ -10,6 +10,7 @@ device, in `transforms.py`.
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -183,3 +184,9 @@ class DatasetMeta:
   max_texts: int
   class_names: Mapping[str, Sequence[str]]
   schema: int = SCHEMA
+
+
+def record_cloud(record: Mapping[str, Any]) -> np.ndarray:
+  """The cloud of a record: (N, 6) float64, y up, rgb in [0, 1]."""
+  xyz = record["center"] + record["xyz"] * (record["scale"] / XYZ_LEVELS)
+  return np.concatenate([xyz, record["rgb"] / 255], axis=1)

@@ -30,16 +30,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mrd_jax import sharding
-from mrd_jax.data.pipeline import (
+from mrd_jax.data.batches import (
   Source,
   TrainOrder,
   consecutive_batches,
   pad_records,
 )
+from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import DatasetMeta
-from mrd_jax.data.transforms import Batch
 from mrd_jax.errors import BadInput
+from mrd_jax.parallel import sharding
 
 _CHUNK = 2**25  # bytes that go to a device at a time
 _GIB = 2**30

@@ -6,12 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import (
-  add_joining,
-  at_least,
-  joint_exit_code,
-  load_config,
-)
+from mrd_jax.cli import add_joining, at_least, joint_exit_code, load_config
 from mrd_jax.errors import BadInput
 
 
@@ -28,11 +23,11 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   # After --help, which needs no JAX.
   import jax
 
-  from mrd_jax.distributed import first_says
-  from mrd_jax.encoder import load_encoder
+  from mrd_jax.encoder.encoder import load_encoder
   from mrd_jax.evaluate import results, suites
   from mrd_jax.evaluate.evaluation import Evaluation
   from mrd_jax.finetune.train import finetune
+  from mrd_jax.parallel.agree import first_says
 
   frozen = [suite for suite in args.suite if suite != "finetune"]
   for suite in frozen:
@@ -89,7 +84,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _recipes(args: argparse.Namespace, overrides: Sequence[str]) -> dict:
   """The configs of --finetune by their names."""
-  from mrd_jax.finetune.config import from_config_dict
+  from mrd_jax.config.finetuning import from_config_dict
 
   if ("finetune" in args.suite) != bool(args.finetune):
     raise BadInput(

@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mrd_jax import sharding
 from mrd_jax.data import dataset
-from mrd_jax.encoder import Encoder
+from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings, unit
+from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
-from mrd_jax.evaluate import probe
-from mrd_jax.evaluate.embed import Embedder, SplitEmbeddings, unit
 from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
-from mrd_jax.evaluate.relation_gap import relation_gap
-from mrd_jax.evaluate.retrieval import retrieval
 from mrd_jax.evaluate.suites import ZERO_SHOT, Found
-from mrd_jax.evaluate.zero_shot import confusion, zero_shot
-from mrd_jax.prepare.cap3d import coverage, read_captions
+from mrd_jax.metrics import probe
+from mrd_jax.metrics.relation_gap import relation_gap
+from mrd_jax.metrics.retrieval import retrieval
+from mrd_jax.metrics.zero_shot import confusion, zero_shot
+from mrd_jax.parallel import sharding
+from mrd_jax.prepare.test_sets.cap3d import coverage, read_captions
 
 
 class Result(NamedTuple):

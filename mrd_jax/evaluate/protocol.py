@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mrd_jax.data.pipeline import Source
+from mrd_jax.data.batches import Source
+from mrd_jax.data.examples import AugmentConfig
 from mrd_jax.data.records import DatasetMeta
-from mrd_jax.data.transforms import AugmentConfig
-from mrd_jax.pretrained import EncoderConfig
+from mrd_jax.encoder.files import EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mrd_jax.encoder import Encoder
+from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate import published
 from mrd_jax.evaluate.evaluation import Result
 from mrd_jax.evaluate.suites import Found
-from mrd_jax.evaluate.table import group_metrics, label, number, render
-from mrd_jax.metrics import write_json
+from mrd_jax.io.files import write_json
+from mrd_jax.metrics.table import group_metrics, label, number, render
 
 # The published table that a suite belongs to, and the name of its test set
 # there.

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import add_joining, joint_exit_code, load_config
+from mrd_jax.cli import add_joining, joint_exit_code, load_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _finetune(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from absl import logging  # after --help, likewise the rest
 
-  from mrd_jax.finetune.config import from_config_dict
+  from mrd_jax.config.finetuning import from_config_dict
   from mrd_jax.finetune.train import finetune
 
   # Orbax and absl report every save at length.

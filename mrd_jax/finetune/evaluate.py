@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mrd_jax import sharding
-from mrd_jax.data import pipeline
+from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.config.finetuning import Config
+from mrd_jax.data import batches
+from mrd_jax.data.examples import Batch
+from mrd_jax.data.map_split import over_split
 from mrd_jax.data.records import DatasetMeta
-from mrd_jax.data.transforms import Batch
-from mrd_jax.evaluate.over_split import over_split
-from mrd_jax.evaluate.zero_shot import zero_shot
-from mrd_jax.finetune.config import Config
 from mrd_jax.finetune.transforms import Drawer
+from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.models.classifier import Classifier
-from mrd_jax.train_state import TrainState
+from mrd_jax.parallel import sharding
 
 
 class Evaluator:
@@ -37,7 +37,7 @@ class Evaluator:
     self,
     model: Classifier,
     drawer: Drawer,
-    source: pipeline.Source,
+    source: batches.Source,
     meta: DatasetMeta,
     config: Config,
     mesh: Mesh,

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from mrd_jax.encoder import load_encoder
+from mrd_jax.config.finetuning import ScratchConfig
+from mrd_jax.encoder.encoder import load_encoder
+from mrd_jax.encoder.files import UpAxis
 from mrd_jax.errors import BadInput
-from mrd_jax.finetune.config import ScratchConfig
 from mrd_jax.models.pointbert import PointBERTSize
-from mrd_jax.pretrained import UpAxis
 
 START_FILE = "start.json"
 

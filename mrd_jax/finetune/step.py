@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mrd_jax import sharding
-from mrd_jax.data.transforms import Batch
-from mrd_jax.finetune.config import Config
+from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.config.finetuning import Config
+from mrd_jax.data.examples import Batch
 from mrd_jax.finetune.transforms import Drawer
 from mrd_jax.models.classifier import Classifier
-from mrd_jax.optimizer import AdamWConfig, adamw_direction, cosine_schedule
-from mrd_jax.train_state import TrainState
+from mrd_jax.parallel import sharding
+from mrd_jax.training.optimizer import (
+  AdamWConfig,
+  adamw_direction,
+  cosine_schedule,
+)
 
 
 def make_optimizer(

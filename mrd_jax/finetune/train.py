@@ -1,4 +1,4 @@
-"""The fine-tuning run: its set-up, for the loop in `mrd_jax/loop.py`."""
+"""The fine-tuning run: its set-up, for the loop in `mrd_jax/training/loop.py`."""
 
 import contextlib
 import dataclasses
@@ -11,22 +11,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mrd_jax import sharding
-from mrd_jax.checkpoint import Checkpoints
-from mrd_jax.config import in_steps
-from mrd_jax.data import dataset, pipeline
-from mrd_jax.data.transforms import Batch
+from mrd_jax.checkpoint.save import Checkpoints
+from mrd_jax.config.finetuning import Config
+from mrd_jax.config.pretraining import in_steps
+from mrd_jax.data import batches as pipeline
+from mrd_jax.data import dataset
+from mrd_jax.data.examples import Batch
 from mrd_jax.errors import BadInput
 from mrd_jax.finetune import start as starts
-from mrd_jax.finetune.config import Config
 from mrd_jax.finetune.evaluate import Evaluator
 from mrd_jax.finetune.step import jit_train_step, make_optimizer, make_state
 from mrd_jax.finetune.transforms import Drawer
-from mrd_jax.loop import Run, one_ahead, train_loop
-from mrd_jax.metrics import read_metrics, write_json
+from mrd_jax.io.files import read_metrics, write_json
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.models.pointbert import PointBERT
-from mrd_jax.profiling import compile_cache
+from mrd_jax.parallel import sharding
+from mrd_jax.training.loop import Run, one_ahead, train_loop
+from mrd_jax.training.profile import compile_cache
 
 
 def open_data(config: Config):

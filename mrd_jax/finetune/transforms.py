@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mrd_jax.config.finetuning import AugmentConfig
+from mrd_jax.data.examples import Batch, normalize_cloud
 from mrd_jax.data.records import XYZ_LEVELS
-from mrd_jax.data.transforms import Batch, normalize_cloud
-from mrd_jax.finetune.config import AugmentConfig
 from mrd_jax.models.point_ops import farthest_point_sample
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import at_least, exit_code
+from mrd_jax.cli import at_least, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from mrd_jax.draw.sheet import cloud_image, drawable
+from mrd_jax.draw.style import GREY, HEADER, MARGIN, WIDTH, sheet
 from mrd_jax.errors import BadInput
 from mrd_jax.inspect.run import MADE_BY, Inspection
-from mrd_jax.report.retrieval_sheet import cloud_image, drawable
-from mrd_jax.report.style import GREY, HEADER, MARGIN, WIDTH, sheet
 
 REPORT, SHEET = "report.json", "shapes.png"
 COLUMNS = 4

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.data.records import ImageKind, TextKind
-from mrd_jax.evaluate.retrieval import retrieval
-from mrd_jax.evaluate.zero_shot import zero_shot
 from mrd_jax.inspect.scan import Scan, unit
 from mrd_jax.inspect.up_axis import FEWEST, UpAxis, up_axis
+from mrd_jax.metrics.retrieval import retrieval
+from mrd_jax.metrics.zero_shot import zero_shot
 
 PAIRS = 2000  # of image and text, at most: R@1 depends on their number
 

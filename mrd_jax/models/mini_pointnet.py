@@ -119,7 +119,7 @@ class MiniPointNet(nn.Module):
   the unbiased: a factor n / (n - 1) with n = B * G * K).
 
   When the collection "intermediates" is mutable, it gets mean and variance of
-  each BatchNorm's input: `accumulation.py` makes the statistics of a batch
+  each BatchNorm's input: `training/accumulate.py` makes the statistics of a batch
   from those of its parts.
   """
 

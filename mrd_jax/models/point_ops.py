@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mrd_jax.models import point_kernels
+from mrd_jax.models import sampling_kernel
 
 Sampling = Literal["auto", "xla", "kernel"]
 
@@ -225,13 +225,13 @@ def group_points(
   chex.assert_shape(num_points_B, (points_BN6.shape[0],))
   with_kernel = sampling == "kernel" or (
     sampling == "auto"
-    and points_BN6.shape[1] <= point_kernels.MAX_POINTS
-    and point_kernels.is_supported()
+    and points_BN6.shape[1] <= sampling_kernel.MAX_POINTS
+    and sampling_kernel.is_supported()
   )
 
   def local(points_BN6: jax.Array, num_points_B: jax.Array) -> Groups:
     if with_kernel:
-      center_index_BG = point_kernels.farthest_point_sample_batch(
+      center_index_BG = sampling_kernel.farthest_point_sample_batch(
         points_BN6[..., :3], num_points_B, groups
       )
     else:

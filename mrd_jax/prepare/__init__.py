@@ -15,7 +15,8 @@ def ensure(data_dir: str, made_from: str) -> None:
   import jax
   from jax.experimental import multihost_utils
 
-  from mrd_jax.prepare import openshape, procedural
+  from mrd_jax.prepare import procedural
+  from mrd_jax.prepare.openshape import convert
 
   try:
     if made_from and jax.process_index() == 0 and not Path(data_dir).exists():
@@ -23,7 +24,7 @@ def ensure(data_dir: str, made_from: str) -> None:
       if made_from == "procedural":
         procedural.generate(data_dir)
       else:
-        openshape.convert(made_from, data_dir)
+        convert.convert(made_from, data_dir)
   finally:
     # Also after a failure: the others then find no dataset, and say so.
     if jax.process_count() > 1:

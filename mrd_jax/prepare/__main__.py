@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mrd_jax.arguments import exit_code
+from mrd_jax.cli import exit_code
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.flags import parse
 
 if TYPE_CHECKING:
-  from mrd_jax.prepare.engine import BeamConfig
-  from mrd_jax.prepare.evaluation import ClassFeatures
-  from mrd_jax.prepare.evaluation_sets import EvaluationSet
-  from mrd_jax.prepare.report import Report
-  from mrd_jax.prepare.teacher import TeacherConfig
+  from mrd_jax.prepare.job.engine import BeamConfig
+  from mrd_jax.prepare.job.outcome import Report
+  from mrd_jax.prepare.job.teacher import TeacherConfig
+  from mrd_jax.prepare.test_sets.common import EvaluationSet
+  from mrd_jax.prepare.test_sets.convert import ClassFeatures
 
 # The modules of a kind are imported when it runs: --help must not wait.
 
@@ -36,18 +36,18 @@ def _written(report: "Report", args: argparse.Namespace) -> str:
 
 
 def _openshape(args: argparse.Namespace) -> str:
-  from mrd_jax.prepare import openshape
+  from mrd_jax.prepare.openshape import convert
 
   splits = args.splits.split(",") if args.splits else None
   parts = None
   if args.parts:
     parts = [part.removesuffix(".tar.gz") for part in args.parts.split(",")]
   if args.download:
-    from mrd_jax.prepare.download import download
+    from mrd_jax.prepare.openshape.download import download
 
     archives = [f"{part}.tar.gz" for part in parts] if parts else None
     download(args.input, parts=archives, splits=splits)
-  report = openshape.convert(
+  report = convert.convert(
     args.input,
     args.output,
     splits=splits,
@@ -74,14 +74,14 @@ def _procedural(args: argparse.Namespace) -> str:
 
 
 def _meshes(args: argparse.Namespace) -> str:
-  from mrd_jax.prepare import meshes
+  from mrd_jax.prepare.mesh import convert
 
-  report = meshes.convert(
+  report = convert.convert(
     args.input,
     args.output,
     _teacher(args),
     texts=args.texts,
-    config=meshes.MeshConfig(
+    config=convert.MeshConfig(
       up=args.up,
       num_points=args.num_points,
       views=args.views,
@@ -110,7 +110,7 @@ def _ulip2(args: argparse.Namespace) -> str:
 
 
 def _scanobjectnn(args: argparse.Namespace) -> str:
-  from mrd_jax.prepare import scanobjectnn
+  from mrd_jax.prepare.test_sets import scanobjectnn
 
   def read(embed_dim: int) -> "list[EvaluationSet]":
     return [
@@ -123,7 +123,7 @@ def _scanobjectnn(args: argparse.Namespace) -> str:
 
 
 def _modelnet40(args: argparse.Namespace) -> str:
-  from mrd_jax.prepare import modelnet40
+  from mrd_jax.prepare.test_sets import modelnet40
 
   forms: "dict[str, Callable[..., EvaluationSet]]" = {
     "hdf5": modelnet40.read_hdf5,
@@ -145,16 +145,16 @@ def _evaluation(
   args: argparse.Namespace,
   read: "Callable[[int], list[EvaluationSet]]",
 ) -> str:
-  from mrd_jax.prepare import evaluation
+  from mrd_jax.prepare.test_sets import convert
 
-  report = evaluation.convert(
+  report = convert.convert(
     args.input, args.output, read, _classes(args), beam_config=_beam(args)
   )
   return _written(report, args)
 
 
 def _captions(args: argparse.Namespace) -> str:
-  from mrd_jax.prepare import cap3d
+  from mrd_jax.prepare.test_sets import cap3d
 
   problems: list[str] = []
   captions = cap3d.read_captions(args.input, problems)
@@ -166,13 +166,13 @@ def _captions(args: argparse.Namespace) -> str:
 
 
 def _beam(args: argparse.Namespace) -> "BeamConfig":
-  from mrd_jax.prepare.engine import BeamConfig
+  from mrd_jax.prepare.job.engine import BeamConfig
 
   return BeamConfig(args.beam_runner, args.beam_pipeline_options)
 
 
 def _teacher(args: argparse.Namespace) -> "TeacherConfig":
-  from mrd_jax.prepare.teacher import TeacherConfig
+  from mrd_jax.prepare.job.teacher import TeacherConfig
 
   return TeacherConfig(
     model=args.teacher,
@@ -186,7 +186,7 @@ def _teacher(args: argparse.Namespace) -> "TeacherConfig":
 
 
 def _classes(args: argparse.Namespace) -> "ClassFeatures":
-  from mrd_jax.prepare.evaluation import ClassFeatures
+  from mrd_jax.prepare.test_sets.convert import ClassFeatures
 
   if (args.teacher is None) == (args.class_features is None):
     raise BadInput("give either --teacher or --class-features")

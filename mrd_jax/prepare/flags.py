@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mrd_jax.arguments import at_least
+from mrd_jax.cli import at_least
 
 
 def _remap(text: str) -> tuple[str, str]:

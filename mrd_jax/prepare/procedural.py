@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from mrd_jax.data.records import DatasetMeta, Shape
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.builder import write_dataset
+from mrd_jax.prepare.job.dataset_writer import write_dataset
 
 TEACHER = "synthetic (procedural concepts; not CLIP)"
 
@@ -38,7 +38,9 @@ def generate(
   Raises:
     BadInput: for an argument out of range, or when `output_dir` exists.
   """
-  from mrd_jax.data import procedural  # imports every object family
+  from mrd_jax.procedural import (
+    shapes as procedural,  # imports every object family
+  )
 
   if train < 1 or val < 0:
     raise BadInput(f"train={train}, val={val}: needs train >= 1 and val >= 0")

@@ -21,25 +21,25 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from mrd_jax.data.point_files import read_cloud
 from mrd_jax.data.records import SCHEMA, TextKind
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import engine
-from mrd_jax.prepare.drafts import (
+from mrd_jax.io.clouds import read_cloud
+from mrd_jax.io.files import read_json
+from mrd_jax.prepare.job import engine
+from mrd_jax.prepare.job.add_features import teach
+from mrd_jax.prepare.job.drafts import (
   DRAFTS_PER_SHARD,
   Draft,
   Text,
   serialize_draft,
   to_record,
 )
-from mrd_jax.prepare.engine import BeamConfig, Item, Outcome
-from mrd_jax.prepare.job import Made, make_dataset
-from mrd_jax.prepare.report import Report
-from mrd_jax.prepare.sample import GREY
-from mrd_jax.prepare.shards import Reject, write_text
-from mrd_jax.prepare.splits import read_json
-from mrd_jax.prepare.teach import teach
-from mrd_jax.prepare.teacher import TeacherConfig
+from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome
+from mrd_jax.prepare.job.job import Made, make_dataset
+from mrd_jax.prepare.job.outcome import Report
+from mrd_jax.prepare.job.shards import Reject, write_text
+from mrd_jax.prepare.job.teacher import TeacherConfig
+from mrd_jax.prepare.openshape.sample import GREY
 
 _DEGREES = range(0, 360, 12)
 _CLOUDS = "shapenet_pc"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.arguments import exit_code
+from mrd_jax.cli import exit_code
 from mrd_jax.errors import BadInput
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import EngFormatter
 
+from mrd_jax.draw.style import ticks
 from mrd_jax.report.curves import SMOOTH_FROM, smoothed
 from mrd_jax.report.markup import Markup, join, tag
-from mrd_jax.report.style import ticks
 
 WIDTH, HEIGHT = 340, 190  # units of the drawing, about pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 8, 24

@@ -3,11 +3,10 @@
 import numpy as np
 
 from mrd_jax.data import dataset
+from mrd_jax.encoder.embed_split import read_embeddings, unit
 from mrd_jax.errors import BadInput
-from mrd_jax.evaluate.embed import unit
-from mrd_jax.evaluate.zero_shot import confusion
+from mrd_jax.metrics.zero_shot import confusion
 from mrd_jax.report.markup import Markup, tag
-from mrd_jax.report.retrieval_sheet import read_embeddings
 from mrd_jax.report.run_folder import RunFolder
 from mrd_jax.report.tables import scroll
 

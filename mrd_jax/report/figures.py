@@ -11,10 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from mrd_jax.errors import BadInput
-from mrd_jax.report import curves, retrieval_sheet
-from mrd_jax.report.run_folder import RunFolder, read_run
-from mrd_jax.report.style import (
+from mrd_jax.draw.style import (
   BLUE,
   GREEN,
   GREY,
@@ -28,6 +25,9 @@ from mrd_jax.report.style import (
   step_axis,
   ticks,
 )
+from mrd_jax.errors import BadInput
+from mrd_jax.report import curves, retrieval_sheet
+from mrd_jax.report.run_folder import RunFolder, read_run
 
 COLORS = {
   "total": INK,

@@ -9,7 +9,7 @@ import numpy as np
 
 from mrd_jax.data import dataset
 from mrd_jax.data.records import XYZ_LEVELS
-from mrd_jax.evaluate.embed import SplitEmbeddings
+from mrd_jax.encoder.embed_split import SplitEmbeddings
 from mrd_jax.report.classes import class_names
 from mrd_jax.report.markup import Markup, tag
 from mrd_jax.report.retrieval_sheet import choose_queries, open_retrieval

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mrd_jax.encoder.embed_split import AT_THE_END
 from mrd_jax.errors import BadInput
 from mrd_jax.report import charts, classes, curves, tables
 from mrd_jax.report.document import document
 from mrd_jax.report.gallery import Clouds, gallery, open_run
 from mrd_jax.report.markup import Markup, tag
-from mrd_jax.report.run_folder import AT_THE_END, EvaluationFolder, RunFolder
+from mrd_jax.report.run_folder import EvaluationFolder, RunFolder
 
 Runs = Mapping[str, RunFolder]
 

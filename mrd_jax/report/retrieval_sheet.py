@@ -1,29 +1,27 @@
 """A sheet of text queries and the shapes that were retrieved for them."""
 
-import os
 import textwrap
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from mrd_jax.data import dataset
-from mrd_jax.data.records import XYZ_LEVELS
+from mrd_jax.draw.sheet import cloud_image, drawable
+from mrd_jax.draw.style import BLUE, GREY, HEADER, INK, MARGIN, WIDTH, sheet
+from mrd_jax.encoder.embed_split import (
+  SplitEmbeddings,
+  read_embeddings,
+)
 from mrd_jax.errors import BadInput
-from mrd_jax.evaluate.embed import SplitEmbeddings, unit
-from mrd_jax.report import point_render
-from mrd_jax.report.run_folder import AT_THE_END, RunFolder
-from mrd_jax.report.style import BLUE, GREY, HEADER, INK, MARGIN, WIDTH, sheet
+from mrd_jax.report.run_folder import RunFolder
 
 ROWS = 8
 COLUMNS = 5
 TILE = 1.42  # inches
 TEXT_WIDTH = WIDTH - 2 * MARGIN - COLUMNS * (TILE + 0.08)  # inches
 ROW_HEIGHT = TILE + 0.36
-PIXELS = 300  # of a rendered cloud
 
 OWN, SAME, OTHER = BLUE, "#8fc1e3", "#dfe3e8"
 
@@ -118,42 +116,6 @@ def draw_retrieval(run: RunFolder, path: Path) -> None:
         )
 
 
-def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
-  """Reads a split's embeddings as training leaves them.
-
-  Raises:
-    BadInput: if they are not there, or not what training writes.
-  """
-  if not Path(path).exists():
-    raise BadInput(f"{path} does not exist; {AT_THE_END}")
-  try:
-    # Opened here: of a torn archive NumPy would leave its own file open.
-    with (
-      open(path, "rb") as file,
-      np.load(file, allow_pickle=False) as arrays,
-    ):
-      point = unit(arrays["point"].astype(np.float32))
-      # Older runs kept no image features.
-      has_image = np.zeros(len(point), bool)
-      image = np.zeros_like(point)
-      if "image" in arrays:
-        has_image = arrays["has_image"]
-        image = unit(arrays["image"].astype(np.float32))
-      return SplitEmbeddings(
-        point=point,
-        image=image,
-        has_image=has_image,
-        text=unit(arrays["text"].astype(np.float32)),
-        has_text=arrays["has_text"],
-        label=arrays["label"],
-      )
-  except (KeyError, ValueError, EOFError, OSError, BadZipFile) as error:
-    raise BadInput(
-      f"{path} is not what training writes ({error}); remove it and repeat "
-      "the training command"
-    ) from None
-
-
 def choose_queries(
   has_text_N: np.ndarray, label_N: np.ndarray, count: int
 ) -> np.ndarray:
@@ -181,12 +143,6 @@ def choose_queries(
     return ordered[:count]
   spaced = np.linspace(0, len(seen) - 1, count).round().astype(int)
   return ordered[spaced]
-
-
-def cloud_image(record: dict) -> np.ndarray:
-  """(PIXELS, PIXELS, 3) picture of a record's points."""
-  xyz = record["xyz"] * (record["scale"] / XYZ_LEVELS)
-  return point_render.render(xyz, record["rgb"] / 255, PIXELS)
 
 
 def _legend(figure: Figure, y: float, has_labels: bool) -> None:
@@ -277,12 +233,3 @@ def _tile(
     fontsize=8.5,
     color=GREY,
   )
-
-
-def drawable(text: str) -> str:
-  """One line of text, "□" for every character that the font lacks."""
-  known = font_manager.get_font(
-    font_manager.findfont("DejaVu Sans")
-  ).get_charmap()
-  line = " ".join(text.split())
-  return "".join(c if ord(c) in known else "□" for c in line)

@@ -12,12 +12,7 @@ import numpy as np
 from mrd_jax.data import dataset
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput
-from mrd_jax.metrics import read_metrics
-
-AT_THE_END = (
-  "it is written at the end of a run: repeat the training command with this "
-  "folder to finish the run"
-)
+from mrd_jax.io.files import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mrd_jax.evaluate.table import group_metrics, label, number
+from mrd_jax.metrics.table import group_metrics, label, number
 from mrd_jax.report.markup import Markup, join, tag
 from mrd_jax.report.run_folder import EvaluationFolder, RunFolder
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrd_jax.arguments import add_checkpoint, at_least, exit_code
-from mrd_jax.data.point_files import SUFFIXES
+from mrd_jax.cli import add_checkpoint, at_least, exit_code
 from mrd_jax.errors import BadInput
+from mrd_jax.io.clouds import SUFFIXES
 
 if TYPE_CHECKING:
   from mrd_jax.search.gallery import Gallery
@@ -49,7 +49,7 @@ def _search(args: argparse.Namespace) -> int:
         f"{flag} is {text}, must be a file that ends in {suffix}, in a folder "
         "that exists"
       )
-  from mrd_jax.encoder import load_encoder  # brings JAX, takes seconds
+  from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
   from mrd_jax.search import queries, ranking
   from mrd_jax.search.gallery import open_gallery
   from mrd_jax.search.index import index_path, open_index

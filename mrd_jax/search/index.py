@@ -4,7 +4,7 @@ An embedding becomes D / 2 codes of 4 bits, one for each pair of its
 components (Jegou et al., Product quantization for nearest neighbor search,
 TPAMI 2011; scanned in registers, Andre et al., TPAMI 2019): D / 4 bytes, 320
 MB for a million embeddings of width 1,280, which take 5.1 GB.  Narrow ones,
-below 128, get 8 bits a component.  The scan finds candidates; `ranking.py`
+below 128, get 8 bits a component.  The scan finds candidates; `losses/ranking.py`
 reads their embeddings and scores them exactly.
 
 No part of the gallery is left out.  An inverted file or a graph would scan

@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrd_jax.data.point_files import read_cloud
-from mrd_jax.embed import fingerprint
-from mrd_jax.encoder import Encoder
+from mrd_jax.encoder.encoder import Encoder, fingerprint
+from mrd_jax.encoder.files import UpAxis
 from mrd_jax.errors import BadInput
-from mrd_jax.pretrained import UpAxis
+from mrd_jax.io.clouds import read_cloud
 from mrd_jax.search.gallery import Gallery
 
 # As `ClipTeacher` names itself: "user/model@commit (sha256 0123456789ab)".

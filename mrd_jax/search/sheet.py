@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mrd_jax.data.point_files import read_cloud
-from mrd_jax.embed import record_cloud
-from mrd_jax.encoder import shuffled
+from mrd_jax.data.records import record_cloud
+from mrd_jax.draw import cloud
+from mrd_jax.draw.sheet import drawable
+from mrd_jax.draw.style import GREY, HEADER, INK, MARGIN, RULE, WIDTH, sheet
+from mrd_jax.encoder.encoder import shuffled
 from mrd_jax.errors import BadInput
-from mrd_jax.report import point_render
-from mrd_jax.report.retrieval_sheet import drawable
-from mrd_jax.report.style import GREY, HEADER, INK, MARGIN, RULE, WIDTH, sheet
+from mrd_jax.io.clouds import read_cloud
 from mrd_jax.search.gallery import Gallery
 from mrd_jax.search.queries import Query
 from mrd_jax.search.ranking import Hits
@@ -131,7 +131,7 @@ def _render(cloud_NC: np.ndarray, up: str) -> np.ndarray:
     xyz_N3 = xyz_N3[:, [0, 2, 1]] * [1, 1, -1]  # a rotation
   if (xyz_N3 == xyz_N3[0]).all():
     raise BadInput("all points coincide")
-  return point_render.render(xyz_N3, rgb_N3, _PIXELS)
+  return cloud.render(xyz_N3, rgb_N3, _PIXELS)
 
 
 def _draw(figure: Figure, left: float, top: float, picture: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mrd_jax import hub
 from mrd_jax.errors import BadInput
+from mrd_jax.io import hub
 
 # Safe formats alone: a pytorch_model.bin is a pickle.
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from mrd_jax import hub
 from mrd_jax.errors import BadInput
+from mrd_jax.io import hub
 
 CONFIG = "config.json"
 # The second is what newer versions of transformers write.

@@ -165,7 +165,7 @@ def load_class_features(
 
   Args:
     path: A pickled dict, class name -> {"open_clip_text_feat": (1, D)}, of
-      which no more than data is read (`prepare/safe_pickle.py`).
+      which no more than data is read (`io/safe_pickle.py`).
 
   Returns:
     C names, and (C, D) float32 as they are in the file.
@@ -174,7 +174,7 @@ def load_class_features(
     BadInput: naming the file, if it holds something else.
   """
   # Here, because the package `prepare` imports this one.
-  from mrd_jax.prepare.splits import read_class_features
+  from mrd_jax.prepare.openshape.lists import read_class_features
 
   names, features = read_class_features(Path(path))
   if not np.isfinite(features).all():

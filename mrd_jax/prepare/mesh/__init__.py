@@ -1,1 +1,1 @@
-"""Meshes: their files, their surface, pictures of them."""
+"""Makes a dataset of meshes."""

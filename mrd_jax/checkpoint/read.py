@@ -1,0 +1,215 @@
+"""What lies in a run's folder of checkpoints, and reading it.
+
+A folder whose name is a number is a checkpoint.  Orbax removes an old one file
+by file; what a removal that was cut off has left (older than the newest, and
+without the file that makes it one) is none.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1
+
+from mrd_jax.checkpoint.checksum import difference
+from mrd_jax.checkpoint.failures import attempt, quiet, reason
+from mrd_jax.errors import BadInput, RunFailed
+
+ocp: Any = v1  # its type hints contradict each other
+_NAMES = ocp.path.step.standard_name_format()
+_MARK = "_CHECKPOINT_METADATA"
+
+CHECKSUMS = "checksums"  # the key in Orbax's metadata of a checkpoint
+
+# What a disk, a network or a device says of itself, not of a file: of the
+# system's errors all but "no such file", "not" and "is a directory".
+_PASSING = re.compile(
+  r"\[Errno (?!(2|20|21)\])|os_error_code='(?!(2|20|21)')|MemoryError|"
+  "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED"
+)
+
+
+def load_on_one_device(
+  directory: Path, *, best_metric: str | None, without: tuple[str, ...] = ()
+) -> tuple[int, dict[str, Any]]:
+  """Reads a checkpoint to use it, without touching a run that may go on.
+
+  Any process may call it, alone.
+
+  Args:
+    directory: The checkpoints of a run.
+    best_metric: Which metric's best is wanted; None wants the newest.
+    without: Fields of the `TrainState` that are not wanted, and not read.
+
+  Returns:
+    The step, and the other fields on this process's first device.
+
+  Raises:
+    BadInput: if there is no such checkpoint, or it is damaged.
+    RunFailed: if the machine fails to read it.
+  """
+  if not directory.is_dir():
+    raise BadInput(f"{directory} does not exist: the run has saved nothing yet")
+  directory = directory.absolute()
+  steps = {}
+  for step, metrics in steps_in(directory).items():
+    if best_metric is None:
+      steps[step] = -1.0
+    elif isinstance(metrics, Exception):  # it might have been the best
+      raise refusal(directory, step, reason(metrics))
+    elif best_metric in metrics:
+      steps[step] = metrics[best_metric]
+  if not steps:
+    raise BadInput(
+      f"{directory} has no complete checkpoint"
+      + (f" with the metric {best_metric!r}" if best_metric else "")
+    )
+  step = max(steps, key=lambda step: (steps[step], step))
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+  def read() -> tuple[dict[str, Any], dict[str, int] | None]:
+    saved, sums = describe(directory / str(step))
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+      {name: saved[name] for name in saved if name not in without},
+    )
+    return load(directory / str(step), abstract, partial=True), sums
+
+  found, problem = attempt(read)
+  if found:
+    problem = difference(*found)
+  if problem or not found:
+    raise refusal(directory, step, problem)
+  return step, found[0]
+
+
+def refusal(directory: Path, step: int, problem: str) -> Exception:
+  """What is to be raised where the checkpoint of `step` cannot be used."""
+  check_is_damage(directory / str(step), problem)
+  others = sorted(steps_in(directory).keys() - {step})
+  return BadInput(
+    f"{directory / str(step)}: the checkpoint is damaged ({problem}); "
+    + (
+      f"move it elsewhere to use another (there are {others}), or repeat the "
+      "run's command, which goes on from the one before"
+      if others
+      else "there is no other, so bring it back from a copy"
+    )
+  )
+
+
+def check_is_damage(path: Path, problem: str) -> None:
+  """Raises RunFailed if the machine is at fault, not the checkpoint."""
+  if _PASSING.search(problem):
+    raise RunFailed(
+      f"{path}: the checkpoint cannot be read ({problem}), which may pass; "
+      "nothing was changed: mend that and repeat the command"
+    )
+
+
+class StepNames:
+  """Orbax's names of steps; hides those at which Orbax would give up."""
+
+  build_name = staticmethod(_NAMES.build_name)
+  find_step = staticmethod(_NAMES.find_step)
+
+  def __init__(self, directory: Path):
+    self.hidden = {
+      step
+      for step, scores in steps_in(directory).items()
+      if isinstance(scores, Exception)
+    }
+
+  def find_all(self, base_path: Any) -> Iterator[Any]:
+    for step in sorted(steps_in(Path(base_path)).keys() - self.hidden):
+      yield _NAMES.find_step(base_path, step)
+
+
+def steps_in(directory: Path) -> dict[int, Any]:
+  """The complete checkpoints: their scores, or why they cannot be read."""
+  found = {}
+  for step, path in _folders(directory).items():
+    try:
+      with quiet():
+        found[step] = _scores(path)
+    except Exception as error:  # whatever damage can lead to
+      found[step] = error
+  return {step: found[step] for step in found.keys() - remnants(directory)}
+
+
+def remnants(directory: Path) -> dict[int, Path]:
+  """What is left of those whose removal was cut off."""
+  folders = _folders(directory)
+  complete = [step for step in folders if (folders[step] / _MARK).exists()]
+  return {
+    step: path
+    for step, path in folders.items()
+    if step not in complete and step < max(complete, default=0)
+  }
+
+
+def _folders(directory: Path) -> dict[int, Path]:
+  """Those with a name of digits; one that is being written has another."""
+  return {
+    int(path.name): path
+    for path in directory.glob("[0-9]*")
+    if path.name.isdigit()
+  }
+
+
+def _scores(path: Path) -> dict[str, float]:
+  """The scores of the checkpoint in `path`; {} if it was saved without any."""
+  info = _NAMES.find_step(path.parent, int(path.name))
+  if info.init_timestamp_nsecs is None:  # Orbax would go on without it
+    raise ValueError(f"{_MARK} is missing or damaged")
+  try:
+    return dict(json.loads((path / "metrics" / "metrics").read_text()))
+  except FileNotFoundError:
+    return {}
+
+
+def describe(path: Path) -> tuple[dict[str, Any], dict[str, int] | None]:
+  """What the checkpoint in `path` holds.
+
+  Returns:
+    Its arrays' shapes and types, and their checksums if it has them.
+  """
+  _scores(path)
+  info = ocp.metadata(path)
+  if info.metadata is None:
+    raise ValueError("the list of its arrays cannot be read")
+  return info.metadata, (info.custom_metadata or {}).get(CHECKSUMS)
+
+
+def check_same_arrays(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+  """Raises ValueError if the trees are not of the same arrays."""
+  kinds = [
+    {
+      jax.tree_util.keystr(path, simple=True, separator="/"): (
+        f"{leaf.dtype} {leaf.shape}"
+      )
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (saved, wanted)
+  ]
+  for name in sorted(kinds[0].keys() | kinds[1].keys()):
+    found, expected = (kind.get(name, "missing") for kind in kinds)
+    if found != expected:
+      raise ValueError(f"{name} is {found}, this program wants {expected}")
+
+
+def load(path: Path, abstract: Any, *, partial: bool) -> dict[str, Any]:
+  """The arrays in `path` as `abstract` says.
+
+  Orbax's own barriers are left out: where one process fails, the others would
+  wait in them for minutes, and never agree on what to do instead.
+  """
+  context = ocp.Context()
+  context.multiprocessing.primary_host = jax.process_index()
+  context.multiprocessing.active_processes = {jax.process_index()}
+  context.pytree.loading.partial_load = partial
+  with context:
+    return ocp.load(path, abstract)

@@ -1,0 +1,1 @@
+"""Declares every field of a run once."""

@@ -1,0 +1,312 @@
+"""Step-indexed batches: which records make up a batch is a function of its step.
+
+The pipeline keeps no state worth saving.  A batch follows from (seed, step,
+position in the global batch), so a run resumes at any step, with any number
+of processes and workers, on exactly the data it would have seen.  Workers
+only read and pad; decoding and augmentation happen on the device
+(`transforms.py`).
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from mrd_jax.data.examples import Batch
+from mrd_jax.data.order import shuffled
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.errors import BadInput, RunFailed
+
+
+class WorkerLost(RunFailed):
+  """A data worker died; the same command goes on from the last checkpoint."""
+
+
+class Source(Protocol):
+  """Random access to the encoded records of one split."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOrder:
+  """The order of a training run's samples.
+
+  Every epoch is a permutation of its own; the few records that do not fill a
+  batch are left out of that epoch, so no batch holds a record twice.
+
+  Attributes:
+    num_records: Size of the split.
+    batch_size: Global batch size.
+    seed: Seed of the permutations.
+  """
+
+  num_records: int
+  batch_size: int
+  seed: int
+
+  def __post_init__(self):
+    if self.batch_size > self.num_records:
+      raise BadInput(
+        f"train.batch_size is {self.batch_size} but the training split has "
+        f"only {self.num_records} records; use a smaller batch"
+      )
+
+  @property
+  def steps_per_epoch(self) -> int:
+    return self.num_records // self.batch_size
+
+  def rows(self, step: int) -> np.ndarray:
+    """The (batch_size,) records of the global batch of `step`, in order."""
+    epoch, batch = divmod(step, self.steps_per_epoch)
+    seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
+    first = batch * self.batch_size
+    return shuffled(
+      np.arange(first, first + self.batch_size), self.num_records, int(seed)
+    )
+
+  def row(self, step: int, position: int) -> int:
+    """The record at `position` of the global batch of `step`."""
+    return int(self.rows(step)[position])
+
+
+def pad_records(
+  records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
+) -> Batch:
+  """The records of some rows as a `Batch`, padded to fixed shapes."""
+  size = len(rows)
+  # At least one slot each, so that "the first" always exists.
+  images, texts = max(meta.max_images, 1), max(meta.max_texts, 1)
+  fields: dict[str, Any] = {
+    "row": np.array(rows, np.int32),
+    "xyz": np.zeros((size, meta.max_points, 3), np.int16),
+    "rgb": np.zeros((size, meta.max_points, 3), np.uint8),
+    "num_points": np.zeros(size, np.int32),
+    "image_feat": np.zeros((size, images, meta.embed_dim), np.float16),
+    "image_kind": np.zeros((size, images), np.uint8),
+    "text_feat": np.zeros((size, texts, meta.embed_dim), np.float16),
+    "text_kind": np.zeros((size, texts), np.uint8),
+    "label": np.zeros(size, np.int32),
+  }
+  for i, record in enumerate(records):
+    for name in ("xyz", "rgb", "image_kind", "text_kind"):
+      fields[name][i, : len(record[name])] = record[name]
+    for name in ("image_feat", "text_feat"):
+      features = record[name].reshape(-1, meta.embed_dim)
+      fields[name][i, : len(features)] = features
+    fields["num_points"][i] = len(record["xyz"])
+    fields["label"][i] = record["label"]
+  return Batch(**fields)
+
+
+def require_image(record: dict[str, Any]) -> None:
+  """Raises BadInput unless a record can be pre-trained on."""
+  if not len(record["image_kind"]):
+    raise BadInput(
+      f"data.split: shape {record['id']!r} has no image feature to learn "
+      "from; train on another split"
+    )
+
+
+def examine_batch(
+  source: Source, order: TrainOrder, step: int
+) -> list[dict[str, Any]]:
+  """What may have made a batch's losses not finite, read again.
+
+  Args:
+    source: The training split.
+    order: Which record goes where.
+    step: The step that the batch is of, from 0.
+
+  Returns:
+    For every record of the global batch, those with problems first: `row`,
+    `id` ("" if it can no longer be read), and `problems`, a list of words.
+  """
+  found = []
+  for row in order.rows(step).tolist():
+    try:
+      record = source[row]
+      shape = {"id": record["id"], "problems": _problems(record)}
+    except BadInput as error:
+      shape = {"id": "", "problems": [str(error)]}
+    found.append({"row": row} | shape)
+  return sorted(found, key=lambda shape: not shape["problems"])
+
+
+def _problems(record: dict[str, Any]) -> list[str]:
+  """What `records.check_shape` would not have let pass."""
+  problems = []
+  for field in ("image_feat", "text_feat"):
+    features = record[field].astype(np.float32)
+    finite = np.isfinite(features).all(axis=1)
+    zero = ~features.any(axis=1)
+    for bad, words in ((~finite, "not finite"), (zero, "zero")):
+      if bad.any():
+        problems.append(f"{bad.sum()} of {len(bad)} {field} {words}")
+  if not np.isfinite([*record["center"], record["scale"]]).all():
+    problems.append("center or scale not finite")
+  if record["scale"] <= 0:
+    problems.append("scale not positive")
+  if (record["xyz"] == record["xyz"][:1]).all():
+    problems.append("all points coincide")
+  return problems
+
+
+def train_batches(
+  source: Source,
+  meta: DatasetMeta,
+  order: TrainOrder,
+  *,
+  start_step: int,
+  num_steps: int,
+  process_index: int,
+  process_count: int,
+  threads: int,
+  workers: int,
+  check: Callable[[dict[str, Any]], None] = require_image,
+) -> Iterator[Batch]:
+  """This process's part of every global batch from `start_step` on.
+
+  Process p of P holds positions [p * B / P, (p + 1) * B / P).
+
+  Args:
+    source: The training split.
+    meta: Its metadata (padded sizes).
+    order: Which record goes where.
+    start_step: First step.
+    num_steps: Last step + 1.
+    process_index: p.
+    process_count: P, a divisor of the batch size.
+    threads: Reading threads in each worker.
+    workers: Worker processes; 0 reads in this one.
+    check: Raises BadInput for a record that cannot be trained on.
+
+  Raises:
+    BadInput: on the way, naming a record that cannot be read or trained on.
+    WorkerLost: on the way, when the system has killed a worker.
+  """
+  local = order.batch_size // process_count
+  first = process_index * local
+
+  def load(step: int) -> Batch:
+    rows = order.rows(step)[first : first + local].tolist()
+    return _read_batch(source, meta, rows, check)
+
+  dataset = grain.MapDataset.range(start_step, num_steps).map(load)
+  return _until_lost(_read(dataset, threads, workers))
+
+
+def eval_batches(
+  source: Source,
+  meta: DatasetMeta,
+  *,
+  batch_size: int,
+  process_index: int,
+  process_count: int,
+  threads: int,
+) -> Iterator[Batch]:
+  """This process's part of consecutive global batches over a whole split.
+
+  The last batch is filled up with copies of the last record; the caller
+  knows the split's length and drops them.
+  """
+  local = batch_size // process_count
+
+  def load(batch: int) -> Batch:
+    first = batch * batch_size + process_index * local
+    rows = [min(row, len(source) - 1) for row in range(first, first + local)]
+    return pad_records(map(source.__getitem__, rows), rows, meta)
+
+  dataset = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
+  return iter(_read(dataset, threads, workers=0))
+
+
+def consecutive_batches(
+  source: Source,
+  meta: DatasetMeta,
+  rows: range,
+  *,
+  batch_size: int,
+  threads: int,
+  workers: int,
+  check: Callable[[dict[str, Any]], None] = require_image,
+) -> Iterator[Batch]:
+  """Consecutive rows of a split, in their order; the last batch is shorter.
+
+  Raises:
+    BadInput, WorkerLost: on the way, as `train_batches`.
+  """
+
+  def load(batch: int) -> Batch:
+    part = rows[batch * batch_size : (batch + 1) * batch_size]
+    return _read_batch(source, meta, part, check)
+
+  dataset = grain.MapDataset.range(-(-len(rows) // batch_size)).map(load)
+  return _until_lost(_read(dataset, threads, workers))
+
+
+def _read_batch(
+  source: Source,
+  meta: DatasetMeta,
+  rows: Sequence[int],
+  check: Callable[[dict[str, Any]], None],
+) -> Batch:
+  def read(row: int) -> dict[str, Any]:
+    record = source[row]
+    check(record)
+    return record
+
+  return pad_records(map(read, rows), rows, meta)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+  """Lets a worker not outlive a run that was killed, nor end before it.
+
+  SLURM sends SIGTERM to every process of a step; the run is the one to stop.
+  """
+  del worker, workers
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def watch() -> None:
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+def _until_lost(reader: grain.IterDataset) -> Iterator[Batch]:
+  try:
+    yield from reader
+  except RuntimeError as error:
+    # Grain has no class for it, and the worker left nothing but its exit code.
+    if "Worker process was terminated" not in str(error):
+      raise
+    raise WorkerLost(
+      f"a data worker has died ({str(error).split('. ')[0]}); if the system "
+      "killed it for want of memory, lower data.workers or data.threads; the "
+      "same command goes on from the last checkpoint"
+    ) from error
+
+
+def _read(
+  dataset: grain.MapDataset, threads: int, workers: int
+) -> grain.IterDataset:
+  """Reads ahead one batch a thread (70 MB for 512 clouds of 10,000 points)."""
+  reader = dataset.to_iter_dataset(
+    grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+  )
+  if workers:
+    reader = reader.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers), _end_with_parent
+    )
+  return reader

@@ -1,0 +1,62 @@
+"""Runs a function over the records of a split, on all devices and processes."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from mrd_jax.data import batches as pipeline
+from mrd_jax.data.examples import Batch
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.parallel import sharding
+
+
+def over_split(
+  forward: Callable[[Batch], tuple[jax.Array, ...]],
+  source: pipeline.Source,
+  meta: DatasetMeta,
+  *,
+  batch_size: int,
+  threads: int,
+  mesh: Mesh,
+  keep_going: Callable[[], None],
+) -> list[np.ndarray]:
+  """Every process reads and computes its part; all get the whole, once.
+
+  Args:
+    forward: A global batch -> arrays with a row a record, laid out as the
+      batch is.
+    source: The split.
+    meta: Its padded sizes.
+    batch_size: Global batch, a multiple of the devices.
+    threads: Reading threads.
+    mesh: The devices.
+    keep_going: Called before every batch; may raise to stop.
+
+  Returns:
+    What `forward` makes of all records, in their order.
+  """
+  layout = sharding.batch_sharding(mesh)
+  parts = []
+  batches = pipeline.eval_batches(
+    source,
+    meta,
+    batch_size=batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    threads=threads,
+  )
+  for batch in batches:
+    keep_going()
+    found = forward(sharding.to_global(batch, layout))
+    parts.append([sharding.to_local(x) for x in found])
+  # (batches, 1, this process's rows of each, ...)
+  whole = [np.stack(arrays)[:, None] for arrays in zip(*parts, strict=True)]
+  if jax.process_count() > 1:
+    whole = [
+      x[:, :, 0].swapaxes(0, 1)  # batches, processes, rows
+      for x in multihost_utils.process_allgather(whole)
+    ]
+  return [x.reshape(-1, *x.shape[3:])[: len(source)] for x in whole]

@@ -1,0 +1,1 @@
+"""Draws shapes, sheets and charts."""

@@ -1,0 +1,1 @@
+"""Embeds point-cloud files."""

@@ -1,0 +1,1 @@
+"""Loads an encoder, saves it and embeds with it."""

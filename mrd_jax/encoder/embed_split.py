@@ -1,0 +1,176 @@
+"""Embeddings of a whole split, on all devices."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mrd_jax.data import batches
+from mrd_jax.data.examples import AugmentConfig, Batch, eval_examples
+from mrd_jax.data.map_split import over_split
+from mrd_jax.data.records import DatasetMeta, ImageKind
+from mrd_jax.errors import BadInput
+from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.parallel import sharding
+
+
+class SplitEmbeddings(NamedTuple):
+  """A split in the joint space, in the order of its records.
+
+  Attributes:
+    point: (N, D) float32 embeddings of the shapes, unit length.
+    image: (N, D) float32 feature of each shape's first image, unit length.
+    has_image: (N,) bool.
+    text: (N, D) float32 feature of each shape's first text, unit length.
+    has_text: (N,) bool.
+    label: (N,) int32.
+  """
+
+  point: np.ndarray
+  image: np.ndarray
+  has_image: np.ndarray
+  text: np.ndarray
+  has_text: np.ndarray
+  label: np.ndarray
+
+
+class Embedder:
+  """Runs the encoder over splits; compiled once for all of them.
+
+  Args:
+    encoder: The encoder.
+    augment: How clouds are drawn (nothing is augmented).
+    meta: The dataset's padded sizes.
+    batch_size: Global batch, a multiple of the devices.
+    threads: Reading threads.
+    seed: Of the fixed shuffle.
+    mesh: The devices.
+  """
+
+  def __init__(
+    self,
+    encoder: PointBERT,
+    augment: AugmentConfig,
+    meta: DatasetMeta,
+    *,
+    batch_size: int,
+    threads: int,
+    seed: int,
+    mesh: Mesh,
+  ):
+    sharding.check_batch_size("eval.batch_size", batch_size, mesh)
+    self._meta = meta
+    self._batch_size = batch_size
+    self._threads = threads
+    self._mesh = mesh
+
+    def forward(variables, batch: Batch):
+      examples = eval_examples(batch, augment, seed=seed)
+      point = encoder.apply(
+        sharding.gathered(variables, mesh),
+        examples.points,
+        examples.num_points,
+        train=False,
+      )
+      return (  # as in SplitEmbeddings
+        point,
+        examples.image,
+        batch.image_kind[:, 0] != ImageKind.NONE,
+        examples.text,
+        examples.has_text,
+        batch.label,
+      )
+
+    self._forward: Callable[..., Any] = jax.jit(
+      forward, out_shardings=sharding.batch_sharding(mesh)
+    )
+
+  def __call__(
+    self, variables, source: batches.Source, keep_going: Callable[[], None]
+  ) -> SplitEmbeddings:
+    """Embeds every record of `source`.
+
+    Args:
+      variables: The encoder's.
+      source: The split.
+      keep_going: Called before every batch; may raise to stop.
+    """
+    found = SplitEmbeddings(
+      *over_split(
+        functools.partial(self._forward, variables),
+        source,
+        self._meta,
+        batch_size=self._batch_size,
+        threads=self._threads,
+        mesh=self._mesh,
+        keep_going=keep_going,
+      )
+    )
+    return found._replace(
+      point=unit(found.point), image=unit(found.image), text=unit(found.text)
+    )
+
+
+def unit(x_ND: np.ndarray) -> np.ndarray:
+  """Rows of unit length; zero rows stay zero."""
+  norm = np.linalg.norm(x_ND, axis=-1, keepdims=True)
+  return x_ND / np.where(norm > 0, norm, 1)
+
+
+def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:
+  """Writes a split's embeddings as .npz (float16, no pickle)."""
+  np.savez(
+    path,
+    **{
+      name: array.astype(np.float16) if array.ndim == 2 else array
+      for name, array in embeddings._asdict().items()
+    },
+  )
+
+
+def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
+  """Reads a split's embeddings as training leaves them.
+
+  Raises:
+    BadInput: if they are not there, or not what training writes.
+  """
+  if not Path(path).exists():
+    raise BadInput(f"{path} does not exist; {AT_THE_END}")
+  try:
+    # Opened here: of a torn archive NumPy would leave its own file open.
+    with (
+      open(path, "rb") as file,
+      np.load(file, allow_pickle=False) as arrays,
+    ):
+      point = unit(arrays["point"].astype(np.float32))
+      # Older runs kept no image features.
+      has_image = np.zeros(len(point), bool)
+      image = np.zeros_like(point)
+      if "image" in arrays:
+        has_image = arrays["has_image"]
+        image = unit(arrays["image"].astype(np.float32))
+      return SplitEmbeddings(
+        point=point,
+        image=image,
+        has_image=has_image,
+        text=unit(arrays["text"].astype(np.float32)),
+        has_text=arrays["has_text"],
+        label=arrays["label"],
+      )
+  except (KeyError, ValueError, EOFError, OSError, BadZipFile) as error:
+    raise BadInput(
+      f"{path} is not what training writes ({error}); remove it and repeat "
+      "the training command"
+    ) from None
+
+
+AT_THE_END = (
+  "it is written at the end of a run: repeat the training command with this "
+  "folder to finish the run"
+)

@@ -1,0 +1,389 @@
+"""The public way to use a trained encoder.
+
+encoder = load_encoder("runs/demo")
+embeddings = encoder(points)  # (B, N, 3 or 6) -> (B, D), unit length
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.config.pretraining import from_saved
+from mrd_jax.encoder import card as model_card
+from mrd_jax.encoder import files
+from mrd_jax.encoder.files import EncoderConfig, UpAxis
+from mrd_jax.errors import BadInput
+from mrd_jax.models.pointbert import PointBERT
+
+_SMALLEST_BUCKET = 256  # points
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """A trained encoder, ready to embed clouds.
+
+  Attributes:
+    config: What is known about it.
+    variables: {"params", "batch_stats"} of `model`.
+    model: The Flax module.
+  """
+
+  config: EncoderConfig
+  variables: Any
+  model: PointBERT
+
+  @classmethod
+  def make(
+    cls, config: EncoderConfig, variables: Any, dtype: str = "float32"
+  ) -> "Encoder":
+    """An encoder from its config and its variables, on the first device."""
+    if dtype not in ("float32", "bfloat16"):
+      raise BadInput(f"dtype is {dtype!r}, must be 'float32' or 'bfloat16'")
+    # A CPU wants the few clouds that its cache holds (`models/point_ops.py`).
+    on_cpu = jax.default_backend() == "cpu"
+    model = PointBERT(
+      config.architecture,
+      config.embed_dim,
+      dtype=jnp.dtype(dtype),
+      fps_chunk=1 if on_cpu else 4096,
+      query_chunk=8 if on_cpu else 32,
+    )
+    return cls(config, jax.device_put(variables, jax.local_devices()[0]), model)
+
+  def __call__(
+    self,
+    points: Any,
+    *,
+    up: UpAxis = "y",
+    normalize: bool = True,
+    batch_size: int = 32,
+  ) -> np.ndarray:
+    """Embeds clouds; the same cloud gives the same embedding every time.
+
+    Args:
+      points: (B, N, 3 or 6): xyz in any unit, and rgb in [0, 1] (a grey where
+        there are no colours); or a sequence of B clouds of different N.
+      up: The axis of `points` that is up.
+      normalize: Whether clouds are centred and scaled as in training; without
+        it they have to be in the unit ball already.
+      batch_size: How many clouds at a time.
+
+    Returns:
+      (B, D) float32, unit length.
+
+    Raises:
+      BadInput: naming the row, for another shape, values that are not finite
+        numbers, colours beyond [0, 1], or a cloud whose points all coincide.
+    """
+    if not hasattr(points, "__len__"):
+      raise BadInput("points is no array and no list of clouds")
+    if getattr(points, "ndim", 3) != 3:
+      raise BadInput(
+        f"points has shape {points.shape}, must be (B, N, 3) or (B, N, 6), or "
+        "a list of clouds; one cloud alone is points[None]"
+      )
+    clouds = []
+    for row, cloud in enumerate(points):
+      try:
+        clouds.append(self.prepare(cloud, up=up, normalize=normalize))
+      except BadInput as error:
+        raise BadInput(f"points[{row}]: {error}") from None
+    return self.embed(clouds, batch_size=batch_size)
+
+  def prepare(
+    self, points: Any, *, up: UpAxis = "y", normalize: bool = True
+  ) -> np.ndarray:
+    """One cloud as the model takes it; see `__call__`.
+
+    Shuffles it (groups depend on the order of the points, and files are often
+    sorted), draws `config.num_points` of a larger one, turns it so that
+    `config.up_axis` is up, and normalises it.
+
+    Args:
+      points: (N, 3 or 6).
+      up: The axis of `points` that is up.
+      normalize: Whether to centre on the mean and scale into the unit ball.
+
+    Returns:
+      (min(N, config.num_points), 6) float32.
+    """
+    try:
+      cloud = np.asarray(points)
+      if cloud.dtype.kind == "c":
+        raise ValueError
+      cloud = cloud.astype(np.float64)  # coordinates may be geographic
+    except (TypeError, ValueError):
+      raise BadInput("is not an array of numbers") from None
+    if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
+      raise BadInput(f"has shape {cloud.shape}, must be (N, 3) or (N, 6)")
+    if not np.isfinite(cloud).all():
+      raise BadInput("holds NaN or infinite values")
+    if up not in ("y", "z"):
+      raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
+    order = shuffled(len(cloud))[: self.config.num_points]
+    xyz, rgb = cloud[order, :3], cloud[order, 3:]
+    if (xyz == xyz[0]).all():
+      raise BadInput("all points coincide, there is no shape to embed")
+    if not rgb.shape[1]:
+      rgb = np.full_like(xyz, self.config.colour_fill)
+    elif rgb.min() < 0 or rgb.max() > 1:
+      raise BadInput(
+        f"colours reach from {rgb.min():g} to {rgb.max():g}, must be in [0, 1]"
+        "; divide 8-bit colours by 255"
+      )
+    if up != self.config.up_axis:
+      # What training does with its records: an exchange, a reflection.
+      xyz = xyz[:, [0, 2, 1]]
+    if normalize:
+      with np.errstate(over="ignore", under="ignore"):
+        xyz = xyz - xyz.mean(axis=0)
+        radius = np.sqrt((xyz**2).sum(axis=1).max())
+      if not 0 < radius < np.inf:
+        raise BadInput("is too small or too large for float64: change its unit")
+      xyz = xyz / radius
+    return np.concatenate([xyz, rgb], axis=1).astype(np.float32)
+
+  def embed(
+    self, clouds: Sequence[np.ndarray], *, batch_size: int = 32
+  ) -> np.ndarray:
+    """Embeds clouds that `prepare` made.
+
+    Clouds are padded to a few sizes, powers of two up to `config.num_points`,
+    and so are batches, up to `batch_size`: the program is compiled once for
+    each pair that occurs.
+
+    Args:
+      clouds: B arrays (n, 6), of different n.
+      batch_size: How many at a time.
+
+    Returns:
+      (B, D) float32, unit length.
+    """
+    if batch_size < 1:
+      raise BadInput(f"batch_size is {batch_size}, must be at least 1")
+    width = self.config.embed_dim or self.config.architecture.width
+    embeddings = np.zeros((len(clouds), width), np.float32)
+    buckets: dict[int, list[int]] = {}
+    for row, cloud in enumerate(clouds):
+      size = max(_power_of_two(len(cloud)), _SMALLEST_BUCKET)
+      size = max(min(size, self.config.num_points), len(cloud))
+      buckets.setdefault(size, []).append(row)
+    for size, rows in sorted(buckets.items()):
+      for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        batch = min(_power_of_two(len(part)), batch_size)
+        points = np.zeros((batch, size, 6), np.float32)
+        num_points = np.ones(batch, np.int32)
+        for i, row in enumerate(part):
+          num_points[i] = len(clouds[row])
+          points[i, : num_points[i]] = clouds[row]
+        found = _embed(self.model, self.variables, points, num_points)
+        embeddings[part] = np.asarray(found)[: len(part)]
+    return embeddings
+
+  def save_pretrained(
+    self, directory: str | os.PathLike[str], *, license: str | None = None
+  ) -> None:
+    """Writes a model folder in Hugging Face's form, with a model card.
+
+    Args:
+      directory: Gets config.json, model.safetensors and README.md.
+      license: Of the weights, as an identifier of Hugging Face ("apache-2.0");
+        by default what the config says.  The data may demand one.
+
+    Raises:
+      BadInput: if the folder holds another config.json or README.md: a run's,
+        a project's.
+    """
+    directory = Path(directory)
+    card = directory / "README.md"
+    if card.exists() and model_card.LIBRARY not in card.read_text():
+      raise BadInput(
+        f"{card} exists and is not a model card of mrd_jax, so it is not "
+        "replaced; name another folder"
+      )
+    config = dataclasses.replace(
+      self.config, license=license or self.config.license
+    )
+    files.write(
+      directory / files.WEIGHTS_FILE,
+      directory / files.CONFIG_FILE,
+      config,
+      self.variables,
+    )
+    card.write_text(model_card.write(config))
+
+  @classmethod
+  def from_pretrained(
+    cls,
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+  ) -> "Encoder":
+    """Loads a model folder, from disk or from the Hugging Face hub.
+
+    Args:
+      source: A folder, or the name of a repository, "user/model".
+      revision: Branch, tag or commit of the repository.
+      dtype: Type of the matrix work, "float32" or "bfloat16".
+
+    Raises:
+      BadInput: if there is no such model, or it cannot be fetched.
+    """
+    path = Path(source)
+    if not path.exists():
+      path = files.fetch(str(source), revision)
+    return cls.make(*files.read(path), dtype)
+
+
+def load_encoder(
+  path: str | os.PathLike[str],
+  checkpoint: str = "latest",
+  *,
+  dtype: str = "float32",
+) -> Encoder:
+  """Loads an encoder onto one device.
+
+  Args:
+    path: A run's folder, as given to `mrd_jax.main`; a model folder
+      (`save_pretrained`, `convert from-torch`); or a .safetensors file with
+      its JSON beside it (`convert to-torch`).
+    checkpoint: Of a run: "latest", or "best" by its `checkpoint.best_metric`.
+    dtype: Type of the matrix work, "float32" or "bfloat16".
+
+  Raises:
+    BadInput: if there is nothing to load, naming what is missing.
+  """
+  path = Path(path)
+  if checkpoint not in ("latest", "best"):
+    raise BadInput(f"checkpoint is {checkpoint!r}, must be 'latest' or 'best'")
+  is_run = (path / "checkpoints").is_dir()  # whatever was exported into it
+  if path.suffix == ".safetensors" or (
+    (path / files.WEIGHTS_FILE).exists() and not is_run
+  ):
+    return Encoder.make(*files.read(path), dtype)
+  if (path / "start.json").exists():
+    raise BadInput(
+      f"{path} is a fine-tuned classifier, not an encoder; name what it "
+      "started from, which its start.json says"
+    )
+  if path.is_file():
+    raise BadInput(
+      f"{path} is neither a folder nor a .safetensors file; convert a PyTorch "
+      "checkpoint first: python -m mrd_jax.convert from-torch"
+    )
+  return Encoder.make(*_read_run(path, checkpoint), dtype)
+
+
+def shuffled(n: int) -> np.ndarray:
+  """A fixed order of n points that any language can reproduce.
+
+  Sorts by the finaliser of the hash Murmur3 of i + 1; that is a bijection of
+  32-bit integers, so there are no ties.
+
+  Returns:
+    (n,) int64, a permutation.
+  """
+  h = np.arange(1, n + 1, dtype=np.uint32)
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    h ^= h >> np.uint32(shift)
+    h *= np.uint32(factor)
+  h ^= h >> np.uint32(16)
+  return np.argsort(h)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(
+  model: PointBERT, variables, points_BN6: jax.Array, num_points_B: jax.Array
+) -> jax.Array:
+  x_BD = model.apply(variables, points_BN6, num_points_B, train=False)
+  return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+
+
+def _power_of_two(n: int) -> int:
+  """The smallest that is not below n."""
+  return 1 << (n - 1).bit_length()
+
+
+def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
+  """A run's config and variables, the averaged ones where it kept them."""
+  values = _read_json(workdir / "config.json")
+  if values is None:
+    raise BadInput(
+      f"{workdir} holds no run and no model: config.json is missing; name the "
+      "folder that was given to mrd_jax.main as --workdir"
+    )
+  if "model_type" in values:
+    raise BadInput(f"{workdir / files.WEIGHTS_FILE} does not exist")
+  config = from_saved(values)
+  step, state = load_on_one_device(
+    workdir / "checkpoints",
+    best_metric=config.checkpoint.best_metric if checkpoint == "best" else None,
+    without=("opt_state",),
+  )
+  params = state["average"] or state["params"]
+  data = _read_json(workdir / "data.json") or {}
+  results = _read_json(workdir / "results.json") or {}
+  if results.get("step") != step:
+    # So that an exported model still says what it was chosen by.
+    chosen_by = config.checkpoint.best_metric if checkpoint == "best" else None
+    rule = "best" if checkpoint == "best" else "last"
+    results = {"step": step, "checkpoint": rule, "selected_by": chosen_by}
+  encoder_config = EncoderConfig(
+    architecture=config.model.size,
+    embed_dim=params["encoder"]["proj"]["bias"].shape[0],
+    up_axis="z" if config.augment.swap_yz else "y",
+    num_points=config.augment.num_points,
+    colour_fill=config.augment.colour_fill,
+    embedding_space=data.get("teacher", "unknown"),
+    logit_scale=float(params["logit_scale"]),
+    step=step,
+    training_config=values,
+    data=data or None,
+    results=results,
+    source="trained with mrd_jax",
+  )
+  variables = {
+    "params": params["encoder"],
+    "batch_stats": state["batch_stats"],
+  }
+  return encoder_config, variables
+
+
+def _read_json(path: Path) -> Any:
+  """The content of a JSON file; None if it does not exist."""
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    return None
+  except ValueError as error:
+    raise BadInput(f"{path} is not readable as JSON: {error}") from error
+
+
+def fingerprint(encoder: "Encoder") -> str:
+  """The first 12 digits of the SHA-256 of an encoder's weights.
+
+  Of their names, types, shapes and values: a run and the model folder that was
+  made of it have the same, another run of the same config another.
+  """
+  import jax
+
+  leaves = jax.tree_util.tree_leaves_with_path(encoder.variables)
+  named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+  digest = hashlib.sha256()
+  for name in sorted(named):
+    value = np.ascontiguousarray(named[name])
+    digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+    digest.update(value.tobytes())
+  return digest.hexdigest()[:12]

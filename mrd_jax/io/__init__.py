@@ -1,0 +1,1 @@
+"""Reads and writes files; parses all that a stranger may have written."""

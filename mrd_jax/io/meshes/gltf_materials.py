@@ -1,0 +1,160 @@
+"""What a glTF's surfaces look like: base colours, textures and alpha.
+
+Lights and reflections are left out: metallic and roughness, normal, occlusion
+and emissive maps.  Of pbrSpecularGlossiness materials the diffuse colour is
+the base colour.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrd_jax.errors import BadInput
+from mrd_jax.io.meshes.surface import Material
+from mrd_jax.io.meshes.textures import decode_texture, read_reference
+
+_GLOSSY = "KHR_materials_pbrSpecularGlossiness"
+_TRANSFORM = "KHR_texture_transform"
+_WRAP = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
+
+
+class Materials:
+  """The materials of one document, each texture decoded once."""
+
+  def __init__(
+    self,
+    tree: dict[str, Any],
+    view: Callable[[int], bytes],
+    folder: Path,
+    notes: list[str],
+  ):
+    """
+    Args:
+      tree: The document.
+      view: Gives the bytes of a bufferView by its index.
+      folder: Where images that are files lie.
+      notes: What is lost is appended.
+    """
+    self._tree = tree
+    self._view = view
+    self._folder = folder
+    self._notes = notes
+    self._pixels: dict[tuple[int, bool], np.ndarray | None] = {}
+    self._materials: dict[tuple[int, bool], tuple[Material, dict]] = {}
+
+  def get(self, primitive: dict[str, Any]) -> tuple[Material, dict[str, Any]]:
+    """The material of a primitive, and its textureInfo, {} without texture.
+
+    The texture is left out where the primitive has no coordinates for it.
+    """
+    index = primitive.get("material")
+    if index is None:
+      return Material(), {}
+    info = self._texture_info(self._tree["materials"][index])[1]
+    has_uv = uv_name(info) in primitive["attributes"]
+    if (index, has_uv) not in self._materials:
+      self._materials[index, has_uv] = self._read(index, has_uv)
+    return self._materials[index, has_uv]
+
+  def _texture_info(self, material: dict) -> tuple[Any, dict[str, Any]]:
+    """Base colour factor (or None) and textureInfo (or {})."""
+    glossy = material.get("extensions", {}).get(_GLOSSY)
+    if glossy is not None:
+      return glossy.get("diffuseFactor"), glossy.get("diffuseTexture", {})
+    rough = material.get("pbrMetallicRoughness", {})
+    return rough.get("baseColorFactor"), rough.get("baseColorTexture", {})
+
+  def _read(self, index: int, has_uv: bool) -> tuple[Material, dict]:
+    material = self._tree["materials"][index]
+    factor, info = self._texture_info(material)
+    if factor is not None:
+      factor = np.array(factor, np.float32)
+      if factor.shape != (4,) or not np.isfinite(factor).all():
+        raise BadInput(
+          f"materials[{index}]: the base colour is {factor.tolist()}, must be "
+          "four numbers"
+        )
+    alpha = material.get("alphaMode", "OPAQUE").lower()
+    if alpha not in ("opaque", "mask", "blend"):
+      self._notes.append(f"materials[{index}]: alphaMode {alpha} is unknown")
+      alpha = "opaque"
+    texture, wrap = None, ("repeat", "repeat")
+    if info and has_uv:
+      texture, wrap = self._texture(info["index"], alpha != "opaque")
+    elif info:
+      self._notes.append(
+        f"materials[{index}]: its texture is left out where a primitive has no "
+        f"{uv_name(info)}"
+      )
+    cutoff = float(material.get("alphaCutoff", 0.5))
+    look = Material(factor, texture, wrap, alpha, cutoff)
+    return look, info if texture is not None else {}
+
+  def _texture(
+    self, index: int, alpha: bool
+  ) -> tuple[np.ndarray | None, tuple[str, str]]:
+    entry = self._tree["textures"][index]
+    source = entry.get("source")
+    if source is None:
+      webp = entry.get("extensions", {}).get("EXT_texture_webp", {})
+      source = webp.get("source")
+    if source is None:
+      self._notes.append(
+        f"textures[{index}]: only PNG, JPEG and WebP images are read"
+      )
+      return None, ("repeat", "repeat")
+    if (source, alpha) not in self._pixels:
+      self._pixels[source, alpha] = self._image(source, alpha)
+    sampler = (
+      self._tree["samplers"][entry["sampler"]] if "sampler" in entry else {}
+    )
+    return self._pixels[source, alpha], (
+      _WRAP[sampler.get("wrapS", 10497)],
+      _WRAP[sampler.get("wrapT", 10497)],
+    )
+
+  def _image(self, index: int, alpha: bool) -> np.ndarray | None:
+    image = self._tree["images"][index]
+    try:
+      data = (
+        self._view(image["bufferView"])
+        if "bufferView" in image
+        else read_reference(self._folder, image["uri"], escaped=True)
+      )
+      return decode_texture(data, alpha=alpha)
+    except OSError as error:
+      self._notes.append(f"images[{index}]: {error}")
+      return None
+
+
+def uv_name(info: dict[str, Any]) -> str:
+  """The attribute that holds a texture's coordinates."""
+  transform = info.get("extensions", {}).get(_TRANSFORM, {})
+  return f"TEXCOORD_{transform.get('texCoord', info.get('texCoord', 0))}"
+
+
+def transform_uv(info: dict[str, Any], uv: np.ndarray) -> np.ndarray:
+  """Applies KHR_texture_transform: scale, then rotation, then offset.
+
+  A rotation by r turns coordinates counter-clockwise as seen on the image,
+  whose v runs down: u' = u cos r + v sin r, v' = v cos r - u sin r.
+
+  Args:
+    info: A textureInfo.
+    uv: (..., 2) texture coordinates.
+  """
+  transform = info.get("extensions", {}).get(_TRANSFORM)
+  if transform is None:
+    return uv
+  turn = float(transform.get("rotation", 0))
+  matrix = np.array(
+    [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
+  )
+  scaled = uv * _pair(transform, "scale", 1)
+  return (scaled @ matrix.T + _pair(transform, "offset", 0)).astype(np.float32)
+
+
+def _pair(transform: dict[str, Any], field: str, missing: float) -> np.ndarray:
+  return np.array(transform.get(field, [missing] * 2), float).reshape(2)

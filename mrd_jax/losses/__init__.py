@@ -1,0 +1,1 @@
+"""Relations and losses of the paper, Eq. 1-13."""

@@ -1,0 +1,101 @@
+"""Relations between the samples of a batch, Eq. 3-8: pure functions.
+
+A relation compares queries `a` (rows) with keys `b` (columns), both (B, D).
+It is *intra* when both come from one modality and *cross* otherwise.  Which
+pairs belong to it is a boolean (B, B) `pair_mask`; entries outside the mask
+are never read by a discrepancy (`losses/mrd.py`).  A tile of a relation has A
+rows and B columns (`losses/blocks.py`).
+
+Matrix products run at the highest precision of the array's type: on
+accelerators the default would round float32 to bfloat16 or TF32.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def l2_normalize(x_BD: jax.Array) -> jax.Array:
+  """Rows of unit length; a zero row stays zero and gets no gradient."""
+  tiny = jnp.finfo(x_BD.dtype).tiny
+  norm2_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True)
+  return x_BD * jax.lax.rsqrt(jnp.maximum(norm2_B1, tiny))
+
+
+def dot(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
+  """All inner products: (A, B), entry ij is a_i . b_j."""
+  chex.assert_equal_shape_suffix([a_AD, b_BD], 1)
+  return jnp.matmul(a_AD, b_BD.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def make_pair_mask(valid_B: jax.Array, *, keep_diagonal: bool) -> jax.Array:
+  """Pairs of valid samples: (B, B) bool.
+
+  Args:
+    valid_B: (B,) bool, samples that have every modality of the term.
+    keep_diagonal: Whether a sample is paired with itself.  True for cross
+      relations, where that pair is the positive; False for intra relations,
+      where it is constant and would swallow the softmax of Eq. 5.
+  """
+  pairs_BB = valid_B[:, None] & valid_B[None, :]
+  return (
+    pairs_BB if keep_diagonal else pairs_BB & ~jnp.eye(len(valid_B), dtype=bool)
+  )
+
+
+def masked_mean(x_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:
+  """Mean of the entries inside the mask; 0 when there are none."""
+  return jnp.sum(jnp.where(mask_BB, x_BB, 0)) / jnp.maximum(mask_BB.sum(), 1)
+
+
+def distances(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
+  """Eq. 3, the bare distance: (A, B), entry ij is ||a_i - b_j||.
+
+  Computed from inner products, so a distance below about 4 sqrt(eps) |a|
+  (1.4e-3 in float32 for unit vectors) cannot be told from zero: it is zero,
+  with zero gradient, which is also the right answer for duplicates.
+  """
+  return distances_of_products(
+    dot(a_AD, b_BD), jnp.sum(a_AD**2, axis=-1), jnp.sum(b_BD**2, axis=-1)
+  )
+
+
+def distances_of_products(
+  product_AB: jax.Array, a2_A: jax.Array, b2_B: jax.Array
+) -> jax.Array:
+  """`distances`, of inner products and squared norms: (A, B)."""
+  size2_AB = a2_A[:, None] + b2_B[None, :]
+  d2_AB = size2_AB - 2 * product_AB
+  resolved_AB = d2_AB > 8 * jnp.finfo(d2_AB.dtype).eps * size2_AB
+  return jnp.where(resolved_AB, jnp.sqrt(jnp.where(resolved_AB, d2_AB, 1)), 0)
+
+
+def mean_normalized_distances(
+  a_BD: jax.Array, b_BD: jax.Array, mask_BB: jax.Array
+) -> jax.Array:
+  """Eq. 4: distances divided by their mean over the pairs."""
+  d_BB = distances(a_BD, b_BD)
+  mean = masked_mean(d_BB, mask_BB)
+  return d_BB / jnp.where(mean > 0, mean, 1)
+
+
+def log_similarities(
+  a_BD: jax.Array, b_BD: jax.Array, mask_BB: jax.Array, scale: jax.Array
+) -> jax.Array:
+  """Eq. 5 and 6, in logarithm: log softmax over j of scale * a_i . b_j.
+
+  The softmax runs over the pairs of row i inside the mask.
+  """
+  logits_BB = scale * dot(a_BD, b_BD)
+  lowest = jnp.finfo(logits_BB.dtype).min / 2
+  return jax.nn.log_softmax(jnp.where(mask_BB, logits_BB, lowest), axis=-1)
+
+
+def rank_order(d_AB: jax.Array, mask_AB: jax.Array) -> jax.Array:
+  """Eq. 7 and 8, as a sorting order rather than as ranks.
+
+  Returns:
+    (A, B) int: row i lists the columns by ascending distance from i, equal
+    distances by index, columns outside the mask last.
+  """
+  return jnp.argsort(jnp.where(mask_AB, d_AB, jnp.inf), axis=-1, stable=True)

@@ -1,0 +1,1 @@
+"""Lays work out over devices and processes."""

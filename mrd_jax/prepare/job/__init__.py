@@ -1,0 +1,1 @@
+"""Runs a preparation job: units, shards, restart."""

@@ -1,0 +1,277 @@
+"""Makes records of a folder of meshes.
+
+read -> sample the surface -> render views (Beam workers, `drafts.py`) ->
+features of views and texts (all accelerators, `teach.py`) -> records.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mrd_jax.data.records import SCHEMA, TextKind
+from mrd_jax.errors import BadInput
+from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
+from mrd_jax.io.meshes.surface import sample_surface
+from mrd_jax.prepare.job import engine, shards
+from mrd_jax.prepare.job.add_features import teach
+from mrd_jax.prepare.job.drafts import (
+  DRAFTS_PER_SHARD,
+  Draft,
+  Text,
+  read_draft,
+  serialize_draft,
+  to_record,
+)
+from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome
+from mrd_jax.prepare.job.job import Made, make_dataset
+from mrd_jax.prepare.job.outcome import Report
+from mrd_jax.prepare.job.shards import Reject
+from mrd_jax.prepare.job.teacher import TeacherConfig
+from mrd_jax.prepare.mesh.renders import render_views
+from mrd_jax.prepare.mesh.table import Row, read_table
+from mrd_jax.prepare.mesh.thumbnails import write_sheet
+from mrd_jax.prepare.openshape.sample import GREY
+
+THUMBNAILS_FILE = "thumbnails.png"
+_THUMBNAILS = 96
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+  """How a mesh becomes a cloud and pictures.
+
+  Attributes:
+    up: Axis that points up in formats that do not say ("y" or "z"); glTF is
+      always y up.
+    num_points: Points drawn from the surface.
+    views: Pictures around it.
+    image_size: Their side in pixels; a teacher resizes what does not fit.
+    seed: Of the points.
+    names_from_files: Whether a shape without a name in the table is named
+      after its file.
+    val_share: Share of the split "train" that becomes "val", by a hash of the
+      file's path.
+  """
+
+  up: Literal["y", "z"] = "y"
+  num_points: int = 10_000
+  views: int = 12
+  image_size: int = 224
+  seed: int = 0
+  names_from_files: bool = True
+  val_share: float = 0.0
+
+
+def convert(
+  input_dir: str | os.PathLike[str],
+  output_dir: str | os.PathLike[str],
+  teacher: TeacherConfig,
+  *,
+  texts: str | os.PathLike[str] | None = None,
+  config: MeshConfig | None = None,
+  beam_config: BeamConfig | None = None,
+) -> Report:
+  """Makes a dataset of all meshes below a folder.
+
+  Args:
+    input_dir: Folder with .glb, .gltf, .obj, .ply, .stl and .off files, at
+      any depth; hidden ones are left out.
+    output_dir: Folder to create.
+    teacher: Makes the features.
+    texts: A table with what is known of the meshes (`mesh_table.py`).
+    config: How a mesh becomes a cloud and pictures.
+    beam_config: Where meshes are read and rendered.
+
+  Returns:
+    The counts, also written to `output_dir`, with a sheet of thumbnails.
+
+  Raises:
+    BadInput: if there is no mesh, the table or the teacher cannot be used, or
+      not one mesh could be converted.
+  """
+  root = Path(input_dir)
+  config = config or MeshConfig()
+  files = _find(root)
+  table, problems = read_table(texts, files) if texts else ({}, [])
+  rows = {
+    file: _divided(file, table.get(file, Row()), config.val_share)
+    for file in files
+  }
+  classes = sorted({row.category for row in rows.values() if row.category})
+  job = {
+    "job": "meshes",
+    "input": str(root),
+    "files": {file: _state(root / file) for file in files},
+    "texts": {file: dataclasses.asdict(rows[file]) for file in table},
+    "meshes": dataclasses.asdict(config),
+    "teacher": teacher.description(),
+    "schema": SCHEMA,
+  }
+
+  def make(folder: Path) -> Made:
+    loaded = teacher.load()  # first, so that what is missing is said at once
+    features = loaded.class_features(classes)
+    units = [
+      MeshUnit(f"meshes-{start:09d}", root, part, config, classes)
+      for start in range(0, len(files), DRAFTS_PER_SHARD)
+      for part in [[(f, rows[f]) for f in files[start:][:DRAFTS_PER_SHARD]]]
+    ]
+    drafts = folder / "drafts"
+    engine.run(units, drafts, serialize_draft, beam_config or BeamConfig())
+    stems = list(engine.stems(units, drafts))
+    listed: dict[str, int] = {}
+    for row in rows.values():
+      listed[row.split] = listed.get(row.split, 0) + 1
+    labelled = {row.split for row in rows.values() if row.category}
+    return Made(
+      folder=folder / "shards",
+      commits=teach(drafts, stems, folder / "shards", loaded),
+      listed=listed,
+      problems=problems,
+      teacher=loaded.clip.name,
+      embed_dim=loaded.clip.embed_dim,
+      class_names=dict.fromkeys(sorted(labelled), classes),
+      class_features=dict.fromkeys(sorted(labelled), features),
+      add_files=functools.partial(_write_sheet, drafts, stems),
+    )
+
+  return make_dataset(output_dir, job, "meshes", make)
+
+
+def _divided(file: str, row: Row, val_share: float) -> Row:
+  """The row, in "val" for a share of the files of "train"."""
+  digest = hashlib.sha256(os.fsencode(file)).digest()
+  place = int.from_bytes(digest[:8]) / 2**64
+  if row.split == "train" and place < val_share:
+    return dataclasses.replace(row, split="val")
+  return row
+
+
+def _state(file: Path) -> list[int]:
+  """Size and time, by which a later run sees that a file was changed."""
+  return [file.stat().st_size, file.stat().st_mtime_ns]
+
+
+def _find(root: Path) -> list[str]:
+  """Paths below `root` of all meshes, sorted."""
+  if not root.is_dir():
+    raise BadInput(f"{root}: is not a folder; give the one that holds meshes")
+  files = sorted(
+    path.relative_to(root).as_posix()
+    for path in root.rglob("*")
+    if path.suffix.lower() in SUFFIXES and path.is_file()
+    if not any(p.startswith(".") for p in path.relative_to(root).parts)
+  )
+  if not files:
+    raise BadInput(f"{root}: holds no mesh; known are {', '.join(SUFFIXES)}")
+  return files
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshUnit:
+  """Some meshes, read, sampled and rendered by one worker."""
+
+  name: str
+  root: Path
+  rows: Sequence[tuple[str, Row]]
+  config: MeshConfig
+  classes: Sequence[str]
+
+  def items(self) -> Iterator[Item]:
+    for file, row in self.rows:
+      yield functools.partial(self._draft, file, row)
+
+  def _draft(self, file: str, row: Row) -> list[Outcome]:
+    config = self.config
+    path, field = self.root / file, "file"
+    try:
+      if _utf8(file) != file:
+        raise BadInput("its name cannot be written as UTF-8; rename the file")
+      mesh = read_mesh(path, up=config.up)
+      field = "xyz"
+      seed = [config.seed, zlib.crc32(file.encode())]
+      xyz, rgb = sample_surface(mesh, config.num_points, seed=seed)
+      field = "images"
+      views = render_views(
+        mesh, views=config.views, image_size=config.image_size
+      )
+    except BadInput as error:
+      detail = str(error)
+      if not detail.startswith(str(path)):
+        detail = f"{path}: {detail}"
+      id, why = _utf8(file), _utf8(detail)
+      return [Reject(row.split, id, id, field, "unusable mesh", why)]
+    draft = Draft(
+      id=file,
+      file=file,
+      xyz=xyz,
+      rgb=np.full_like(xyz, GREY) if rgb is None else rgb,
+      images=[_png(view) for view in views],
+      texts=list(self._texts(file, row)),
+      dataset=row.dataset,
+      label=self.classes.index(row.category) if row.category else -1,
+    )
+    notes = [f"{file}: {note}" for note in mesh.notes]
+    return [*notes, (row.split, to_record(draft))]
+
+  def _texts(self, file: str, row: Row) -> Iterator[Text]:
+    name = row.name
+    if not name and self.config.names_from_files:
+      name = name_of(file)
+    if name:
+      yield Text(name, TextKind.RAW, prompted=True)
+    for caption in row.captions:
+      yield Text(caption, TextKind.BLIP)
+
+
+def name_of(file: str) -> str:
+  """What the name of a file says in words: "" for numbers and hashes.
+
+  "chairs/OfficeChair_03.glb" is "office chair".
+  """
+  stem = Path(file).stem
+  if re.fullmatch(r"[0-9a-fA-F-]{8,}", stem):  # a hash or UUID
+    return ""
+  spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
+  words = re.findall(r"[^\W\d_]{2,}", spaced)
+  return " ".join(words).lower()
+
+
+def _utf8(text: str) -> str:
+  """The text without the bytes of a file's name that are not UTF-8."""
+  return text.encode("utf-8", "replace").decode()
+
+
+def _png(view: np.ndarray) -> bytes:
+  from PIL import Image
+
+  file = io.BytesIO()
+  Image.fromarray(view).save(file, "PNG", compress_level=1)
+  return file.getvalue()
+
+
+def _write_sheet(drafts: Path, stems: Sequence[str], target: Path) -> None:
+  """Draws the first view of shapes spread over the whole dataset."""
+  from PIL import Image
+
+  commits = [shards.read_commit(drafts, stem) for stem in stems]
+  total = sum(shard.records for commit in commits for shard in commit.shards)
+  chosen = set(np.linspace(0, total - 1, min(total, _THUMBNAILS)).astype(int))
+  items, index = [], 0
+  for commit in commits:
+    for _, content in shards.read_files(drafts, commit):
+      if index in chosen:
+        draft = read_draft(content)
+        picture = Image.open(io.BytesIO(draft.images[0]))  # type: ignore
+        items.append((np.asarray(picture), draft.id))
+      index += 1
+  write_sheet(target / THUMBNAILS_FILE, items)

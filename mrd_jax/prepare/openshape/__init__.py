@@ -1,0 +1,1 @@
+"""Converts OpenShape's release."""

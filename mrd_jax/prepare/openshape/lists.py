@@ -1,0 +1,236 @@
+"""Reads the lists of an OpenShape bundle: entries, labels, class features."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrd_jax.errors import BadInput
+from mrd_jax.io.files import read_json
+from mrd_jax.io.safe_pickle import load_npy
+
+DEFAULT_SPLITS = ("train", "val", "lvis", "modelnet40", "scanobjectnn")
+MODELNET = "modelnet40"
+MODELNET_CLOUDS = "meta_data/modelnet40/test_pc.npy"
+SCANOBJECTNN = "scanobjectnn"
+SCANOBJECTNN_CLOUDS = "meta_data/scanobjectnn/xyz_label.npy"
+_LVIS_FEATURES = "meta_data/lvis_cat_name_pt_feat.npy"
+_CLASS_FILE = "cat_name_pt_feat.npy"
+_CLASS_KEY = "open_clip_text_feat"
+# The order of the labels in the .h5 files, which is not alphabetical.
+SCANOBJECTNN_CLASSES = (
+  "bag",
+  "bin",
+  "box",
+  "cabinet",
+  "chair",
+  "desk",
+  "display",
+  "door",
+  "shelf",
+  "table",
+  "bed",
+  "pillow",
+  "sink",
+  "sofa",
+  "toilet",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One line of a list; `label` -1 where it has no class."""
+
+  id: str
+  path: str
+  dataset: str = ""
+  group: str = ""
+  label: int = -1
+  named: bool = True  # whether its first text says what it is
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """One list.
+
+  Attributes:
+    name: Split name.
+    entries: In the order of the list.
+    class_names: In label order; empty for a split without labels.
+    class_features: (C, D) float32 text features of `class_names`.
+    problems: What the user should know about the list.
+  """
+
+  name: str
+  entries: Sequence[Entry]
+  class_names: Sequence[str] = ()
+  class_features: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros((0, 0), np.float32)
+  )
+  problems: Sequence[str] = ()
+
+
+def read_splits(root: Path, wanted: Sequence[str] | None) -> list[Split]:
+  """Reads the wanted lists, or all that exist of `DEFAULT_SPLITS`.
+
+  Raises:
+    BadInput: naming the list or feature file that is missing or unusable.
+  """
+  lists = _lists(root)
+  if not lists:
+    raise BadInput(
+      f"{root}: holds no meta_data/split/*.json; give the folder into which "
+      "OpenShape's meta_data.zip was unpacked"
+    )
+  if wanted is None:
+    wanted = [name for name in DEFAULT_SPLITS if name in lists] or list(lists)
+  wanted = [name for name in wanted if name]
+  unknown = [name for name in wanted if name not in lists]
+  if unknown:
+    raise BadInput(
+      f"splits: {', '.join(unknown)} not in {root}; it has: "
+      f"{', '.join(sorted(lists))}"
+    )
+  special = {MODELNET: _modelnet, SCANOBJECTNN: _scanobjectnn}
+  return [
+    special[name](lists[name])
+    if name in special
+    else _listed(root, name, lists)
+    for name in dict.fromkeys(wanted)
+  ]
+
+
+def _lists(root: Path) -> dict[str, Path]:
+  """Split name -> list file; `train_all.json` is the split "train"."""
+  files = sorted((root / "meta_data" / "split").rglob("*.json"))
+  lists = {f.stem if f.stem != "train_all" else "train": f for f in files}
+  modelnet = root / "meta_data" / MODELNET / "test_split.json"
+  special = {MODELNET: modelnet, SCANOBJECTNN: root / SCANOBJECTNN_CLOUDS}
+  return lists | {n: file for n, file in special.items() if file.is_file()}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+  rows = read_json(path)
+  if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+    raise BadInput(f"{path}: expected a list of objects")
+  for number, row in enumerate(rows):
+    if not isinstance(row.get("category") or "", str):
+      raise BadInput(
+        f"{path}: row {number}: category {row['category']!r} is no text"
+      )
+  return rows
+
+
+def _listed(root: Path, name: str, lists: Mapping[str, Path]) -> Split:
+  """Reads a list of files; labels come from the classes of lvis.json."""
+  rows = _rows(lists[name])
+  names: list[str] = []
+  features = np.zeros((0, 0), np.float32)
+  problems: list[str] = []
+  used = {row["category"] for row in rows if row.get("category")}
+  if used:
+    lvis = rows
+    if name != "lvis":
+      lvis = _rows(lists["lvis"]) if "lvis" in lists else []
+    names = sorted({row["category"] for row in lvis if row.get("category")})
+    if used <= set(names):
+      features = _lvis_features(root / _LVIS_FEATURES, len(names))
+    else:
+      problems = [
+        f"{lists[name]}: categories that lvis.json lacks, for example "
+        f"{min(used - set(names))!r}; the split is kept without labels"
+      ]
+      names = []
+  label = {category: i for i, category in enumerate(names)}
+  entries = [
+    Entry(
+      id=str(row.get("id") or row.get("uid") or ""),
+      path=str(row.get("data_path") or ""),
+      dataset=str(row.get("dataset") or ""),
+      group=str(row.get("group") or ""),
+      label=label.get(row.get("category") or "", -1),
+    )
+    for row in rows
+  ]
+  return Split(name, entries, names, features, problems)
+
+
+def _lvis_features(path: Path, classes: int) -> np.ndarray:
+  try:
+    features = np.stack(
+      [np.float32(np.ravel(row)) for row in load_npy(path, allow_torch=True)]
+    )
+  except (TypeError, ValueError) as error:
+    if isinstance(error, BadInput):
+      raise
+    raise BadInput(
+      f"{path}: expected one feature per category ({error})"
+    ) from error
+  if len(features) != classes:
+    raise BadInput(
+      f"{path}: {len(features)} rows for the {classes} categories of "
+      "lvis.json; the two files are of different versions"
+    )
+  return features
+
+
+def read_class_features(path: Path) -> tuple[list[str], np.ndarray]:
+  """Reads a `cat_name_pt_feat.npy` of OpenShape.
+
+  Returns:
+    The class names in the order of the file, and their (C, D) float32
+    features.
+
+  Raises:
+    BadInput: naming the file, unless it is a dict
+      class name -> {"open_clip_text_feat": (1, D)}.
+  """
+  classes = load_npy(path, allow_torch=True)
+  try:
+    features = np.stack(
+      [np.float32(np.ravel(row[_CLASS_KEY])) for row in classes.values()]
+    )
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    raise BadInput(
+      f"{path}: expected class name -> {{{_CLASS_KEY!r}: (1, D)}} ({error!r})"
+    ) from error
+  return [str(name) for name in classes], features
+
+
+def _modelnet(path: Path) -> Split:
+  """Reads ModelNet40's list; its class order is that of its feature file."""
+  names, features = read_class_features(path.with_name(_CLASS_FILE))
+  label = {name: i for i, name in enumerate(names)}
+  entries = [
+    Entry(
+      id=str(row.get("name") or f"{MODELNET}_{i}"),
+      path=MODELNET_CLOUDS,
+      dataset="ModelNet40",
+      label=label.get(str(row.get("category")), -1),
+    )
+    for i, row in enumerate(_rows(path))
+  ]
+  return Split(MODELNET, entries, names, features)
+
+
+def _scanobjectnn(path: Path) -> Split:
+  """Reads ScanObjectNN's one file; its labels follow the published names."""
+  names, features = read_class_features(path.with_name(_CLASS_FILE))
+  row = {name: i for i, name in enumerate(names)}
+  if missing := [name for name in SCANOBJECTNN_CLASSES if name not in row]:
+    raise BadInput(
+      f"{path.with_name(_CLASS_FILE)}: lacks the class {missing[0]!r}; it has "
+      f"{', '.join(names)}"
+    )
+  features = features[[row[name] for name in SCANOBJECTNN_CLASSES]]
+  content = load_npy(path, allow_torch=True)
+  try:
+    count = len(content["xyz"])
+  except (TypeError, KeyError, IndexError) as error:
+    raise BadInput(f"{path}: expected a dict of xyz and label") from error
+  entries = [
+    Entry(f"{SCANOBJECTNN}_{i}", SCANOBJECTNN_CLOUDS) for i in range(count)
+  ]
+  return Split(SCANOBJECTNN, entries, SCANOBJECTNN_CLASSES, features)

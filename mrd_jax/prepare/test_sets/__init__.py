@@ -1,0 +1,1 @@
+"""Converts evaluation sets and captions."""

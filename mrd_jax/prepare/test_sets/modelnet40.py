@@ -1,0 +1,254 @@
+"""Reads ModelNet40 in its three usual forms.
+
+All have y up, other than the meshes of the original release: PointNet's
+augmentation of the .h5 files turns them "along up direction" about y, KPConv's
+`orient_correction` of the .txt files swaps y and z to get z up, and
+OpenShape's configuration (`modelnet40: y_up: True`) swaps them for its .npy.
+So nothing is turned here.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from mrd_jax.data.records import Shape
+from mrd_jax.errors import BadInput
+from mrd_jax.io.files import read_json
+from mrd_jax.io.safe_pickle import load_npy
+from mrd_jax.prepare.openshape.lists import (
+  MODELNET,
+  MODELNET_CLOUDS,
+  Entry,
+  read_splits,
+)
+from mrd_jax.prepare.test_sets.common import (
+  EvaluationSet,
+  H5File,
+  Part,
+  RefusedShape,
+  check_part,
+  count_problems,
+  h5_labels,
+  read_h5,
+  to_shape,
+)
+
+_PUBLISHED = {
+  40: {"train": 9843, "test": 2468},
+  10: {"train": 3991, "test": 908},
+}
+
+
+def read_hdf5(
+  folder: str | os.PathLike[str], part: Part, embed_dim: int
+) -> EvaluationSet:
+  """Reads `modelnet40_ply_hdf5_2048`: 2,048 points a shape, no colours.
+
+  Args:
+    folder: Holds `shape_names.txt`, `{part}_files.txt` and the
+      `ply_data_{part}N.h5` that the latter names (by the end of its paths).
+    part: "train" or "test".
+    embed_dim: Width D of the (0, D) features.
+
+  Returns:
+    Ids are the names in `ply_data_{part}_N_id2file.json`, such as
+    "airplane_0627", or "hdf5-test-00012" where that file is missing.
+    Underscores in class names become spaces, as in ULIP's labels.
+
+  Raises:
+    BadInput: naming the file that is missing, damaged or has wrong labels.
+  """
+  check_part(part)
+  root = Path(folder)
+  classes = _lines(root / "shape_names.txt")
+  sources: list[H5File] = []
+  problems: list[str] = []
+  count = 0
+  for line in _lines(root / f"{part}_files.txt"):
+    file = root / PurePosixPath(line).name
+    labels = h5_labels(file, len(classes)).tolist()
+    ids = [f"hdf5-{part}-{count + row:05d}" for row in range(len(labels))]
+    number = file.stem.removeprefix(f"ply_data_{part}")
+    names = root / f"ply_data_{part}_{number}_id2file.json"
+    if names.is_file():
+      ids = _ids(names, [classes[label] for label in labels], problems)
+    sources.append(H5File(file, ids, labels))
+    count += len(labels)
+  return EvaluationSet(
+    name=f"modelnet40_hdf5_{part}",
+    class_names=_spaced(classes),
+    count=count,
+    read=functools.partial(read_h5, sources, "ModelNet40", embed_dim),
+    problems=(*problems, *count_problems(root, count, _PUBLISHED[40][part])),
+  )
+
+
+def _ids(
+  path: Path, classes: Sequence[str], problems: list[str]
+) -> Sequence[str]:
+  """The shapes' names, such as airplane_0627 of airplane/airplane_0627.ply."""
+  names = read_json(path)
+  if not isinstance(names, list) or len(names) != len(classes):
+    raise BadInput(
+      f"{path}: must be a list of the {len(classes)} names of its .h5 file; "
+      "fetch it again, or remove it to number the shapes instead"
+    )
+  paths = [PurePosixPath(str(name)) for name in names]
+  wrong = [
+    i
+    for i, name in enumerate(classes)
+    if paths[i].parent.name not in ("", name)
+  ]
+  if wrong:
+    problems.append(
+      f"{path}: {len(wrong)} of {len(paths)} names contradict the labels, "
+      f"first {paths[wrong[0]]} with label {classes[wrong[0]]!r}; the labels "
+      "are used"
+    )
+  return [path.stem for path in paths]
+
+
+def read_txt(
+  folder: str | os.PathLike[str],
+  part: Part,
+  embed_dim: int,
+  classes: Literal[10, 40],
+) -> EvaluationSet:
+  """Reads `modelnet40_normal_resampled`: 10,000 points a shape, no colours.
+
+  Args:
+    folder: Holds, with C = `classes`, `modelnetC_shape_names.txt`,
+      `modelnetC_{part}.txt` and `CLASS/CLASS_0001.txt`, whose rows are x, y, z
+      and perhaps a normal, between commas.  Normals are not used.
+    part: "train" or "test".
+    embed_dim: Width D of the (0, D) features.
+    classes: 40, or 10 for ModelNet10, which lies in the same folder.
+
+  Returns:
+    Ids such as "airplane_0627".  Underscores in class names become spaces.
+
+  Raises:
+    BadInput: naming the list that is missing or unusable.  A shape's own file
+      that is missing or damaged is a `RefusedShape`.
+  """
+  check_part(part)
+  if classes not in _PUBLISHED:
+    raise BadInput(f"classes: {classes} is neither 40 nor 10")
+  root = Path(folder)
+  names = _lines(root / f"modelnet{classes}_shape_names.txt")
+  listed = root / f"modelnet{classes}_{part}.txt"
+  ids = _lines(listed)
+  return EvaluationSet(
+    name=f"modelnet{classes}_txt_{part}",
+    class_names=_spaced(names),
+    count=len(ids),
+    read=functools.partial(
+      _read_txt, root, f"ModelNet{classes}", names, ids, embed_dim
+    ),
+    problems=count_problems(listed, len(ids), _PUBLISHED[classes][part]),
+  )
+
+
+def _read_txt(
+  root: Path,
+  dataset: str,
+  classes: Sequence[str],
+  ids: Sequence[str],
+  embed_dim: int,
+  indices: range,
+) -> Iterator[Shape | RefusedShape]:
+  for name in (ids[i] for i in indices):
+    stem = PurePosixPath(name).name  # a list must not point out of its folder
+    category = stem.rpartition("_")[0]
+    file = root / category / f"{stem}.txt"
+    label = classes.index(category) if category in classes else -1
+    entry = Entry(id=name, path=str(file), dataset=dataset, label=label)
+    if label < 0:
+      yield _refused(entry, "category", "bad value", f"no class {category!r}")
+      continue
+    try:
+      text = file.read_text().strip()
+      if not text:
+        raise ValueError("the file is empty")  # where numpy would only warn
+      points = np.loadtxt(
+        text.splitlines(), np.float32, comments=None, delimiter=",", ndmin=2
+      )
+    except OSError as error:
+      yield _refused(entry, "xyz", "missing file", f"{file} {error.strerror}")
+    except ValueError as error:
+      yield _refused(entry, "xyz", "unreadable file", str(error))
+    else:
+      # x, y, z and a normal; any other width is for `to_shape` to refuse.
+      xyz = points[:, :3] if points.shape[1] == 6 else points
+      yield to_shape({"xyz": xyz}, embed_dim, entry)
+
+
+def _refused(entry: Entry, field: str, reason: str, why: str) -> RefusedShape:
+  detail = f"field {field!r}: {why}"
+  return RefusedShape(entry.id, entry.path, field, reason, detail)
+
+
+def read_openshape(
+  root: str | os.PathLike[str], embed_dim: int
+) -> EvaluationSet:
+  """Reads OpenShape's test set: 10,000 points and colour 100/255 a shape.
+
+  `python -m mrd_jax.prepare openshape --splits modelnet40` converts the same
+  with OpenShape's own class features; this is for those of another teacher.
+
+  Args:
+    root: Holds `meta_data/modelnet40/` with `test_split.json`, `test_pc.npy`
+      and `cat_name_pt_feat.npy`, which gives the order of the classes.
+    embed_dim: Width D of the (0, D) features.
+
+  Raises:
+    BadInput: naming the file that is missing or unusable.
+  """
+  split = read_splits(Path(root), [MODELNET])[0]
+  return EvaluationSet(
+    name="modelnet40_openshape_test",
+    class_names=_spaced(split.class_names),
+    count=len(split.entries),
+    read=functools.partial(
+      read_clouds, Path(root) / MODELNET_CLOUDS, split.entries, embed_dim
+    ),
+    problems=count_problems(root, len(split.entries), _PUBLISHED[40]["test"]),
+  )
+
+
+def read_clouds(
+  file: Path, entries: Sequence[Entry], embed_dim: int, indices: range
+) -> Iterator[Shape | RefusedShape]:
+  """Yields the clouds of `test_pc.npy` at `indices`, each with its entry."""
+  clouds = load_npy(file)
+  if not isinstance(clouds, np.ndarray) or clouds.ndim != 1:
+    raise BadInput(f"{file}: expected an array of dicts")
+  for i in indices:
+    if i >= len(clouds):
+      why = f"{file.name} holds only {len(clouds)} clouds"
+      yield _refused(entries[i], "xyz", "missing file", why)
+      continue
+    yield to_shape(clouds[i], embed_dim, entries[i])
+
+
+def _lines(path: Path) -> list[str]:
+  """The lines of a list that are not blank."""
+  try:
+    lines = [line.strip() for line in path.read_text().splitlines()]
+  except (OSError, UnicodeDecodeError) as error:
+    raise BadInput(
+      f"{path}: cannot be read ({error}); name the folder into which the "
+      "published archive was unpacked"
+    ) from None
+  lines = [line for line in lines if line]
+  if not lines:
+    raise BadInput(f"{path}: is empty; fetch it again")
+  return lines
+
+
+def _spaced(names: Sequence[str]) -> tuple[str, ...]:
+  return tuple(name.replace("_", " ") for name in names)

@@ -1,0 +1,1 @@
+"""Makes the synthetic shapes, their texts and their teacher."""

@@ -1,0 +1,1 @@
+"""Trains: the set-up, the loop and the step."""

@@ -1,0 +1,133 @@
+"""What the training loop measures on held-out splits."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from mrd_jax.config.pretraining import EvalConfig
+from mrd_jax.data import dataset
+from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings, unit
+from mrd_jax.errors import BadInput
+from mrd_jax.metrics.relation_gap import relation_gap
+from mrd_jax.metrics.retrieval import retrieval
+from mrd_jax.metrics.zero_shot import zero_shot
+
+
+class HeldOut:
+  """The held-out splits of a dataset and how they are scored.
+
+  Metrics are named "SPLIT/top1", "SPLIT/text_to_shape_r1", and so on.
+
+  Args:
+    config: Which splits are scored how.
+    data_dir: The prepared dataset.
+    embedder: Embeds a split.
+  """
+
+  def __init__(self, config: EvalConfig, data_dir: Path, embedder: Embedder):
+    self._config = config
+    self._data_dir = data_dir
+    self._embedder = embedder
+    splits = dict.fromkeys(
+      config.zero_shot + config.retrieval + config.relation_gap
+    )
+    self._sources = {s: dataset.open_split(data_dir, s) for s in splits}
+    self._classes = {
+      s: unit(dataset.class_features(data_dir, s)) for s in config.zero_shot
+    }
+
+  @property
+  def chance(self) -> dict[str, float]:
+    """Top-1 accuracy of guessing, by zero-shot split."""
+    return {split: 1 / len(x) for split, x in self._classes.items()}
+
+  def __call__(
+    self, variables, keep_going: Callable[[], None]
+  ) -> tuple[dict[str, float], dict[str, SplitEmbeddings]]:
+    """Scores every split.
+
+    Args:
+      variables: The encoder's.
+      keep_going: Called before every batch; may raise to stop.
+
+    Returns:
+      The metrics, and the embeddings they were computed from.
+    """
+    metrics, embeddings = {}, {}
+    for split, source in self._sources.items():
+      found = self._embedder(variables, source, keep_going)
+      embeddings[split] = found
+      scores = {}
+      try:
+        if split in self._classes:
+          scores |= zero_shot(found.point, found.label, self._classes[split])
+        if split in self._config.retrieval:
+          scores |= retrieval(
+            found.point,
+            found.text,
+            found.has_text,
+            image_ND=found.image,
+            has_image_N=found.has_image,
+            label_N=found.label,
+          )
+        if split in self._config.relation_gap:
+          gaps = relation_gap(
+            found.point,
+            found.image,
+            found.text,
+            found.has_image,
+            found.has_text,
+          )
+          scores |= {f"gap_{pair}": gap for pair, gap in gaps.items()}
+      except BadInput as error:
+        raise BadInput(
+          f"split {split!r} of {self._data_dir}: {error}; take it out of "
+          "eval.zero_shot, eval.retrieval or eval.relation_gap"
+        ) from error
+      metrics |= {f"{split}/{name}": value for name, value in scores.items()}
+    return metrics, embeddings
+
+  def describe(self, metrics: dict[str, float]) -> str:
+    """The scores in one line a split, with the chance level."""
+    lines = []
+    for split in self._sources:
+      parts = []
+      for title, names in (
+        ("zero-shot top-1/3/5", ("top1", "top3", "top5")),
+        ("text->3D R@1/5", ("text_to_shape_r1", "text_to_shape_r5")),
+        ("3D->text R@1/5", ("shape_to_text_r1", "shape_to_text_r5")),
+      ):
+        if f"{split}/{names[0]}" in metrics:
+          scores = (f"{metrics[f'{split}/{name}']:.1%}" for name in names)
+          parts.append(f"{title} {' '.join(scores)}")
+          if names[0] == "top1":
+            parts[-1] += f" (chance {self.chance[split]:.1%})"
+      if split in self._config.relation_gap:
+        gaps = (
+          f"{name.partition('gap_')[2].upper().replace('_', '/')} {value:.2f}"
+          for name, value in metrics.items()
+          if name.startswith(f"{split}/gap_")
+        )
+        parts.append(f"relation gap {' '.join(gaps)}")
+      lines.append(f"{split}: {', '.join(parts)}")
+    return "\n  ".join(lines)
+
+  def check_metric(self, name: str) -> None:
+    """Raises BadInput unless an evaluation yields the metric `name`."""
+    split, _, score = name.partition("/")
+    known = split in self._classes and re.fullmatch(
+      "top[135]|class_mean(_top[35])?", score
+    )
+    known = known or (
+      split in self._config.retrieval
+      and re.fullmatch(
+        "(text_to_shape|shape_to_text|image_to_shape)(_category)?_r[135]", score
+      )
+    )
+    if not known:
+      raise BadInput(
+        f"checkpoint.best_metric is {name!r}, which no evaluation yields; "
+        "name one as 'val/top1' (a split of eval.zero_shot) or "
+        "'val/text_to_shape_r1' (of eval.retrieval), or set "
+        "checkpoint.keep_best to 0"
+      )

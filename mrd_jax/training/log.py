@@ -1,0 +1,235 @@
+"""What a run tells: a progress line, metrics.jsonl, TensorBoard events, W&B.
+
+Only process 0 writes.  Both files are cut back to the restored step when a
+run resumes, so that a killed and repeated stretch does not appear twice.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.files import read_metrics, write_json
+
+
+class MetricsWriter:
+  """Writes a run's metrics.
+
+  Args:
+    workdir: The run's folder.
+    num_steps: Length of the run, for the remaining time.
+    batch_size: Global batch, for shapes per second.
+    start_step: Steps already done; later lines of an earlier try are dropped.
+    drop_start_evaluation: Whether `start_step` will be evaluated again.
+    enabled: False on every process but the first: nothing is written.
+    mirror: Gets every line too.
+  """
+
+  def __init__(
+    self,
+    workdir: Path,
+    *,
+    num_steps: int,
+    batch_size: int,
+    start_step: int,
+    drop_start_evaluation: bool,
+    enabled: bool,
+    mirror: "WandbRun | None" = None,
+  ):
+    self._num_steps = num_steps
+    self._batch_size = batch_size
+    self._enabled = enabled
+    self._live = enabled and sys.stderr.isatty()
+    self._compiled = False
+    self._next_line = float(start_step)  # of the few that a log file gets
+    self._last_time, self._last_step = time.perf_counter(), start_step
+    self._path = workdir / "metrics.jsonl"
+    self._mirror = mirror
+    if enabled:
+      _keep_until(self._path, start_step, drop_start_evaluation)
+      self._file = self._path.open("a")
+      self._board = SummaryWriter(
+        str(workdir / "tensorboard"), purge_step=start_step + 1
+      )
+
+  def train(self, step: int, values: dict[str, float]) -> None:
+    """Records the metrics of a training step and shows the progress line."""
+    now = time.perf_counter()
+    seconds_per_step = (now - self._last_time) / max(step - self._last_step, 1)
+    self._last_time, self._last_step = now, step
+    rate = self._batch_size / seconds_per_step
+    self._write(step, "train", values | {"shapes_per_second": rate})
+    if self._enabled:
+      speed = ""
+      if self._compiled:
+        # Not yet for the first stretch, which holds the compilation.
+        remaining = (self._num_steps - step) * seconds_per_step
+        speed = f"  {duration(remaining)} left  {rate:.0f} shapes/s"
+      self._compiled = True
+      line = f"step {step}/{self._num_steps}{speed}  {describe_losses(values)}"
+      if self._live:
+        # A line that wraps could not be written over.
+        line = line[: shutil.get_terminal_size().columns - 1]
+        print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+      elif step >= self._next_line:
+        self._next_line = step + self._num_steps / 10
+        print(line, file=sys.stderr, flush=True)
+
+  def evaluation(self, step: int, values: dict[str, float], text: str) -> None:
+    """Records the metrics of an evaluation and shows them as `text`."""
+    self._write(step, "eval", values)
+    self.say(f"step {step}: {text}")
+    # An evaluation is not training time.
+    self._last_time, self._last_step = time.perf_counter(), step
+
+  def say(self, text: str) -> None:
+    """Prints a line of its own."""
+    if self._enabled:
+      clear = "\r\x1b[2K" if self._live else ""
+      print(clear + text, file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    if self._enabled:
+      with contextlib.suppress(OSError):  # every line was flushed, or refused
+        self._file.close()
+      self._board.close()
+    if self._mirror:
+      self._mirror.close()
+
+  def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
+    if not self._enabled:
+      return
+    record = {"step": step, "kind": kind, "time": time.time()} | values
+    try:
+      self._file.write(json.dumps(record) + "\n")
+      self._file.flush()
+    except OSError as error:
+      raise RunFailed(
+        f"{self._path} cannot be written ({error.strerror}); mend that and "
+        "repeat the command"
+      ) from error
+    for name, value in values.items():
+      self._board.add_scalar(f"{kind}/{name}", value, step)
+    if self._mirror:
+      self._mirror.log(step, values)
+
+
+class WandbRun:
+  """A run of Weights & Biases, which may fail without consequence.
+
+  It has the names of metrics.jsonl.  A run that goes on is the same run there,
+  by the id in WORKDIR/wandb.json; steps that are done again it already has,
+  and keeps as they were.  Where Weights & Biases cannot be reached, a line
+  says so and the training goes on without.
+
+  Args:
+    project: Name of the project.
+    workdir: The run's folder; files are kept in its wandb/.
+    config: The run's config.
+  """
+
+  def __init__(self, project: str, workdir: Path, config: dict[str, Any]):
+    file = workdir / "wandb.json"
+    if not file.exists():
+      write_json(file, {"id": secrets.token_hex(4)})
+    run_id = json.loads(file.read_text())["id"]
+
+    def start():
+      import wandb  # an extra
+
+      return wandb.init(
+        project=project,
+        id=run_id,
+        resume="allow",
+        name=workdir.absolute().name,
+        dir=workdir,
+        config=config,
+        # The progress line is not for a log; an end waits for no network.
+        settings=wandb.Settings(console="off", finish_timeout=60),
+      )
+
+    self._run: Any = True
+    self._run = self._attempt(start)
+
+  def log(self, step: int, values: dict[str, float]) -> None:
+    """Records the values of a step."""
+    self._attempt(lambda: self._run.log(values, step=step))
+
+  def close(self) -> None:
+    """Ends the run there, as failed if it is being left by an exception."""
+    failed = sys.exc_info()[0] is not None
+    self._attempt(lambda: self._run.finish(exit_code=int(failed)))
+
+  def _attempt(self, call: Callable[[], Any]) -> Any:
+    if not self._run:
+      return None
+    try:
+      return call()
+    except Exception as error:  # whatever a service's client raises
+      self._run = None
+      reason = str(error).strip().splitlines() or [type(error).__name__]
+      print(
+        f"Weights & Biases failed, going on without it: {reason[0]}",
+        file=sys.stderr,
+        flush=True,
+      )
+      return None
+
+
+def check_wandb(project: str) -> None:
+  """Raises BadInput if metrics shall go to a project and cannot."""
+  if project and not importlib.util.find_spec("wandb"):
+    raise BadInput(
+      f"config.log.wandb is {project!r}, which needs Weights & Biases: pip "
+      "install mrd-jax[wandb], or set it to ''"
+    )
+
+
+def duration(seconds: float) -> str:
+  """Seconds as "1h02m" or "2m05s"."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def describe_losses(values: dict[str, float]) -> str:
+  """The loss, its parts if it has any, and one weight of each pair."""
+  if "contrast/image" not in values:
+    return f"loss {values['loss']:.3f}"
+  contrast = values["contrast/image"] + values["contrast/text"]
+  weights = " ".join(
+    f"{term} {values[f'weight/{term}']:.2f}"
+    for term in ("PP-II", "PI-TI", "PT-IT")  # the other of a pair is 1 - this
+    if f"weight/{term}" in values
+  )
+  return (
+    f"loss {values['loss']:.3f} (contrast {contrast:.3f}"
+    f" intra {values['intra']:.4f} cross {values['cross']:.4f})  {weights}"
+  )
+
+
+def _keep_until(path: Path, step: int, drop_evaluation: bool) -> None:
+  """Drops the lines that the run will write again."""
+  if not path.exists():
+    return
+  kept = [
+    line
+    for line in read_metrics(path)
+    if line["step"] < step
+    or (
+      line["step"] == step and (line["kind"] == "train" or not drop_evaluation)
+    )
+  ]
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+  os.replace(temporary, path)

@@ -1,0 +1,299 @@
+"""The training loop, in one function: evaluate -> save -> next batch -> step.
+
+Pre-training (`training/set_up.py`) and fine-tuning (`finetune/train.py`) say in a `Run`
+what they do; that a run can be killed, stopped and repeated is here.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from mrd_jax.checkpoint.save import Checkpoints
+from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.data.examples import Batch
+from mrd_jax.errors import RunFailed
+from mrd_jax.io.files import write_json
+from mrd_jax.parallel import sharding
+from mrd_jax.parallel.agree import first_says
+from mrd_jax.parallel.stop import Preempted, Preemption
+from mrd_jax.training.clock import Clock, memory
+from mrd_jax.training.log import MetricsWriter, WandbRun, check_wandb
+from mrd_jax.training.profile import Profile
+from mrd_jax.training.resume import check_resumable, check_same_data
+from mrd_jax.training.watchdog import Watchdog
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
+
+
+NAMED = 8  # shapes of a bad batch in the message; its file has all
+
+
+class NotFinite(RunFailed):
+  """A loss or gradient became NaN or infinite; nothing of it was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What the loop works with.
+
+  Attributes:
+    config: Goes to config.json, and must be the same when a run goes on.
+    data: What identifies the data; goes to data.json, likewise.
+    summary: What is printed first.
+    init: Makes the first state.
+    abstract_state: Its shapes and shardings.
+    step_fn: (state, global batch) -> (state, metrics); the state is donated.
+    batches: The global batches from a step on, to the end of the run.
+    evaluate: (state, whether it is the last one, keep_going) -> scores, and
+      what else `write_results` wants.  Calls keep_going before every batch,
+      which may raise to stop.
+    describe: (step, scores) -> the scores as they are printed.
+    write_results: (workdir, last step, its scores, what came with them,
+      keep_going); is called in the end, on every process, when all is saved.
+    open_checkpoints: The checkpoints of a workdir.
+    num_steps: Length of the run.
+    batch_size: Global batch.
+    evaluate_every: Interval in steps, besides the last.
+    save_every: The same.
+    log_every: The same, of a line in metrics.jsonl.
+    profile: The steps to trace, as in the config.
+    stall_seconds: Of the watchdog.
+    wandb: Project of Weights & Biases.
+    examine: What is to be said of each record of a step's batch, counted from
+      0, as `pipeline.examine_batch` says it.
+  """
+
+  config: "DataclassInstance"
+  data: dict[str, Any]
+  summary: str
+  init: Callable[[], TrainState]
+  abstract_state: TrainState
+  step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+  batches: Callable[[int], Iterator[Batch]]
+  evaluate: Callable[
+    [TrainState, bool, Callable[[], None]], tuple[dict[str, float], Any]
+  ]
+  describe: Callable[[int, dict[str, float]], str]
+  write_results: Callable[
+    [Path, int, dict[str, float], Any, Callable[[], None]], None
+  ]
+  open_checkpoints: Callable[[Path], Checkpoints]
+  num_steps: int
+  batch_size: int
+  evaluate_every: int
+  save_every: int
+  log_every: int
+  profile: str = ""
+  stall_seconds: float = 0.0
+  wandb: str = ""
+  examine: Callable[[int], list[dict[str, Any]]] | None = None
+
+
+def train_loop(run: Run, workdir: Path) -> bool:
+  """Trains, or goes on training, the run in `workdir`.
+
+  Leaves there: config.json, data.json, checkpoints/, metrics.jsonl,
+  tensorboard/, and in the end what `run.write_results` writes, of which
+  results.json must be one.
+
+  Returns:
+    Whether the run has come to its end; False if it was asked to stop.
+
+  Raises:
+    BadInput: if the folder holds a run under another config or on other data.
+    NotFinite: if the loss or a gradient is no longer finite.
+  """
+  check_wandb(run.wandb)
+  clock = Clock()
+  with (
+    contextlib.closing(Preemption()) as preemption,
+    contextlib.closing(Watchdog(clock, run.stall_seconds)),
+  ):
+    return _train_loop(run, workdir, preemption, clock)
+
+
+def _train_loop(
+  run: Run, workdir: Path, preemption: Preemption, clock: Clock
+) -> bool:
+  first_process = jax.process_index() == 0
+  with contextlib.ExitStack() as closing:
+    checkpoints = run.open_checkpoints(workdir)
+    closing.enter_context(contextlib.closing(checkpoints))
+    closing.callback(clock.enter, "save")  # closing waits for the last one
+    start, last, remarks = 0, run.num_steps, []
+    if checkpoints.latest_step() is None:
+      state = run.init()
+    else:
+      check_resumable(run.config, workdir / "config.json")
+      check_same_data(run.data, workdir / "data.json")
+      restored = checkpoints.restore_newest(run.abstract_state)
+      start, state, remarks = restored.step, restored.state, restored.remarks
+    profile = Profile(
+      run.profile, workdir / "profile", num_steps=last, enabled=first_process
+    )
+    closing.enter_context(contextlib.closing(profile))
+    if first_process:
+      write_json(workdir / "config.json", dataclasses.asdict(run.config))
+      write_json(workdir / "data.json", run.data)
+    # The step we start from is evaluated again if a stop kept its scores from
+    # being recorded.
+    has_results = first_says((workdir / "results.json").exists())
+    evaluate_start = not checkpoints.has_scores(start) or (
+      start == last and not has_results
+    )
+    writer = MetricsWriter(
+      workdir,
+      num_steps=last,
+      batch_size=run.batch_size,
+      start_step=start,
+      drop_start_evaluation=evaluate_start,
+      enabled=first_process,
+      mirror=(
+        WandbRun(run.wandb, workdir, dataclasses.asdict(run.config))
+        if run.wandb and first_process
+        else None
+      ),
+    )
+    closing.enter_context(contextlib.closing(writer))
+    writer.say(run.summary)
+    for remark in remarks:
+      writer.say(remark)
+    if start:
+      writer.say(f"resumed from the checkpoint of step {start}")
+
+    def due(every: int, step: int) -> bool:
+      return step == last or step % every == 0
+
+    next_batch = clock.stage("input")(run.batches(start).__next__)
+    pending: dict[int, dict] = {}  # the newest step's metrics, on the device
+
+    def log_pending() -> None:
+      for step, metrics in pending.items():
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        check_finite(run, workdir, step, values)
+        if due(run.log_every, step):
+          writer.train(step, values | clock.lap() | memory())
+      pending.clear()
+
+    def keep_going() -> None:
+      clock.enter("evaluation")  # the next batch of it
+      preemption.poll()
+
+    step = saved = clock.step = start
+    clock.enter("step")
+    clock.lap()  # what was before the first step is no step's
+    stopped = False
+    scores = extra = None
+    try:
+      # Evaluate, save, next batch, step: a checkpoint of step s is what the
+      # s-th step left, with its scores, before data of the next is read.
+      while True:
+        scores = None
+        if due(run.evaluate_every, step) and (step > start or evaluate_start):
+          log_pending()
+          with clock.stage("evaluation"):
+            scores, extra = run.evaluate(state, step == last, keep_going)
+          writer.evaluation(step, scores, run.describe(step, scores))
+        if scores and 0 < step == saved and not checkpoints.has_scores(step):
+          checkpoints.add_scores(step, scores)  # a stop came before them
+        if step > saved and (scores or due(run.save_every, step)):
+          log_pending()
+          with clock.stage("save"):
+            checkpoints.save(step, state, scores)
+          saved = step
+        if step == last:
+          break
+        preemption.poll()
+        with (
+          profile.step(step, state),
+          clock.stage("compile" if step == start else "step"),
+        ):
+          state, metrics = run.step_fn(state, next_batch())
+        log_pending()  # of the step before: the device is already at work
+        step += 1
+        clock.step = step
+        profile.done(step, state)
+        pending[step] = metrics
+    except Preempted:
+      log_pending()
+      if step > saved:
+        with clock.stage("save"):
+          checkpoints.save(step, state, None)
+      stopped = True
+
+  # The last save is known to be complete only now.
+  if scores and not stopped:
+    try:
+      with clock.stage("results"):
+        run.write_results(workdir, step, scores, extra, keep_going)
+    except Preempted:
+      stopped = True
+  if stopped:
+    writer.say(f"asked to stop at step {step}; repeat the command to go on")
+  return not stopped
+
+
+def check_finite(
+  run: Run, workdir: Path, step: int, values: dict[str, float]
+) -> None:
+  """Raises NotFinite if a value is not, naming the step, the terms, the batch.
+
+  The first process reads the batch again, and leaves all that is to be said
+  of it in WORKDIR/not_finite.json.
+  """
+  terms = [name for name, value in values.items() if not math.isfinite(value)]
+  if not terms:
+    return
+  batch = remedy = ""
+  try:
+    if run.examine and jax.process_index() == 0:
+      file = workdir / "not_finite.json"
+      shapes = run.examine(step - 1)
+      write_json(file, {"step": step, "terms": terms, "shapes": shapes})
+      bad = [x for x in shapes if x["problems"]]
+      names = [
+        repr(x["id"]) + f" ({', '.join(x['problems'])})" * bool(bad)
+        for x in (bad or shapes)[:NAMED]
+      ]
+      left = len(bad or shapes) - len(names)
+      batch = (
+        f" Its batch holds {'bad' if bad else 'no visibly bad'} shapes: "
+        f"{', '.join(names)}{f' and {left} more' * bool(left)}; {file} has all."
+      )
+      remedy = " Mend them in the data, or start" * bool(bad)
+  finally:
+    # All have the same values.  Who leaves takes the others with it, so they
+    # wait for the first, which has read a whole batch.
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("examined")
+  raise NotFinite(
+    f"step {step}: {', '.join(terms)} not finite; nothing of this step is "
+    f"saved.{batch}{remedy or ' Start'} again in another --workdir with a "
+    "lower optimizer.learning_rate or optimizer.clip_norm"
+  )
+
+
+def one_ahead(
+  batches: Iterator[Batch], batch_sharding: NamedSharding
+) -> Iterator[Batch]:
+  """Puts the next batch on the devices while they work on this one.
+
+  Args:
+    batches: This process's part of every global batch.
+    batch_sharding: Layout of the global batches that are returned.
+  """
+  queue = collections.deque()
+  for batch in batches:
+    queue.append(sharding.to_global(batch, batch_sharding))
+    if len(queue) > 1:
+      yield queue.popleft()
+  yield from queue

@@ -1,0 +1,213 @@
+"""Who is updated how: groups by path, schedules, decay mask, averages.
+
+Every parameter belongs to exactly one group:
+
+  encoder          AdamW; the logit scale is in it, too
+  dynamic_weights  Adam with a learning rate of its own and no decay
+  frozen           not updated
+
+by its path, joined with "/": "encoder/block_0/qkv/kernel".
+"""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mrd_jax.errors import BadInput
+
+GROUP_RULES = (
+  (r"encoder/.*", "encoder"),
+  (r"logit_scale", "encoder"),
+  (r"dynamic_weights/.*", "dynamic_weights"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+  """AdamW with a warm-up and half a cosine.
+
+  Attributes:
+    learning_rate: Peak; in pre-training that of the encoder group.
+    final_learning_rate: What the cosine ends at, as a share of the peak.
+    warmup_epochs: Linear warm-up from zero, in epochs.
+    warmup_steps: The same in steps; set one of the two to 0.
+    weight_decay: AdamW's, on weight matrices only: not on biases, norms, the
+      cls token, the logit scale.
+    b1: Adam's.
+    b2: Adam's.
+    eps: Adam's.
+    clip_norm: Largest norm of a group's gradients; 0 does not clip.
+  """
+
+  learning_rate: float
+  final_learning_rate: float
+  warmup_epochs: float
+  warmup_steps: int
+  weight_decay: float
+  b1: float
+  b2: float
+  eps: float
+  clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(AdamWConfig):
+  """The optimizer of pre-training.
+
+  Attributes:
+    dynamic_learning_rate: Peak for the dynamic weights.
+    ema_decay: Decay of a moving average of the parameters, which is then what
+      is evaluated; 0 keeps none.
+    frozen: Regular expressions of paths that are not updated.
+  """
+
+  dynamic_learning_rate: float
+  ema_decay: float
+  frozen: tuple[str, ...]
+
+
+def path_name(path) -> str:
+  """A key path as "a/b/c"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def group_labels(params, frozen: tuple[str, ...] = ()):
+  """The group of every parameter, as a tree of strings.
+
+  Raises:
+    BadInput: if a parameter matches no rule, or a frozen pattern no
+      parameter.
+  """
+  rules = tuple((pattern, "frozen") for pattern in frozen) + GROUP_RULES
+  names = []
+
+  def label(path, _) -> str:
+    name = path_name(path)
+    names.append(name)
+    for pattern, group in rules:
+      if re.fullmatch(pattern, name):
+        return group
+    raise BadInput(
+      f"parameter {name!r} belongs to no optimizer group; add a rule to "
+      "GROUP_RULES in mrd_jax/training/optimizer.py"
+    )
+
+  labels = jax.tree_util.tree_map_with_path(label, params)
+  for pattern in frozen:
+    if not any(re.fullmatch(pattern, name) for name in names):
+      raise BadInput(
+        f"optimizer.frozen holds {pattern!r}, which matches no parameter; "
+        f"parameters are named like {names[0]!r}"
+      )
+  return labels
+
+
+def decay_mask(params):
+  """True for weight matrices: the leaves named "kernel"."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path_name(path[-1:]) == "kernel", params
+  )
+
+
+def cosine_schedule(
+  peak: float, config: AdamWConfig, *, steps_per_epoch: int, num_steps: int
+) -> optax.Schedule:
+  """Linear warm-up from zero to `peak`, then half a cosine down.
+
+  Raises:
+    BadInput: if both warm-up fields are set, or warm-up fills the run.
+  """
+  if config.warmup_epochs and config.warmup_steps:
+    raise BadInput(
+      "optimizer.warmup_epochs and optimizer.warmup_steps are both set; set "
+      "one of them to 0"
+    )
+  warmup = config.warmup_steps or round(config.warmup_epochs * steps_per_epoch)
+  if warmup >= num_steps:
+    raise BadInput(
+      f"optimizer.warmup_epochs / warmup_steps give {warmup} steps of warm-up "
+      f"but the run has {num_steps}; shorten the warm-up"
+    )
+  return optax.warmup_cosine_decay_schedule(
+    0.0, peak, warmup, num_steps, end_value=peak * config.final_learning_rate
+  )
+
+
+def adamw_direction(
+  config: AdamWConfig, weight_decay: float
+) -> optax.GradientTransformation:
+  """AdamW's update before it is multiplied with the learning rate."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm)
+    if config.clip_norm
+    else optax.identity(),
+    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+    optax.add_decayed_weights(weight_decay, mask=decay_mask),
+  )
+
+
+def make_optimizer(
+  config: OptimizerConfig,
+  *,
+  steps_per_epoch: int,
+  num_steps: int,
+  alternating: bool,
+) -> optax.GradientTransformation:
+  """The optimizer over the tree {encoder, logit_scale, dynamic_weights}.
+
+  Args:
+    config: Its configuration.
+    steps_per_epoch: For a warm-up given in epochs.
+    num_steps: Length of the run.
+    alternating: Whether even steps update only the encoder group and odd
+      ones only the dynamic weights, as DARTS alternates.
+  """
+
+  def schedule(peak: float) -> optax.Schedule:
+    return cosine_schedule(
+      peak, config, steps_per_epoch=steps_per_epoch, num_steps=num_steps
+    )
+
+  def group(peak: float, weight_decay: float, turn: int):
+    # Clips within the group: gradients that move nothing must not shrink
+    # others.
+    direction = adamw_direction(config, weight_decay)
+    if alternating:
+
+      def is_my_turn(step, **_):
+        return step % 2 == turn
+
+      direction = optax.transforms.conditionally_mask(direction, is_my_turn)
+    # Outside the alternation, so that the schedule counts every step.
+    return optax.chain(direction, optax.scale_by_learning_rate(schedule(peak)))
+
+  return optax.multi_transform(
+    {
+      "encoder": group(config.learning_rate, config.weight_decay, turn=0),
+      "dynamic_weights": group(config.dynamic_learning_rate, 0.0, turn=1),
+      "frozen": optax.set_to_zero(),
+    },
+    lambda params: group_labels(params, config.frozen),
+  )
+
+
+def update_average(average, params, decay: float):
+  """One step of the moving average of the parameters."""
+  return jax.tree.map(
+    lambda a, p: a + (1 - decay) * (p - a).astype(a.dtype), average, params
+  )
+
+
+def clamp_logit_scale(params, largest: float):
+  """Keeps the contrastive scale at or below `largest`; 0 does not clamp.
+
+  Done on the parameter after the update, as CLIP does: a clamp inside the
+  loss would leave a parameter beyond it without gradient.
+  """
+  if not largest:
+    return params
+  clamped = jnp.minimum(params["logit_scale"], jnp.log(largest))
+  return params | {"logit_scale": clamped}

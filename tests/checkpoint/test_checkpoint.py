@@ -1,0 +1,562 @@
+"""Checkpoints survive damage: of their files, of the disk, of the process."""
+
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from runs import finish, joining, last_state, start, wait_until
+
+from mrd_jax.checkpoint import read, save
+from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.checkpoint.save import Checkpoints, SaveFailed
+from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.files import read_metrics
+from mrd_jax.parallel.sharding import make_mesh, with_state_sharding
+
+
+def make_state(step: int) -> TrainState:
+  draw = np.random.default_rng(step).normal
+  return TrainState(
+    step=jnp.int32(step),
+    params={
+      "encoder": {"kernel": jnp.asarray(draw(size=(32, 24)), "float32")},
+      "half": jnp.asarray(draw(size=64), "bfloat16"),
+    },
+    batch_stats={"mean": jnp.asarray(draw(size=8), "float32")},
+    opt_state=({"mu": jnp.asarray(draw(size=(32, 24)), "float32")}, ()),
+    average={},
+  )
+
+
+def abstract(fsdp: int = 1) -> TrainState:
+  return with_state_sharding(
+    make_mesh(fsdp), jax.eval_shape(lambda: make_state(0))
+  )
+
+
+def open_at(directory: Path) -> Checkpoints:
+  return Checkpoints(
+    directory, keep_latest=3, keep_best=1, best_metric="val/top1"
+  )
+
+
+def assert_same(found, expected) -> None:
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory) -> Path:
+  """Steps 1, 2, 3; the second scored best."""
+  directory = tmp_path_factory.mktemp("three") / "checkpoints"
+  checkpoints = open_at(directory)
+  for step, score in ((1, 0.1), (2, 0.9), (3, 0.5)):
+    checkpoints.save(step, make_state(step), {"val/top1": score})
+  checkpoints.close()
+  return directory
+
+
+@pytest.fixture
+def directory(three_steps, tmp_path) -> Path:
+  return Path(shutil.copytree(three_steps, tmp_path / "checkpoints"))
+
+
+def flip(file: Path, byte: int, bit: int = 3) -> None:
+  content = bytearray(file.read_bytes())
+  content[byte] ^= 1 << bit
+  file.write_bytes(content)
+
+
+def files_of(step: Path) -> list[Path]:
+  """Those without which it is not whole."""
+  return [
+    file
+    for file in sorted(step.rglob("*"))
+    if file.is_file() and file.stat().st_size > 150  # not the marks of success
+  ]
+
+
+def array_file(step: Path) -> Path:
+  return max(step.rglob("ocdbt.process_*/d/*"), key=lambda f: f.stat().st_size)
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+  return {f: f.read_bytes() for f in directory.rglob("*") if f.is_file()}
+
+
+DAMAGE = {
+  "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
+  "emptied": lambda file: os.truncate(file, 0),
+  "missing": lambda file: file.unlink(),
+  "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_to_any_file_falls_back_or_is_harmless(
+  three_steps, tmp_path, damage
+):
+  """And the run can save the damaged step again."""
+  fell_back = []
+  files = [
+    file.relative_to(three_steps) for file in files_of(three_steps / "3")
+  ]
+  files.append(Path("3/metrics/metrics"))
+  for number, file in enumerate(files):
+    directory = tmp_path / str(number)
+    shutil.copytree(three_steps, directory)
+    DAMAGE[damage](directory / file)
+    checkpoints = open_at(directory)
+    assert checkpoints.latest_step() == 3
+    restored = checkpoints.restore_newest(abstract())
+    assert_same(restored.state, make_state(restored.step))
+    if restored.step == 3:
+      assert not restored.remarks
+    else:
+      fell_back.append(file.name)
+      (remark,) = restored.remarks
+      assert re.match(
+        r"the checkpoint of step 3 is damaged \(.+\) and now called "
+        rf"{directory}/damaged-3; the run goes on from step 2$",
+        remark,
+      )
+      assert not (directory / "3").exists()
+      assert (directory / "damaged-3").is_dir()
+      checkpoints.save(3, make_state(3), {"val/top1": 0.95})
+    checkpoints.close()
+    again = open_at(directory)
+    assert again.latest_step() == 3
+    assert_same(again.restore(3, abstract()), make_state(3))
+    assert again.best_step() == (3 if restored.step == 2 else 2)
+    again.close()
+  assert "_METADATA" in fell_back
+  assert "_CHECKPOINT_METADATA" in fell_back
+  assert array_file(three_steps / "3").name in fell_back
+  if damage != "missing":  # without scores it is evaluated again
+    assert "metrics" in fell_back
+
+
+def test_no_flipped_bit_of_the_arrays_is_loaded(three_steps, tmp_path):
+  """Orbax alone loads most of these without a word."""
+  size = array_file(three_steps / "3").stat().st_size
+  fell_back = 0
+  for place in np.random.default_rng(0).integers(size, size=24).tolist():
+    directory = tmp_path / str(place)
+    shutil.copytree(three_steps, directory, dirs_exist_ok=True)
+    flip(array_file(directory / "3"), place, place % 8)
+    checkpoints = open_at(directory)
+    restored = checkpoints.restore_newest(abstract())
+    assert_same(restored.state, make_state(restored.step))
+    fell_back += restored.step == 2
+    checkpoints.close()
+  assert fell_back > 12
+
+
+def test_the_checksum_names_the_array(directory):
+  """A damaged record of the checksums is told from damaged arrays by nobody."""
+  file = directory / "3" / "_CHECKPOINT_METADATA"
+  text = file.read_text()
+  digit = re.search(r'"params/half": (\d)', text)
+  assert digit
+  other = str(int(digit[1]) % 9 + 1)
+  file.write_text(text[: digit.start(1)] + other + text[digit.end(1) :])
+  checkpoints = open_at(directory)
+  (remark,) = checkpoints.restore_newest(abstract()).remarks
+  assert "(the checksum of params/half is not what was saved)" in remark
+  checkpoints.close()
+
+
+def test_several_damaged_ones_are_passed_over(directory):
+  array_file(directory / "3").unlink()
+  (directory / "2" / "metrics" / "metrics").write_text("{")
+  checkpoints = open_at(directory)
+  restored = checkpoints.restore_newest(abstract())
+  assert restored.step == 1
+  assert_same(restored.state, make_state(1))
+  steps = [re.search(r"step (\d)", remark)[1] for remark in restored.remarks]
+  assert steps == ["3", "2"]
+  assert checkpoints.best_step() == 1
+  checkpoints.close()
+  names = sorted(path.name for path in directory.iterdir())
+  assert names == ["1", "damaged-2", "damaged-3"]
+
+
+def test_a_step_damaged_twice_is_kept_twice(directory):
+  for name in ("damaged-3", "damaged-3-2"):
+    array_file(directory / "3").unlink()
+    checkpoints = open_at(directory)
+    assert (
+      str(directory / name) in checkpoints.restore_newest(abstract()).remarks[0]
+    )
+    checkpoints.save(3, make_state(3), None)
+    checkpoints.close()
+    assert (directory / name).is_dir()
+
+
+def test_when_all_are_damaged_nothing_is_touched(directory):
+  for step in "123":
+    os.truncate(array_file(directory / step), 9)
+  before = contents(directory)
+  for _ in range(2):  # also when it is tried again
+    checkpoints = open_at(directory)
+    with pytest.raises(BadInput) as error:
+      checkpoints.restore_newest(abstract())
+    checkpoints.close()
+    message = str(error.value)
+    assert str(directory) in message and "another --workdir" in message
+    assert all(f"step {step}: " in message for step in (1, 2, 3))
+    assert contents(directory) == before
+
+
+def test_a_state_of_other_arrays_is_not_taken_for_damage(directory):
+  """Another program's: nothing is renamed, and the array is named."""
+  wanted = abstract()
+  other = dataclasses.replace(wanted, params={"half": wanted.params["half"]})
+  wider = dataclasses.replace(wanted, batch_stats={"mean": wanted.step})
+  for state, message in (
+    (other, r"params/encoder/kernel is float32 \(32, 24\), .* wants missing"),
+    (wider, r"batch_stats/mean is float32 \(8,\), .* wants int32 \(\)"),
+  ):
+    before = contents(directory)
+    checkpoints = open_at(directory)
+    with pytest.raises(BadInput, match=message):
+      checkpoints.restore_newest(state)
+    checkpoints.close()
+    assert contents(directory) == before
+
+
+def test_what_a_cut_off_removal_has_left_is_no_checkpoint(directory):
+  """A kill can leave any of its files; here all but the one that counts."""
+  for step in "12":
+    (directory / step / "_CHECKPOINT_METADATA").unlink()
+  step, _ = load_on_one_device(directory, best_metric="val/top1")
+  assert step == 3 and (directory / "2").exists()  # only read
+  checkpoints = open_at(directory)
+  assert sorted(path.name for path in directory.iterdir()) == ["3"]
+  assert checkpoints.best_step() == 3
+  checkpoints.save(4, make_state(4), {"val/top1": 0.1})
+  checkpoints.close()
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damage(
+  directory, monkeypatch
+):
+  """A file that cannot be opened (here: a link to itself); a full device."""
+  array = array_file(directory / "3")
+  content = array.read_bytes()
+  array.unlink()
+  array.symlink_to(array.name)
+
+  def refused(match: str) -> None:
+    before = contents(directory)
+    checkpoints = open_at(directory)
+    with pytest.raises(RunFailed, match=match):
+      checkpoints.restore_newest(abstract())
+    with pytest.raises(RunFailed, match=match):
+      checkpoints.restore(3, abstract())
+    checkpoints.close()
+    with pytest.raises(RunFailed, match=match):
+      load_on_one_device(directory, best_metric=None)
+    assert contents(directory) == before
+
+  refused(r"/3: the checkpoint cannot be read \(.*symbolic links.*may pass")
+  array.unlink()
+  array.write_bytes(content)
+
+  def full(*args, **kwargs):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+  with monkeypatch.context() as patch:
+    for module in (read, save):
+      patch.setattr(module, "load", full)
+    refused("Out of memory")
+  checkpoints = open_at(directory)
+  assert checkpoints.restore_newest(abstract()).step == 3
+  checkpoints.close()
+
+
+def test_restore_of_one_step_names_the_remedy(directory):
+  array_file(directory / "2").unlink()
+  checkpoints = open_at(directory)
+  with pytest.raises(BadInput, match=r"/2: .*damaged.*there are \[1, 3\]"):
+    checkpoints.restore(2, abstract())
+  checkpoints.close()
+  assert (directory / "2").exists()
+
+
+@pytest.mark.parametrize(("saved", "restored"), [(1, 4), (4, 1), (8, 2)])
+def test_checksums_hold_on_another_layout(tmp_path, saved, restored):
+  state = jax.tree.map(
+    lambda x, s: jax.device_put(x, s.sharding), make_state(5), abstract(saved)
+  )
+  checkpoints = open_at(tmp_path)
+  checkpoints.save(5, state, None)
+  checkpoints.close()
+  checkpoints = open_at(tmp_path)
+  found = checkpoints.restore_newest(abstract(restored))
+  checkpoints.close()
+  assert found.step == 5 and not found.remarks
+  assert_same(found.state, make_state(5))
+  assert found.state.params["encoder"]["kernel"].sharding == (
+    abstract(restored).params["encoder"]["kernel"].sharding
+  )
+
+
+def test_one_device_gets_what_it_asks_for(directory):
+  step, state = load_on_one_device(directory, best_metric=None)
+  assert step == 3
+  assert_same(state["opt_state"][0]["mu"], make_state(3).opt_state[0]["mu"])
+  assert state["step"].devices() == {jax.local_devices()[0]}
+  step, state = load_on_one_device(
+    directory, best_metric="val/top1", without=("opt_state",)
+  )
+  assert step == 2 and state.keys() == {
+    *("step", "params", "batch_stats", "average")
+  }
+  assert_same(state["params"], make_state(2).params)
+
+
+def test_one_device_refuses_what_is_damaged(directory):
+  def refused(best_metric: str | None) -> str:
+    before = contents(directory)
+    with pytest.raises(BadInput) as error:
+      load_on_one_device(directory, best_metric=best_metric)
+    assert contents(directory) == before
+    return str(error.value)
+
+  place = array_file(directory / "3").stat().st_size // 2
+  flip(array_file(directory / "3"), place)
+  message = refused(None)
+  assert message.startswith(f"{directory}/3: the checkpoint is damaged (")
+  assert "move it elsewhere to use another (there are [1, 2])" in message
+  assert load_on_one_device(directory, best_metric="val/top1")[0] == 2
+  # The damaged score might have been the best.
+  (directory / "1" / "metrics" / "metrics").write_text("")
+  assert message.replace("/3:", "/1:")[:40] == refused("val/top1")[:40]
+  shutil.rmtree(directory / "1")
+  shutil.rmtree(directory / "2")
+  assert "bring it back from a copy" in refused(None)
+
+
+def test_one_device_does_not_read_what_it_does_not_want(directory):
+  """A run's optimizer state is most of it."""
+  before = load_on_one_device(
+    directory, best_metric=None, without=("opt_state",)
+  )
+  # The only place that knows of it but for the arrays themselves.
+  file = directory / "3" / "_CHECKPOINT_METADATA"
+  file.write_text(file.read_text().replace('"opt_state/0/mu"', '"gone"'))
+  assert_same(
+    load_on_one_device(directory, best_metric=None, without=("opt_state",)),
+    before,
+  )
+  with pytest.raises(BadInput, match="checksum of opt_state/0/mu"):
+    load_on_one_device(directory, best_metric=None)
+
+
+def test_a_failed_save_is_one_sentence(directory, monkeypatch):
+  checkpoints = open_at(directory)
+
+  def full(*args, **kwargs):
+    try:
+      raise OSError(28, "No space left on device")
+    except OSError as error:
+      raise RuntimeError("a long story\nof many lines") from error
+
+  monkeypatch.setattr(checkpoints._checkpointer, "save_async", full)
+  with pytest.raises(SaveFailed) as error:
+    checkpoints.save(4, make_state(4), None)
+  checkpoints.close()
+  assert str(error.value) == (
+    f"the checkpoint of step 4 could not be saved in {directory} ([Errno 28] "
+    "No space left on device); mend that and repeat the command, which goes on "
+    "from step 3"
+  )
+
+
+# Runs of the real command.
+
+
+def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
+  return runs.command(
+    data_dir,
+    workdir,
+    *("--config.model.depth=1", "--config.eval.retrieval=()"),
+    *("--config.eval.batch_size=16", "--config.train.steps=12"),
+    *("--config.eval.every_steps=12", "--config.checkpoint.every_steps=4"),
+    *options,
+  )
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
+  data_dir, tmp_path
+):
+  arguments = command(data_dir, tmp_path)
+  runs.run(arguments)
+  expected = last_state(tmp_path)
+  curve = read_metrics(tmp_path / "metrics.jsonl")
+  file = array_file(tmp_path / "checkpoints" / "12")
+  os.truncate(file, file.stat().st_size // 2)
+  said = [
+    line
+    for line in runs.run(arguments).splitlines()
+    if not line.startswith("step ")
+  ]
+  # The summary of four lines, the remark, and nothing of Orbax's.
+  assert len(said) == 6, said
+  assert said[4].startswith("the checkpoint of step 12 is damaged (")
+  assert said[4].endswith("; the run goes on from step 8")
+  assert said[5] == "resumed from the checkpoint of step 8"
+  assert_same(last_state(tmp_path), expected)
+  again = read_metrics(tmp_path / "metrics.jsonl")
+  assert [(x["step"], x.get("loss")) for x in again] == [
+    (x["step"], x.get("loss")) for x in curve
+  ]
+
+
+def saving(directory: Path, steps: int, megabytes: int) -> list[str]:
+  script = [sys.executable, "-m", "tests.saving", str(directory)]
+  return [*script, str(steps), str(megabytes)]
+
+
+def pair(directory: Path, steps: int) -> list[str]:
+  """What two processes say, of which each writes its half of the state."""
+  both = [start([*saving(directory, steps, 1), *flags]) for flags in joining(2)]
+  try:
+    said = [process.communicate(timeout=100) for process in both]
+  finally:  # one that waits for the other for ever
+    for process in both:
+      process.kill()
+  assert [process.returncode for process in both] == [0, 0], said
+  return [out for out, _ in said]
+
+
+@pytest.mark.parametrize(
+  "damage", ["truncated", pytest.param("flipped", marks=pytest.mark.slow)]
+)
+def test_two_processes_agree_on_the_one_before(tmp_path, damage):
+  """Only one of them reads the damaged file."""
+  pair(tmp_path, 3)
+  (file,) = (tmp_path / "3").rglob("ocdbt.process_1/d/*")
+  size = file.stat().st_size
+  assert size > 2**18
+  if damage == "truncated":
+    os.truncate(file, size // 2)
+  else:
+    flip(file, size // 2)
+  first, second = pair(tmp_path, 4)
+  for said in (first, second):
+    assert "step 3 is damaged (" in said and "from 2\ndone" in said
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4", "damaged-3"]
+  # And one process alone goes on from what two have left.
+  out, errors = start(saving(tmp_path, 5, 1)).communicate(timeout=100)
+  assert "from 4\ndone" in out, errors
+
+
+def kill_during_a_save(directory: Path, seconds: float, steps: int) -> int:
+  """Kills it so long after a second save has begun; returns its first step."""
+  process = start(saving(directory, steps, 64))
+  said = process.stdout.readline() if process.stdout else ""
+  while "from" not in said:
+    assert process.poll() is None, process.communicate()
+    said = process.stdout.readline() if process.stdout else ""
+  first = int(said.split()[1])
+  deadline = time.monotonic() + 60
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.communicate()
+    if (directory / str(first + 1)).exists() and list(directory.glob("*tmp*")):
+      time.sleep(seconds)
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+      return first
+  raise TimeoutError
+
+
+@pytest.mark.slow
+def test_killed_during_a_save(tmp_path):
+  """Goes on from the last complete one, whose values it checks itself."""
+  interrupted = 0
+  for moment in np.linspace(0, 0.5, 8).tolist():
+    kill_during_a_save(tmp_path, moment, 1000)
+    interrupted += bool(list(tmp_path.glob("*tmp*")))
+    complete = max(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+    step, _ = load_on_one_device(tmp_path, best_metric=None)
+    assert step == complete
+  assert interrupted, "no save was under way when it was killed"
+  out, errors = start(saving(tmp_path, complete + 1, 64)).communicate()
+  assert out == f"\nfrom {complete}\ndone\n", errors
+  # Neither what was being saved nor what was being removed.
+  left = {path.name for path in tmp_path.iterdir()}
+  assert left == {str(complete), str(complete + 1)}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 8 MiB."""
+  path = tmp_path / "disk"
+  path.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)]
+  try:
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+  except FileNotFoundError:
+    pytest.skip("there is no mount")
+  if mounted.returncode:
+    pytest.skip(f"cannot mount a file system: {mounted.stderr.strip()}")
+  yield path
+  subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_loses_nothing(
+  data_dir, tmp_path, small_disk
+):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  (workdir / "checkpoints").symlink_to(small_disk)
+  process = start(command(data_dir, workdir, "--config.train.steps=5000"))
+  wait_until(process, (small_disk / "4").exists)
+  filler = small_disk / "filler"
+  with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
+    while True:
+      file.write(bytes(2**16))
+      file.flush()
+  errors = finish(process, expect=1)
+  last = errors.strip().splitlines()[-1]
+  assert "Traceback" not in errors, errors
+  said = re.fullmatch(
+    r"error: the checkpoint of step (\d+) could not be saved in .* \(.*No "
+    r"space left on device.*\); mend that and repeat the command, which goes "
+    r"on from step (\d+)",
+    last,
+  )
+  assert said, errors
+  failed, newest = map(int, said.groups())
+  assert newest == failed - 4
+  assert not (small_disk / str(failed)).exists()
+  assert not (workdir / "results.json").exists()
+  step, _ = load_on_one_device(workdir / "checkpoints", best_metric=None)
+  assert step == newest
+
+  filler.unlink()
+  steps = newest + 8
+  steps_option = f"--config.train.steps={steps}"
+  config = workdir / "config.json"
+  config.write_text(
+    config.read_text().replace('"steps": 5000', f'"steps": {steps}')
+  )
+  errors = runs.run(command(data_dir, workdir, steps_option))
+  assert f"resumed from the checkpoint of step {newest}" in errors
+  assert "damaged" not in errors
+  assert not list(small_disk.glob("*tmp*"))

@@ -1,0 +1,282 @@
+"""Which records make up a batch, on any number of processes and workers."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mrd_jax.data.batches import (
+  TrainOrder,
+  eval_batches,
+  pad_records,
+  train_batches,
+)
+from mrd_jax.data.examples import Batch
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.errors import BadInput
+
+DIM = 4
+META = DatasetMeta(
+  name="test",
+  teacher="nobody",
+  embed_dim=DIM,
+  max_points=7,
+  max_images=3,
+  max_texts=2,
+  class_names={},
+)
+
+
+def record_of(index: int) -> dict:
+  """What `records.encode` yields, with sizes that differ by record."""
+  rng = np.random.default_rng(index)
+  points = 3 + index % 5
+  images = 1 + index % 3
+  texts = index % 3
+  return {
+    "id": f"shape{index}",
+    "dataset": "test",
+    "texts": ["text"] * texts,
+    "xyz": rng.integers(1, 32767, (points, 3)).astype(np.int16),
+    "center": np.zeros(3, np.float32),
+    "scale": np.float32(1),
+    "rgb": rng.integers(1, 256, (points, 3)).astype(np.uint8),
+    "image_feat": rng.normal(size=(images, DIM)).astype(np.float16),
+    "image_kind": np.ones(images, np.uint8),
+    # No width is known of features that are not there.
+    "text_feat": rng.normal(size=(texts, DIM if texts else 0)).astype(
+      np.float16
+    ),
+    "text_kind": np.full(texts, 4, np.uint8),
+    "label": np.int32(index % 2),
+  }
+
+
+class Records:
+  """A split in memory; at the module's top so that workers can unpickle it."""
+
+  def __init__(self, size: int):
+    self._size = size
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, index: int, /) -> dict:
+    assert 0 <= index < self._size
+    return record_of(index)
+
+
+def read(size=23, batch_size=4, seed=0, **changes):
+  arguments = {
+    "start_step": 0,
+    "num_steps": 12,
+    "process_index": 0,
+    "process_count": 1,
+    "threads": 2,
+    "workers": 0,
+  }
+  order = TrainOrder(size, batch_size, seed)
+  return list(train_batches(Records(size), META, order, **arguments | changes))
+
+
+def assert_same(actual, expected):
+  assert len(actual) == len(expected)
+  for one, other in zip(actual, expected, strict=True):
+    for field, a, b in zip(one._fields, one, other, strict=True):
+      np.testing.assert_array_equal(a, b, err_msg=field)
+      assert a.dtype == b.dtype, field
+
+
+@pytest.mark.parametrize(
+  ("size", "batch"), [(23, 4), (24, 4), (5, 5), (2, 2), (1000, 64)]
+)
+def test_every_epoch_is_a_permutation_less_the_last_few(size, batch):
+  order = TrainOrder(size, batch, seed=0)
+  assert order.steps_per_epoch == size // batch
+  for epoch in range(3):
+    rows = [
+      order.row(step, position)
+      for step in range(
+        epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch
+      )
+      for position in range(batch)
+    ]
+    assert len(rows) == size - size % batch
+    assert len(set(rows)) == len(rows)
+    assert set(rows) <= set(range(size))
+
+
+def epoch_rows(epoch: int, seed: int, size=50, batch=5) -> tuple[int, ...]:
+  order = TrainOrder(size, batch, seed)
+  first = epoch * order.steps_per_epoch
+  return tuple(
+    order.row(first + step, position)
+    for step in range(order.steps_per_epoch)
+    for position in range(batch)
+  )
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+  orders = [epoch_rows(e, s) for e, s in itertools.product(range(4), range(4))]
+  assert len(set(orders)) == len(orders)
+  assert epoch_rows(2, 3) == epoch_rows(2, 3)
+  # 50 points fixed in 16 orders: about one each.
+  fixed = [sum(row == i for i, row in enumerate(rows)) for rows in orders]
+  assert np.mean(fixed) < 3
+
+
+def test_other_records_are_left_out_in_every_epoch():
+  left_out = [
+    frozenset(range(23)) - set(epoch_rows(epoch, 0, size=23, batch=4))
+    for epoch in range(6)
+  ]
+  assert all(len(rows) == 3 for rows in left_out)
+  assert len(set(left_out)) > 1
+
+
+def test_records_meet_others_in_every_epoch():
+  order = TrainOrder(40, 4, 0)
+  batches = [
+    frozenset(order.row(step, position) for position in range(4))
+    for step in range(5 * order.steps_per_epoch)
+  ]
+  assert len(set(batches)) == len(batches)
+
+
+def test_a_batch_larger_than_the_split_is_refused_by_field():
+  with pytest.raises(BadInput, match=r"train\.batch_size is 8 .*only 7 rec"):
+    TrainOrder(7, 8, seed=0)
+
+
+def test_batches_hold_the_records_of_the_order():
+  order = TrainOrder(23, 4, 0)
+  batches = read()
+  assert len(batches) == 12
+  for step, batch in enumerate(batches):
+    rows = [order.row(step, position) for position in range(4)]
+    np.testing.assert_array_equal(batch.row, rows)
+    for i, row in enumerate(rows):
+      record = record_of(row)
+      n = len(record["xyz"])
+      assert batch.num_points[i] == n
+      np.testing.assert_array_equal(batch.xyz[i, :n], record["xyz"])
+      np.testing.assert_array_equal(batch.rgb[i, :n], record["rgb"])
+      assert batch.label[i] == row % 2
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_the_global_batch_in_order(processes):
+  parts = [
+    read(process_index=p, process_count=processes) for p in range(processes)
+  ]
+  assert all(len(b.row) == 4 // processes for part in parts for b in part)
+  joined = [
+    type(of_step[0])(*map(np.concatenate, zip(*of_step, strict=True)))
+    for of_step in zip(*parts, strict=True)
+  ]
+  assert_same(joined, read())
+
+
+# Steps 5 and 10 begin epochs of 23 // 4 steps.
+@pytest.mark.parametrize("start", [1, 4, 5, 10, 11, 12])
+def test_a_run_resumes_at_any_step_on_the_same_batches(start):
+  assert_same(read(start_step=start), read()[start:])
+  half = {"process_index": 1, "process_count": 2}
+  assert_same(read(start_step=start, **half), read(**half)[start:])
+
+
+def test_the_length_of_the_run_has_no_say():
+  assert_same(read(num_steps=7), read()[:7])
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_threads_have_no_say(threads):
+  assert_same(read(threads=threads), read())
+
+
+def test_worker_processes_have_no_say():
+  assert_same(read(workers=2, start_step=3), read(start_step=3))
+
+
+def only(batch: Batch) -> Batch:
+  assert all(len(field) == 1 for field in batch)
+  return Batch(*(field[0] for field in batch))
+
+
+def test_records_are_padded_to_the_sizes_of_the_dataset():
+  # 3 points, 1 image, no text.
+  batch = only(pad_records([record_of(0)], [0], META))
+  assert batch.xyz.shape == batch.rgb.shape == (7, 3)
+  assert batch.image_feat.shape == (3, DIM) and batch.image_kind.shape == (3,)
+  assert batch.text_feat.shape == (2, DIM) and batch.text_kind.shape == (2,)
+  assert batch.num_points == 3
+  assert batch.xyz[:3].all() and not batch.xyz[3:].any()
+  assert batch.rgb[:3].all() and not batch.rgb[3:].any()
+  assert batch.image_feat[:1].all() and not batch.image_feat[1:].any()
+  # 0 is the kind of what is not there.
+  np.testing.assert_array_equal(batch.image_kind, [1, 0, 0])
+  assert not batch.text_feat.any() and not batch.text_kind.any()
+  dtypes = {field: str(x.dtype) for field, x in batch._asdict().items()}
+  assert dtypes == {
+    "row": "int32",
+    "xyz": "int16",
+    "rgb": "uint8",
+    "num_points": "int32",
+    "image_feat": "float16",
+    "image_kind": "uint8",
+    "text_feat": "float16",
+    "text_kind": "uint8",
+    "label": "int32",
+  }
+
+
+def test_a_dataset_without_images_or_texts_still_has_a_first_slot():
+  record = record_of(0) | {
+    "image_feat": np.zeros((0, DIM), np.float16),
+    "image_kind": np.zeros(0, np.uint8),
+  }
+  meta = DatasetMeta("test", "nobody", DIM, 7, 0, 0, {})
+  batch = only(pad_records([record], [5], meta))
+  assert batch.image_feat.shape == batch.text_feat.shape == (1, DIM)
+  np.testing.assert_array_equal(batch.image_kind, [0])
+  np.testing.assert_array_equal(batch.text_kind, [0])
+  assert batch.row == 5
+
+
+def evaluation(size: int, batch_size: int, process=0, processes=1):
+  return list(
+    eval_batches(
+      Records(size),
+      META,
+      batch_size=batch_size,
+      process_index=process,
+      process_count=processes,
+      threads=2,
+    )
+  )
+
+
+@pytest.mark.parametrize(
+  ("size", "expected"),
+  [
+    (8, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    (9, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 8, 8, 8]]),
+    (7, [[0, 1, 2, 3], [4, 5, 6, 6]]),
+    (1, [[0, 0, 0, 0]]),
+  ],
+)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_evaluation_goes_once_through_the_split_in_order(
+  size, expected, processes
+):
+  parts = [evaluation(size, 4, p, processes) for p in range(processes)]
+  rows = [
+    np.concatenate([batch.row for batch in of_step]).tolist()
+    for of_step in zip(*parts, strict=True)
+  ]
+  assert rows == expected
+  for part in parts:
+    for batch in part:
+      for i, row in enumerate(batch.row):
+        n = len(record_of(row)["xyz"])
+        np.testing.assert_array_equal(batch.xyz[i, :n], record_of(row)["xyz"])

@@ -1,0 +1,370 @@
+"""The verb embed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrd_jax.data.dataset import open_split
+from mrd_jax.embed import __main__ as embed
+from mrd_jax.encoder.encoder import Encoder, load_encoder
+from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.errors import BadInput
+from mrd_jax.io.clouds import read_cloud
+from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.prepare import procedural
+from mrd_jax.search import index
+from mrd_jax.search.gallery import open_gallery
+
+SIZE = PointBERTSize(
+  64, depth=1, heads=1, mlp_dim=64, sa_dim=16, groups=8, group_size=8
+)
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> Path:
+  """A model folder of a tiny encoder, as if it were trained."""
+  config = EncoderConfig(
+    architecture=SIZE,
+    embed_dim=WIDTH,
+    up_axis="y",
+    num_points=300,
+    colour_fill=0.4,
+    embedding_space="a teacher",
+    step=7,
+  )
+  model = PointBERT(SIZE, WIDTH)
+  variables = model.init(
+    jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
+  )
+  folder = tmp_path_factory.mktemp("model")
+  Encoder(config, variables, model).save_pretrained(folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(model_dir) -> Encoder:
+  return load_encoder(model_dir)
+
+
+def cloud(seed: int, n: int = 100, columns: int = 6) -> np.ndarray:
+  rng = np.random.default_rng(seed)
+  return rng.random((n, columns)).astype(np.float32)
+
+
+@pytest.fixture
+def shapes(tmp_path) -> Path:
+  """Eight clouds, some in folders, of several formats and sizes."""
+  folder = tmp_path / "shapes"
+  (folder / "b" / "c").mkdir(parents=True)
+  for i, name in enumerate(("z.npy", "a.npy", "b/c/a.npy")):
+    np.save(folder / name, cloud(i, 60 + i))
+  for i, name in enumerate(("b/a.npz", "m.npz"), 3):
+    np.savez(folder / name, xyz=cloud(i)[:, :3], rgb=cloud(i)[:, 3:])
+  for i, name in enumerate(("b/k.xyz", "k.xyz", "y.XYZ"), 5):
+    np.savetxt(folder / name, cloud(i, 350, 3))
+  (folder / "readme.txt").write_text("not a cloud")
+  return folder
+
+
+def spoil(shapes: Path) -> set[str]:
+  """Three files that cannot be embedded; their names."""
+  (shapes / "b" / "b.ply").write_text("ply\n")
+  np.save(shapes / "broken.npy", np.full((9, 3), np.nan))
+  np.save(shapes / "one.npy", np.ones((9, 3)))  # found by the encoder
+  return {str(shapes / name) for name in ("b/b.ply", "broken.npy", "one.npy")}
+
+
+def read_lines(path: Path) -> list[dict]:
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(*args) -> int:
+  return embed.main([str(arg) for arg in args])
+
+
+def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
+  output = tmp_path / "new" / "embeddings.npz"
+  args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
+  assert run(*args, "--batch-size", 2) == 0
+  captured = capsys.readouterr()
+  assert captured.out == f"8 embeddings written to {output}\n"
+  assert captured.err == ""
+  with np.load(output) as arrays:
+    files, embedding = arrays["files"], arrays["embeddings"]
+    source = json.loads(str(arrays["source"]))
+  assert [os.path.relpath(name, shapes) for name in files] == [
+    "a.npy",
+    "b/a.npz",
+    "b/c/a.npy",
+    "b/k.xyz",
+    "k.xyz",
+    "m.npz",
+    "y.XYZ",
+    "z.npy",
+  ]
+  assert embedding.dtype == np.float32 and embedding.shape == (8, WIDTH)
+  np.testing.assert_allclose(
+    embedding, encoder([read_cloud(name) for name in files]), atol=1e-6
+  )
+  assert abs(embedding[0] - embedding[7]).max() > 1e-3
+  assert source == {
+    "checkpoint": str(model_dir),
+    "step": 7,
+    "embedding_space": "a teacher",
+    "weights": embed.fingerprint(encoder),
+    "up": "y",
+    "normalize": True,
+  }
+  assert [path.name for path in output.parent.iterdir()] == ["embeddings.npz"]
+
+
+def test_up_and_no_normalize(model_dir, encoder, shapes, tmp_path):
+  output = tmp_path / "embeddings.npz"
+  name = shapes / "a.npy"
+  args = ("--checkpoint", model_dir, "--input", name, "--output", output)
+  assert run(*args, "--up", "z", "--no-normalize", "--which", "best") == 0
+  with np.load(output) as arrays:
+    found, source = arrays["embeddings"], json.loads(str(arrays["source"]))
+  clouds = read_cloud(name)[None]
+  expected = encoder(clouds, up="z", normalize=False)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  assert abs(found - encoder(clouds)).max() > 1e-3
+  assert (source["up"], source["normalize"]) == ("z", False)
+
+
+def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):
+  output = tmp_path / "a.b.npz"
+  rejects = tmp_path / "a.b.rejects.jsonl"
+  args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
+  bad = spoil(shapes)
+  # Batches of one file: whole chunks are good or bad.
+  assert run(*args, "--batch-size", 1) == 1
+  captured = capsys.readouterr()
+  assert captured.out == f"8 embeddings written to {output}\n"
+  assert captured.err == f"3 of 11 files were rejected, {rejects} says why\n"
+  lines = read_lines(rejects)
+  assert {line["file"] for line in lines} == bad
+  reasons = {Path(line["file"]).name: line["reason"] for line in lines}
+  assert "cannot be read" in reasons["b.ply"]
+  assert "xyz holds NaN" in reasons["broken.npy"]
+  assert "coincide" in reasons["one.npy"]
+  with np.load(output) as arrays:
+    files, embedding = arrays["files"], arrays["embeddings"]
+  assert not bad & set(files)
+  expected = encoder([read_cloud(name) for name in files])
+  np.testing.assert_allclose(embedding, expected, atol=1e-6)
+
+  for name in bad:
+    os.remove(name)
+  assert run(*args) == 0  # replaces both
+  assert not rejects.exists()
+  with np.load(output) as arrays:
+    assert len(arrays["files"]) == 8
+
+  for path in shapes.rglob("*.*"):
+    path.write_text("")
+  assert run(*args) == 1
+  assert len(read_lines(rejects)) == 8
+  assert not output.exists()  # not the earlier one either
+
+
+def test_find_files(shapes, tmp_path, monkeypatch):
+  monkeypatch.chdir(shapes)
+  output = shapes / "m.npz"
+  assert embed.find_files(["."], output) == [
+    f"./{name}"
+    for name in (
+      "a.npy",
+      "b/a.npz",
+      "b/c/a.npy",
+      "b/k.xyz",
+      "k.xyz",
+      "y.XYZ",
+      "z.npy",
+    )
+  ]
+  found = embed.find_files(
+    ["z.npy", str(shapes / "z.npy"), "b/*", "**/a.np?"], tmp_path / "out.npz"
+  )
+  assert found == ["a.npy", "b/a.npz", "b/c/a.npy", "b/k.xyz", "z.npy"]
+  (shapes / "odd[1].npy").write_text("")
+  (shapes / ".hidden.npy").write_text("")
+  assert embed.find_files(["odd[1].npy"], output) == ["odd[1].npy"]
+  assert ".hidden.npy" not in str(embed.find_files(["."], output))
+  monkeypatch.setenv("HOME", str(shapes))
+  assert embed.find_files(["~/z.npy"], output) == [str(shapes / "z.npy")]
+  (shapes / "empty").mkdir()
+  for nothing in ("*.pcd", "missing.ply", "empty", "m.npz"):
+    with pytest.raises(BadInput, match="no such point cloud"):
+      embed.find_files(["a.npy", nothing], output)
+
+
+def test_bad_arguments(model_dir, shapes, tmp_path, capsys):
+  good = {
+    "--checkpoint": model_dir,
+    "--input": shapes,
+    "--output": tmp_path / "out.npz",
+  }
+  (tmp_path / "file").write_text("")
+  (tmp_path / "dir.npz").mkdir()
+  for flag, value, message in (
+    ("--input", tmp_path / "*.obj", "no such point cloud"),
+    ("--checkpoint", tmp_path, "config.json is missing"),
+    ("--output", tmp_path / "out.npy", "must be a file that ends in .npz"),
+    ("--output", tmp_path / "dir.npz", "must be a file that ends in .npz"),
+    ("--output", tmp_path / "file" / "out.npz", "cannot be made"),
+  ):
+    args = [x for pair in (good | {flag: value}).items() for x in pair]
+    assert run(*args) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert captured.out == ""
+  args = [x for pair in good.items() for x in pair]
+  for wrong in (("--up", "x"), ("--batch-size", "0"), ("--which", "first")):
+    with pytest.raises(SystemExit) as error:
+      run(*args, *wrong)
+    assert error.value.code == 2
+  assert not (tmp_path / "out.npz").exists()
+
+
+def test_kill(shapes, tmp_path):
+  """Leaves the rejects so far, and the earlier embeddings as they were."""
+  spoil(shapes)
+  output = tmp_path / "out.npz"
+  output.write_text("of an earlier run")
+  rejects = tmp_path / "out.rejects.jsonl"
+  rejects.write_text("of an earlier run\n")
+  # No JAX: a stand-in for the encoder is enough and quick.
+  script = f"""
+    import os, signal
+    from pathlib import Path
+    from mrd_jax import embed
+
+    class Killed:
+      def prepare(self, points, **_):
+        return points
+      def embed(self, clouds, **_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    output = Path({str(output)!r})
+    files = embed.find_files([{str(shapes)!r}], output)
+    embed.embed_files(Killed(), files, output, checkpoint="", batch_size=2)
+  """
+  killed = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(script)],
+    stderr=subprocess.PIPE,
+    check=False,
+  )
+  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  found = [line["file"] for line in read_lines(rejects)]
+  assert found == [str(shapes / "b" / "b.ply"), str(shapes / "broken.npy")]
+  assert output.read_text() == "of an earlier run"
+  assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_help_without_jax():
+  script = (
+    "import runpy, sys; sys.argv = ['embed', '--help']\n"
+    "try: runpy.run_module('mrd_jax.embed', run_name='__main__')\n"
+    "finally: print('jax' in sys.modules, 'trimesh' in sys.modules)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=True
+  )
+  assert "--no-normalize" in done.stdout
+  assert done.stdout.endswith("False False\n")
+
+
+def test_split(model_dir, encoder, tmp_path, capsys):
+  """Records of a prepared dataset, by their ids; a bad one is left out."""
+  data = tmp_path / "data"
+  procedural.generate(
+    data, train=1, val=7, num_points=90, num_views=1, embed_dim=8
+  )
+  output = tmp_path / "val.npz"
+  (tmp_path / "val.faiss").write_text("of an earlier run")
+  args = ("--checkpoint", model_dir, "--data", data, "--output", output)
+  assert run(*args, "--split", "val", "--batch-size", 1, "--index") == 0
+  captured = capsys.readouterr()
+  assert captured.out.startswith(f"7 embeddings written to {output}\nno index")
+  assert captured.err == ""
+  assert not (tmp_path / "val.faiss").exists()
+  records = list(open_split(data, "val"))
+  clouds = []
+  for record in records:
+    xyz = record["xyz"] / 32767 * record["scale"] + record["center"]
+    clouds.append(np.concatenate([xyz, record["rgb"] / 255], axis=1))
+  with np.load(output) as arrays:
+    assert arrays["files"].tolist() == [record["id"] for record in records]
+    assert arrays["records"].tolist() == list(range(7))
+    source = json.loads(str(arrays["source"]))
+    np.testing.assert_allclose(arrays["embeddings"], encoder(clouds), atol=1e-5)
+  assert (source["data"], source["split"]) == (str(data), "val")
+  assert (source["up"], source["normalize"]) == ("y", True)
+
+  bad = Encoder(encoder.config, encoder.variables, encoder.model)
+  prepare, seen = bad.prepare, []
+
+  def picky(points, **flags):
+    seen.append(points)
+    if len(seen) == 3:
+      raise BadInput("not this one")
+    return prepare(points, **flags)
+
+  object.__setattr__(bad, "prepare", picky)
+  split = embed.Split(str(data), "val")
+  assert embed.embed_files(bad, split, output, checkpoint="") == (6, 1)
+  rejects = read_lines(tmp_path / "val.rejects.jsonl")
+  assert rejects == [{"file": records[2]["id"], "reason": "not this one"}]
+  with np.load(output) as arrays:
+    assert arrays["records"].tolist() == [0, 1, 3, 4, 5, 6]
+    assert arrays["embeddings"].shape == (6, WIDTH)
+
+  for wrong, words in (
+    (("--split", "test"), "split 'test' is not in"),
+    (("--split", "val", "--up", "z"), "--up and --no-normalize are for files"),
+    (("--split", "val", "--input", data), "give either --input, or both"),
+    ((), "give either --input, or both"),
+  ):
+    assert run(*args, *wrong) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_fingerprint(encoder, tmp_path):
+  """Of the weights alone: the same in another folder, another for each bit."""
+  own = embed.fingerprint(encoder)
+  assert len(own) == 12 and int(own, 16) > 0
+  config = dataclasses.replace(encoder.config, step=8, source="elsewhere")
+  Encoder(config, encoder.variables, encoder.model).save_pretrained(tmp_path)
+  assert embed.fingerprint(load_encoder(tmp_path)) == own
+  values = jax.tree.map(np.array, encoder.variables)
+  leaves, structure = jax.tree.flatten(values)
+  for i in (0, len(leaves) // 2, -1):
+    changed = [leaf.copy() for leaf in leaves]
+    changed[i].flat[-1] = np.nextafter(changed[i].flat[-1], np.float32(9))
+    variables = jax.tree.unflatten(structure, changed)
+    other = Encoder(encoder.config, variables, encoder.model)
+    assert embed.fingerprint(other) != own
+
+
+def test_index(model_dir, shapes, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(index, "SMALLEST", 4)
+  output = tmp_path / "out.npz"
+  args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
+  assert run(*args, "--index") == 0
+  path = tmp_path / "out.faiss"
+  assert capsys.readouterr().out.endswith(f"index written to {path}\n")
+  assert index.open_index(open_gallery(output))
+  assert run(*args) == 0  # the index is of the embeddings before
+  assert not path.exists()

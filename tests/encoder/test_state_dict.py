@@ -1,0 +1,240 @@
+"""OpenShape's names and shapes, and what is no state dict of its encoder.
+
+That the names are given to the right tensors is in test_convert.py.
+"""
+
+import jax
+import numpy as np
+import pytest
+from encoders import EMBED_DIM, TINY, random_variables
+
+from mrd_jax.encoder.names import (
+  Shapes,
+  from_state_dict,
+  infer_shapes,
+  num_batches_tracked,
+  to_state_dict,
+  to_tree,
+)
+from mrd_jax.errors import BadInput
+from mrd_jax.models.pointbert import SIZES
+
+# Keys and shapes of OpenShape's scale 4 (its ViT-bigG-14 models); a star stands
+# for each of the 12 layers.
+SCALE_4 = """
+ppat.cls_token 512
+ppat.sa.mlp_convs.0.weight 64 9 1 1
+ppat.sa.mlp_convs.0.bias 64
+ppat.sa.mlp_convs.1.weight 64 64 1 1
+ppat.sa.mlp_convs.1.bias 64
+ppat.sa.mlp_convs.2.weight 256 64 1 1
+ppat.sa.mlp_convs.2.bias 256
+ppat.sa.mlp_bns.0.weight 64
+ppat.sa.mlp_bns.0.bias 64
+ppat.sa.mlp_bns.0.running_mean 64
+ppat.sa.mlp_bns.0.running_var 64
+ppat.sa.mlp_bns.0.num_batches_tracked
+ppat.sa.mlp_bns.1.weight 64
+ppat.sa.mlp_bns.1.bias 64
+ppat.sa.mlp_bns.1.running_mean 64
+ppat.sa.mlp_bns.1.running_var 64
+ppat.sa.mlp_bns.1.num_batches_tracked
+ppat.sa.mlp_bns.2.weight 256
+ppat.sa.mlp_bns.2.bias 256
+ppat.sa.mlp_bns.2.running_mean 256
+ppat.sa.mlp_bns.2.running_var 256
+ppat.sa.mlp_bns.2.num_batches_tracked
+ppat.lift.0.weight 512 259 1
+ppat.lift.0.bias 512
+ppat.lift.2.weight 512
+ppat.lift.2.bias 512
+ppat.transformer.layers.*.0.norm.weight 512
+ppat.transformer.layers.*.0.norm.bias 512
+ppat.transformer.layers.*.0.fn.to_qkv.weight 1536 512
+ppat.transformer.layers.*.0.fn.to_out.0.weight 512 512
+ppat.transformer.layers.*.0.fn.to_out.0.bias 512
+ppat.transformer.layers.*.1.norm.weight 512
+ppat.transformer.layers.*.1.norm.bias 512
+ppat.transformer.layers.*.1.fn.net.0.weight 1536 512
+ppat.transformer.layers.*.1.fn.net.0.bias 1536
+ppat.transformer.layers.*.1.fn.net.3.weight 512 1536
+ppat.transformer.layers.*.1.fn.net.3.bias 512
+proj.weight 1280 512
+proj.bias 1280
+"""
+
+
+def scale_4() -> dict[str, tuple[int, ...]]:
+  shapes = {}
+  for line in SCALE_4.strip().split("\n"):
+    key, *shape = line.split()
+    for i in range(12):
+      shapes[key.replace("*", str(i))] = tuple(map(int, shape))
+  return shapes
+
+
+def assert_same(found, expected) -> None:
+  """Two trees have the same arrays, every bit."""
+  found, expected = (
+    dict(jax.tree_util.tree_leaves_with_path(tree))
+    for tree in (found, expected)
+  )
+  assert found.keys() == expected.keys()
+  for path, value in expected.items():
+    assert found[path].dtype == value.dtype, path
+    np.testing.assert_array_equal(found[path], value, err_msg=str(path))
+
+
+@pytest.fixture
+def state() -> dict[str, np.ndarray]:
+  return to_state_dict(random_variables(TINY, EMBED_DIM), num_batches_tracked=7)
+
+
+# Names and shapes.
+
+
+@pytest.mark.parametrize(
+  ("size", "entries", "parameters"),
+  [("m", 160, 32_326_080), ("t", 94, 5_100_768)],
+)
+def test_openshapes_keys(size, entries, parameters):
+  variables = random_variables(SIZES[size], 1280)
+  state = to_state_dict(variables, num_batches_tracked=123)
+  assert len(state) == entries
+  if size == "m":
+    assert {key: x.shape for key, x in state.items()} == scale_4()
+  for key, x in state.items():
+    counter = key.endswith("num_batches_tracked")
+    assert x.dtype == (np.int64 if counter else np.float32), key
+    assert x.flags.c_contiguous, key  # safetensors would scramble it
+    assert not counter or x == 123
+  buffers = ("running_mean", "running_var", "num_batches_tracked")
+  weights = [x for key, x in state.items() if not key.endswith(buffers)]
+  assert sum(x.size for x in weights) == parameters
+
+  *shapes, _, _, _ = vars(SIZES[size]).values()
+  assert infer_shapes(state, "x") == (*shapes, 1280)
+  assert_same(from_state_dict(state, "x"), variables)
+  assert num_batches_tracked(state) == 123
+
+
+def test_without_a_projection():
+  variables = random_variables(TINY, None)
+  state = to_state_dict(variables, num_batches_tracked=0)
+  assert len(state) == 26 + 2 * 11
+  assert all(key.startswith("ppat.") for key in state)
+  assert infer_shapes(state, "x").embed_dim is None
+  assert_same(from_state_dict(state, "x"), variables)
+
+
+def test_only_the_weights_of_linear_layers_are_transposed(state):
+  """Attention's inner width, 64, differs from the tokens', 32."""
+  variables = random_variables(TINY, EMBED_DIM)
+  block = variables["params"]["block_1"]
+  layer = "ppat.transformer.layers.1"
+  for key, value in (
+    ("proj.weight", variables["params"]["proj"]["kernel"].T),
+    (f"{layer}.0.fn.to_out.0.weight", block["attention_out"]["kernel"].T),
+    (f"{layer}.1.fn.net.3.weight", block["mlp_out"]["kernel"].T),
+    (f"{layer}.1.fn.net.3.bias", block["mlp_out"]["bias"]),
+    (f"{layer}.1.norm.weight", block["mlp_norm"]["scale"]),
+    (
+      "ppat.sa.mlp_bns.1.running_var",
+      variables["batch_stats"]["point_net"]["norm_1"]["var"],
+    ),
+  ):
+    np.testing.assert_array_equal(state[key], value, err_msg=key)
+  conv = state["ppat.sa.mlp_convs.0.weight"]
+  kernel = variables["params"]["point_net"]["linear_0"]["kernel"]
+  np.testing.assert_array_equal(conv[:, :, 0, 0], kernel.T)
+
+
+def test_a_tree_holds_what_there_is():
+  """Gradients have no statistics; a frozen tensor has none at all."""
+  state = {"ppat.cls_token": np.ones(3), "proj.weight": np.ones((5, 3))}
+  tree = to_tree(state)
+  assert tree.keys() == {"params"}
+  assert tree["params"].keys() == {"cls_token", "proj"}
+  assert tree["params"]["proj"]["kernel"].shape == (3, 5)
+  state["ppat.cls_token"][:] = 2  # as an optimizer does, in place
+  assert tree["params"]["cls_token"].tolist() == [1, 1, 1]
+
+
+def test_counters_may_be_absent(state):
+  kept = {k: x for k, x in state.items() if "num_batches" not in k}
+  assert len(state) - len(kept) == 3
+  assert_same(from_state_dict(kept, "x"), random_variables(TINY, EMBED_DIM))
+  assert num_batches_tracked(kept) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_variables_are_float32(state, dtype):
+  other = {key: x.astype(dtype) for key, x in state.items()}
+  for leaf in jax.tree.leaves(from_state_dict(other, "x")):
+    assert leaf.dtype == np.float32
+
+
+# What is no state dict of the encoder.
+
+QKV = "ppat.transformer.layers.0.0.fn.to_qkv.weight"
+MLP = "ppat.transformer.layers.0.1.fn.net.0.weight"
+COUNTER = "ppat.sa.mlp_bns.1.num_batches_tracked"
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("ppat.cls_token", np.ones(()), "no ppat.cls_token or an empty one"),
+    ("ppat.cls_token", np.ones(0), "no ppat.cls_token or an empty one"),
+    ("ppat.cls_token", np.ones(31), r"has shape \(\S+, .* of width 31"),
+    (QKV, np.ones((0, 32)), "no .*to_qkv.weight or an empty one"),
+    (QKV, np.ones((190, 32)), "190 rows, must be a multiple of 192"),
+    (QKV, np.ones((384, 32)), r"to_out.0.weight has shape \(32, 64\)"),
+    (MLP, np.ones((0, 32)), "no .*net.0.weight or an empty one"),
+    ("ppat.lift.2.bias", np.ones((32, 1)), r"shape \(32, 1\), must be \(32,\)"),
+    (
+      "ppat.sa.mlp_convs.0.weight",  # in_channel 3: without colours
+      np.ones((64, 6, 1, 1)),
+      r"convs.0.weight has shape \(64, 6, 1, 1\), must be \(64, 9, 1, 1\)",
+    ),
+    ("proj.bias", np.full(10, np.nan), "proj.bias holds NaN"),
+    ("ppat.sa.mlp_bns.2.running_var", np.full(16, np.inf), "infinite"),
+    (COUNTER, np.ones(1), r"tracked has shape \(1,\), must be \(\)"),
+    (COUNTER, np.array(np.nan), "tracked holds NaN"),
+    ("text.weight", np.ones(1), "also holds text.weight: .* of width 32"),
+    (
+      "ppat.transformer.layers.2.0.norm.weight",
+      np.ones(32),
+      r"lacks ppat\S+, ppat\S+, ppat\S+ and 7 more: .* depth 3",
+    ),
+  ],
+)
+def test_tensors_that_do_not_fit(state, key, value, message):
+  with pytest.raises(BadInput, match=rf"^a\.pt.*{message}"):
+    from_state_dict({**state, key: value}, "a.pt")
+
+
+@pytest.mark.parametrize(
+  ("pattern", "message"),
+  [
+    ("proj.bias", "lacks proj.bias: .* of width 32 and depth 2"),
+    ("proj.weight", "also holds proj.bias"),
+    ("ppat.cls_token", "no ppat.cls_token .* holds ppat.sa.mlp_convs.0.weight"),
+    ("ppat.sa.mlp_bns.1.running_var", "lacks .*running_var"),
+    ("layers.", "no .*to_qkv.weight"),
+    ("", "no .* it holds nothing"),
+  ],
+)
+def test_tensors_that_are_missing(state, pattern, message):
+  kept = {key: x for key, x in state.items() if pattern not in key}
+  with pytest.raises(BadInput, match=rf"^a\.pt .*{message}"):
+    from_state_dict(kept, "a.pt")
+
+
+def test_layers_are_counted_from_0_without_gaps(state):
+  shallow = {key: x for key, x in state.items() if "layers.1." not in key}
+  assert infer_shapes(shallow, "x") == Shapes(32, 1, 1, 48, 16, 10)
+  from_state_dict(shallow, "x")
+  gap = {k.replace("layers.1.", "layers.7."): x for k, x in state.items()}
+  with pytest.raises(BadInput, match=r"lacks ppat\.transformer\.layers\.1\."):
+    from_state_dict(gap, "x")

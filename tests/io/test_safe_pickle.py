@@ -1,0 +1,102 @@
+"""The reader of `.npy` pickles: reads what numpy reads, executes nothing."""
+
+import contextlib
+import io
+import pickle
+import time
+
+import numpy as np
+import pytest
+from openshape_bundle import Attack, make_sample, npy_bytes, zero_d
+
+from mrd_jax.errors import BadInput
+from mrd_jax.io.safe_pickle import load_npy
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_load_npy_equals_numpy(protocol):
+  inner = {
+    "half": np.ones((2, 3), np.float16),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "big-endian": np.arange(3, dtype=">i4"),
+    "strings": np.array(["a", "bc"]),
+    "empty": np.zeros((0, 3)),
+    "scalars": (np.str_("x"), np.float32(2), b"raw", {1}, None, True),
+    "nested": [np.array({"deep": np.arange(2)}, dtype=object)],
+  }
+  file = io.BytesIO()
+  header = {"descr": "|O", "fortran_order": False, "shape": ()}
+  np.lib.format.write_array_header_1_0(file, header)
+  pickle.dump(zero_d(inner), file, protocol=protocol)
+  file.seek(0)
+  assert repr(load_npy(file)) == repr(inner)
+
+
+def test_load_npy_reads_plain_and_object_arrays(tmp_path):
+  np.save(tmp_path / "plain.npy", np.arange(6).reshape(2, 3))
+  assert load_npy(tmp_path / "plain.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
+  rows = np.array([{"xyz": np.ones(3)}, {"xyz": np.zeros(3)}], dtype=object)
+  np.save(tmp_path / "rows.npy", rows, allow_pickle=True)
+  assert load_npy(tmp_path / "rows.npy")[1]["xyz"].tolist() == [0, 0, 0]
+
+
+def test_load_npy_executes_nothing(tmp_path):
+  trace = tmp_path / "executed"
+  (tmp_path / "evil.npy").write_bytes(npy_bytes({"xyz": Attack(trace)}))
+  with pytest.raises(BadInput, match=r"evil\.npy.*posix\.system"):
+    load_npy(tmp_path / "evil.npy", allow_torch=True)
+  assert not trace.exists()
+
+
+def test_load_npy_refuses_pointers_from_bytes():
+  """numpy itself would follow these eight bytes as a pointer."""
+  crafted = (
+    b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    b"(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\n"
+    b"tbI00\nS'AAAAAAAA'\ntb."
+  )
+  file = io.BytesIO()
+  header = {"descr": "|O", "fortran_order": False, "shape": (1,)}
+  np.lib.format.write_array_header_1_0(file, header)
+  file.write(crafted)
+  file.seek(0)
+  with pytest.raises(BadInput, match="object array whose size differs"):
+    load_npy(file, "crafted.npy")
+
+
+def test_load_npy_survives_any_damage():
+  good = npy_bytes(make_sample(0))
+  rng = np.random.default_rng(0)
+  for cut in rng.integers(0, len(good), 50):
+    with pytest.raises(BadInput, match=r"cut\.npy"):
+      load_npy(io.BytesIO(good[:cut]), "cut.npy")
+  for _ in range(300):
+    damaged = bytearray(good)
+    for place in rng.integers(0, 400, 3):
+      damaged[place] = rng.integers(256)
+    with contextlib.suppress(BadInput):  # anything else fails the test
+      load_npy(io.BytesIO(bytes(damaged)))
+
+
+def test_load_npy_refuses_a_memory_bomb():
+  content = npy_bytes({})[:128] + b"\x80\x04N" + b"r\xff\xff\xff\x7f" + b"."
+  start = time.monotonic()
+  with pytest.raises(BadInput, match="memo"):
+    load_npy(io.BytesIO(content), "bomb.npy")
+  assert time.monotonic() - start < 1
+
+
+def test_load_npy_reads_torch_tensors_on_request():
+  torch = pytest.importorskip("torch")
+  tensor = torch.arange(12, dtype=torch.float32).reshape(3, 4).T
+  content = npy_bytes({"x": tensor, "h": torch.ones(2, dtype=torch.bfloat16)})
+  with pytest.raises(BadInput, match=r"torch\._utils"):
+    load_npy(io.BytesIO(content))
+  loaded = load_npy(io.BytesIO(content), allow_torch=True)
+  np.testing.assert_array_equal(loaded["x"], tensor.numpy())
+  assert loaded["h"].tolist() == [1, 1]
+
+
+def test_load_npy_missing_file(tmp_path):
+  with pytest.raises(BadInput, match=r"absent\.npy"):
+    load_npy(tmp_path / "absent.npy")

@@ -1,0 +1,377 @@
+"""How processes join, fail and end together: real ones, on this machine."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import pytest
+from runs import REPOSITORY
+
+from mrd_jax.cli import JOINING, exit_code
+from mrd_jax.errors import BadInput
+from mrd_jax.parallel import processes as distributed
+
+ADDRESS, COUNT, INDEX = VARIABLES = (
+  "JAX_COORDINATOR_ADDRESS",
+  "JAX_NUM_PROCESSES",
+  "JAX_PROCESS_ID",
+)
+DEFAULTS = {name: default for name, _, default, _ in JOINING}
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+  """This machine may itself be a part of one."""
+  for name in list(os.environ):
+    if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")) or name in VARIABLES:
+      monkeypatch.delenv(name)
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture
+def joined(monkeypatch):
+  """Notes what JAX is asked instead of asking it."""
+  asked = []
+  monkeypatch.setattr(
+    jax.distributed,
+    "initialize",
+    lambda *args, **kwargs: asked.append((*args, kwargs)),
+  )
+  with monkeypatch.context() as patch:
+    patch.setattr(jax.config, "update", lambda *args: asked.append(args))
+    yield asked
+
+
+def run(work=lambda: 0, **flags) -> int:
+  return distributed.run(work, exit_code, **DEFAULTS | flags)
+
+
+def test_alone_it_only_works(joined):
+  assert run(lambda: 7) == 7
+  with pytest.raises(ZeroDivisionError):
+    run(lambda: 1 // 0)
+  assert not joined
+
+
+@pytest.mark.parametrize(
+  ("flags", "variables", "asks"),
+  [
+    (("a:1", 3, 2), (None, None, None), ("a:1", 3, 2, "deactivate")),
+    ((None, None, None), ("b:2", "3", "0"), ("b:2", 3, 0, "deactivate")),
+    (("a:1", None, 1), ("b:2", "3", "0"), ("a:1", 3, 1, "deactivate")),
+    (("a:1", 3, 0), ("b:2", "2", "1"), ("a:1", 3, 0, "deactivate")),
+    (("[::1]:80", 1, 0), (None, None, None), ("[::1]:80", 1, 0, "deactivate")),
+    ((None, None, None), ("b:2", None, None), ("b:2", None, None, None)),
+    ((None, None, None), (None, None, None), (None, None, None, None)),
+  ],
+)
+def test_flags_then_variables_then_the_cluster(
+  joined, monkeypatch, flags, variables, asks
+):
+  for name, value in zip(VARIABLES, variables, strict=True):
+    if value is not None:
+      monkeypatch.setenv(name, value)
+  names = ("coordinator", "num_processes", "process_id")
+  named = dict(zip(names, flags, strict=True))
+  assert (
+    run(distributed=True, join_seconds=9, heartbeat_seconds=8, **named) == 0
+  )
+  service, (*found, options) = joined
+  # Before the rest, so that SIGTERM stays with Python.
+  assert service == ("jax_enable_preemption_service", False)
+  assert (*found, options["cluster_detection_method"]) == asks
+  assert options["heartbeat_timeout_seconds"] == 8
+  assert options["initialization_timeout"] > 9  # ours comes first
+  for thread in threading.enumerate():
+    if isinstance(thread, threading.Timer):
+      thread.join(1)
+      assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+  ("flags", "variables", "message"),
+  [
+    ({"distributed": False, "process_id": 0}, {}, "--distributed; add it"),
+    ({"distributed": False, "coordinator": "a:1"}, {}, "--distributed; add it"),
+    ({"coordinator": "a:1", "num_processes": 2}, {}, "--process_id missing"),
+    ({"coordinator": "a:1", "process_id": 0}, {}, "--num_processes missing"),
+    ({"process_id": 1}, {}, "--coordinator and --num_processes missing"),
+    ({}, {COUNT: "2", INDEX: "0"}, "--coordinator missing.*JAX_COORD"),
+    ({}, {ADDRESS: "a:1", COUNT: "two", INDEX: "0"}, "PROCESSES is 'two'"),
+    ({}, {ADDRESS: "a:1", COUNT: "2", INDEX: "-1"}, "PROCESS_ID is '-1'"),
+    ({}, {ADDRESS: "a:1", COUNT: "2", INDEX: "2"}, "is 2 of 2 processes"),
+    ({}, {ADDRESS: "node1"}, "'node1', must be HOST:PORT"),
+    ({"coordinator": "a:b"}, {}, "'a:b', must be HOST:PORT"),
+    (
+      {"coordinator": "a:1", "num_processes": 2, "process_id": -1},
+      {},
+      "is -1 of 2",
+    ),
+  ],
+)
+def test_bad_settings_are_named(joined, monkeypatch, flags, variables, message):
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(BadInput, match=message):
+    run(lambda: pytest.fail("it worked"), **{"distributed": True} | flags)
+  assert not joined
+
+
+# What a process of the tests below runs: WORK is put in.
+SCRIPT = """
+import functools, jax, os, signal, sys, time
+from mrd_jax import distributed
+signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+# Who relies on JAX's own patience at the end shall fail.
+jax.distributed.initialize = functools.partial(
+  jax.distributed.initialize, shutdown_timeout_seconds=2
+)
+from mrd_jax.arguments import JOINING, exit_code
+from mrd_jax.errors import BadInput, RunFailed
+flags = {name: default for name, _, default, _ in JOINING}
+flags |= dict(distributed=True, join_seconds=60, heartbeat_seconds=10)
+flags |= eval(sys.argv[1])
+def work():
+  me = jax.process_index()
+  def meet(answer=False):
+    return distributed.first_says(answer)
+  meet()
+  print("met", flush=True)
+  WORK
+  return 0
+sys.exit(exit_code(lambda: distributed.run(work, exit_code, **flags)))
+"""
+
+
+@pytest.fixture
+def start():
+  """Starts processes, and sees that none outlives its test."""
+  started = []
+
+  def start(work: str, flags: dict, **variables: str) -> subprocess.Popen:
+    script = SCRIPT.replace("WORK", work.strip().replace("\n", "\n  "))
+    process = subprocess.Popen(
+      [sys.executable, "-c", script, repr(flags)],
+      cwd=REPOSITORY,
+      env=os.environ | variables,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    started.append(process)
+    return process
+
+  yield start
+  for process in started:
+    process.kill()
+    with contextlib.suppress(ValueError):  # its pipes are closed: it was read
+      process.communicate()
+
+
+@pytest.fixture
+def pair(start):
+  """Starts two that know each other."""
+
+  def pair(work: str) -> list[subprocess.Popen]:
+    address = f"localhost:{free_port()}"
+    return [
+      start(
+        work, {"coordinator": address, "num_processes": 2, "process_id": index}
+      )
+      for index in range(2)
+    ]
+
+  return pair
+
+
+def free_port() -> int:
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
+
+
+def end(process: subprocess.Popen) -> tuple[int, str, str]:
+  out, errors = process.communicate(timeout=120)
+  return process.returncode, out, errors
+
+
+def read_until(process: subprocess.Popen, text: str) -> None:
+  assert process.stdout
+  while text not in process.stdout.readline():
+    assert process.poll() is None
+
+
+def sentence(process: subprocess.Popen) -> str:
+  """The one line of a process that ended with bad input."""
+  code, out, errors = end(process)
+  assert (code, out) == (2, ""), errors
+  (line,) = errors.strip().splitlines()
+  return line
+
+
+def test_who_cannot_be_joined_is_a_sentence(start):
+  """Several at a time: they only wait."""
+  port = free_port()
+  lost = {"num_processes": 2, "join_seconds": 3}
+  with socket.create_server(("localhost", 0)) as taken:
+    address = f"localhost:{taken.getsockname()[1]}"
+    started = [
+      start("", lost | {"coordinator": f"localhost:{port}", "process_id": 1}),
+      start(
+        "", lost | {"coordinator": f"localhost:{port + 1}", "process_id": 0}
+      ),
+      start("", lost | {"coordinator": "no-host.invalid:1", "process_id": 1}),
+      start("", lost | {"coordinator": address, "process_id": 0}),
+      start("", {}),
+      start("", {}, JAX_COORDINATOR_ADDRESS="localhost:1"),
+    ]
+    absent, alone, unknown, busy, *nothing = map(sentence, started)
+  assert "process 1 of 2 waited 3 s and not all have come to" in absent
+  assert f"localhost:{port};" in absent and "--join_seconds" in absent
+  assert "process 0 of 2 waited 3 s" in alone
+  assert "no-host.invalid:1" in unknown
+  assert f"{address}, where process 0 cannot listen" in busy
+  for line in nothing:
+    assert "no cluster is recognised here" in line
+    assert all(name in line for name in (*VARIABLES, "--process_id"))
+
+
+@pytest.mark.parametrize("verb", ["main", "evaluate", "finetune"])
+def test_the_verbs_have_the_flags(verb, tmp_path):
+  options = {
+    "main": ["--config=configs/debug.py", f"--workdir={tmp_path}"],
+    "evaluate": ["--suite=zero_shot", "--data=x", f"--output={tmp_path}"],
+    "finetune": ["--config=configs/finetune/base.py", f"--workdir={tmp_path}"],
+  }[verb]
+  if verb != "main":
+    options.append("--checkpoint=x")
+  command = [sys.executable, "-m", f"mrd_jax.{verb}", *options]
+  for flags, message in (
+    (["--distributed", "--process_id=0"], "--num_processes missing"),
+    (["--num_processes=2"], "add it"),
+  ):
+    found = subprocess.run(
+      [*command, *flags],
+      cwd=REPOSITORY,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert found.returncode == 2
+    (line,) = found.stderr.strip().splitlines()
+    assert message in line
+  assert not list(tmp_path.iterdir())
+
+
+def test_slurm_and_open_mpi_are_found(start):
+  work = "print(me, jax.process_count(), flush=True)"
+  slurm, open_mpi = (
+    {"JAX_COORDINATOR_PORT": str(free_port()), **variables}
+    for variables in (
+      {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+      },
+      {
+        "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": "2",
+      },
+    )
+  )
+  started = [
+    start(work, {}, **cluster, **dict.fromkeys(names, str(index)))
+    for cluster, names in (
+      (slurm, ("SLURM_PROCID", "SLURM_LOCALID")),
+      (open_mpi, ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")),
+    )
+    for index in range(2)
+  ]
+  found = [end(process) for process in started]
+  for index, (code, out, errors) in enumerate(found):
+    assert code == 0, errors
+    assert f"{index % 2} 2" in out
+
+
+def test_all_end_when_the_first_has_written(pair):
+  """It may take longer than the others have patience for."""
+  work = """
+answer = meet(me == 0)
+assert answer and not meet(me == 1)
+time.sleep(4 * (me == 0))
+print("written", time.time(), flush=True)
+"""
+  found = [end(process) for process in pair(work)]
+  assert [code for code, _, _ in found] == [0, 0], found
+
+
+def test_a_failure_keeps_its_exit_code(pair):
+  """JAX alone would wait for the others and turn it into an abort."""
+  local = "if me: raise BadInput('mine')\nwhile True: meet(); time.sleep(.05)"
+  crash = "if me: 1 // 0\nwhile True: meet(); time.sleep(.05)"
+  memory = (
+    "if me: raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: a lot')"
+  )
+  save = (
+    "try: meet()\nexcept Exception as error: raise RunFailed('save') from error"
+  )
+  save = "if me: os._exit(3)\nwhile True:\n  " + save.replace("\n", "\n  ")
+  both = "time.sleep(me); raise BadInput('ours')"
+  first, second, third, fourth = map(pair, (local, crash, both, memory))
+  saving, _ = pair(save)
+  began = time.monotonic()
+  code, _, errors = end(first[1])
+  assert code == 2 and errors.strip().splitlines()[-1] == "mine"
+  code, _, errors = end(second[1])
+  assert code == 1 and "ZeroDivisionError" in errors
+  code, _, errors = end(fourth[1])
+  assert code == 1 and "a lot" in errors
+  code, _, errors = end(saving)  # tells of its save, but as lost
+  assert code == 75 and "error: save" in errors or code == -signal.SIGABRT
+  for process in third:  # the first goes last, and aborts nobody
+    code, _, errors = end(process)
+    assert code == 2 and errors.strip().splitlines()[-1] == "ours", errors
+  for process in (first[0], second[0], fourth[0]):
+    code, _, errors = end(process)
+    assert code in (75, -signal.SIGABRT), errors
+  assert time.monotonic() - began < 60
+
+
+def test_sigkill_of_one_ends_the_other(pair):
+  work = "while True: meet(); time.sleep(.05)"
+  pairs = [pair(work) for _ in range(2)]
+  for processes in pairs:
+    for process in processes:
+      read_until(process, "met")
+  began = time.monotonic()
+  for victim, processes in enumerate(pairs):
+    processes[victim].kill()
+  for victim, processes in enumerate(pairs):
+    code, _, errors = end(processes[1 - victim])
+    assert code in (75, -signal.SIGABRT), errors
+    end(processes[victim])
+  # The heartbeat's 10 seconds, and the machine's own delays.
+  assert time.monotonic() - began < 40
+
+
+def test_sigterm_comes_to_python(pair):
+  """JAX's preemption service would take it from a handler set before."""
+  work = """
+print("ready", flush=True)
+began = time.monotonic()
+while me and time.monotonic() < began + 3: time.sleep(.1)
+"""
+  processes = pair(work)
+  second = processes[1]
+  read_until(second, "ready")
+  time.sleep(0.5)
+  second.send_signal(signal.SIGTERM)
+  (_, _, _), (code, out, errors) = map(end, processes)
+  assert code == 0 and re.search("asked", out), errors

@@ -1,0 +1,77 @@
+"""The rule by which a state is laid out."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from configs import debug
+from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.errors import BadInput
+from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.parallel import sharding
+from mrd_jax.training.optimizer import make_optimizer
+from mrd_jax.training.state import make_state
+
+
+def test_parameters_moments_and_average_are_split_alike():
+  config = from_config_dict(debug.get_config())
+  mesh = sharding.make_mesh(4)
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
+  init, abstract = make_state(
+    PointBERT(config.model.size, 24),
+    config.loss,
+    14.28,
+    make_optimizer(
+      config.optimizer, steps_per_epoch=5, num_steps=10, alternating=False
+    ),
+    keep_average=True,
+    seed=0,
+    mesh=mesh,
+  )
+  state = init()
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+  }
+  copies: dict[str, list] = {}
+  for name, leaf in leaves.items():
+    divisible = any(n and n % 4 == 0 for n in leaf.shape)
+    held = leaf.addressable_shards[0].data.size
+    assert held == leaf.size / (4 if divisible else 1), name
+    if "encoder" in name:
+      copies.setdefault(name.split("encoder", 2)[-1], []).append(leaf)
+  # The parameter, its average, and both moments.
+  assert sum(len(x) == 4 for x in copies.values()) > 20
+  for name, found in copies.items():
+    assert len({leaf.sharding for leaf in found}) == 1, name
+  kernel = leaves["params/encoder/block_0/qkv/kernel"]
+  assert kernel.shape == (32, 384)
+  assert kernel.sharding.spec == P(None, "fsdp")  # the longer one
+  held, whole = (
+    sum(size(x) for x in leaves.values())
+    for size in (
+      lambda x: x.addressable_shards[0].data.size,
+      lambda x: math.prod(x.shape),
+    )
+  )
+  assert held < 0.3 * whole
+  assert jax.tree.leaves(sharding.shardings_of(abstract)) == [
+    x.sharding for x in jax.tree.leaves(state)
+  ]
+
+
+def test_rows_of_a_process_come_back_in_order():
+  layout = sharding.batch_sharding(sharding.make_mesh(2))
+  rows = np.arange(24).reshape(24, 1)
+  there = sharding.to_global(rows, layout)
+  assert there.sharding == layout
+  np.testing.assert_array_equal(sharding.to_local(there), rows)
+
+
+def test_a_mesh_of_some_devices():
+  assert sharding.make_mesh(2, jax.devices()[:4]).devices.shape == (2, 2)
+  with pytest.raises(BadInput, match="mesh.fsdp is 3.*the 4 devices"):
+    sharding.make_mesh(3, jax.devices()[:4])

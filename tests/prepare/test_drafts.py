@@ -1,0 +1,95 @@
+"""Drafts on their way from the workers to the teacher."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mrd_jax.data.records import TextKind
+from mrd_jax.prepare.job.drafts import (
+  Draft,
+  Text,
+  read_draft,
+  serialize_draft,
+  to_record,
+)
+from mrd_jax.prepare.job.shards import ShardWriter, read_commit, read_files
+
+TEXTS = (
+  Text("chair", TextKind.RAW, prompted=True),
+  Text("ein Stühlchen, 椅子 🪑", TextKind.BLIP, view=1),
+  Text('"quoted"\nline\t\\', TextKind.RETRIEVAL),
+)
+
+
+def make_draft(images, texts=TEXTS, **others):
+  rng = np.random.default_rng(0)
+  values = {
+    "id": "möbel/椅子 1",
+    "file": "möbel/椅子 1.glb",
+    "xyz": rng.normal(size=(7, 3)).astype(np.float32),
+    "rgb": rng.random((7, 3)).astype(np.float32),
+    "dataset": "Möbel",
+    "label": 3,
+  }
+  return Draft(images=images, texts=texts, **values | others)
+
+
+def assert_same(found, draft):
+  for field in dataclasses.fields(Draft):
+    was, now = getattr(draft, field.name), getattr(found, field.name)
+    if isinstance(was, np.ndarray):
+      assert now.dtype == was.dtype
+      np.testing.assert_array_equal(now, was)
+    else:
+      assert now == (list(was) if isinstance(was, tuple) else was), field.name
+
+
+@pytest.mark.parametrize(
+  "images",
+  [
+    [b"\x89PNG", b"", bytes(range(256)) * 9],
+    [b"one"],
+    ["/renders/椅子_r_000.png", "relative b.png"],
+    [],
+  ],
+)
+@pytest.mark.parametrize("texts", [TEXTS, ()])
+def test_round_trip(images, texts):
+  draft = make_draft(images, texts)
+  content = serialize_draft(to_record(draft))
+  found = read_draft(content)
+  assert_same(found, draft)
+  assert all(isinstance(text.kind, TextKind) for text in found.texts)
+  assert serialize_draft(to_record(draft)) == content  # the same every time
+
+
+def test_defaults():
+  """A text of no view and a shape of no class stay so."""
+  text = Text("a", TextKind.MSFT)
+  draft = make_draft([b"x"], [text], label=-1, dataset="")
+  found = read_draft(serialize_draft(to_record(draft)))
+  assert_same(found, draft)
+  assert (found.texts[0].view, found.texts[0].prompted) == (-1, False)
+
+
+def test_holds_no_pickle():
+  """An array of objects would need one; it is refused when it is written."""
+  draft = make_draft([b"x"], xyz=np.array([[{}]], dtype=object))
+  with pytest.raises(ValueError, match="allow_pickle"):
+    serialize_draft(to_record(draft))
+
+
+def test_through_a_shard(tmp_path):
+  drafts = [make_draft([b"a" * i], TEXTS[:i], label=i) for i in range(4)]
+  with ShardWriter(tmp_path, "s", serialize_draft) as writer:
+    for draft in drafts:
+      writer.add("train" if draft.label % 2 else "test", to_record(draft))
+    writer.commit()
+  commit = read_commit(tmp_path, "s")
+  counts = {s.split: (s.records, s.without_text) for s in commit.shards}
+  assert counts == {"test": (2, 1), "train": (2, 0)}
+  for split, content in read_files(tmp_path, commit):
+    found = read_draft(content)
+    assert_same(found, drafts[found.label])
+    assert split == ("train" if found.label % 2 else "test")

@@ -1,0 +1,264 @@
+"""A folder of meshes, from the files to a trained encoder."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import make_clip
+from meshes import make_meshes
+from PIL import Image
+from runs import REPOSITORY
+
+from mrd_jax.data.dataset import class_features, open_split, read_meta
+from mrd_jax.data.records import XYZ_LEVELS, TextKind
+from mrd_jax.errors import BadInput
+from mrd_jax.io.meshes.read import read_mesh
+from mrd_jax.io.meshes.surface import sample_surface
+from mrd_jax.prepare.__main__ import main
+from mrd_jax.prepare.job import add_features
+from mrd_jax.prepare.mesh import convert as meshes
+from mrd_jax.prepare.mesh.renders import render_views
+from mrd_jax.teachers.clip import ClipTeacher
+from mrd_jax.teachers.prompts import prompt_features, read_templates
+
+OPTIONS = ("--num-points", "400", "--views", "4", "--image-size", "32")
+COUNT = 36
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+  return make_clip(tmp_path_factory.mktemp("teacher") / "clip")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, clip) -> tuple[Path, Path]:
+  """(folder of meshes, dataset), four of the meshes unusable."""
+  folder = tmp_path_factory.mktemp("meshes")
+  files = make_meshes(folder / "in" / "some where", COUNT)
+  (folder / "in" / "cut.glb").write_bytes(files[0].read_bytes()[:200])
+  (folder / "in" / "empty.obj").write_text("v 0 0 0\n")
+  flat = "OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n"  # without area
+  (folder / "in" / "flat.off").write_text(flat)
+  name = os.fsdecode(b"latin\xe9.stl")  # no UTF-8
+  (folder / "in" / name).write_bytes(files[4].read_bytes())
+  (folder / "in" / "readme.txt").write_text("no mesh")
+  with open(folder / "table.csv", "w", newline="") as file:
+    rows = csv.writer(file)
+    rows.writerow(["file", "name", "caption", "caption", "category", "split"])
+    for index, path in enumerate(files):
+      kind = path.stem.split("_")[0]
+      split = "val" if index % 4 == 0 else "train"
+      captions = ["a red shape", ""] if index % 3 == 0 else ["", ""]
+      rows.writerow([path.name, f"small {kind}", *captions, kind, split])
+    rows.writerow(["nothing.glb", "", "", "", "", ""])
+  assert run(folder, clip, "out") == 0
+  return folder, folder / "out"
+
+
+def run(folder: Path, clip: Path, output: str, *options: str) -> int:
+  return main(
+    [
+      *("meshes", str(folder / "in"), "--output", str(folder / output)),
+      *("--texts", str(folder / "table.csv"), "--teacher", str(clip)),
+      *("--dtype", "float32", *OPTIONS, *options),
+    ]
+  )
+
+
+def test_totals(prepared):
+  folder, data = prepared
+  report = json.loads((data / "report.json").read_text())
+  rows = (data / "rejects.jsonl").read_text().splitlines()
+  rejects = [json.loads(row) for row in rows]
+  assert {(r["file"], r["split"], r["field"]) for r in rejects} == {
+    ("cut.glb", "train", "file"),
+    ("empty.obj", "train", "file"),
+    ("flat.off", "train", "xyz"),
+    ("latin?.stl", "train", "file"),
+  }
+  assert all(str(folder / "in" / r["file"]) in r["detail"] for r in rejects)
+  counts = report["splits"]
+  assert (counts["val"]["listed"], counts["val"]["converted"]) == (9, 9)
+  assert (counts["train"]["listed"], counts["train"]["converted"]) == (31, 27)
+  assert counts["train"]["refused"] == {"unusable mesh": 4}
+  assert any("nothing.glb" in problem for problem in report["problems"])
+  with Image.open(data / "thumbnails.png") as sheet:
+    assert sheet.size[0] > 400
+
+
+def test_records(prepared, clip):
+  folder, data = prepared
+  teacher = ClipTeacher.from_pretrained(clip, dtype="float32")
+  meta = read_meta(data)
+  assert meta.teacher == teacher.name and meta.embed_dim == teacher.embed_dim
+  assert meta.class_names["val"] == [
+    "ball",
+    "box",
+    "capsule",
+    "cone",
+    "cylinder",
+    "ring",
+  ]
+  expected = prompt_features(teacher, meta.class_names["val"], read_templates())
+  np.testing.assert_allclose(class_features(data, "val"), expected, atol=1e-6)
+  records = {r["id"]: r for r in [*open_split(data, "train")]}
+  id = "some where/ball_01.gltf"
+  mesh = read_mesh(folder / "in" / id)
+  xyz, rgb = sample_surface(mesh, 400, seed=[0, zlib.crc32(id.encode())])
+  record = records[id]
+  decoded = record["center"] + record["xyz"] / XYZ_LEVELS * record["scale"]
+  np.testing.assert_allclose(decoded, xyz, atol=record["scale"] / 60000)
+  assert rgb is not None
+  np.testing.assert_allclose(record["rgb"] / 255, rgb, atol=0.5 / 255 + 1e-6)
+  views = render_views(mesh, views=4, image_size=32)
+  found = teacher.image_features(list(views))
+  np.testing.assert_allclose(record["image_feat"], found, atol=1e-3)
+  assert record["texts"] == ["small ball"]
+  expected = prompt_features(teacher, ["small ball"], read_templates())
+  np.testing.assert_allclose(record["text_feat"], expected, atol=1e-3)
+  assert record["label"] == 0
+  captioned = records["some where/ring_03.ply"]
+  assert captioned["texts"] == ["small ring", "a red shape"]
+  assert captioned["text_kind"].tolist() == [TextKind.RAW, TextKind.BLIP]
+  plain = teacher.text_features(["a red shape"])
+  np.testing.assert_allclose(captioned["text_feat"][1:], plain, atol=1e-3)
+  grey = records["some where/cone_10.stl"]  # the format has no colours
+  assert (grey["rgb"] == 102).all()  # 0.4
+
+
+def test_a_stop_between_the_stages(prepared, clip, monkeypatch, capsys):
+  """What the workers drew is kept, and the end is the same, byte for byte."""
+  folder, data = prepared
+
+  class Stop(Exception):
+    pass
+
+  def stop(*_):
+    raise Stop
+
+  monkeypatch.setattr(add_features, "ShardWriter", stop)
+  with pytest.raises(Stop):
+    run(folder, clip, "again")
+  drafts = folder / "again.incomplete" / "drafts"
+  times = {p: p.stat().st_mtime_ns for p in drafts.glob("*.array_record")}
+  assert times
+  # Another job does not go on with it.
+  assert run(folder, clip, "again", "--seed", "1") == 2
+  assert (
+    "begun with other settings or input (meshes)" in capsys.readouterr().err
+  )
+  monkeypatch.undo()
+  assert run(folder, clip, "again") == 0
+  assert {p.name: p.read_bytes() for p in data.iterdir()} == {
+    p.name: p.read_bytes() for p in (folder / "again").iterdir()
+  }
+  assert not drafts.exists()
+
+
+@pytest.mark.slow
+def test_kills(prepared, clip):
+  """SIGKILL of the whole command, once in each stage."""
+  folder, data = prepared
+  work = folder / "killed.incomplete"
+  code = (
+    "import sys; sys.path[:0] = ['tests', 'tests/prepare']; import test_meshes as t;"
+    "from pathlib import Path;"
+    "sys.exit(t.run(Path(sys.argv[1]), Path(sys.argv[2]), 'killed'))"
+  )
+  for sign in ("drafts/*.done", "shards/*.tmp-*", None):
+    process = subprocess.Popen(
+      [sys.executable, "-c", code, folder, clip],
+      cwd=REPOSITORY,
+      env=os.environ
+      | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_ENABLE_COMPILATION_CACHE": "False",
+      },
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    while process.poll() is None:
+      if sign and any(work.glob(sign)):
+        process.kill()
+        break
+      time.sleep(0.002)
+    _, errors = process.communicate()
+    assert process.returncode == (0 if sign is None else -9), errors
+  assert {p.name: p.read_bytes() for p in data.iterdir()} == {
+    p.name: p.read_bytes() for p in (folder / "killed").iterdir()
+  }
+
+
+@pytest.mark.slow
+def test_training_on_the_result(prepared, tmp_path):
+  _, data = prepared
+  command = [
+    sys.executable,
+    *("-m", "mrd_jax.main", "--config", "configs/debug.py"),
+    *("--workdir", str(tmp_path / "run"), f"--config.data.dir={data}"),
+    "--config.train.steps=6",
+    "--config.train.batch_size=8",
+    "--config.eval.batch_size=8",
+  ]
+  done = subprocess.run(
+    command,
+    cwd=REPOSITORY,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert results["step"] == 6
+
+
+def test_a_share_for_validation():
+  files = [f"shape_{i:03d}.glb" for i in range(1000)]
+  share = {f: meshes._divided(f, meshes.Row(), 0.1).split for f in files}
+  assert 70 < list(share.values()).count("val") < 130
+  assert share == {
+    f: meshes._divided(f, meshes.Row(), 0.1).split for f in reversed(files)
+  }
+  kept = meshes.Row(split="mine")
+  assert meshes._divided(files[0], kept, 0.999) == kept
+  assert set(share.values()) == {"train", "val"}
+  none = {meshes._divided(f, meshes.Row(), 0.0).split for f in files}
+  assert none == {"train"}
+
+
+def test_names():
+  names = {
+    "chairs/OfficeChair_03.glb": "office chair",
+    "8476c4170df24cf5bbe6967222d1a42d.glb": "",
+    "0001.obj": "",
+    "a/b/Grüner-Tisch 2.ply": "grüner tisch",
+    "USB plug.off": "usb plug",
+  }
+  assert {file: meshes.name_of(file) for file in names} == names
+
+
+def test_unusable_input(tmp_path, clip):
+  def convert(folder, **options):
+    config = meshes.TeacherConfig(model=str(clip))
+    meshes.convert(folder, tmp_path / "out", config, **options)
+
+  with pytest.raises(BadInput, match="is not a folder"):
+    convert(tmp_path / "absent")
+  with pytest.raises(BadInput, match="holds no mesh"):
+    convert(tmp_path)
+  (tmp_path / "a.obj").write_text("nonsense")
+  with pytest.raises(BadInput, match="none of 1 shapes.*a.obj"):
+    convert(tmp_path)
+  with pytest.raises(BadInput, match="model.safetensors"):
+    (tmp_path / "empty").mkdir()
+    teacher = meshes.TeacherConfig(model=str(tmp_path / "empty"))
+    meshes.convert(tmp_path, tmp_path / "out", teacher)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["a.obj", "empty"]

@@ -1,0 +1,271 @@
+"""ModelNet40 as .h5, as .txt with normals, and as OpenShape's .npy."""
+
+import json
+
+import numpy as np
+import pytest
+from h5_clouds import clouds, write_h5
+from openshape_bundle import npy_bytes
+
+from mrd_jax.data.records import Shape, encode
+from mrd_jax.errors import BadInput
+from mrd_jax.prepare.test_sets import modelnet40
+
+D = 8
+CLASSES = ("airplane", "night_stand", "tv_stand")
+
+
+# modelnet40_ply_hdf5_2048.
+
+
+def write_hdf5(folder, part="test", names=True):
+  """Two files, 3 and 2 clouds; returns (classes, ids) in their order."""
+  categories = ["tv_stand", "airplane", "night_stand", "airplane", "tv_stand"]
+  ids = [f"{name}_{600 + i:04d}" for i, name in enumerate(categories)]
+  label = np.array([[CLASSES.index(name)] for name in categories], np.uint8)
+  for number, rows in enumerate((slice(0, 3), slice(3, 5))):
+    file = folder / f"ply_data_{part}{number}.h5"
+    extra = {"normal": np.zeros((1, 3)), "faceId": np.zeros((1, 4), np.int32)}
+    write_h5(file, clouds(5)[rows], label[rows], **extra)
+    if names:
+      paths = [f"{i.rpartition('_')[0]}/{i}.ply" for i in ids[rows]]
+      listed = folder / f"ply_data_{part}_{number}_id2file.json"
+      listed.write_text(json.dumps(paths))
+  (folder / "shape_names.txt").write_text("\n".join(CLASSES) + "\n")
+  lines = [
+    f"data/modelnet40_ply_hdf5_2048/ply_data_{part}{n}.h5" for n in (0, 1)
+  ]
+  (folder / f"{part}_files.txt").write_text("\n".join(lines) + "\n\n")
+  return categories, ids
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_hdf5(tmp_path, part):
+  categories, ids = write_hdf5(tmp_path, part)
+  found = modelnet40.read_hdf5(tmp_path, part, D)
+  assert found.class_names == ("airplane", "night stand", "tv stand")
+  assert found.name == f"modelnet40_hdf5_{part}" and found.count == 5
+  shapes = list(found.shapes())
+  assert [shape.id for shape in shapes] == ids
+  assert [CLASSES[shape.label] for shape in shapes] == categories
+  # Up is y in the files and in records: nothing is turned.
+  np.testing.assert_array_equal([s.xyz for s in shapes], clouds(5))
+  assert {shape.dataset for shape in shapes} == {"ModelNet40"}
+  published = {"train": "9,843", "test": "2,468"}[part]
+  (problem,) = found.problems
+  assert f"5 shapes where the published set has {published}" in problem
+
+
+def test_hdf5_without_names_counts_through_the_files(tmp_path):
+  write_hdf5(tmp_path, names=False)
+  found = modelnet40.read_hdf5(tmp_path, "test", D)
+  ids = [shape.id for shape in found.shapes()]
+  assert ids == [f"hdf5-test-{i:05d}" for i in range(5)]
+
+
+def test_hdf5_names_that_contradict_the_labels_are_reported(tmp_path):
+  categories, _ = write_hdf5(tmp_path)
+  names = tmp_path / "ply_data_test_0_id2file.json"
+  names.write_text(json.dumps(["tv_stand/a.ply", "lamp/b.ply", "x/c.ply"]))
+  found = modelnet40.read_hdf5(tmp_path, "test", D)
+  assert [CLASSES[s.label] for s in found.shapes()] == categories
+  assert (
+    "2 of 3 names contradict the labels, first lamp/b.ply with label"
+    in (found.problems[0])
+  )
+  names.write_text('["a/b.ply"]')
+  with pytest.raises(BadInput, match=r"0_id2file.*list of the 3 names"):
+    modelnet40.read_hdf5(tmp_path, "test", D)
+
+
+@pytest.mark.parametrize(
+  "name", ["shape_names.txt", "test_files.txt", "ply_data_test1.h5"]
+)
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\xff"])
+def test_hdf5_files_that_are_missing_or_damaged(tmp_path, name, content):
+  write_hdf5(tmp_path)
+  (tmp_path / name).unlink()
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  with pytest.raises(BadInput, match=name):
+    modelnet40.read_hdf5(tmp_path, "test", D)
+
+
+def test_hdf5_with_too_few_class_names(tmp_path):
+  write_hdf5(tmp_path)
+  (tmp_path / "shape_names.txt").write_text("airplane\nnight_stand\n")
+  with pytest.raises(BadInput, match="label 2 of cloud 0 is not a class"):
+    modelnet40.read_hdf5(tmp_path, "test", D)
+
+
+# modelnet40_normal_resampled.
+
+
+def write_txt(folder, contents, classes=40, part="test"):
+  """Writes {name: text or array}, and the lists."""
+  folder.mkdir(exist_ok=True)
+  (folder / f"modelnet{classes}_shape_names.txt").write_text("\n".join(CLASSES))
+  (folder / f"modelnet{classes}_{part}.txt").write_text("\n".join(contents))
+  for name, content in contents.items():
+    file = folder / name.rpartition("_")[0] / f"{name}.txt"
+    if content is not None:
+      file.parent.mkdir(exist_ok=True)
+      if isinstance(content, str):
+        file.write_text(content)
+      else:
+        np.savetxt(file, content, fmt="%.6f", delimiter=",")
+  return folder
+
+
+@pytest.mark.parametrize("classes", [10, 40])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_txt(tmp_path, classes, part):
+  xyz, normals = np.round(clouds(2), 6), np.ones((16, 3))
+  contents = {
+    "tv_stand_0001": np.concatenate([xyz[0], normals], axis=1),
+    "airplane_0627": xyz[1],
+  }
+  root = write_txt(tmp_path, contents, classes, part)
+  found = modelnet40.read_txt(root, part, D, classes)
+  shapes = list(found.shapes())
+  assert [shape.id for shape in shapes] == list(contents)
+  assert [shape.label for shape in shapes] == [2, 0]
+  np.testing.assert_allclose([shape.xyz for shape in shapes], xyz, atol=1e-6)
+  assert shapes[0].dataset == f"ModelNet{classes}"
+  assert found.class_names == ("airplane", "night stand", "tv stand")
+  assert encode(shapes[0])["rgb"].max() == 102
+  published = {
+    (40, "train"): "9,843",
+    (40, "test"): "2,468",
+    (10, "train"): "3,991",
+    (10, "test"): "908",
+  }[classes, part]
+  assert (
+    f"2 shapes where the published set has {published}" in found.problems[0]
+  )
+
+
+@pytest.mark.parametrize(
+  ("content", "field", "reason", "detail"),
+  [
+    (None, "xyz", "missing file", "No such file"),
+    ("", "xyz", "unreadable file", "empty"),
+    ("\n\n", "xyz", "unreadable file", "empty"),
+    ("1,2,3\n4,5,x\n", "xyz", "unreadable file", "could not convert"),
+    ("1,2,3\n4,5\n", "xyz", "unreadable file", "columns"),
+    ("1,2,3,4\n4,5,6,7\n", "xyz", "bad value", r"shape \(2, 4\)"),
+    ("# x,y,z\n", "xyz", "unreadable file", "could not convert"),
+    ("1,2\n4,5\n", "xyz", "bad value", r"shape \(2, 2\)"),
+    ("1,2,3\n4,5,nan\n", "xyz", "bad value", "NaN"),
+    ("1,2,3\n", "xyz", "bad value", "coincide"),
+  ],
+)
+def test_txt_refuses_single_shapes(tmp_path, content, field, reason, detail):
+  contents = {
+    "airplane_0001": clouds(1)[0],
+    "airplane_0002": content,
+    "tv_stand_0003": clouds(1)[0],
+  }
+  root = write_txt(tmp_path, contents)
+  first, refused, last = modelnet40.read_txt(root, "test", D, 40).shapes()
+  assert isinstance(first, Shape) and isinstance(last, Shape)
+  assert (refused.id, refused.field, refused.reason) == (
+    "airplane_0002",
+    field,
+    reason,
+  )
+  assert refused.file == str(root / "airplane" / "airplane_0002.txt")
+  assert refused.detail.startswith(f"field '{field}': ")
+  with pytest.raises(type(refused), match=detail):
+    raise refused
+
+
+def test_txt_class_that_is_not_listed(tmp_path):
+  root = write_txt(tmp_path, {"lamp_0001": clouds(1)[0], "x": "1,2,3"})
+  for refused in modelnet40.read_txt(root, "test", D, 40).shapes():
+    assert (refused.field, refused.reason) == ("category", "bad value")
+
+
+def test_a_list_cannot_point_out_of_its_folder(tmp_path):
+  root = write_txt(tmp_path / "in", {"airplane_0001": clouds(1)[0]})
+  (root / "modelnet40_test.txt").write_text(
+    f"airplane_/../../airplane_secret\n{tmp_path}/airplane_secret\n"
+  )
+  np.savetxt(tmp_path / "airplane_secret.txt", clouds(1)[0], delimiter=",")
+  for refused in modelnet40.read_txt(root, "test", D, 40).shapes():
+    assert refused.reason == "missing file"
+    assert refused.file == str(root / "airplane" / "airplane_secret.txt")
+
+
+def test_txt_lists_that_are_missing(tmp_path):
+  with pytest.raises(BadInput, match=r"modelnet40_shape_names\.txt"):
+    modelnet40.read_txt(tmp_path, "test", D, 40)
+  root = write_txt(tmp_path, {"airplane_0001": None})
+  with pytest.raises(BadInput, match=r"modelnet40_train\.txt: cannot be read"):
+    modelnet40.read_txt(root, "train", D, 40)
+  with pytest.raises(BadInput, match="classes: 20"):
+    modelnet40.read_txt(root, "test", D, 20)  # pyright: ignore
+  with pytest.raises(BadInput, match="part 'val'"):
+    modelnet40.read_txt(root, "val", D, 40)  # pyright: ignore
+
+
+# OpenShape's test_pc.npy.
+
+
+def write_openshape(root, clouds_written):
+  folder = root / "meta_data" / "modelnet40"
+  folder.mkdir(parents=True)
+  feature = {"open_clip_text_feat": np.ones((1, 4), np.float32)}
+  # The order of this file, not the alphabet, numbers the classes.
+  (folder / "cat_name_pt_feat.npy").write_bytes(
+    npy_bytes({"tv stand": feature, "airplane": feature})
+  )
+  rows = [
+    {"name": "airplane_0627", "category": "airplane"},
+    {"name": "tv_stand_0268", "category": "tv stand"},
+    {"name": "lamp_0125", "category": "lamp"},
+  ]
+  (folder / "test_split.json").write_text(json.dumps(rows))
+  array = np.empty(len(clouds_written), object)
+  array[:] = clouds_written
+  np.save(folder / "test_pc.npy", array, allow_pickle=True)
+
+
+def test_openshape(tmp_path):
+  rgb = np.full((16, 3), 100)
+  written = [{"xyz": xyz, "rgb": rgb} for xyz in clouds(3)]
+  write_openshape(tmp_path, written)
+  found = modelnet40.read_openshape(tmp_path, D)
+  assert found.class_names == ("tv stand", "airplane")
+  plane, stand, lamp = found.shapes()
+  assert (plane.id, plane.label) == ("airplane_0627", 1)
+  assert (stand.id, stand.label) == ("tv_stand_0268", 0)
+  np.testing.assert_array_equal(stand.xyz, clouds(3)[1])
+  assert encode(plane)["rgb"].max() == 100 and plane.image_feat.shape == (0, D)
+  assert (lamp.id, lamp.field) == ("lamp_0125", "category")
+  assert [shape.id for shape in found.shapes(range(1, 2))] == ["tv_stand_0268"]
+  assert "3 shapes where the published set has 2,468" in found.problems[0]
+
+
+def test_openshape_refuses_single_clouds(tmp_path):
+  write_openshape(
+    tmp_path, [{"rgb": clouds(1)[0]}, None, {"xyz": clouds(1)[0]}]
+  )
+  no_xyz, nothing, _ = modelnet40.read_openshape(tmp_path, D).shapes()
+  assert (no_xyz.field, no_xyz.reason) == ("xyz", "missing key")
+  assert (nothing.field, nothing.reason) == ("xyz", "bad value")
+
+
+def test_openshape_with_too_few_clouds(tmp_path):
+  write_openshape(tmp_path, [{"xyz": clouds(1)[0]}])
+  plane, stand, lamp = modelnet40.read_openshape(tmp_path, D).shapes()
+  assert isinstance(plane, Shape)
+  assert stand.reason == lamp.reason == "missing file"
+  assert stand.id == "tv_stand_0268" and "holds only 1 clouds" in stand.detail
+
+
+def test_openshape_clouds_of_another_kind(tmp_path):
+  write_openshape(tmp_path, [None])
+  np.save(tmp_path / "meta_data" / "modelnet40" / "test_pc.npy", clouds(2))
+  with pytest.raises(BadInput, match=r"test_pc\.npy: expected an array"):
+    next(modelnet40.read_openshape(tmp_path, D).shapes())

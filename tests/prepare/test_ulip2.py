@@ -1,0 +1,464 @@
+"""ULIP-2's ShapeNet triplets, from its files to records."""
+
+import functools
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import make_clip
+from PIL import Image
+
+from mrd_jax.data.dataset import open_split, read_meta
+from mrd_jax.data.records import ImageKind, TextKind
+from mrd_jax.prepare import ulip2
+from mrd_jax.prepare.__main__ import main
+from mrd_jax.prepare.job import add_features
+from mrd_jax.prepare.job.teacher import TeacherConfig
+from mrd_jax.teachers.prompts import read_templates
+
+AIRPLANE, CHAIR, UNKNOWN = "02691156", "03001627", "09999999"
+KEYS = [f"{AIRPLANE}-a", f"{CHAIR}-b", f"{CHAIR}-c", f"{UNKNOWN}-d"]
+KEYS += [f"{CHAIR}-e"]
+VIEWS = {key: (0, 12, 348)[: 2 + i % 2] for i, key in enumerate(KEYS)}
+FOREIGN = "/export/home/someone/rendered_images"
+WORDS = ("red", "green", "blue", "round", "tall")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+  """A teacher is loaded and compiled once, units run in this process."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(TeacherConfig, "load", functools.cache(TeacherConfig.load))
+    patch.setattr(os, "cpu_count", lambda: 1)
+    yield
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+  small = {"num_hidden_layers": 1}
+  folder = tmp_path_factory.mktemp("clip") / "tiny"
+  return make_clip(folder, text=small, vision=small)
+
+
+@pytest.fixture(scope="module")
+def teacher(clip):
+  config = TeacherConfig(model=str(clip), dtype="float32", batch_size=2)
+  return config.load().clip
+
+
+def captions_of(key, degree):
+  """Ten, some of them unfit."""
+  word = WORDS[(degree // 12) % 5]
+  texts = [f"{word} {other} shape of {key[-1]}" for other in WORDS]
+  return ["", f"  {word} chair ", *texts, "a chair", "ein Stühlchen 椅子", " "]
+
+
+def picture(seed, mode="RGB"):
+  rng = np.random.default_rng(seed)
+  shape = (9, 7, len(mode))
+  return Image.fromarray(rng.integers(0, 256, shape, np.uint8), mode)
+
+
+def make_release(root, flat=False):
+  """Five shapes; the last has no caption, the fourth a synset unknown."""
+  clouds, renders = root / "shapenet_pc", root / "rendered_images"
+  clouds.mkdir(parents=True)
+  captions = {}
+  for row, (key, degrees) in enumerate(VIEWS.items()):
+    rng = np.random.default_rng(row)
+    np.save(clouds / f"{key}.npy", rng.normal(size=(64, 3)))
+    folder = renders if flat else renders / key
+    folder.mkdir(parents=True, exist_ok=True)
+    for degree in degrees:
+      name = f"{key}_r_{degree:03d}"
+      picture(1000 * row + degree).save(folder / f"{name}.png")
+      (folder / f"{name}_depth0001.png").write_bytes(b"not for us")
+      if key != KEYS[4]:
+        captions[f"{FOREIGN}/{key}/{name}.png"] = captions_of(key, degree)
+    other = f"{FOREIGN}/{key}/{key}_r_024.png"  # of a view that is not there
+    captions |= {other: ["a chair"]} if key != KEYS[4] else {}
+  names = {AIRPLANE: "airplane,aeroplane,plane", CHAIR: "chair"}
+  rows = [{"synsetId": s, "name": n, "children": []} for s, n in names.items()]
+  (root / "taxonomy.json").write_text(json.dumps(rows))
+  (root / "ULIP-shapenet_triplets_captions.json").write_text(
+    json.dumps(captions)
+  )
+  write_lists(root, KEYS[:4], KEYS[4:])
+  return root
+
+
+def write_lists(root, train, test):
+  for name, keys in (("train", train), ("test", test)):
+    (root / f"{name}.txt").write_text("".join(f"{k}.npy\n" for k in keys))
+
+
+@pytest.fixture
+def release(tmp_path):
+  return make_release(tmp_path / "in")
+
+
+@pytest.fixture
+def convert(tmp_path, clip, capsys):
+  """Runs the command; returns its exit code, and what it printed."""
+
+  def run(*args, output=tmp_path / "out", root=tmp_path / "in"):
+    flags = ["--dtype", "float32", "--batch-size", "2", "--teacher", str(clip)]
+    paths = ["--input", str(root), "--output", str(output)]
+    code = main(["ulip2", *paths, *flags, *args])
+    printed = capsys.readouterr()
+    return code, printed.out if code == 0 else printed.err.strip()
+
+  return run
+
+
+def image_files(root, key, flat=False):
+  folder = root / "rendered_images"
+  folder = folder if flat else folder / key
+  return [folder / f"{key}_r_{degree:03d}.png" for degree in VIEWS[key]]
+
+
+def rejects_of(folder):
+  lines = (folder / "rejects.jsonl").read_text().splitlines()
+  return {row["id"]: row for row in map(json.loads, lines)}
+
+
+def count_of(folder):
+  return json.loads((folder / "report.json").read_text())["splits"]["train"]
+
+
+def assert_stored(found, expected):
+  """Equal up to float16's rounding, and of unit length."""
+  assert found.dtype == np.float16 and len(found)
+  expected = np.stack(expected)
+  np.testing.assert_allclose(found, expected, rtol=2**-11 + 1e-5, atol=1e-6)
+  norms = np.linalg.norm(np.float32(found), axis=1)
+  np.testing.assert_allclose(norms, 1, atol=1e-3)
+
+
+def name_feature(teacher, name):
+  rows = [
+    teacher.text_features([template.replace("{}", name)])[0]
+    for template in read_templates()
+  ]
+  mean = np.mean(rows, axis=0)
+  return mean / np.linalg.norm(mean)
+
+
+def files_of(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_records(tmp_path, teacher, convert, flat):
+  root = make_release(tmp_path / "in", flat)
+  code, printed = convert()
+  assert code == 0 and "written to" in printed
+  found = list(open_split(tmp_path / "out", "train"))
+  assert [record["id"] for record in found] == KEYS
+  for record, key in zip(found, KEYS, strict=True):
+    cloud = np.load(root / "shapenet_pc" / f"{key}.npy")
+    xyz = record["center"] + record["xyz"] / 32767 * record["scale"]
+    most = float(record["scale"]) / 65534
+    np.testing.assert_allclose(xyz, cloud, rtol=0, atol=1.01 * most + 1e-6)
+    assert record["rgb"].shape == (64, 3) and (record["rgb"] == 102).all()
+    files = image_files(root, key, flat)
+    assert_stored(record["image_feat"], teacher.image_features(files))
+    assert record["image_kind"].tolist() == [ImageKind.VIEW] * len(files)
+    assert (record["dataset"], record["label"]) == ("ShapeNet", -1)
+    name = {AIRPLANE: ["airplane"], CHAIR: ["chair"]}.get(key[:8], [])
+    first = [captions_of(key, degree)[1].strip() for degree in VIEWS[key]]
+    first = [] if key == KEYS[4] else first
+    assert record["texts"] == name + first
+    kinds = [TextKind.RAW] * len(name) + [TextKind.BLIP] * len(first)
+    assert record["text_kind"].tolist() == kinds
+    expected = [name_feature(teacher, n) for n in name]
+    expected += [teacher.text_features([text])[0] for text in first]
+    assert_stored(record["text_feat"], expected)
+  meta = read_meta(tmp_path / "out")
+  assert str(teacher.name) == meta.teacher and meta.class_names == {}
+  assert (meta.max_points, meta.max_images, meta.max_texts) == (64, 3, 4)
+  count = count_of(tmp_path / "out")
+  assert (count["listed"], count["converted"]) == (5, 5)
+  assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_the_caption_that_fits_its_view_best(
+  tmp_path, release, teacher, convert
+):
+  assert convert("--captions-per-view", "10")[0] == 0
+  found = list(open_split(tmp_path / "out", "train"))
+  other_than_first = 0
+  for record, key in zip(found[:4], KEYS[:4], strict=True):
+    expected = []
+    for degree, file in zip(VIEWS[key], image_files(release, key), strict=True):
+      view = teacher.image_features([file])[0]
+      best, score = "", -2.0
+      for text in captions_of(key, degree):
+        if text.strip():
+          cosine = float(teacher.text_features([text.strip()])[0] @ view)
+          if cosine > score:
+            best, score = text.strip(), cosine
+      expected.append(best)
+      other_than_first += best != captions_of(key, degree)[1].strip()
+    captions = record["texts"][-len(expected) :]
+    assert captions == expected
+    rows = [teacher.text_features([text])[0] for text in captions]
+    assert_stored(record["text_feat"][-len(expected) :], rows)
+  assert other_than_first > 0
+
+
+def test_a_transparent_render_lies_on_white(
+  tmp_path, release, teacher, convert
+):
+  file = image_files(release, KEYS[0])[0]
+  pixels = np.array(picture(3, "RGBA"))
+  pixels[..., 3] = np.where(pixels[..., 3] > 120, 255, 0)
+  Image.fromarray(pixels).save(file)
+  white = np.where(pixels[..., 3:] == 255, pixels[..., :3], np.uint8(255))
+  assert convert("--limit", "1")[0] == 0
+  (record,) = open_split(tmp_path / "out", "train")
+  assert_stored(record["image_feat"][:1], teacher.image_features([white]))
+
+
+def test_what_is_unusable_is_refused_alone(tmp_path, release, convert):
+  whole = tmp_path / "whole"
+  assert convert(output=whole)[0] == 0
+  keys = {why: f"{CHAIR}-{why}" for why in ("away", "pickle", "unseen", "nan")}
+  keys |= {why: f"{CHAIR}-{why}" for why in ("one", "vast", "cut")}
+  clouds, renders = release / "shapenet_pc", release / "rendered_images"
+  cloud = np.random.default_rng(0).normal(size=(64, 3))
+  for why, key in keys.items():
+    if why != "away":
+      np.save(clouds / f"{key}.npy", cloud)
+    if why != "unseen":
+      (renders / key).mkdir()
+      picture(0).save(renders / key / f"{key}_r_000.png")
+  objects = np.array([{"xyz": 1}], dtype=object)
+  np.save(clouds / f"{keys['pickle']}.npy", objects, allow_pickle=True)
+  np.save(clouds / f"{keys['nan']}.npy", cloud * np.nan)
+  np.save(clouds / f"{keys['one']}.npy", np.ones((64, 3)))
+  np.save(clouds / f"{keys['vast']}.npy", cloud * 1e60)
+  file = renders / keys["cut"] / f"{keys['cut']}_r_012.png"
+  content = io.BytesIO()
+  picture(0).save(content, "PNG")
+  file.write_bytes(content.getvalue()[:90])
+  write_lists(release, [*keys.values(), *KEYS], [])
+  code, printed = convert()
+  assert code == 0
+  assert files_of(tmp_path / "out").keys() == files_of(whole).keys()
+  for found, expected in zip(
+    open_split(tmp_path / "out", "train"),
+    open_split(whole, "train"),
+    strict=True,
+  ):
+    np.testing.assert_equal(found, expected)
+  rejects = rejects_of(tmp_path / "out")
+  found = {
+    r: (rejects[k]["field"], rejects[k]["reason"]) for r, k in keys.items()
+  }
+  assert found == {
+    "away": ("xyz", "missing file"),
+    "pickle": ("xyz", "unreadable cloud"),
+    "unseen": ("images", "missing file"),
+    "nan": ("xyz", "unreadable cloud"),
+    "one": ("xyz", "bad value"),
+    "vast": ("xyz", "bad value"),
+    "cut": ("images", "unreadable image"),
+  }
+  details = {why: rejects[key]["detail"] for why, key in keys.items()}
+  assert "is a pickle" in details["pickle"]
+  assert str(file) in details["cut"]
+  assert rejects[keys["cut"]]["file"] == f"{keys['cut']}.npy"
+  count = count_of(tmp_path / "out")
+  assert (count["listed"], count["converted"]) == (12, 5)
+  assert sum(count["refused"].values()) == len(rejects) == 7
+  assert "2 refused: unreadable cloud" in printed
+
+
+@pytest.mark.parametrize("name", ["../secret", "sub/secret", "/secret"])
+def test_a_list_cannot_point_out_of_its_folder(
+  tmp_path, release, convert, name
+):
+  content = np.random.default_rng(0).normal(size=(64, 3))
+  (release / "shapenet_pc" / "sub").mkdir()
+  for folder in (release, release / "shapenet_pc" / "sub"):
+    np.save(folder / "secret.npy", content)
+  if name == "/secret":
+    name = str(release / "secret")
+  picture(0).save(release / "rendered_images" / "secret_r_000.png")
+  write_lists(release, [name, KEYS[0]], [])
+  assert convert()[0] == 0
+  assert len(open_split(tmp_path / "out", "train")) == 1
+  (reject,) = rejects_of(tmp_path / "out").values()
+  assert (reject["field"], reject["reason"]) == (None, "bad name")
+  assert reject["file"] == f"{name}.npy"
+
+
+def test_lists_are_joined_without_repetition(tmp_path, release, convert):
+  write_lists(release, [*KEYS[:2], KEYS[0]], [KEYS[1], KEYS[2]])
+  assert convert()[0] == 0
+  found = [record["id"] for record in open_split(tmp_path / "out", "train")]
+  assert found == KEYS[:3]
+
+
+def test_the_release_may_lie_one_folder_deeper(tmp_path, convert):
+  make_release(tmp_path / "in" / "ULIP_Shapenet_Triplets")
+  assert convert("--limit", "2")[0] == 0
+  assert count_of(tmp_path / "out")["listed"] == 2
+
+
+def test_nothing_converted_is_mended_and_repeated(tmp_path, release, convert):
+  """Neither drafts nor rejects of the first run stay in the way."""
+  write_lists(release, KEYS[:2], [])
+  (release / "shapenet_pc").rename(release / "away")
+  (release / "shapenet_pc").mkdir()
+  code, printed = convert()
+  assert code == 2 and "none of 2 shapes could be converted" in printed
+  assert f"{KEYS[0]}.npy: no such file" in printed
+  (release / "shapenet_pc").rmdir()
+  (release / "away").rename(release / "shapenet_pc")
+  assert convert()[0] == 0
+  assert len(open_split(tmp_path / "out", "train")) == 2
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_a_job_that_was_stopped_goes_on(
+  tmp_path, release, convert, monkeypatch, stop
+):
+  """Between the stages, and within the second shard of records."""
+  monkeypatch.setattr(ulip2, "DRAFTS_PER_SHARD", 2)
+  monkeypatch.setattr(add_features, "_GROUP", 1)
+  assert convert("--captions-per-view", "3", output=tmp_path / "whole")[0] == 0
+  expected = files_of(tmp_path / "whole")
+  assert sum(name.startswith("ulip2-train") for name in expected) == 3
+
+  encode = add_features.encode
+  calls = []
+
+  def stopping(shape):
+    if len(calls) == stop:
+      raise KeyboardInterrupt
+    calls.append(shape)
+    return encode(shape)
+
+  output = tmp_path / "out"
+  with monkeypatch.context() as patch:
+    patch.setattr(add_features, "encode", stopping)
+    with pytest.raises(KeyboardInterrupt):
+      convert("--captions-per-view", "3")
+  assert not output.exists()
+  made = sorted(Path(f"{output}.incomplete", "shards").glob("*.json"))
+  assert [path.stem for path in made] == ["000000"] * (stop == 3)
+
+  code, printed = convert("--captions-per-view", "2")
+  assert code == 2 and "other settings or input (captions_per_view)" in printed
+  lists = (release / "train.txt").read_text()
+  write_lists(release, [KEYS[1], KEYS[0], *KEYS[2:4]], KEYS[4:])
+  code, printed = convert("--captions-per-view", "3")
+  assert code == 2 and "other settings or input (list)" in printed
+  (release / "train.txt").write_text(lists)
+
+  with monkeypatch.context() as patch:  # drafts and captions are there
+    patch.setattr(ulip2.TripletUnit, "items", None)
+    patch.setattr(ulip2, "PurePosixPath", None)
+    patch.setattr(
+      add_features, "encode", lambda s: calls.append(s) or encode(s)
+    )
+    assert convert("--captions-per-view", "3")[0] == 0
+  again = 1 if stop == 3 else 0  # the shape whose shard was not finished
+  assert len(calls) == len(KEYS) + again
+  assert files_of(output) == expected
+  assert not Path(f"{output}.incomplete").exists()
+
+
+def test_a_finished_output_is_left_alone(
+  tmp_path, release, convert, monkeypatch
+):
+  assert convert("--limit", "3")[0] == 0
+  output = tmp_path / "out"
+  stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+  before = files_of(output)
+  monkeypatch.setattr(TeacherConfig, "load", None)  # none is needed
+  code, printed = convert("--limit", "3")
+  assert code == 0 and "written to" in printed
+  code, printed = convert("--limit", "2")
+  assert code == 2 and "already holds a complete dataset" in printed
+  assert files_of(output) == before
+  assert stamps == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+
+
+def rewrite(path, change):
+  values = json.loads(path.read_text())
+  path.write_text(json.dumps(change(values)))
+
+
+CAPTIONS = "ULIP-shapenet_triplets_captions.json"
+
+
+@pytest.mark.parametrize(
+  "spoil, message",
+  [
+    (lambda r: (r / "shapenet_pc").rename(r / "x"), "no folder shapenet_pc"),
+    (lambda r: (r / "rendered_images").rename(r / "x"), "rendered_images"),
+    (lambda r: (r / CAPTIONS).unlink(), r"holds no \*captions\*\.json"),
+    (lambda r: (r / "taxonomy.json").unlink(), "taxonomy.json: cannot be read"),
+    (lambda r: write_lists(r, [], []), "train.txt is missing or empty"),
+    (
+      lambda r: rewrite(r / "taxonomy.json", lambda _: {"a": "b"}),
+      "taxonomy.json: expected a list of objects",
+    ),
+    (
+      lambda r: rewrite(r / "taxonomy.json", lambda _: [{"name": "b"}]),
+      "taxonomy.json: expected a list of objects",
+    ),
+    (
+      lambda r: rewrite(r / CAPTIONS, list),
+      "captions.json: expected path of an image",
+    ),
+    (
+      lambda r: rewrite(r / CAPTIONS, lambda c: c | {"/x/image.png": []}),
+      "'/x/image.png' is not SYNSET-MODEL_r_DEGREES",
+    ),
+    (
+      lambda r: rewrite(r / CAPTIONS, lambda c: c | {"x_r_².png": ["a"]}),
+      "is not SYNSET-MODEL_r_DEGREES",
+    ),
+    (
+      lambda r: rewrite(r / CAPTIONS, lambda c: c | {"x_r_000.png": [None]}),
+      "'x_r_000.png' is not .* with a list of captions",
+    ),
+    (
+      lambda r: rewrite(r / CAPTIONS, lambda _: {"x_r_000.png": ["a"]}),
+      f"captions of x and none of {KEYS[0]}",
+    ),
+    (lambda r: (r / CAPTIONS).write_text("{"), "captions.json: is not JSON"),
+  ],
+)
+def test_releases_that_cannot_be_used(
+  tmp_path, release, convert, spoil, message
+):
+  spoil(release)
+  code, printed = convert()
+  assert code == 2 and len(printed.splitlines()) == 1
+  assert re.search(message, printed), printed
+  assert not (tmp_path / "out").exists()
+  assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_captions_of_other_forms(tmp_path, release, convert):
+  """One string instead of a list; half a surrogate pair, which is no text."""
+  degrees = VIEWS[KEYS[0]]
+  path = f"{KEYS[0]}_r_{degrees[0]:03d}.png"
+  odd = {path: " one ", f"{KEYS[0]}_r_012.png": ["half \ud83e pair"]}
+  rewrite(release / CAPTIONS, lambda _: odd)
+  assert convert("--limit", "1")[0] == 0
+  (record,) = open_split(tmp_path / "out", "train")
+  assert record["texts"] == ["airplane", "one", "half ? pair"]

@@ -1,0 +1,217 @@
+"""A batch in parts: the gradient is that of the whole batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import debug
+from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.data.examples import Examples
+from mrd_jax.errors import BadInput
+from mrd_jax.losses.mrd import LossConfig, init_dynamic_weights
+from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.parallel import sharding
+from mrd_jax.training.state import init_params
+from mrd_jax.training.step import loss_gradients
+
+SIZE = PointBERTSize(
+  32, 1, 2, 64, sa_dim=16, groups=8, radius=0.5, group_size=8
+)
+BATCH, POINTS, EMBED_DIM = 32, 64, 24
+
+
+def make_examples(dtype) -> Examples:
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(BATCH, POINTS, 6))
+  # Clouds of different spread, so that a part's statistics are not the whole's.
+  points *= rng.uniform(0.1, 1, (BATCH, 1, 1))
+  return Examples(
+    points=jnp.asarray(points, jnp.float32),
+    num_points=jnp.asarray(rng.integers(POINTS // 2, POINTS + 1, BATCH)),
+    image=jnp.asarray(rng.normal(size=(BATCH, EMBED_DIM)), dtype),
+    text=jnp.asarray(rng.normal(size=(BATCH, EMBED_DIM)), dtype),
+    has_text=jnp.asarray(rng.random(BATCH) < 0.7),
+  )
+
+
+def gradients(
+  parts: int, *, dtype, fsdp: int | None, loss: LossConfig, remat="none"
+):
+  """Gradients, metrics and running statistics; `fsdp` None: no mesh."""
+  layout = fsdp and sharding.batch_sharding(sharding.make_mesh(fsdp))
+  encoder = PointBERT(
+    SIZE, EMBED_DIM, dtype=dtype, remat=remat, batch_sharding=layout
+  )
+  params, batch_stats = init_params(encoder, loss, 14.28, jax.random.key(1))
+  params["dynamic_weights"] = jax.tree.map(
+    lambda x: x + jnp.array([0.3, -0.2]), init_dynamic_weights(loss)
+  )
+  params, batch_stats = jax.tree.map(
+    lambda x: x.astype(dtype), (params, batch_stats)
+  )
+  examples = make_examples(dtype)
+  if layout:
+    examples = jax.device_put(examples, layout)
+  return jax.jit(
+    functools.partial(
+      loss_gradients,
+      encoder=encoder,
+      loss_config=loss,
+      parts=parts,
+      mesh=layout and layout.mesh,
+      key=jax.random.key(2),
+    )
+  )(params, batch_stats, examples)
+
+
+def relative_error(found, expected) -> float:
+  """Largest, over the arrays, of |found - expected| / |expected|."""
+
+  def error(a, b) -> float:
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
+
+  return max(jax.tree.leaves(jax.tree.map(error, found, expected)))
+
+
+def without_noise(found):
+  """Leaves out the biases before BatchNorm: their gradient is 0 + rounding."""
+  point_net = found["encoder"]["point_net"]
+  for i in range(3):
+    del point_net[f"linear_{i}"]["bias"]
+  return found
+
+
+@pytest.fixture
+def float64(x64, monkeypatch):
+  """Float64 everywhere: JAX's attention has a softmax in float32."""
+
+  def attention(q, k, v, implementation):
+    del implementation
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+
+
+@pytest.mark.parametrize(
+  ("fsdp", "parts", "representation"),
+  [
+    (1, 4, "similarity"),
+    # One cloud at a time.
+    pytest.param(None, 32, "similarity", marks=pytest.mark.slow),
+    pytest.param(4, 2, "partial_order", marks=pytest.mark.slow),
+  ],
+)
+def test_the_gradient_is_that_of_the_whole_batch(
+  float64, fsdp, parts, representation
+):
+  """Within 1e-11, on one device and on eight."""
+  make = functools.partial(
+    gradients,
+    dtype=jnp.float64,
+    fsdp=fsdp,
+    loss=LossConfig(representation=representation),
+  )
+  (whole, metrics, running), (found, found_metrics, found_running) = (
+    make(1),
+    make(parts),
+  )
+  assert relative_error(found_metrics, metrics) < 1e-12
+  assert relative_error(found_running, running) < 1e-12
+  assert relative_error(without_noise(found), without_noise(whole)) < 1e-11
+
+
+@pytest.mark.slow
+def test_in_float32_too():
+  make = functools.partial(
+    gradients, dtype=jnp.float32, fsdp=1, loss=LossConfig(), remat="blocks"
+  )
+  (whole, metrics, running), (found, found_metrics, found_running) = (
+    make(1),
+    make(4),
+  )
+  assert relative_error(found_metrics, metrics) < 1e-5
+  assert relative_error(found_running, running) < 1e-5
+  assert relative_error(without_noise(found), without_noise(whole)) < 1e-4
+
+
+@pytest.mark.slow
+def test_parts_on_their_own_would_give_another_gradient(x64):
+  """What the tests above guard against: a mean of the parts' gradients."""
+  loss = LossConfig()
+  whole, _, _ = gradients(1, dtype=jnp.float64, fsdp=None, loss=loss)
+  examples = make_examples(jnp.float64)
+  encoder = PointBERT(SIZE, EMBED_DIM, dtype=jnp.float64)
+  params, batch_stats = jax.tree.map(
+    lambda x: x.astype(jnp.float64),
+    init_params(encoder, loss, 14.28, jax.random.key(1)),
+  )
+  params["dynamic_weights"] = jax.tree.map(
+    lambda x: x + jnp.array([0.3, -0.2]), init_dynamic_weights(loss)
+  )
+  gradients_of = jax.jit(
+    functools.partial(
+      loss_gradients,
+      encoder=encoder,
+      loss_config=loss,
+      parts=1,
+      mesh=None,
+      key=None,
+    )
+  )
+  halves = [
+    gradients_of(
+      params,
+      batch_stats,
+      jax.tree.map(lambda x, part=part: x[part::2], examples),
+    )[0]
+    for part in range(2)
+  ]
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+  assert relative_error(without_noise(mean), without_noise(whole)) > 0.1
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_part():
+  """XLA's own count: eight parts need less than a third of the temporaries."""
+  encoder = PointBERT(SIZE, EMBED_DIM)
+  loss = LossConfig(intra=False, cross=False)
+  params, batch_stats = jax.eval_shape(
+    lambda key: init_params(encoder, loss, 14.28, key), jax.random.key(0)
+  )
+
+  def temporaries(parts: int) -> int:
+    step = jax.jit(
+      functools.partial(
+        loss_gradients,
+        encoder=encoder,
+        loss_config=loss,
+        parts=parts,
+        mesh=None,
+        key=None,
+      )
+    )
+    compiled = step.lower(params, batch_stats, make_examples(jnp.float32))
+    return compiled.compile().memory_analysis().temp_size_in_bytes
+
+  assert temporaries(8) < temporaries(1) / 3
+
+
+def test_a_batch_that_parts_cannot_share_is_refused():
+  values: ConfigDict = debug.get_config()
+  values.train.accumulate = 3
+  config = from_config_dict(values)
+  mesh = sharding.make_mesh(1)
+  with pytest.raises(
+    BadInput, match="train.batch_size is 32, .*8 devices.*3 parts.*of 24"
+  ):
+    sharding.check_batch_size(
+      "train.batch_size",
+      config.train.batch_size,
+      mesh,
+      parts=config.train.accumulate,
+    )

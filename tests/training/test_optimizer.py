@@ -1,0 +1,392 @@
+"""Who is updated how: every leaf's group, schedules, decay, averages."""
+
+import pytest
+
+pytest.importorskip("torch", reason="parity tests need the torch extra")
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mrd_jax.compare.torch_optimizer import cosine_with_warmup
+from mrd_jax.errors import BadInput
+from mrd_jax.losses.mrd import LossConfig
+from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.training.optimizer import (
+  OptimizerConfig,
+  clamp_logit_scale,
+  cosine_schedule,
+  decay_mask,
+  group_labels,
+  make_optimizer,
+  path_name,
+  update_average,
+)
+from mrd_jax.training.state import init_params
+
+# No warm-up and no decay of the rate over the few steps of a test.
+CONFIG = OptimizerConfig(
+  learning_rate=1e-3,
+  dynamic_learning_rate=2e-2,
+  final_learning_rate=1.0,
+  warmup_epochs=0.0,
+  warmup_steps=0,
+  weight_decay=0.05,
+  b1=0.9,
+  b2=0.999,
+  eps=1e-8,
+  clip_norm=0.0,
+  ema_decay=0.0,
+  frozen=(),
+)
+
+
+def model_params():
+  """Shapes of all parameters: a small encoder, scale and dynamic weights."""
+  size = PointBERTSize(64, 2, 1, 8, 8, groups=2, radius=0.4, group_size=2)
+  encoder = PointBERT(size, embed_dim=4)
+  return jax.eval_shape(
+    lambda key: init_params(encoder, LossConfig(), 14.28, key)[0],
+    jax.random.key(0),
+  )
+
+
+def by_name(tree) -> dict:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {path_name(path): leaf for path, leaf in leaves}
+
+
+POINT_NET = {
+  f"encoder/point_net/{leaf}"
+  for i in range(3)
+  for leaf in (
+    f"linear_{i}/bias",
+    f"linear_{i}/kernel",
+    f"norm_{i}/bias",
+    f"norm_{i}/scale",
+  )
+}
+BLOCKS = {
+  f"encoder/block_{i}/{leaf}"
+  for i in range(2)
+  for leaf in (
+    "attention_norm/bias",
+    "attention_norm/scale",
+    "attention_out/bias",
+    "attention_out/kernel",
+    "mlp_in/bias",
+    "mlp_in/kernel",
+    "mlp_norm/bias",
+    "mlp_norm/scale",
+    "mlp_out/bias",
+    "mlp_out/kernel",
+    "qkv/kernel",
+  )
+}
+REST = {
+  "encoder/cls_token",
+  "encoder/lift/bias",
+  "encoder/lift/kernel",
+  "encoder/lift_norm/bias",
+  "encoder/lift_norm/scale",
+  "encoder/proj/bias",
+  "encoder/proj/kernel",
+  "logit_scale",
+}
+DYNAMIC = {
+  "dynamic_weights/cross_image",
+  "dynamic_weights/cross_text",
+  "dynamic_weights/intra",
+}
+GOLDEN = dict.fromkeys(POINT_NET | BLOCKS | REST, "encoder") | dict.fromkeys(
+  DYNAMIC, "dynamic_weights"
+)
+
+
+def test_every_parameter_has_its_group():
+  labels = by_name(group_labels(model_params()))
+  assert labels == GOLDEN, labels
+
+
+def test_frozen_patterns_come_before_the_groups():
+  frozen = (r"encoder/point_net/.*", r"logit_scale")
+  labels = by_name(group_labels(model_params(), frozen))
+  expected = GOLDEN | dict.fromkeys(POINT_NET | {"logit_scale"}, "frozen")
+  assert labels == expected, labels
+
+
+@pytest.mark.parametrize("odd", ["decoder", "logit_scale_2", "encoders"])
+def test_a_parameter_without_a_group_is_named(odd):
+  params = {"encoder": {"a": 1}, odd: {"w": 1}}
+  with pytest.raises(BadInput, match=f"'{odd}/w'.*GROUP_RULES"):
+    group_labels(params)
+
+
+# A pattern is of the whole name, not of a part of it.
+@pytest.mark.parametrize(
+  "pattern", ["encoder/pointnet/.*", "point_net/.*", "a"]
+)
+def test_a_frozen_pattern_that_matches_nothing_is_named(pattern):
+  with pytest.raises(BadInput, match=r"optimizer\.frozen.*" + pattern[:6]):
+    group_labels(model_params(), ("encoder/lift/.*", pattern))
+
+
+def test_decay_is_on_kernels_alone():
+  mask = by_name(decay_mask(model_params()))
+  decayed = {name for name, decays in mask.items() if decays}
+  assert decayed == {
+    *(f"encoder/point_net/linear_{i}/kernel" for i in range(3)),
+    *(
+      f"encoder/block_{i}/{layer}/kernel"
+      for i in range(2)
+      for layer in ("qkv", "attention_out", "mlp_in", "mlp_out")
+    ),
+    "encoder/lift/kernel",
+    "encoder/proj/kernel",
+  }, decayed
+  assert mask.keys() == GOLDEN.keys()
+
+
+def schedule_of(peak=1e-3, num_steps=60, **changes):
+  config = dataclasses.replace(CONFIG, final_learning_rate=0.0)
+  config = dataclasses.replace(config, **changes)
+  return cosine_schedule(peak, config, steps_per_epoch=10, num_steps=num_steps)
+
+
+@pytest.mark.parametrize(
+  ("changes", "warmup_steps"),
+  [
+    ({}, 0),
+    ({"warmup_steps": 7}, 7),
+    ({"warmup_epochs": 1.5}, 15),
+    ({"warmup_epochs": 0.26}, 3),
+    ({"warmup_steps": 7, "final_learning_rate": 0.1}, 7),
+    ({"warmup_steps": 59}, 59),
+  ],
+)
+def test_the_schedule_is_the_twins(changes, warmup_steps):
+  schedule = schedule_of(**changes)
+  steps = np.arange(70)  # and it stays where it ends
+  expected = [
+    cosine_with_warmup(
+      int(step),
+      peak=1e-3,
+      warmup_steps=warmup_steps,
+      total_steps=60,
+      floor=1e-3 * changes.get("final_learning_rate", 0),
+    )
+    for step in steps
+  ]
+  actual = jax.vmap(schedule)(steps)
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-9)
+  assert actual[warmup_steps] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"warmup_epochs": 1.0, "warmup_steps": 10}, "both set"),
+    ({"warmup_steps": 60}, "60 steps of warm-up.* 60"),
+    ({"warmup_epochs": 6.1}, "61 steps of warm-up.* 60"),
+  ],
+)
+def test_a_warmup_that_cannot_be_is_named(changes, words):
+  with pytest.raises(BadInput, match=rf"optimizer\.warmup_epochs.*{words}"):
+    schedule_of(**changes)
+
+
+def small_params():
+  """One leaf of every kind; with gradients to match."""
+  rng = np.random.default_rng(0)
+
+  def tree(scale):
+    return {
+      "encoder": {
+        "point_net": {"kernel": scale * rng.normal(size=(3, 2))},
+        "proj": {
+          "kernel": scale * rng.normal(size=(2, 2)),
+          "bias": scale * rng.normal(size=2),
+        },
+      },
+      "logit_scale": scale * rng.normal(),
+      "dynamic_weights": {"intra": scale * rng.normal(size=2)},
+    }
+
+  def as_float32(x):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x)
+
+  return as_float32(tree(1.0)), [as_float32(tree(0.1)) for _ in range(4)]
+
+
+def run(config, *, alternating=False, steps=3, num_steps=10):
+  """Parameters before and after every step, by name."""
+  optimizer = make_optimizer(
+    config, steps_per_epoch=10, num_steps=num_steps, alternating=alternating
+  )
+  params, gradients = small_params()
+  state = optimizer.init(params)
+
+  @jax.jit
+  def step(params, state, gradient):
+    updates, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state
+
+  history = [params]
+  for gradient in gradients[:steps]:
+    params, state = step(params, state, gradient)
+    history.append(params)
+  return [
+    {name: np.asarray(leaf) for name, leaf in by_name(params).items()}
+    for params in history
+  ]
+
+
+def adamw(name, steps, *, rates, clip=0.0):
+  """AdamW (Loshchilov and Hutter, Algorithm 2) in float64.
+
+  Args:
+    name: The parameter.
+    steps: Which of the gradients it is given, in order.
+    rates: The learning rate of each.
+    clip: Largest norm of the group that `name` is in.
+  """
+  params, gradients = small_params()
+  p = np.asarray(by_name(params)[name], np.float64)
+  decay = 0.05 if name.endswith("kernel") else 0.0
+  m = v = np.zeros_like(p)
+  for t, (step, rate) in enumerate(zip(steps, rates, strict=True), start=1):
+    by = {
+      k: np.asarray(x, np.float64) for k, x in by_name(gradients[step]).items()
+    }
+    group = [
+      x for k, x in by.items() if (k == DYNAMIC_NAME) == (name == DYNAMIC_NAME)
+    ]
+    norm = np.sqrt(sum((x**2).sum() for x in group))
+    g = by[name] * (min(1, clip / norm) if clip else 1)
+    m = 0.9 * m + 0.1 * g
+    v = 0.999 * v + 0.001 * g**2
+    direction = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    p = p - rate * (direction + decay * p)
+  return p
+
+
+ENCODER_NAMES = (
+  "encoder/point_net/kernel",
+  "encoder/proj/kernel",
+  "encoder/proj/bias",
+  "logit_scale",
+)
+DYNAMIC_NAME = "dynamic_weights/intra"
+CLOSE = {"rtol": 1e-5, "atol": 1e-7}
+
+
+def test_three_steps_are_adamw_with_a_rate_for_each_group():
+  last = run(CONFIG)[3]
+  for name in ENCODER_NAMES:
+    expected = adamw(name, range(3), rates=[1e-3] * 3)
+    np.testing.assert_allclose(last[name], expected, err_msg=name, **CLOSE)
+  expected = adamw(DYNAMIC_NAME, range(3), rates=[2e-2] * 3)
+  np.testing.assert_allclose(last[DYNAMIC_NAME], expected, **CLOSE)
+
+
+def test_the_first_step_moves_dynamic_weights_by_their_own_rate():
+  before, after = run(CONFIG, steps=1)
+  np.testing.assert_allclose(
+    np.abs(after[DYNAMIC_NAME] - before[DYNAMIC_NAME]), 2e-2, rtol=1e-4
+  )
+  moved = np.abs(after["encoder/proj/bias"] - before["encoder/proj/bias"])
+  np.testing.assert_allclose(moved, 1e-3, rtol=1e-3)
+
+
+def test_nothing_moves_at_the_first_step_of_a_warmup():
+  history = run(dataclasses.replace(CONFIG, warmup_steps=2), steps=2)
+  for name, before in history[0].items():
+    np.testing.assert_array_equal(history[1][name], before)
+    assert (history[2][name] != before).all()
+
+
+def test_frozen_parameters_stay_bitwise_what_they_are():
+  config = dataclasses.replace(CONFIG, frozen=("encoder/point_net/.*",))
+  history = run(config)
+  frozen = "encoder/point_net/kernel"
+  for after in history[1:]:
+    np.testing.assert_array_equal(after[frozen], history[0][frozen])
+  # The others go on as if nothing were frozen.
+  free = run(CONFIG)[3]
+  for name, value in history[3].items():
+    if name != frozen:
+      np.testing.assert_array_equal(value, free[name])
+
+
+def test_alternating_steps_update_one_group_at_a_time():
+  """Adam's state and count move in a group's own turns, the rate in all."""
+  config = dataclasses.replace(CONFIG, final_learning_rate=0.0)
+  history = run(config, alternating=True, steps=4)
+
+  def rate(peak, step):
+    return cosine_with_warmup(step, peak=peak, warmup_steps=0, total_steps=10)
+
+  for step, (before, after) in enumerate(
+    zip(history, history[1:], strict=False)
+  ):
+    for name in ENCODER_NAMES:
+      assert (after[name] != before[name]).all() == (step % 2 == 0), name
+      assert (after[name] == before[name]).all() == (step % 2 == 1), name
+    moved = after[DYNAMIC_NAME] != before[DYNAMIC_NAME]
+    assert moved.all() if step % 2 else not moved.any()
+  for name in ENCODER_NAMES:
+    rates = [rate(1e-3, step) for step in (0, 2)]
+    expected = adamw(name, (0, 2), rates=rates)
+    np.testing.assert_allclose(history[4][name], expected, **CLOSE)
+  rates = [rate(2e-2, step) for step in (1, 3)]
+  expected = adamw(DYNAMIC_NAME, (1, 3), rates=rates)
+  np.testing.assert_allclose(history[4][DYNAMIC_NAME], expected, **CLOSE)
+
+
+def test_gradients_are_clipped_to_the_norm_of_their_group():
+  norms = [
+    np.sqrt(sum((np.asarray(x) ** 2).sum() for x in jax.tree.leaves(g)))
+    for g in small_params()[1]
+  ]
+  clip = float(np.median(norms[:3]))  # so that some are cut and some are not
+  assert min(norms[:3]) < clip < max(norms[:3])
+  last = run(dataclasses.replace(CONFIG, clip_norm=clip))[3]
+  plain = run(CONFIG)[3]
+  for name in (*ENCODER_NAMES, DYNAMIC_NAME):
+    rates = [2e-2 if name == DYNAMIC_NAME else 1e-3] * 3
+    expected = adamw(name, range(3), rates=rates, clip=clip)
+    np.testing.assert_allclose(last[name], expected, **CLOSE)
+    if name != DYNAMIC_NAME:  # a small group, below the norm
+      assert not np.allclose(last[name], plain[name], **CLOSE)
+
+
+def test_the_average_follows_the_parameters():
+  average = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(4.0)}
+  params = {"a": jnp.array([3.0, 2.0]), "b": jnp.array(0.0)}
+  after = update_average(average, params, 0.75)
+  np.testing.assert_allclose(after["a"], [1.5, 2.0])
+  np.testing.assert_allclose(after["b"], 3.0)
+  for _ in range(60):
+    average = update_average(average, params, 0.75)
+  np.testing.assert_allclose(average["a"], params["a"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("value", "largest", "expected"),
+  [
+    (4.0, 100.0, 4.0),
+    (5.0, 100.0, np.log(100.0)),
+    (-1.0, 100.0, -1.0),
+    (5.0, 0.0, 5.0),
+  ],
+)
+def test_the_logit_scale_stays_below_its_largest(value, largest, expected):
+  other = {"w": jnp.full(2, 9.0)}
+  params = {"encoder": other, "logit_scale": jnp.float32(value)}
+  clamped = clamp_logit_scale(params, largest)
+  assert float(clamped["logit_scale"]) == pytest.approx(expected, rel=1e-6)
+  assert clamped["encoder"] is other
+  assert float(params["logit_scale"]) == value

@@ -1,0 +1,134 @@
+"""Random kills, one after the other; in the end nothing has happened.
+
+`make soak` kills 200 times; MRD_SOAK_KILLS and MRD_SOAK_SEED change the number
+and repeat a run.  (When a kill falls depends on the machine, too: a seed
+repeats what is done, not the moment.)
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import (
+  REPOSITORY,
+  assert_same_run,
+  command,
+  joining,
+  make_data,
+)
+
+from mrd_jax.io.files import read_metrics
+
+KILLS = int(os.environ.get("MRD_SOAK_KILLS", "6"))
+SEED = int(os.environ.get("MRD_SOAK_SEED", "0")) or random.randrange(1, 2**31)
+START_SECONDS = 4.0  # about what it takes from the start to the first step
+# A kill costs a run at least what it has not saved, and it moves on by a few
+# steps between two; there must be steps left for the last one.
+OPTIONS = (
+  f"--config.train.steps={6 * KILLS + 40}",
+  "--config.checkpoint.every_steps=2",
+  "--config.eval.every_steps=40",
+)
+
+
+class Zygote:
+  """Starts runs of two processes from one that has imported everything."""
+
+  def __init__(self, errors: Path):
+    self.errors = errors
+    self._process = subprocess.Popen(
+      [sys.executable, "-m", "tests.zygote"],
+      cwd=REPOSITORY,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def _ask(self, *command) -> int:
+    assert self._process.stdin and self._process.stdout
+    self._process.stdin.write(json.dumps(command) + "\n")
+    self._process.stdin.flush()
+    return json.loads(self._process.stdout.readline())
+
+  def start(self, arguments: list[str]) -> list[int]:
+    return [
+      self._ask("start", [*arguments, *flags], str(self.errors))
+      for flags in joining(2)
+    ]
+
+  def wait(self, pids: list[int]) -> list[int]:
+    return [self._ask("wait", pid) for pid in pids]
+
+  def close(self) -> None:
+    self._process.communicate()
+
+
+@pytest.fixture
+def zygote(tmp_path, monkeypatch):
+  # Also what compiles quickly: every restart would do it again.
+  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+  zygote = Zygote(tmp_path / "stderr")
+  yield zygote
+  zygote.close()
+
+
+def last_step(workdir: Path) -> int:
+  metrics = workdir / "metrics.jsonl"
+  lines = read_metrics(metrics) if metrics.exists() else []
+  return max((line["step"] for line in lines), default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_random_kills_leave_no_trace(zygote, tmp_path, capsys):
+  """Two processes; either or both are killed, at any moment of their life."""
+  with capsys.disabled():
+    print(f"\nMRD_SOAK_KILLS={KILLS} MRD_SOAK_SEED={SEED}", flush=True)
+  draw = random.Random(SEED)
+  data_dir = make_data(tmp_path / "data")
+  straight, killed = tmp_path / "straight", tmp_path / "killed"
+  assert zygote.wait(
+    zygote.start(command(data_dir, straight, *OPTIONS)[3:])
+  ) == [0, 0], zygote.errors.read_text()[-2000:]
+
+  arguments = command(data_dir, killed, *OPTIONS)[3:]
+  moments = {"start": 0, "run": 0}
+  begun = time.monotonic()
+  for kill in range(KILLS):
+    before = last_step(killed)
+    pids = zygote.start(arguments)
+    if draw.random() < 0.3:
+      moments["start"] += 1
+      time.sleep(draw.uniform(0, START_SECONDS))
+    else:
+      moments["run"] += 1
+      goal = before + draw.randint(1, 5)
+      deadline = time.monotonic() + 120
+      while last_step(killed) < goal and time.monotonic() < deadline:
+        time.sleep(0.02)
+      assert time.monotonic() < deadline, zygote.errors.read_text()[-2000:]
+      time.sleep(draw.uniform(0, 0.1))
+    victims = draw.choice([[0], [1], [0, 1]])
+    for victim in victims:
+      os.kill(pids[victim], 9)
+    # What a launcher does when it sees it, sooner or later.
+    time.sleep(draw.uniform(0, 0.5))
+    for pid in pids:
+      os.kill(pid, 9)
+    codes = zygote.wait(pids)
+    assert 0 not in codes, f"kill {kill}: over before it could be killed"
+  seconds = time.monotonic() - begun
+  assert zygote.wait(zygote.start(arguments)) == [0, 0]
+  with capsys.disabled():
+    print(
+      f"{KILLS} kills {moments} in {seconds:.0f} s, {last_step(killed)} steps",
+      flush=True,
+    )
+  assert "damaged" not in zygote.errors.read_text()
+  assert_same_run(killed, straight)
