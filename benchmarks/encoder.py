@@ -28,12 +28,12 @@ from benchmarks import floors, peers, timing
 from benchmarks.pytorch import random_encoder
 from benchmarks.training import Training, make_training, random_batch
 from mrd_jax.compare.torch_optimizer import make_optimizer as torch_optimizer
-from mrd_jax.config.pretraining import Config
+from mrd_jax.config.pretraining import SIZES, Config
 from mrd_jax.convert import bridge
 from mrd_jax.data.examples import Batch, train_examples
 from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.metrics.table import render
-from mrd_jax.models.pointbert import SIZES, PointBERT
+from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 
 OURS = "mrd_jax"

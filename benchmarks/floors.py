@@ -4,7 +4,8 @@ Counts the matrix products of the equations and the activations of the widest
 arrays, not those of any program: what is computed twice counts once.
 """
 
-from mrd_jax.models.pointbert import HEAD_DIM, PointBERTSize
+from mrd_jax.config.pretraining import PointBERTSize
+from mrd_jax.models.pointbert import HEAD_DIM
 
 POINT_FEATURES = 9  # xyz to the centre, xyz, rgb
 POINT_NET = (64, 64)  # the hidden widths of the mini-PointNet

@@ -26,8 +26,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from benchmarks import collectives
+from mrd_jax.config.pretraining import LossConfig, Representation
 from mrd_jax.losses import mrd
-from mrd_jax.losses.terms import LossConfig, Representation
 from mrd_jax.metrics.table import render
 from mrd_jax.parallel import sharding
 

@@ -27,8 +27,8 @@ from jax.experimental import topologies
 
 from benchmarks import collectives
 from benchmarks.training import abstract_batch, make_training
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.metrics.table import render
-from mrd_jax.models.pointbert import SIZES
 from mrd_jax.parallel import sharding
 
 GIB, MIB = 2**30, 2**20

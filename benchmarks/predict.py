@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.metrics.table import render
-from mrd_jax.models.pointbert import SIZES, PointBERT
+from mrd_jax.models.pointbert import PointBERT
 
 NODE = 8  # accelerators that a fast network joins
 

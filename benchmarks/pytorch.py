@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.compare import report, run
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.convert import bridge
 from mrd_jax.data.examples import Examples
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
-from mrd_jax.models.pointbert import SIZES, PointBERT
+from mrd_jax.models.pointbert import PointBERT
 
 
 def random_encoder(size: str, embed_dim: int, num_points: int) -> Encoder:

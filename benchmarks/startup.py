@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.metrics.table import render
-from mrd_jax.models.pointbert import SIZES
 
 STARTS = ("no cache", "empty cache", "filled cache")
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from benchmarks import floors, timing
 from benchmarks.losses import gradient, random_inputs
 from benchmarks.training import make_training, random_batch
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.data.examples import train_examples
-from mrd_jax.models.pointbert import SIZES
 from mrd_jax.parallel import sharding
 
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.training import random_batch
+from mrd_jax.config.pretraining import SIZES, PointBERTSize
 from mrd_jax.metrics.table import render
 from mrd_jax.models import point_ops
-from mrd_jax.models.pointbert import SIZES, PointBERTSize
 
 OURS = "mrd_jax"
 

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from configs import base
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.pretraining import Config, from_config_dict
+from mrd_jax.config.pretraining import SIZES, Config, from_config_dict
 from mrd_jax.data.examples import Batch
-from mrd_jax.models.pointbert import SIZES, PointBERT
+from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 from mrd_jax.training.optimizer import make_optimizer
 from mrd_jax.training.state import make_state

@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import base
-from mrd_jax.models.pointbert import SIZES
+from mrd_jax.config.pretraining import SIZES
 
 
 def get_config() -> ConfigDict:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mrd_jax import prepare
 from mrd_jax.cli import JOINING
 from mrd_jax.config.pretraining import Config, from_config_dict
 from mrd_jax.errors import BadInput, RunFailed
@@ -46,7 +47,9 @@ def main(argv: list[str]) -> None:
 
 
 def _train() -> int:
-  set_up.train(_load_config(), pathlib.Path(_WORKDIR.value))
+  config = _load_config()
+  prepare.ensure(config.data.dir, config.data.made_from)
+  set_up.train(config, pathlib.Path(_WORKDIR.value))
   return 0
 
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
-from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.models.pointbert import PointBERT
 
 TINY = PointBERTSize(
   32, 2, 1, 48, sa_dim=16, groups=12, radius=0.4, group_size=8

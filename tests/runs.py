@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.prepare import procedural
 
 REPOSITORY = Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
   metrics = workdir / "metrics.jsonl"
 
   def happened() -> bool:
-    lines = read_metrics(metrics) if metrics.exists() else []
+    lines = read_json_lines(metrics) if metrics.exists() else []
     return bool(lines) and lines[-1]["step"] >= step
 
   wait_until(process, happened)
@@ -110,7 +110,7 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
 def losses(workdir: Path) -> dict[int, float]:
   return {
     line["step"]: line["loss"]
-    for line in read_metrics(workdir / "metrics.jsonl")
+    for line in read_json_lines(workdir / "metrics.jsonl")
     if line["kind"] == "train"
   }
 
@@ -118,7 +118,7 @@ def losses(workdir: Path) -> dict[int, float]:
 def evaluated(workdir: Path) -> list[int]:
   return [
     line["step"]
-    for line in read_metrics(workdir / "metrics.jsonl")
+    for line in read_json_lines(workdir / "metrics.jsonl")
     if line["kind"] == "eval"
   ]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert.pointbert_torch import PointPatchTransformer, Projected
 from mrd_jax.encoder.names import to_tree
-from mrd_jax.models.pointbert import PointBERTSize
 
 
 def make_twin(size: PointBERTSize, embed_dim: int, seed: int = 0) -> Projected:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mrd_jax.models.pointbert import SIZES
+from mrd_jax.config.pretraining import SIZES
 
 BASE = "configs/mrd_m.py"
 ROWS = {

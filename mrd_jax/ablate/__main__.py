@@ -71,6 +71,7 @@ def _run(cell) -> str | None:
   """Trains one cell, or goes on; returns what went wrong."""
   import jax
 
+  from mrd_jax import prepare
   from mrd_jax.errors import RunFailed
   from mrd_jax.training import set_up
 
@@ -80,6 +81,7 @@ def _run(cell) -> str | None:
   if results.exists():
     results.rename(old)
   try:
+    prepare.ensure(cell.config.data.dir, cell.config.data.made_from)
     finished = set_up.train(cell.config, cell.workdir)
   except RunFailed as error:
     return str(error)

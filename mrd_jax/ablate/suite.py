@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mrd_jax.cli import load_config
-from mrd_jax.config.pretraining import Config, from_config_dict, from_saved
+from mrd_jax.config.pretraining import (
+  Config,
+  LossConfig,
+  from_config_dict,
+  from_saved,
+)
 from mrd_jax.errors import BadInput
-from mrd_jax.losses.mrd import LossConfig
 from mrd_jax.training.resume import MAY_CHANGE, flatten
 
 SUITES = Path("configs/ablations")

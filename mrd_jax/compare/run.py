@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
 from mrd_jax.compare.stages import Clouds
-from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.config.pretraining import AugmentConfig, from_config_dict
 from mrd_jax.convert import pointbert_torch
 from mrd_jax.data import batches, dataset
-from mrd_jax.data.examples import AugmentConfig, Examples, eval_examples
+from mrd_jax.data.examples import Examples, eval_examples
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput

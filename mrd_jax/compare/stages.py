@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import torch
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_torch
 from mrd_jax.encoder import names
 from mrd_jax.models import point_ops
 from mrd_jax.models.mini_pointnet import MOMENTUM
-from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.models.pointbert import PointBERT
 
 SAMPLES, NEIGHBOURS = "FPS indices", "ball query indices"
 EMBEDDING = "normalised embedding"

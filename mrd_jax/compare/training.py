@@ -18,12 +18,13 @@ import torch
 
 from mrd_jax.compare import torch_losses, torch_optimizer
 from mrd_jax.compare.stages import Clouds, torch_apply
+from mrd_jax.config.pretraining import LossConfig, OptimizerConfig
 from mrd_jax.convert import pointbert_torch
 from mrd_jax.data.examples import Examples
 from mrd_jax.encoder import names
-from mrd_jax.losses.mrd import LossConfig, init_dynamic_weights
+from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
-from mrd_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrd_jax.training.optimizer import make_optimizer
 from mrd_jax.training.step import loss_gradients
 
 LEARNING_RATE = 1e-3

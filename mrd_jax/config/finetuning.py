@@ -5,19 +5,17 @@ from typing import Literal
 
 import ml_collections
 
+from mrd_jax.config.fields import BELOW_ONE, build, check_ranges, parse_window
 from mrd_jax.config.pretraining import (
-  BELOW_ONE,
+  AdamWConfig,
+  Attention,
   LogConfig,
   MeshConfig,
-  build,
-  check_ranges,
+  PointBERTSize,
+  Remat,
+  UpAxis,
 )
-from mrd_jax.encoder.files import UpAxis
 from mrd_jax.errors import BadInput
-from mrd_jax.models.attention import Attention
-from mrd_jax.models.pointbert import PointBERTSize, Remat
-from mrd_jax.training.clock import parse_window
-from mrd_jax.training.optimizer import AdamWConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,23 +7,198 @@ defaults here: what a run uses is what its config says.
 """
 
 import dataclasses
-import math
 import re
-import types
-import typing
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import ml_collections
 
-from mrd_jax.data.examples import AugmentConfig
+from mrd_jax.config.fields import BELOW_ONE, build, check_ranges, parse_window
 from mrd_jax.errors import BadInput
-from mrd_jax.losses.mrd import LossConfig
-from mrd_jax.models.attention import Attention
-from mrd_jax.models.point_ops import Sampling
-from mrd_jax.models.pointbert import PointBERTSize, Remat
-from mrd_jax.training.clock import parse_window
-from mrd_jax.training.optimizer import OptimizerConfig
+
+Representation = Literal["similarity", "euclidean", "partial_order"]
+CrossForm = Literal["full", "matched"]
+Weighting = Literal["dynamic", "alternating", "fixed"]
+Form = Literal["auto", "dense", "gather", "ring"]
+Remat = Literal["none", "blocks", "all"]
+Sampling = Literal["auto", "xla", "kernel"]
+Attention = Literal["xla", "cudnn"]
+UpAxis = Literal["y", "z"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+  """AdamW with a warm-up and half a cosine.
+
+  Attributes:
+    learning_rate: Peak; in pre-training that of the encoder group.
+    final_learning_rate: What the cosine ends at, as a share of the peak.
+    warmup_epochs: Linear warm-up from zero, in epochs.
+    warmup_steps: The same in steps; set one of the two to 0.
+    weight_decay: AdamW's, on weight matrices only: not on biases, norms, the
+      cls token, the logit scale.
+    b1: Adam's.
+    b2: Adam's.
+    eps: Adam's.
+    clip_norm: Largest norm of a group's gradients; 0 does not clip.
+  """
+
+  learning_rate: float
+  final_learning_rate: float
+  warmup_epochs: float
+  warmup_steps: int
+  weight_decay: float
+  b1: float
+  b2: float
+  eps: float
+  clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(AdamWConfig):
+  """The optimizer of pre-training.
+
+  Attributes:
+    dynamic_learning_rate: Peak for the dynamic weights.
+    ema_decay: Decay of a moving average of the parameters, which is then what
+      is evaluated; 0 keeps none.
+    frozen: Regular expressions of paths that are not updated.
+  """
+
+  dynamic_learning_rate: float
+  ema_decay: float
+  frozen: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+  """OpenShape's augmentations; the values of `configs/base.py` are theirs.
+
+  Attributes:
+    num_points: Points drawn from a cloud; clouds with fewer keep all theirs.
+    swap_yz: Whether to exchange y and z: records are y up, the encoder z up.
+    point_dropout: Largest share of points collapsed onto the first one.
+    scale_low: Smallest random scale.
+    scale_high: Largest random scale.
+    shift: Largest random shift per axis.
+    tilt: Standard deviation of small rotations per axis, radians.
+    tilt_max: Where these are clipped, radians.
+    rotate: Whether clouds are turned about z, the encoder's up, at random.
+    colour_drop: Probability that a cloud loses its colours.
+    colour_fill: The grey that replaces them.
+  """
+
+  num_points: int
+  swap_yz: bool
+  point_dropout: float
+  scale_low: float
+  scale_high: float
+  shift: float
+  tilt: float
+  tilt_max: float
+  rotate: bool
+  colour_drop: float
+  colour_fill: float
+
+  @classmethod
+  def plain(
+    cls, *, num_points: int, swap_yz: bool, colour_fill: float
+  ) -> "AugmentConfig":
+    """No augmentation at all: what an encoder is used with."""
+    return cls(
+      num_points=num_points,
+      swap_yz=swap_yz,
+      point_dropout=0.0,
+      scale_low=1.0,
+      scale_high=1.0,
+      shift=0.0,
+      tilt=0.0,
+      tilt_max=0.0,
+      rotate=False,
+      colour_drop=0.0,
+      colour_fill=colour_fill,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """Which of the method's variants is computed; the defaults are the paper's.
+
+  Attributes:
+    representation: How a relation is represented, with its discrepancy:
+      normalised similarity with Jeffrey divergence, Euclidean distance with
+      mean squared error, or partial order with margin ranking.
+    intra: Whether the intra-modal terms take part.
+    cross: Whether the cross-modal terms take part.
+    cross_form: "full": four cross terms, two pairs of weights; "matched":
+      D(PI, TI) and D(PT, IT) only, one pair over them.
+    weighting: "dynamic": pairs of learned weights; "alternating": the same,
+      but every second step updates only them (`training/optimizer.py`); "fixed": 1/2.
+    relation_weight: lambda of Eq. 13.
+    relation_scale: Scale of the similarities in Eq. 5-6; 0 means the
+      contrastive logit scale without its gradient.
+    keep_diagonal: Whether intra relations keep the pair of a sample with
+      itself.
+    normalize_intra: Whether intra Euclidean distances are divided by their
+      mean (Eq. 3 as printed does not, Eq. 4 does).
+    margin: m of Eq. 12.
+    sampled_pairs: How many random pairs per anchor Eq. 12 takes; 0 takes all.
+    form: How the terms are computed; the numbers are the same.  "dense":
+      from (B, B) matrices; "gather": tile by tile, every device its rows
+      against all columns; "ring": the same, the columns on their way from
+      device to device; "auto": `choose_form`.
+    stripe: Columns of a tile in the forms "gather" and "ring".
+  """
+
+  representation: Representation = "similarity"
+  intra: bool = True
+  cross: bool = True
+  cross_form: CrossForm = "full"
+  weighting: Weighting = "dynamic"
+  relation_weight: float = 3.0
+  relation_scale: float = 0.0
+  keep_diagonal: bool = False
+  normalize_intra: bool = True
+  margin: float = 0.1
+  sampled_pairs: int = 0
+  form: Form = "auto"
+  stripe: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class PointBERTSize:
+  """The architecture: what decides the parameters and the numbers.
+
+  Attributes:
+    width: Token width.
+    depth: Transformer blocks.
+    heads: Attention heads of width 64.
+    mlp_dim: Hidden width of a block's MLP.
+    sa_dim: Output width of the mini-PointNet.
+    groups: G, tokens per cloud.
+    radius: Radius of a group's ball in the normalised cloud.
+    group_size: K, points per group.
+  """
+
+  width: int
+  depth: int
+  heads: int
+  mlp_dim: int
+  sa_dim: int = 256
+  groups: int = 384
+  radius: float = 0.2
+  group_size: int = 64
+
+
+SIZES = {
+  # T and M are OpenShape's scales 1 and 4.
+  "t": PointBERTSize(
+    256, 6, 4, 1024, 96, groups=64, radius=0.4, group_size=256
+  ),
+  "s": PointBERTSize(384, 12, 6, 1536),
+  "m": PointBERTSize(512, 12, 8, 1536),
+  "b": PointBERTSize(768, 12, 12, 3072),
+  "l": PointBERTSize(1024, 24, 16, 4096),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,62 +413,6 @@ def from_saved(values: dict[str, Any]) -> Config:
   return from_config_dict(ml_collections.ConfigDict(values))
 
 
-def build(cls: type, values: Any, name: str) -> Any:
-  """A frozen dataclass of a section's values.
-
-  Args:
-    cls: The dataclass; its fields may be dataclasses.
-    values: A dict of exactly its fields.
-    name: Of the section, for messages.
-
-  Raises:
-    BadInput: naming the field that is missing, unknown or of another type.
-  """
-  if not isinstance(values, dict):
-    raise BadInput(f"{name} must be a section of fields, it is {values!r}")
-  hints = typing.get_type_hints(cls)
-  fields = {field.name for field in dataclasses.fields(cls)}
-  for odd in sorted(fields ^ values.keys()):
-    problem = "is missing" if odd in fields else "is not a field"
-    raise BadInput(
-      f"{name}.{odd} {problem}; {name} has {', '.join(sorted(fields))}"
-    )
-  return cls(
-    **{
-      field: _check(hints[field], value, f"{name}.{field}")
-      for field, value in values.items()
-    }
-  )
-
-
-def _check(hint: Any, value: Any, name: str) -> Any:
-  if dataclasses.is_dataclass(hint):
-    return build(typing.cast(type, hint), value, name)
-  if typing.get_origin(hint) is Literal:
-    choices = typing.get_args(hint)
-    if value not in choices:
-      raise BadInput(
-        f"{name} is {value!r}, must be one of {', '.join(map(repr, choices))}"
-      )
-    return value
-  if typing.get_origin(hint) is tuple:
-    if not isinstance(value, (list, tuple)) or not all(
-      isinstance(item, str) for item in value
-    ):
-      raise BadInput(f"{name} is {value!r}, must be a tuple of strings")
-    return tuple(value)
-  if hint is float and type(value) is int:
-    value = float(value)
-  assert not isinstance(hint, types.GenericAlias), hint
-  if type(value) is not hint:
-    raise BadInput(f"{name} is {value!r}, must be of type {hint.__name__}")
-  if hint is float and not math.isfinite(value):
-    raise BadInput(f"{name} is {value}, must be finite")
-  return value
-
-
-BELOW_ONE = 1 - 1e-9
-
 # field: (lowest, highest); the ends are allowed.
 _RANGES = {
   "seed": (0, 2**31 - 1),
@@ -347,20 +466,6 @@ _RANGES = {
 }
 
 
-def check_ranges(
-  config: Any, ranges: Mapping[str, tuple[float, float]]
-) -> None:
-  """Raises BadInput if a field, by its dotted name, is out of its range."""
-  for name, (low, high) in ranges.items():
-    value: Any = config
-    for part in name.split("."):
-      value = getattr(value, part)
-    if not low <= value <= high:
-      raise BadInput(
-        f"config.{name} is {value}, must be between {low} and {high}"
-      )
-
-
 def _check_ranges(config: Config) -> None:
   check_ranges(config, _RANGES)
   parse_window(config.profile)
@@ -397,8 +502,3 @@ def _check_ranges(config: Config) -> None:
         f"config.{section} needs either epochs or steps: set one of the two "
         f"to a positive number and the other to 0 (they are {epochs}, {steps})"
       )
-
-
-def in_steps(epochs: float, steps: int, steps_per_epoch: int) -> int:
-  """An interval that is given in epochs or in steps, in steps."""
-  return steps or max(round(epochs * steps_per_epoch), 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_torch, published, torch_files
 from mrd_jax.convert.published import Grouping
 from mrd_jax.encoder import files as pretrained
@@ -14,7 +15,6 @@ from mrd_jax.encoder import names
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
-from mrd_jax.models.pointbert import PointBERTSize
 
 OVERRIDES = (
   *Grouping._fields,

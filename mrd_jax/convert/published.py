@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from mrd_jax.encoder.files import UpAxis
+from mrd_jax.config.pretraining import SIZES, UpAxis
 from mrd_jax.encoder.names import Shapes
-from mrd_jax.models.pointbert import SIZES
 
 
 class Grouping(NamedTuple):

@@ -7,12 +7,12 @@ drawn for a sample is the same on any number of devices, processes and workers
 (XLA may round a coordinate differently in the last bit).
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.records import XYZ_LEVELS, ImageKind, TextKind
 
 
@@ -58,56 +58,6 @@ class Examples(NamedTuple):
   image: jax.Array
   text: jax.Array
   has_text: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-  """OpenShape's augmentations; the values of `configs/base.py` are theirs.
-
-  Attributes:
-    num_points: Points drawn from a cloud; clouds with fewer keep all theirs.
-    swap_yz: Whether to exchange y and z: records are y up, the encoder z up.
-    point_dropout: Largest share of points collapsed onto the first one.
-    scale_low: Smallest random scale.
-    scale_high: Largest random scale.
-    shift: Largest random shift per axis.
-    tilt: Standard deviation of small rotations per axis, radians.
-    tilt_max: Where these are clipped, radians.
-    rotate: Whether clouds are turned about z, the encoder's up, at random.
-    colour_drop: Probability that a cloud loses its colours.
-    colour_fill: The grey that replaces them.
-  """
-
-  num_points: int
-  swap_yz: bool
-  point_dropout: float
-  scale_low: float
-  scale_high: float
-  shift: float
-  tilt: float
-  tilt_max: float
-  rotate: bool
-  colour_drop: float
-  colour_fill: float
-
-  @classmethod
-  def plain(
-    cls, *, num_points: int, swap_yz: bool, colour_fill: float
-  ) -> "AugmentConfig":
-    """No augmentation at all: what an encoder is used with."""
-    return cls(
-      num_points=num_points,
-      swap_yz=swap_yz,
-      point_dropout=0.0,
-      scale_low=1.0,
-      scale_high=1.0,
-      shift=0.0,
-      tilt=0.0,
-      tilt_max=0.0,
-      rotate=False,
-      colour_drop=0.0,
-      colour_fill=colour_fill,
-    )
 
 
 def train_examples(

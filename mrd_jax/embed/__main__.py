@@ -19,8 +19,8 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds import SUFFIXES, read_cloud
 
 if TYPE_CHECKING:
+  from mrd_jax.config.pretraining import UpAxis
   from mrd_jax.encoder.encoder import Encoder
-  from mrd_jax.encoder.files import UpAxis
 
 _CHUNK = 4  # batches that are read before they are embedded
 

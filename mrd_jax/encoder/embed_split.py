@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data import batches
-from mrd_jax.data.examples import AugmentConfig, Batch, eval_examples
+from mrd_jax.data.examples import Batch, eval_examples
 from mrd_jax.data.map_split import over_split
 from mrd_jax.data.records import DatasetMeta, ImageKind
 from mrd_jax.errors import BadInput

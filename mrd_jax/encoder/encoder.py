@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.config.pretraining import from_saved
+from mrd_jax.config.pretraining import UpAxis, from_saved
 from mrd_jax.encoder import card as model_card
 from mrd_jax.encoder import files
-from mrd_jax.encoder.files import EncoderConfig, UpAxis
+from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
 

@@ -11,18 +11,17 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.numpy
 
+from mrd_jax.config.pretraining import PointBERTSize, UpAxis
 from mrd_jax.encoder import names
 from mrd_jax.errors import BadInput
 from mrd_jax.io import hub
 from mrd_jax.io.files import write_json
-from mrd_jax.models.pointbert import PointBERTSize
 
-UpAxis = Literal["y", "z"]
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = {"model_type": "mrd_jax.pointbert", "format": 1}

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.errors import BadInput
-from mrd_jax.models.pointbert import HEAD_DIM, PointBERT, PointBERTSize
+from mrd_jax.models.pointbert import HEAD_DIM, PointBERT
 
 State = dict[str, np.ndarray]
 

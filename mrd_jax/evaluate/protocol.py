@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.batches import Source
-from mrd_jax.data.examples import AugmentConfig
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.encoder.files import EncoderConfig
 

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 
 from mrd_jax.config.finetuning import ScratchConfig
+from mrd_jax.config.pretraining import PointBERTSize, UpAxis
 from mrd_jax.encoder.encoder import load_encoder
-from mrd_jax.encoder.files import UpAxis
 from mrd_jax.errors import BadInput
-from mrd_jax.models.pointbert import PointBERTSize
 
 START_FILE = "start.json"
 

@@ -10,15 +10,12 @@ from jax.sharding import Mesh
 
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.finetuning import Config
+from mrd_jax.config.pretraining import AdamWConfig
 from mrd_jax.data.examples import Batch
 from mrd_jax.finetune.transforms import Drawer
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.parallel import sharding
-from mrd_jax.training.optimizer import (
-  AdamWConfig,
-  adamw_direction,
-  cosine_schedule,
-)
+from mrd_jax.training.optimizer import adamw_direction, cosine_schedule
 
 
 def make_optimizer(

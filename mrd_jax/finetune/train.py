@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax.checkpoint.save import Checkpoints
+from mrd_jax.config.fields import in_steps
 from mrd_jax.config.finetuning import Config
-from mrd_jax.config.pretraining import in_steps
 from mrd_jax.data import batches as pipeline
 from mrd_jax.data import dataset
 from mrd_jax.data.examples import Batch
@@ -22,7 +22,7 @@ from mrd_jax.finetune import start as starts
 from mrd_jax.finetune.evaluate import Evaluator
 from mrd_jax.finetune.step import jit_train_step, make_optimizer, make_state
 from mrd_jax.finetune.transforms import Drawer
-from mrd_jax.io.files import read_metrics, write_json
+from mrd_jax.io.files import read_json_lines, write_json
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
@@ -261,7 +261,7 @@ def _write_results(
     return
   evaluations = [
     line
-    for line in read_metrics(workdir / "metrics.jsonl")
+    for line in read_json_lines(workdir / "metrics.jsonl")
     if line["kind"] == "eval"
   ]
 

@@ -1,15 +1,63 @@
-"""Reads and writes files."""
+"""Writes files whole or not at all, and reads JSON."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mrd_jax.errors import BadInput
 
 
-def read_metrics(path: Path) -> list[dict]:
-  """The lines of a metrics.jsonl; a torn last line (a kill) is left out."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+  """Yields a name beside `path` for a file that then takes its place.
+
+  What is written under that name reaches the disk before the one rename, so
+  after a kill or a power cut `path` is the old file or the new one, whole.  If
+  the block raises, `path` stays as it was and nothing is left beside it.  The
+  name ends in ".tmp": give writers that look at it a file object or a format.
+  """
+  temporary = path.with_name(path.name + ".tmp")
+  try:
+    yield temporary
+    with temporary.open("rb") as file:
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a text file, whole or not at all."""
+  with replacing(path) as temporary:
+    temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file, whole or not at all."""
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path, remedy: str = "fetch it again") -> Any:
+  """Returns the content of a JSON file.
+
+  Raises:
+    BadInput: naming the file and the remedy, if it cannot be read or is no
+      JSON.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except OSError as error:
+    raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+  except (ValueError, RecursionError) as error:
+    raise BadInput(f"{path}: is not JSON ({error}); {remedy}") from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+  """Returns the lines of a metrics.jsonl, without a last one that a kill tore."""
   lines = []
   for line in path.read_text().splitlines():
     try:
@@ -17,20 +65,3 @@ def read_metrics(path: Path) -> list[dict]:
     except json.JSONDecodeError:
       break
   return lines
-
-
-def write_json(path: Path, value) -> None:
-  """Writes a JSON file in one rename: it is whole or it is not there."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  os.replace(temporary, path)
-
-
-def read_json(path: Path) -> Any:
-  """Returns the content of a JSON file, or raises BadInput naming it."""
-  try:
-    return json.loads(path.read_text())
-  except OSError as error:
-    raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-  except (ValueError, RecursionError) as error:
-    raise BadInput(f"{path}: is not JSON ({error}); fetch it again") from error

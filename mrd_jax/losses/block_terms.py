@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.losses.blocks import pair_sums
 from mrd_jax.losses.kernels import (
   CONTRASTS,
@@ -23,7 +24,7 @@ from mrd_jax.losses.kernels import (
   contrast_softmax,
   relation_softmax,
 )
-from mrd_jax.losses.terms import LossConfig, Term, relation_terms
+from mrd_jax.losses.terms import Term, relation_terms
 from mrd_jax.losses.tiles import Blocks, Sums
 
 

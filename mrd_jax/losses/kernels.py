@@ -18,8 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.losses import ranking, relations
-from mrd_jax.losses.terms import LossConfig, Term, relation_terms
+from mrd_jax.losses.terms import Term, relation_terms
 from mrd_jax.losses.tiles import Products, Samples, Sums
 
 CONTRASTS = {"image": "PI", "text": "PT"}

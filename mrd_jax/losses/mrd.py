@@ -13,14 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.losses import ranking, relations
 from mrd_jax.losses.block_terms import block_terms
-from mrd_jax.losses.terms import (
-  LossConfig,
-  choose_form,
-  relation_terms,
-  term_groups,
-)
+from mrd_jax.losses.terms import choose_form, relation_terms, term_groups
 from mrd_jax.losses.tiles import Blocks
 from mrd_jax.parallel import sharding
 

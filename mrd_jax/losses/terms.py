@@ -1,61 +1,12 @@
 """Which variant of the losses is computed, and what terms that gives."""
 
-import dataclasses
 from typing import Literal, NamedTuple
 
-Representation = Literal["similarity", "euclidean", "partial_order"]
-CrossForm = Literal["full", "matched"]
-Weighting = Literal["dynamic", "alternating", "fixed"]
-Form = Literal["auto", "dense", "gather", "ring"]
+from mrd_jax.config.pretraining import LossConfig
 
 # What a gradient by dense matrices keeps at its peak (docs/losses.md).
 _DENSE_MATRICES = 40
 _DENSE_BYTES = 2**30  # that "auto" allows a device
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-  """Which of the method's variants is computed; the defaults are the paper's.
-
-  Attributes:
-    representation: How a relation is represented, with its discrepancy:
-      normalised similarity with Jeffrey divergence, Euclidean distance with
-      mean squared error, or partial order with margin ranking.
-    intra: Whether the intra-modal terms take part.
-    cross: Whether the cross-modal terms take part.
-    cross_form: "full": four cross terms, two pairs of weights; "matched":
-      D(PI, TI) and D(PT, IT) only, one pair over them.
-    weighting: "dynamic": pairs of learned weights; "alternating": the same,
-      but every second step updates only them (`training/optimizer.py`); "fixed": 1/2.
-    relation_weight: lambda of Eq. 13.
-    relation_scale: Scale of the similarities in Eq. 5-6; 0 means the
-      contrastive logit scale without its gradient.
-    keep_diagonal: Whether intra relations keep the pair of a sample with
-      itself.
-    normalize_intra: Whether intra Euclidean distances are divided by their
-      mean (Eq. 3 as printed does not, Eq. 4 does).
-    margin: m of Eq. 12.
-    sampled_pairs: How many random pairs per anchor Eq. 12 takes; 0 takes all.
-    form: How the terms are computed; the numbers are the same.  "dense":
-      from (B, B) matrices; "gather": tile by tile, every device its rows
-      against all columns; "ring": the same, the columns on their way from
-      device to device; "auto": `choose_form`.
-    stripe: Columns of a tile in the forms "gather" and "ring".
-  """
-
-  representation: Representation = "similarity"
-  intra: bool = True
-  cross: bool = True
-  cross_form: CrossForm = "full"
-  weighting: Weighting = "dynamic"
-  relation_weight: float = 3.0
-  relation_scale: float = 0.0
-  keep_diagonal: bool = False
-  normalize_intra: bool = True
-  margin: float = 0.1
-  sampled_pairs: int = 0
-  form: Form = "auto"
-  stripe: int = 512
 
 
 class Term(NamedTuple):

@@ -7,12 +7,10 @@ backward, and its weights are computed twice (as FlashAttention does,
 arXiv 2205.14135), so that they stay in the cache.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
-Attention = Literal["xla", "cudnn"]
+from mrd_jax.config.pretraining import Attention
 
 
 def attention(

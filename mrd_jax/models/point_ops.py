@@ -10,16 +10,15 @@ A cloud may be padded to the batch's fixed size: only its first `num_points`
 rows exist.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mrd_jax.config.pretraining import Sampling
 from mrd_jax.models import sampling_kernel
-
-Sampling = Literal["auto", "xla", "kernel"]
 
 _WORD = 32  # consecutive points: their membership in a ball is one integer
 

@@ -9,7 +9,6 @@ epsilon 1e-5, no position embedding besides the centre's xyz in the lift, no
 final LayerNorm, PyTorch's default initialisation.
 """
 
-import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -17,52 +16,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from mrd_jax.config.pretraining import Attention, PointBERTSize, Remat, Sampling
 from mrd_jax.models import point_ops
-from mrd_jax.models.attention import Attention, attention
+from mrd_jax.models.attention import attention
 from mrd_jax.models.layers import EPSILON, Linear, full_precision
 from mrd_jax.models.mini_pointnet import MiniPointNet
 
 HEAD_DIM = 64
 
-Remat = Literal["none", "blocks", "all"]
 Output = Literal["embedding", "tokens"]
-
-
-@dataclasses.dataclass(frozen=True)
-class PointBERTSize:
-  """The architecture: what decides the parameters and the numbers.
-
-  Attributes:
-    width: Token width.
-    depth: Transformer blocks.
-    heads: Attention heads of width 64.
-    mlp_dim: Hidden width of a block's MLP.
-    sa_dim: Output width of the mini-PointNet.
-    groups: G, tokens per cloud.
-    radius: Radius of a group's ball in the normalised cloud.
-    group_size: K, points per group.
-  """
-
-  width: int
-  depth: int
-  heads: int
-  mlp_dim: int
-  sa_dim: int = 256
-  groups: int = 384
-  radius: float = 0.2
-  group_size: int = 64
-
-
-SIZES = {
-  # T and M are OpenShape's scales 1 and 4.
-  "t": PointBERTSize(
-    256, 6, 4, 1024, 96, groups=64, radius=0.4, group_size=256
-  ),
-  "s": PointBERTSize(384, 12, 6, 1536),
-  "m": PointBERTSize(512, 12, 8, 1536),
-  "b": PointBERTSize(768, 12, 12, 3072),
-  "l": PointBERTSize(1024, 24, 16, 4096),
-}
 
 
 def drop_path(x_BLD: jax.Array, rate: float, key: jax.Array) -> jax.Array:
@@ -152,7 +114,7 @@ class PointBERT(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: Remat = "none"
   attention: Attention = "xla"
-  sampling: point_ops.Sampling = "auto"
+  sampling: Sampling = "auto"
   fps_chunk: int = 1
   query_chunk: int = 8
   batch_sharding: NamedSharding | None = None

@@ -121,7 +121,7 @@ def check_platform() -> None:
   Raises:
     RunFailed: if the first platform named is not the one in use.
   """
-  wanted = (getattr(jax.config, "jax_platforms") or "").split(",")[0]
+  wanted = (jax.config.jax_platforms or "").split(",")[0]  # pyright: ignore
   try:
     found = jax.default_backend()
   except (RuntimeError, AssertionError) as error:  # the latter says nothing

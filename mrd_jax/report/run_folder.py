@@ -12,7 +12,7 @@ import numpy as np
 from mrd_jax.data import dataset
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +166,7 @@ def read_run(
       raise
     meta = None  # the curves need no data; the retrieval sheet complains
   metrics = workdir / "metrics.jsonl"
-  lines = read_metrics(metrics) if metrics.exists() else []
+  lines = read_json_lines(metrics) if metrics.exists() else []
   results = _read_results(workdir / "results.json")
   class_names = meta.class_names if meta else {}
   chance = {split: 1 / len(names) for split, names in class_names.items()}

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.encoder.encoder import Encoder, fingerprint
-from mrd_jax.encoder.files import UpAxis
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds import read_cloud
 from mrd_jax.search.gallery import Gallery

@@ -158,30 +158,6 @@ def check_templates(templates: Sequence[str], name: str) -> None:
       )
 
 
-def load_class_features(
-  path: str | os.PathLike[str],
-) -> tuple[list[str], np.ndarray]:
-  """Reads class features as OpenShape ships them (`cat_name_pt_feat.npy`).
-
-  Args:
-    path: A pickled dict, class name -> {"open_clip_text_feat": (1, D)}, of
-      which no more than data is read (`io/safe_pickle.py`).
-
-  Returns:
-    C names, and (C, D) float32 as they are in the file.
-
-  Raises:
-    BadInput: naming the file, if it holds something else.
-  """
-  # Here, because the package `prepare` imports this one.
-  from mrd_jax.prepare.openshape.lists import read_class_features
-
-  names, features = read_class_features(Path(path))
-  if not np.isfinite(features).all():
-    raise BadInput(f"{path}: holds NaN or infinite features; fetch it again")
-  return names, features
-
-
 def default_cache_dir() -> Path:
   """`mrd_jax` in XDG_CACHE_HOME, or in ~/.cache."""
   home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

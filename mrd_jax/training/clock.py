@@ -7,7 +7,6 @@ wall time into stages for metrics.jsonl, and `training/watchdog.py` reads it.
 import collections
 import contextlib
 import os
-import re
 import resource
 import sys
 import time
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-
-from mrd_jax.errors import BadInput
 
 # What every line of metrics.jsonl has; other stages appear where they were.
 STAGES = ("input", "step", "evaluation", "save")
@@ -96,20 +93,3 @@ def _resident_bytes() -> int:
   except FileNotFoundError:  # not Linux: the peak is the next best
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def parse_window(text: str) -> tuple[int, int] | None:
-  """The steps that `config.profile` names, None for "".
-
-  Raises:
-    BadInput: unless it is "START:STOP" with 0 <= START < STOP.
-  """
-  if not text:
-    return None
-  found = re.fullmatch(r"(\d{1,12}):(\d{1,12})", text, re.ASCII)
-  if not found or int(found[1]) >= int(found[2]):
-    raise BadInput(
-      f"config.profile is {text!r}, must be START:STOP, two step numbers of "
-      "which the second is larger, or ''"
-    )
-  return int(found[1]), int(found[2])

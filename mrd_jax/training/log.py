@@ -19,7 +19,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from mrd_jax.errors import BadInput, RunFailed
-from mrd_jax.io.files import read_metrics, write_json
+from mrd_jax.io.files import read_json_lines, write_json
 
 
 class MetricsWriter:
@@ -224,7 +224,7 @@ def _keep_until(path: Path, step: int, drop_evaluation: bool) -> None:
     return
   kept = [
     line
-    for line in read_metrics(path)
+    for line in read_json_lines(path)
     if line["step"] < step
     or (
       line["step"] == step and (line["kind"] == "train" or not drop_evaluation)

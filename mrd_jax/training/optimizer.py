@@ -9,13 +9,13 @@ Every parameter belongs to exactly one group:
 by its path, joined with "/": "encoder/block_0/qkv/kernel".
 """
 
-import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mrd_jax.config.pretraining import AdamWConfig, OptimizerConfig
 from mrd_jax.errors import BadInput
 
 GROUP_RULES = (
@@ -23,50 +23,6 @@ GROUP_RULES = (
   (r"logit_scale", "encoder"),
   (r"dynamic_weights/.*", "dynamic_weights"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamWConfig:
-  """AdamW with a warm-up and half a cosine.
-
-  Attributes:
-    learning_rate: Peak; in pre-training that of the encoder group.
-    final_learning_rate: What the cosine ends at, as a share of the peak.
-    warmup_epochs: Linear warm-up from zero, in epochs.
-    warmup_steps: The same in steps; set one of the two to 0.
-    weight_decay: AdamW's, on weight matrices only: not on biases, norms, the
-      cls token, the logit scale.
-    b1: Adam's.
-    b2: Adam's.
-    eps: Adam's.
-    clip_norm: Largest norm of a group's gradients; 0 does not clip.
-  """
-
-  learning_rate: float
-  final_learning_rate: float
-  warmup_epochs: float
-  warmup_steps: int
-  weight_decay: float
-  b1: float
-  b2: float
-  eps: float
-  clip_norm: float
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig(AdamWConfig):
-  """The optimizer of pre-training.
-
-  Attributes:
-    dynamic_learning_rate: Peak for the dynamic weights.
-    ema_decay: Decay of a moving average of the parameters, which is then what
-      is evaluated; 0 keeps none.
-    frozen: Regular expressions of paths that are not updated.
-  """
-
-  dynamic_learning_rate: float
-  ema_decay: float
-  frozen: tuple[str, ...]
 
 
 def path_name(path) -> str:

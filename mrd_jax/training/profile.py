@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from mrd_jax.config.fields import parse_window
 from mrd_jax.errors import BadInput
-from mrd_jax.training.clock import parse_window
 
 
 class Profile:

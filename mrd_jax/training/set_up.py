@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mrd_jax import prepare
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.pretraining import Config, in_steps
+from mrd_jax.config.fields import in_steps
+from mrd_jax.config.pretraining import Config
 from mrd_jax.data import batches as pipeline
 from mrd_jax.data import dataset, resident
 from mrd_jax.data.examples import Batch
@@ -41,7 +41,6 @@ def set_up(config: Config) -> Run:
     mesh,
     parts=config.train.accumulate,
   )
-  prepare.ensure(config.data.dir, config.data.made_from)
   data_dir = Path(config.data.dir)
   meta = dataset.read_meta(data_dir)
   source = dataset.open_split(data_dir, config.data.split)

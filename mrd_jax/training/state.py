@@ -8,7 +8,8 @@ import optax
 from jax.sharding import Mesh
 
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.losses.mrd import LossConfig, init_dynamic_weights
+from mrd_jax.config.pretraining import LossConfig
+from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 

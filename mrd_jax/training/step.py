@@ -7,9 +7,9 @@ import optax
 from jax.sharding import Mesh
 
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.pretraining import Config
+from mrd_jax.config.pretraining import Config, LossConfig
 from mrd_jax.data.examples import Batch, Examples, train_examples
-from mrd_jax.losses.mrd import Embeddings, LossConfig, mrd_loss
+from mrd_jax.losses.mrd import Embeddings, mrd_loss
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 from mrd_jax.training.accumulate import embed_in_parts

@@ -17,11 +17,10 @@ from runs import REPOSITORY
 from mrd_jax.ablate import suite as suites
 from mrd_jax.ablate import table
 from mrd_jax.ablate.__main__ import main
-from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.config.pretraining import LossConfig, from_config_dict
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate import published
-from mrd_jax.io.files import read_metrics, write_json
-from mrd_jax.losses.mrd import LossConfig
+from mrd_jax.io.files import read_json_lines, write_json
 from mrd_jax.prepare import procedural
 from mrd_jax.training import set_up
 
@@ -342,7 +341,7 @@ def test_killed_and_repeated_ablation_ends_with_the_table(tmp_path):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
       for path in output.glob(f"{row}-*/seed0/metrics.jsonl"):
-        if any(line["kind"] == "train" for line in read_metrics(path)):
+        if any(line["kind"] == "train" for line in read_json_lines(path)):
           return
       time.sleep(0.02)
     raise TimeoutError(row)

@@ -28,7 +28,8 @@ from benchmarks import (
   timing,
   tokenizer,
 )
-from mrd_jax.models.pointbert import SIZES, PointBERT
+from mrd_jax.config.pretraining import SIZES
+from mrd_jax.models.pointbert import PointBERT
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.checkpoint.save import Checkpoints, SaveFailed
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.errors import BadInput, RunFailed
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.parallel.sharding import make_mesh, with_state_sharding
 
 
@@ -406,7 +406,7 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
   arguments = command(data_dir, tmp_path)
   runs.run(arguments)
   expected = last_state(tmp_path)
-  curve = read_metrics(tmp_path / "metrics.jsonl")
+  curve = read_json_lines(tmp_path / "metrics.jsonl")
   file = array_file(tmp_path / "checkpoints" / "12")
   os.truncate(file, file.stat().st_size // 2)
   said = [
@@ -420,7 +420,7 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
   assert said[4].endswith("; the run goes on from step 8")
   assert said[5] == "resumed from the checkpoint of step 8"
   assert_same(last_state(tmp_path), expected)
-  again = read_metrics(tmp_path / "metrics.jsonl")
+  again = read_json_lines(tmp_path / "metrics.jsonl")
   assert [(x["step"], x.get("loss")) for x in again] == [
     (x["step"], x.get("loss")) for x in curve
   ]

@@ -20,9 +20,8 @@ from mrd_jax.compare import (
   torch_optimizer,
 )
 from mrd_jax.compare.__main__ import main
+from mrd_jax.config.pretraining import SIZES, PointBERTSize
 from mrd_jax.convert import bridge, pointbert_torch, torch_files
-from mrd_jax.models import pointbert
-from mrd_jax.models.pointbert import PointBERTSize
 from mrd_jax.prepare import procedural
 
 TINY = PointBERTSize(
@@ -57,7 +56,7 @@ def encoder():
 
 def tiny_encoder(embed_dim: int | None):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(pointbert.SIZES, "tiny", TINY)
+    patch.setitem(SIZES, "tiny", TINY)
     return random_encoder("tiny", embed_dim, 160)
 
 

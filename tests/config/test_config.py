@@ -9,9 +9,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from mrd_jax.config.pretraining import Config, from_config_dict, in_steps
+from mrd_jax.config.fields import in_steps
+from mrd_jax.config.pretraining import Config, LossConfig, from_config_dict
 from mrd_jax.errors import BadInput
-from mrd_jax.losses.mrd import LossConfig
 from mrd_jax.training.resume import check_resumable
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

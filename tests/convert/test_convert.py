@@ -24,14 +24,13 @@ from weights import make_twin, surface_clouds
 from configs import debug
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.config.pretraining import SIZES, PointBERTSize, from_config_dict
 from mrd_jax.convert import bridge, onnx_export, pointbert_torch
 from mrd_jax.convert.__main__ import main
 from mrd_jax.encoder import names
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_json
-from mrd_jax.models.pointbert import SIZES, PointBERTSize
 
 TOLERANCE = 1e-5  # relative, float32
 STEPS = 4321

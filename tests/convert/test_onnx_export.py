@@ -13,9 +13,9 @@ import json
 import numpy as np
 from weights import make_twin, surface_clouds
 
+from mrd_jax.config.pretraining import SIZES, PointBERTSize
 from mrd_jax.convert import onnx_export
 from mrd_jax.errors import BadInput
-from mrd_jax.models.pointbert import SIZES, PointBERTSize
 
 TINY = PointBERTSize(
   48, 2, 2, 96, sa_dim=24, groups=40, radius=0.4, group_size=12

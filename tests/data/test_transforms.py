@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.examples import (
-  AugmentConfig,
   Batch,
   augment,
   draw_points,

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.data.dataset import open_split
 from mrd_jax.embed import __main__ as embed
 from mrd_jax.encoder.encoder import Encoder, load_encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds import read_cloud
-from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.prepare import procedural
 from mrd_jax.search import index
 from mrd_jax.search.gallery import open_gallery

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from encoders import EMBED_DIM, TINY, cloud, make_config, make_encoder
 
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.encoder import encoder as encoder_module
 from mrd_jax.encoder.encoder import Encoder, shuffled
 from mrd_jax.errors import BadInput
-from mrd_jax.models.pointbert import SIZES
 
 # XLA may round differently in another program: another batch, another padding.
 TOLERANCE = 1e-6  # of components of unit vectors

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from encoders import EMBED_DIM, TINY, random_variables
 
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.encoder.names import (
   Shapes,
   from_state_dict,
@@ -17,7 +18,6 @@ from mrd_jax.encoder.names import (
   to_tree,
 )
 from mrd_jax.errors import BadInput
-from mrd_jax.models.pointbert import SIZES
 
 # Keys and shapes of OpenShape's scale 4 (its ViT-bigG-14 models); a star stands
 # for each of the 12 layers.

@@ -23,7 +23,7 @@ from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.evaluate import results
 from mrd_jax.evaluate.__main__ import main
 from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.prepare import procedural
 from mrd_jax.teachers.clip import ClipTeacher
@@ -171,7 +171,7 @@ def test_a_run_can_report_its_best_checkpoint(run, data_dir, tmp_path):
   assert (own["checkpoint"], own["selected_by"]) == ("best", "val/top5")
   scores = {
     line["step"]: line["val/top5"]
-    for line in read_metrics(run / "metrics.jsonl")
+    for line in read_json_lines(run / "metrics.jsonl")
     if line["kind"] == "eval" and line["step"]
   }
   best = max(scores.values())

@@ -2,9 +2,9 @@
 
 import pytest
 
+from mrd_jax.config.pretraining import SIZES
 from mrd_jax.convert.published import MODELS, known_grouping
 from mrd_jax.encoder.names import Shapes
-from mrd_jax.models.pointbert import SIZES
 
 
 @pytest.mark.parametrize(

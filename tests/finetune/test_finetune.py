@@ -42,7 +42,7 @@ from mrd_jax.finetune import train
 from mrd_jax.finetune.step import cross_entropy, make_optimizer
 from mrd_jax.finetune.train import finetune, set_up
 from mrd_jax.finetune.transforms import Drawer, augment, draw_points
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.parallel import sharding
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 from mrd_jax.prepare.test_sets import modelnet40 as modelnet40_reader
@@ -359,7 +359,7 @@ def without_time(workdir: Path) -> list[dict]:
       if name not in ("time", "shapes_per_second")
       and not name.startswith(("seconds/", "memory/"))
     }
-    for line in read_metrics(workdir / "metrics.jsonl")
+    for line in read_json_lines(workdir / "metrics.jsonl")
   ]
 
 
@@ -411,7 +411,7 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
   while time.monotonic() < deadline:
     assert process.poll() is None, process.communicate()[1]
     if (workdir / "metrics.jsonl").exists():
-      lines = read_metrics(workdir / "metrics.jsonl")
+      lines = read_json_lines(workdir / "metrics.jsonl")
       if lines and lines[-1]["step"] >= step:
         return
     time.sleep(0.005)

@@ -24,7 +24,7 @@ from runs import REPOSITORY, losses
 
 from configs import debug
 from mrd_jax.config.pretraining import from_config_dict
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.training import set_up
 
 LAUNCH = REPOSITORY / "launch"
@@ -122,7 +122,7 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
   while time.monotonic() < deadline:
     assert process.poll() is None, process.communicate()[0]
     if (workdir / "metrics.jsonl").exists():
-      lines = read_metrics(workdir / "metrics.jsonl")
+      lines = read_json_lines(workdir / "metrics.jsonl")
       if lines and lines[-1]["step"] >= step:
         return
     time.sleep(0.01)

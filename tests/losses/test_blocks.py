@@ -14,8 +14,9 @@ from jax.sharding import AxisType, Mesh
 
 from benchmarks import collectives
 from benchmarks import losses as benchmark
+from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.losses import mrd
-from mrd_jax.losses.mrd import Embeddings, LossConfig
+from mrd_jax.losses.mrd import Embeddings
 from mrd_jax.losses.terms import choose_form
 from mrd_jax.parallel import sharding
 

@@ -15,8 +15,9 @@ import torch
 
 from mrd_jax.compare import torch_losses as twin
 from mrd_jax.compare.training import torch_options
+from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.losses import mrd, relations
-from mrd_jax.losses.mrd import Embeddings, LossConfig
+from mrd_jax.losses.mrd import Embeddings
 
 pytestmark = pytest.mark.usefixtures("x64")
 

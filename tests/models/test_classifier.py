@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from weights import make_twin, surface_clouds, to_flax
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.models import pointbert
 from mrd_jax.models.classifier import Classifier
-from mrd_jax.models.pointbert import PointBERT, PointBERTSize, drop_path
+from mrd_jax.models.pointbert import PointBERT, drop_path
 
 TINY = PointBERTSize(
   32, 2, 1, 48, sa_dim=16, groups=8, radius=0.4, group_size=6

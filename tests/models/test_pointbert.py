@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from weights import make_twin, surface_clouds, to_flax
 
+from mrd_jax.config.pretraining import SIZES, PointBERTSize
 from mrd_jax.models import mini_pointnet
 from mrd_jax.models.layers import Linear
-from mrd_jax.models.pointbert import SIZES, PointBERT, PointBERTSize
+from mrd_jax.models.pointbert import PointBERT
 
 TINY = PointBERTSize(
   48, 2, 2, 96, sa_dim=24, groups=16, radius=0.4, group_size=12

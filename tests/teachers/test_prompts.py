@@ -9,11 +9,11 @@ import pytest
 from openshape_bundle import npy_bytes
 
 from mrd_jax.errors import BadInput
+from mrd_jax.prepare.openshape.lists import load_class_features
 from mrd_jax.teachers.prompts import (
   TEMPLATES,
   class_features,
   default_cache_dir,
-  load_class_features,
   read_templates,
 )
 

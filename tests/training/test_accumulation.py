@@ -9,11 +9,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import debug
-from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.config.pretraining import (
+  LossConfig,
+  PointBERTSize,
+  from_config_dict,
+)
 from mrd_jax.data.examples import Examples
 from mrd_jax.errors import BadInput
-from mrd_jax.losses.mrd import LossConfig, init_dynamic_weights
-from mrd_jax.models.pointbert import PointBERT, PointBERTSize
+from mrd_jax.losses.mrd import init_dynamic_weights
+from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 from mrd_jax.training.state import init_params
 from mrd_jax.training.step import loss_gradients

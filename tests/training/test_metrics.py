@@ -6,7 +6,7 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
-from mrd_jax.io.files import read_metrics, write_json
+from mrd_jax.io.files import read_json_lines, write_json
 from mrd_jax.training.log import MetricsWriter, duration
 
 VALUES = {
@@ -75,7 +75,7 @@ def test_every_line_is_a_step_with_its_metrics(tmp_path):
   assert train.pop("shapes_per_second") > 0
   assert train == {"step": 10, "kind": "train"} | VALUES
   assert evaluation == {"step": 10, "kind": "eval", "val/top1": 0.25}
-  assert read_metrics(tmp_path / "metrics.jsonl") == written(tmp_path)
+  assert read_json_lines(tmp_path / "metrics.jsonl") == written(tmp_path)
 
 
 def test_a_resumed_run_drops_the_lines_after_its_start(tmp_path):
@@ -100,7 +100,7 @@ def test_a_torn_last_line_is_left_out(tmp_path, torn):
   path = tmp_path / "metrics.jsonl"
   whole = written(tmp_path)
   path.write_text(path.read_text() + torn)
-  assert read_metrics(path)[:2] == whole
+  assert read_json_lines(path)[:2] == whole
   write_steps(tmp_path, [30], start_step=20)
   assert [line["step"] for line in written(tmp_path)] == [10, 20, 30]
 

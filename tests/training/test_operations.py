@@ -27,15 +27,16 @@ from configs.finetune import base as finetune_base
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.config.fields import parse_window
 from mrd_jax.config.finetuning import from_config_dict as finetune_config
 from mrd_jax.config.pretraining import from_config_dict, from_saved
 from mrd_jax.data import batches as pipeline
 from mrd_jax.data import dataset
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.prepare.job.shards import serialize_record
 from mrd_jax.training import clock as profiling
-from mrd_jax.training.clock import Clock, memory, parse_window
+from mrd_jax.training.clock import Clock, memory
 from mrd_jax.training.log import WandbRun
 from mrd_jax.training.loop import NotFinite, Run, train_loop
 from mrd_jax.training.resume import check_resumable
@@ -171,7 +172,7 @@ def counting_run(**changes) -> Run:
 
 
 def train_lines(workdir: Path) -> list[dict]:
-  lines = read_metrics(workdir / "metrics.jsonl")
+  lines = read_json_lines(workdir / "metrics.jsonl")
   return [line for line in lines if line["kind"] == "train"]
 
 
@@ -381,7 +382,7 @@ def test_wandb_gets_the_lines_and_a_resumed_run_goes_on_in_its_own(
     assert set(record["run"]) == {("shapes", run_id)}
     assert ("goal", 10) in record["config"]
   assert (killed["exit"], resumed["exit"]) == ([1], [0])
-  lines = read_metrics(tmp_path / "metrics.jsonl")
+  lines = read_json_lines(tmp_path / "metrics.jsonl")
   expected = {
     (line["step"], name, value)
     for line in lines
@@ -515,7 +516,7 @@ class Started(NamedTuple):
     path = workdir / "metrics.jsonl"
 
     def reached() -> bool:
-      lines = read_metrics(path) if path.exists() else []
+      lines = read_json_lines(path) if path.exists() else []
       return bool(lines) and lines[-1]["step"] >= step
 
     self.wait_for(reached)

@@ -12,11 +12,14 @@ import numpy as np
 import optax
 
 from mrd_jax.compare.torch_optimizer import cosine_with_warmup
-from mrd_jax.errors import BadInput
-from mrd_jax.losses.mrd import LossConfig
-from mrd_jax.models.pointbert import PointBERT, PointBERTSize
-from mrd_jax.training.optimizer import (
+from mrd_jax.config.pretraining import (
+  LossConfig,
   OptimizerConfig,
+  PointBERTSize,
+)
+from mrd_jax.errors import BadInput
+from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.training.optimizer import (
   clamp_logit_scale,
   cosine_schedule,
   decay_mask,

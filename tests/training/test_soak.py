@@ -22,7 +22,7 @@ from runs import (
   make_data,
 )
 
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 
 KILLS = int(os.environ.get("MRD_SOAK_KILLS", "6"))
 SEED = int(os.environ.get("MRD_SOAK_SEED", "0")) or random.randrange(1, 2**31)
@@ -80,7 +80,7 @@ def zygote(tmp_path, monkeypatch):
 
 def last_step(workdir: Path) -> int:
   metrics = workdir / "metrics.jsonl"
-  lines = read_metrics(metrics) if metrics.exists() else []
+  lines = read_json_lines(metrics) if metrics.exists() else []
   return max((line["step"] for line in lines), default=0)
 
 

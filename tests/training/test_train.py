@@ -29,7 +29,7 @@ from mrd_jax.config.pretraining import from_config_dict
 from mrd_jax.data import dataset
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import read_metrics
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.parallel import sharding
 from mrd_jax.parallel.stop import Preemption
 from mrd_jax.prepare import procedural
@@ -115,14 +115,14 @@ def test_the_loop_evaluates_saves_reads_and_steps(tmp_path, capfd):
   assert said[:2] == ["counts", "step 0: 0 is 0.5"]
   logged = list(losses(tmp_path).items())
   assert logged == [(2, 1), (4, 3), (5, 4)]  # and the last
-  before = read_metrics(tmp_path / "metrics.jsonl")
+  before = read_json_lines(tmp_path / "metrics.jsonl")
   # Repeated: it was killed before it had its results, or it had them.
   assert train_loop(counting_run(events := []), tmp_path)
   assert events == ["evaluate 5 at last", *EVENTS[-2:]]
   (tmp_path / "results.json").write_text("{}")
   assert train_loop(counting_run(events := []), tmp_path)
   assert events == ["all is saved"]
-  after = read_metrics(tmp_path / "metrics.jsonl")
+  after = read_json_lines(tmp_path / "metrics.jsonl")
   assert [x | {"time": 0} for x in after] == [x | {"time": 0} for x in before]
 
 
@@ -278,7 +278,7 @@ def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   run(arguments)
   evaluated = [
     line["step"]
-    for line in read_metrics(tmp_path / "metrics.jsonl")
+    for line in read_json_lines(tmp_path / "metrics.jsonl")
     if line["kind"] == "eval"
   ]
   assert evaluated == [0, 10, 20]
@@ -347,7 +347,7 @@ def scores_by_step(workdir: Path) -> dict[int, float]:
   """The metric that decides which checkpoint is best, where one was saved."""
   return {
     line["step"]: line["val/top1"]
-    for line in read_metrics(workdir / "metrics.jsonl")
+    for line in read_json_lines(workdir / "metrics.jsonl")
     if line["kind"] == "eval" and line["step"] > 0
   }
 
@@ -389,7 +389,7 @@ def test_what_a_run_leaves(finished, data_dir):
   assert {"val/top1", "val/top5", "val/text_to_shape_r1"} <= results[
     "metrics"
   ].keys()
-  lines = read_metrics(finished / "metrics.jsonl")
+  lines = read_json_lines(finished / "metrics.jsonl")
   evaluations = [x["step"] for x in lines if x["kind"] == "eval"]
   assert evaluations == [0, 4, 8, 12, 16, 20]
   assert [x["step"] for x in lines if x["kind"] == "train"] == list(

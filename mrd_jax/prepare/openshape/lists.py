@@ -1,6 +1,7 @@
 """Reads the lists of an OpenShape bundle: entries, labels, class features."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,24 @@ def _scanobjectnn(path: Path) -> Split:
     Entry(f"{SCANOBJECTNN}_{i}", SCANOBJECTNN_CLOUDS) for i in range(count)
   ]
   return Split(SCANOBJECTNN, entries, SCANOBJECTNN_CLASSES, features)
+
+
+def load_class_features(
+  path: str | os.PathLike[str],
+) -> tuple[list[str], np.ndarray]:
+  """Reads class features as OpenShape ships them (`cat_name_pt_feat.npy`).
+
+  Args:
+    path: A pickled dict, class name -> {"open_clip_text_feat": (1, D)}, of
+      which no more than data is read (`io/safe_pickle.py`).
+
+  Returns:
+    C names, and (C, D) float32 as they are in the file.
+
+  Raises:
+    BadInput: naming the file, if it holds something else.
+  """
+  names, features = read_class_features(Path(path))
+  if not np.isfinite(features).all():
+    raise BadInput(f"{path}: holds NaN or infinite features; fetch it again")
+  return names, features

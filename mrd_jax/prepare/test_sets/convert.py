@@ -17,8 +17,8 @@ from mrd_jax.prepare.job.job import Made, make_dataset
 from mrd_jax.prepare.job.outcome import Report
 from mrd_jax.prepare.job.shards import Reject, serialize_record
 from mrd_jax.prepare.job.teacher import TeacherConfig
+from mrd_jax.prepare.openshape.lists import load_class_features
 from mrd_jax.prepare.test_sets.common import EvaluationSet, RefusedShape
-from mrd_jax.teachers.prompts import load_class_features
 
 
 @dataclasses.dataclass(frozen=True)
