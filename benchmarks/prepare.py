@@ -44,6 +44,7 @@ from benchmarks.reading import pin
 from mrd_jax.data.records import TextKind, encode
 from mrd_jax.io.meshes.read import read_mesh
 from mrd_jax.io.meshes.surface import sample_surface
+from mrd_jax.metrics.table import render
 from mrd_jax.models.clip import SIZES, TowerSize
 from mrd_jax.prepare.job import add_features, shards
 from mrd_jax.prepare.job.drafts import (
@@ -332,21 +333,21 @@ def span(values: Sequence[float], digits: int) -> str:
 def tables(result: dict[str, Any], args: argparse.Namespace) -> str:
   """The two tables, and what follows from the first, in Markdown."""
   drafts, records = result["drafts"], result["records"]
-  lines = [
-    "| step | where | ms a shape on one core (range) |",
-    "|---|---|---|",
+  steps = [
+    [step, where, span([1e3 * x for x in values], 1)]
+    for where, times in (("Beam worker", drafts), ("teacher's host", records))
+    for step, values in times.items()
   ]
-  for where, times in (("Beam worker", drafts), ("teacher's host", records)):
-    for step, values in times.items():
-      cell = span([1e3 * x for x in values], 1)
-      lines.append(f"| {step} | {where} | {cell} |")
-  lines += ["", f"| CLIP {args.size}, {args.dtype} | {' | '.join(WAYS)} |"]
-  lines.append("|---" * (1 + len(WAYS)) + "|")
+  ways = []
   for key in result["ways"][WAYS[0]][0]:
     digits = {"processes": 0, "peak GiB": 2}.get(key, 1)
-    rows = ([row[key] for row in result["ways"][way]] for way in WAYS)
-    cells = [span(row, digits) for row in rows]
-    lines.append(f"| {' | '.join([key, *cells])} |")
+    found = ([row[key] for row in result["ways"][way]] for way in WAYS)
+    ways.append([key, *(span(values, digits) for values in found)])
+  lines = [
+    render(["step", "where", "ms a shape on one core (range)"], steps),
+    "",
+    render([f"CLIP {args.size}, {args.dtype}", *WAYS], ways),
+  ]
   middle = {k: statistics.median(v) for k, v in (drafts | records).items()}
   draft = sum(middle[step] for step in DRAFTING[1:])  # of an .obj
   feed = middle["read the draft"] + middle["decode and crop"]

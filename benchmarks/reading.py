@@ -46,6 +46,7 @@ from mrd_jax.data.batches import TrainOrder, train_batches
 from mrd_jax.data.dataset import RecordSource, open_split, read_meta
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import Shape
+from mrd_jax.metrics.table import render
 from mrd_jax.parallel import sharding
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 from mrd_jax.prepare.openshape.lists import Entry
@@ -289,34 +290,39 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> str:
-  lines = [
-    "| reading | KB a shape | shapes/s a core (range) | core held | ratio | "
-    + " | ".join(f"cores for {rate:,}/s" for rate in RATES)
-    + " |",
-    "|---" * (5 + len(RATES)) + "|",
-  ]
-  for row in result["rows"]:
-    cells = [
-      row["way"],
-      f"{row['bytes'] / 1e3:.0f}",
-      f"{row['rate']:,.0f} ({row['low']:,.0f} to {row['high']:,.0f})",
-      f"{row['core']:.0%}",
-      f"{row['ratio']:.1f}",
-      *map(str, row["cores"]),
-    ]
-    lines.append(f"| {' | '.join(cells)} |")
-  lines += [
-    "",
-    "| input | cores | step, ms | shapes/s | next(), ms | idle, ms | share |",
-    "|---" * 7 + "|",
-  ]
-  for row in result["starvation"]:
-    rate = result["step_batch"] / row["step_ms"] * 1e3
-    lines.append(
-      f"| {row['way']} | {row['cores']} | {row['step_ms']:g} | {rate:,.0f} "
-      f"| {row['next_ms']:.2f} | {row['idle_ms']:.2f} | {row['share']:.1%} |"
-    )
-  return "\n".join(lines)
+  rates = [f"cores for {rate:,}/s" for rate in RATES]
+  reading = render(
+    ["reading", "KB a shape", "shapes/s a core (range)", "core held", "ratio"]
+    + rates,
+    [
+      [
+        row["way"],
+        f"{row['bytes'] / 1e3:.0f}",
+        f"{row['rate']:,.0f} ({row['low']:,.0f} to {row['high']:,.0f})",
+        f"{row['core']:.0%}",
+        f"{row['ratio']:.1f}",
+        *map(str, row["cores"]),
+      ]
+      for row in result["rows"]
+    ],
+  )
+  starvation = render(
+    ["input", "cores", "step, ms", "shapes/s", "next(), ms", "idle, ms"]
+    + ["share"],
+    [
+      [
+        row["way"],
+        str(row["cores"]),
+        f"{row['step_ms']:g}",
+        f"{result['step_batch'] / row['step_ms'] * 1e3:,.0f}",
+        f"{row['next_ms']:.2f}",
+        f"{row['idle_ms']:.2f}",
+        f"{row['share']:.1%}",
+      ]
+      for row in result["starvation"]
+    ],
+  )
+  return f"{reading}\n\n{starvation}"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

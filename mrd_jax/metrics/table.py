@@ -1,26 +1,7 @@
-"""Tables of metrics as text: Markdown that also lines up in a terminal."""
+"""Prints tables as text, and says how metrics stand in them."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-
-
-def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A Markdown table with aligned columns, the first to the left."""
-  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-  def line(cells: Sequence[str]) -> str:
-    first, *others = (
-      f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
-      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return f"| {' | '.join([first, *others])} |"
-
-  rule = "|".join(
-    "-" * (width + 2) if i == 0 else "-" * (width + 1) + ":"
-    for i, width in enumerate(widths)
-  )
-  return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
-
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 WAYS = {
   "text_to_shape": "text→3D",
@@ -29,15 +10,35 @@ WAYS = {
 }
 
 
-def label(metric: str) -> str:
-  """A metric's name for a column: "category R@1", "P2P/I2I", "top-1"."""
-  if metric.startswith("gap_"):
-    return metric.removeprefix("gap_").upper().replace("_", "/")
-  for way in WAYS:
-    if metric.startswith(way):
-      metric = metric.removeprefix(way + "_")
-  metric = re.sub(r"\br(\d)$|_r(\d)$", r" R@\1\2", metric).strip()
-  return re.sub(r"top(\d)", r"top-\1", metric).replace("_", " ")
+def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Makes a Markdown table whose columns line up, the first to the left."""
+  first, *others = _padded([header, *rows], "<>")
+  rule = ["-" * (len(cell) + 1) + ":" for cell in first]
+  rule[0] = rule[0][:-1] + "-"
+  lines = [f"| {' | '.join(cells)} |" for cells in (first, *others)]
+  return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
+  """Lines up columns for a terminal, two spaces apart.
+
+  Args:
+    rows: The cells of each line, the header first if there is one.
+    align: "<" or ">" for each column; the last sign holds for all that follow.
+
+  Returns:
+    A line a row.
+  """
+  return ["  ".join(cells).rstrip() for cells in _padded(rows, align)]
+
+
+def _padded(rows: Sequence[Sequence[str]], align: str) -> list[list[str]]:
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  signs = align.ljust(len(widths), align[-1])[: len(widths)]
+  return [
+    [f"{x:{s}{w}}" for x, s, w in zip(row, signs, widths, strict=True)]
+    for row in rows
+  ]
 
 
 def group_metrics(
@@ -59,14 +60,38 @@ def group_metrics(
       if metric.startswith(way):
         title = words
     groups.setdefault(title, []).append(name)
-  for title, columns in groups.items():
-    yield title, columns, title != "relation gap"
+  for title, members in groups.items():
+    yield title, members, title != "relation gap"
+
+
+def label(metric: str) -> str:
+  """Names a metric's column: "category R@1", "P2P/I2I", "top-1"."""
+  if metric.startswith("gap_"):
+    return metric.removeprefix("gap_").upper().replace("_", "/")
+  for way in WAYS:
+    metric = metric.removeprefix(f"{way}_")
+  metric = re.sub(r"\br(\d)$|_r(\d)$", r" R@\1\2", metric).strip()
+  return re.sub(r"top(\d)", r"top-\1", metric).replace("_", " ")
 
 
 def number(mean: float, percent: bool, deviation: float | None = None) -> str:
-  """A share in percent with one decimal, anything else with three."""
+  """Prints a share in percent with one decimal, anything else with three."""
   factor, digits = (100, 1) if percent else (1, 3)
   text = f"{factor * mean:.{digits}f}"
   if deviation is not None:
     text += f" ± {factor * deviation:.{digits}f}"
   return text
+
+
+def cell(metrics: Mapping[str, float], name: str, percent: bool) -> str:
+  """Prints a metric and, if there is "NAME_std", its deviation; "" without."""
+  if name not in metrics:
+    return ""
+  return number(metrics[name], percent, metrics.get(f"{name}_std"))
+
+
+def published_cell(
+  metrics: Mapping[str, float], name: str, percent: bool
+) -> str:
+  """Prints a figure of a publication, in percent as it stands; "" without."""
+  return f"{metrics[name]:.{1 if percent else 2}f}" if name in metrics else ""

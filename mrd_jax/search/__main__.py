@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mrd_jax.cli import add_checkpoint, at_least, exit_code
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds import SUFFIXES
+from mrd_jax.metrics.table import columns
 
 if TYPE_CHECKING:
   from mrd_jax.search.gallery import Gallery
@@ -108,18 +109,15 @@ def _table(
   gallery: "Gallery", asked: Sequence["Query"], hits: "Hits"
 ) -> list[str]:
   """Rank, score, the cosine with each query if there are several, file."""
-  several = len(asked) > 1
-  columns = [f"{q.kind} {i}" for i, q in enumerate(asked, 1)] if several else []
-  lines = [
-    "  ".join([" rank", "  score", *(f"{c:>8}" for c in columns), "file"])
-  ]
+  kinds = [f"{q.kind} {i}" for i, q in enumerate(asked, 1)]
+  if len(asked) == 1:
+    kinds = []  # its cosine is the score
+  rows = [["rank", "score", *kinds, "file"]]
   for rank, row in enumerate(hits.rows):
-    cosines = hits.cosine[rank] if several else []
-    numbers = [f"{hits.score[rank]:7.4f}", *(f"{c:8.4f}" for c in cosines)]
-    lines.append(
-      "  ".join([f"{rank + 1:5}", *numbers, str(gallery.files[row])])
-    )
-  return lines
+    cosines = [f"{c:.4f}" for c in hits.cosine[rank]] if kinds else []
+    file = str(gallery.files[row])
+    rows.append([f"{rank + 1}", f"{hits.score[rank]:.4f}", *cosines, file])
+  return columns(rows, ">" * (2 + len(kinds)) + "<")
 
 
 def _write_json(
