@@ -7,9 +7,7 @@ OpenShape's pickled dicts and as records, and reads both from the page cache
 with every thread of this process on one core, in interleaved rounds.  The .npy
 files go through what OpenShape's loader does in its workers; the records
 through what training does on the host, whose augmentation is on the device, and
-on to the device as the loop puts them there.  The last row is of `data.resident
-= True`, which reads nothing: the device picks the rows (on a CPU that takes
-the core's time; on an accelerator the row is what is left for the host).
+on to the device as the loop puts them there.
 Prints shapes per second of processor time (median, range), which others on the
 machine disturb least; the share of the wall time in which this process had the
 core; and how many cores 5,000 and 500 shapes/s take.
@@ -21,7 +19,6 @@ cores: how long it stands idle for want of a batch, a step and as a share.
 
 import argparse
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -41,10 +38,10 @@ from benchmarks.openshape_loader import (
   openshape_example,
   write_npy,
 )
-from mrd_jax.data import resident
-from mrd_jax.data.batches import TrainOrder, train_batches
+from mrd_jax.data.batches import train_batches
 from mrd_jax.data.dataset import RecordSource, open_split, read_meta
 from mrd_jax.data.examples import Batch
+from mrd_jax.data.order import TrainOrder
 from mrd_jax.data.records import Shape
 from mrd_jax.metrics.table import render
 from mrd_jax.parallel import sharding
@@ -107,19 +104,6 @@ class Records:
     split = sharding.batch_sharding(self._mesh)
     return one_ahead(self.on_host(batch, threads, steps), split)
 
-  def resident(self, batch: int, threads: int, steps: int) -> Iterator[Batch]:
-    """Of as many shapes as there are, which it reads before the first batch."""
-    return resident.train_batches(
-      self.source,
-      self._meta,
-      TrainOrder(len(self.source), batch, seed=0),
-      self._mesh,
-      start_step=0,
-      num_steps=steps,
-      threads=threads,
-      workers=0,
-    )
-
 
 def readers(
   folder: Path, records: Records, args: argparse.Namespace
@@ -153,8 +137,6 @@ def readers(
 
   source = records.source
   rows = range(len(source))
-  kept = records.resident(args.batch, 1, ENDLESS)
-  next(kept)  # has read all of them
   return result | {
     "records, RecordSource alone": lambda: sum(
       "xyz" in source[i] for i in rows
@@ -164,9 +146,6 @@ def readers(
     ),
     "records to the device": lambda: count(
       records.on_device(args.batch, 1, steps)
-    ),
-    "records resident on the device": lambda: count(
-      itertools.islice(kept, steps)
     ),
   }
 
@@ -208,23 +187,18 @@ def starvation(
 def measure_starvation(
   records: Records, cores: set[int], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-  """A row for each pace and each way: medians over the rounds."""
-  reading = (args.step_batch, args.threads, ENDLESS)
-  ways = {"pipeline": records.on_device(*reading)}
-  if args.step_batch <= args.shapes:
-    ways["resident"] = records.resident(*reading)
-  found = {(ms, way): [] for ms in args.step_ms for way in ways}
+  """A row for each pace: medians over the rounds."""
+  batches = records.on_device(args.step_batch, args.threads, ENDLESS)
+  found = {ms: [] for ms in args.step_ms}
   pin(cores)
   for _ in range(args.rounds):
-    for (ms, way), rounds in found.items():
-      batches = ways[way]  # goes on where the last round has left it
+    for ms, rounds in found.items():  # each goes on where the last has left it
       rounds.append(starvation(batches, ms / 1e3, args.warm_steps, args.steps))
   rows = []
-  for (ms, way), rounds in found.items():
+  for ms, rounds in found.items():
     row = {k: statistics.median(x[k] for x in rounds) for k in rounds[0]}
     share = row["idle_ms"] / (ms + row["idle_ms"])
-    row |= {"way": way, "step_ms": ms, "cores": len(cores), "share": share}
-    rows.append(row)
+    rows.append(row | {"step_ms": ms, "cores": len(cores), "share": share})
   return rows
 
 
@@ -307,11 +281,9 @@ def tables(result: dict[str, Any]) -> str:
     ],
   )
   starvation = render(
-    ["input", "cores", "step, ms", "shapes/s", "next(), ms", "idle, ms"]
-    + ["share"],
+    ["cores", "step, ms", "shapes/s", "next(), ms", "idle, ms", "share"],
     [
       [
-        row["way"],
         str(row["cores"]),
         f"{row['step_ms']:g}",
         f"{result['step_batch'] / row['step_ms'] * 1e3:,.0f}",

@@ -22,7 +22,6 @@ def get_config() -> ConfigDict:
         "split": "train",
         "threads": 8,
         "workers": 0,
-        "resident": False,  # True: the split stays in the devices' memory
       },
       "augment": {
         "num_points": 10_000,

@@ -212,8 +212,6 @@ class DataConfig:
     split: Training split.
     threads: Reading threads.
     workers: Worker processes; 0 reads with threads alone.
-    resident: Whether the devices keep the whole split in their memory
-      (`data/resident.py`); the batches are the same.
   """
 
   dir: str
@@ -221,7 +219,6 @@ class DataConfig:
   split: str
   threads: int
   workers: int
-  resident: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -384,7 +381,6 @@ def from_config_dict(values: ml_collections.ConfigDict) -> Config:
 # section "" is the top.
 ADDED = (
   ("checkpoint", "rule", "last"),
-  ("data", "resident", False),
   ("eval", "data_dir", ""),
   ("eval", "relation_gap", ()),
   ("model", "sampling", "auto"),

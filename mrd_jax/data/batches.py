@@ -1,13 +1,12 @@
-"""Step-indexed batches: which records make up a batch is a function of its step.
+"""Reads the batches of training and evaluation, each by its number alone.
 
 The pipeline keeps no state worth saving.  A batch follows from (seed, step,
 position in the global batch), so a run resumes at any step, with any number
 of processes and workers, on exactly the data it would have seen.  Workers
 only read and pad; decoding and augmentation happen on the device
-(`transforms.py`).
+(`data/examples.py`).
 """
 
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -19,7 +18,7 @@ import grain
 import numpy as np
 
 from mrd_jax.data.examples import Batch
-from mrd_jax.data.order import shuffled
+from mrd_jax.data.order import TrainOrder
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput, RunFailed
 
@@ -34,48 +33,6 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int, /) -> dict[str, Any]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOrder:
-  """The order of a training run's samples.
-
-  Every epoch is a permutation of its own; the few records that do not fill a
-  batch are left out of that epoch, so no batch holds a record twice.
-
-  Attributes:
-    num_records: Size of the split.
-    batch_size: Global batch size.
-    seed: Seed of the permutations.
-  """
-
-  num_records: int
-  batch_size: int
-  seed: int
-
-  def __post_init__(self):
-    if self.batch_size > self.num_records:
-      raise BadInput(
-        f"train.batch_size is {self.batch_size} but the training split has "
-        f"only {self.num_records} records; use a smaller batch"
-      )
-
-  @property
-  def steps_per_epoch(self) -> int:
-    return self.num_records // self.batch_size
-
-  def rows(self, step: int) -> np.ndarray:
-    """The (batch_size,) records of the global batch of `step`, in order."""
-    epoch, batch = divmod(step, self.steps_per_epoch)
-    seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
-    first = batch * self.batch_size
-    return shuffled(
-      np.arange(first, first + self.batch_size), self.num_records, int(seed)
-    )
-
-  def row(self, step: int, position: int) -> int:
-    """The record at `position` of the global batch of `step`."""
-    return int(self.rows(step)[position])
 
 
 def pad_records(
@@ -196,9 +153,14 @@ def train_batches(
   local = order.batch_size // process_count
   first = process_index * local
 
+  def read(row: int) -> dict[str, Any]:
+    record = source[row]
+    check(record)
+    return record
+
   def load(step: int) -> Batch:
     rows = order.rows(step)[first : first + local].tolist()
-    return _read_batch(source, meta, rows, check)
+    return pad_records(map(read, rows), rows, meta)
 
   dataset = grain.MapDataset.range(start_step, num_steps).map(load)
   return _until_lost(_read(dataset, threads, workers))
@@ -227,44 +189,6 @@ def eval_batches(
 
   dataset = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
   return iter(_read(dataset, threads, workers=0))
-
-
-def consecutive_batches(
-  source: Source,
-  meta: DatasetMeta,
-  rows: range,
-  *,
-  batch_size: int,
-  threads: int,
-  workers: int,
-  check: Callable[[dict[str, Any]], None] = require_image,
-) -> Iterator[Batch]:
-  """Consecutive rows of a split, in their order; the last batch is shorter.
-
-  Raises:
-    BadInput, WorkerLost: on the way, as `train_batches`.
-  """
-
-  def load(batch: int) -> Batch:
-    part = rows[batch * batch_size : (batch + 1) * batch_size]
-    return _read_batch(source, meta, part, check)
-
-  dataset = grain.MapDataset.range(-(-len(rows) // batch_size)).map(load)
-  return _until_lost(_read(dataset, threads, workers))
-
-
-def _read_batch(
-  source: Source,
-  meta: DatasetMeta,
-  rows: Sequence[int],
-  check: Callable[[dict[str, Any]], None],
-) -> Batch:
-  def read(row: int) -> dict[str, Any]:
-    record = source[row]
-    check(record)
-    return record
-
-  return pad_records(map(read, rows), rows, meta)
 
 
 def _end_with_parent(worker: int, workers: int) -> None:

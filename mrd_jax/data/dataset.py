@@ -30,7 +30,6 @@ def read_meta(directory: str | os.PathLike[str]) -> DatasetMeta:
     BadInput: naming `data.dir`, when there is no complete dataset there.
   """
   metadata = dict(_builder(directory).info.metadata or {})
-  metadata.setdefault("schema", 1)  # which had no number yet
   fields = [field.name for field in dataclasses.fields(DatasetMeta)]
   missing = [field for field in fields if field not in metadata]
   if missing:
@@ -153,7 +152,7 @@ def _builder(directory: str | os.PathLike[str]) -> Any:
     raise BadInput(f"data.dir: {directory} {state}; {_REMEDY} --output DIR")
   metadata = Path(directory) / "metadata.json"
   if metadata.is_file():
-    schema = json.loads(metadata.read_text()).get("schema", 1)
+    schema = json.loads(metadata.read_text()).get("schema", SCHEMA)
     if schema > SCHEMA:
       raise BadInput(
         f"data.dir: {directory} holds records of schema {schema}, this mrd_jax "

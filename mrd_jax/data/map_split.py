@@ -7,15 +7,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mrd_jax.data import batches as pipeline
+from mrd_jax.data.batches import Source, eval_batches
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.parallel import sharding
 
 
-def over_split(
+def map_split(
   forward: Callable[[Batch], tuple[jax.Array, ...]],
-  source: pipeline.Source,
+  source: Source,
   meta: DatasetMeta,
   *,
   batch_size: int,
@@ -40,7 +40,7 @@ def over_split(
   """
   layout = sharding.batch_sharding(mesh)
   parts = []
-  batches = pipeline.eval_batches(
+  batches = eval_batches(
     source,
     meta,
     batch_size=batch_size,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data import batches
 from mrd_jax.data.examples import Batch, eval_examples
-from mrd_jax.data.map_split import over_split
+from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta, ImageKind
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
@@ -103,7 +103,7 @@ class Embedder:
       keep_going: Called before every batch; may raise to stop.
     """
     found = SplitEmbeddings(
-      *over_split(
+      *map_split(
         functools.partial(self._forward, variables),
         source,
         self._meta,

@@ -13,7 +13,7 @@ from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.finetuning import Config
 from mrd_jax.data import batches
 from mrd_jax.data.examples import Batch
-from mrd_jax.data.map_split import over_split
+from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.finetune.transforms import Drawer
 from mrd_jax.metrics.zero_shot import zero_shot
@@ -98,7 +98,7 @@ class Evaluator:
     variables,
     keep_going: Callable[[], None],
   ) -> dict[str, float]:
-    logits_NC, label_N = over_split(
+    logits_NC, label_N = map_split(
       functools.partial(forward, variables),
       self._source,
       self._meta,

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.config.fields import in_steps
 from mrd_jax.config.finetuning import Config
-from mrd_jax.data import batches as pipeline
 from mrd_jax.data import dataset
+from mrd_jax.data.batches import examine_batch, train_batches
 from mrd_jax.data.examples import Batch
+from mrd_jax.data.order import TrainOrder
 from mrd_jax.errors import BadInput
 from mrd_jax.finetune import start as starts
 from mrd_jax.finetune.evaluate import Evaluator
@@ -74,7 +75,7 @@ def set_up(config: Config, start: starts.Start, encoder_variables: Any) -> Run:
   sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
   meta, source, test_source = open_data(config)
   classes = len(meta.class_names[config.data.train])
-  order = pipeline.TrainOrder(len(source), config.train.batch_size, config.seed)
+  order = TrainOrder(len(source), config.train.batch_size, config.seed)
   num_steps = in_steps(config.train.epochs, 0, order.steps_per_epoch)
 
   batch_sharding = sharding.batch_sharding(mesh)
@@ -127,7 +128,7 @@ def set_up(config: Config, start: starts.Start, encoder_variables: Any) -> Run:
       )
 
   def batches(start_step: int) -> Iterator[Batch]:
-    local = pipeline.train_batches(
+    local = train_batches(
       source,
       meta,
       order,
@@ -188,7 +189,7 @@ def set_up(config: Config, start: starts.Start, encoder_variables: Any) -> Run:
     profile=config.profile,
     stall_seconds=config.log.stall_seconds,
     wandb=config.log.wandb,
-    examine=functools.partial(pipeline.examine_batch, source, order),
+    examine=functools.partial(examine_batch, source, order),
   )
 
 

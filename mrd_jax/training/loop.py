@@ -69,7 +69,7 @@ class Run:
     stall_seconds: Of the watchdog.
     wandb: Project of Weights & Biases.
     examine: What is to be said of each record of a step's batch, counted from
-      0, as `pipeline.examine_batch` says it.
+      0, as `batches.examine_batch` says it.
   """
 
   config: "DataclassInstance"

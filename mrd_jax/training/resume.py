@@ -20,7 +20,6 @@ MAY_CHANGE = (
   "data.made_from",
   "data.threads",
   "data.workers",
-  "data.resident",
   "model.remat",
   "model.attention",
   "model.sampling",

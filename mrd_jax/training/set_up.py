@@ -14,10 +14,10 @@ from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.fields import in_steps
 from mrd_jax.config.pretraining import Config
-from mrd_jax.data import batches as pipeline
-from mrd_jax.data import dataset, resident
+from mrd_jax.data import dataset
+from mrd_jax.data.batches import examine_batch, train_batches
 from mrd_jax.data.examples import Batch
-from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.order import TrainOrder
 from mrd_jax.encoder.embed_split import Embedder, save_embeddings
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_json
@@ -44,9 +44,7 @@ def set_up(config: Config) -> Run:
   data_dir = Path(config.data.dir)
   meta = dataset.read_meta(data_dir)
   source = dataset.open_split(data_dir, config.data.split)
-  order = pipeline.TrainOrder(len(source), config.train.batch_size, config.seed)
-  if config.data.resident:
-    resident.check_fits(meta, len(source), list(mesh.devices.flat))
+  order = TrainOrder(len(source), config.train.batch_size, config.seed)
   num_steps = in_steps(
     config.train.epochs, config.train.steps, order.steps_per_epoch
   )
@@ -104,18 +102,7 @@ def set_up(config: Config) -> Run:
     held_out.check_metric(config.checkpoint.best_metric)
 
   def batches(start_step: int) -> Iterator[Batch]:
-    if config.data.resident:
-      return resident.train_batches(
-        source,
-        meta,
-        order,
-        mesh,
-        start_step=start_step,
-        num_steps=num_steps,
-        threads=config.data.threads,
-        workers=config.data.workers,
-      )
-    local = pipeline.train_batches(
+    local = train_batches(
       source,
       meta,
       order,
@@ -144,8 +131,6 @@ def set_up(config: Config) -> Run:
       f"encoder: {parameters:,} parameters, {config.model.dtype}\n"
       f"{num_steps} steps of {config.train.batch_size} on {_devices(mesh)}\n"
       f"losses: {_form(config, mesh)}"
-      + _resident(meta, len(source), mesh)
-      * config.data.resident
     ),
     init=init,
     abstract_state=abstract_state,
@@ -173,7 +158,7 @@ def set_up(config: Config) -> Run:
     profile=config.profile,
     stall_seconds=config.log.stall_seconds,
     wandb=config.log.wandb,
-    examine=functools.partial(pipeline.examine_batch, source, order),
+    examine=functools.partial(examine_batch, source, order),
   )
 
 
@@ -244,11 +229,6 @@ def _form(config: Config, mesh: Mesh) -> str:
   form = choose_form(config.loss, config.train.batch_size, mesh.size)
   tiles = f", {config.loss.stripe} columns at a time" * (form != "dense")
   return form + tiles + " (loss.form is auto)" * (config.loss.form == "auto")
-
-
-def _resident(meta: DatasetMeta, num_records: int, mesh: Mesh) -> str:
-  needed = resident.bytes_needed(meta, num_records, mesh.size)
-  return f"\ndata: resident, {needed / 2**30:.2f} GiB on each device"
 
 
 def _devices(mesh: Mesh) -> str:

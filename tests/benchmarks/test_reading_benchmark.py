@@ -17,7 +17,7 @@ def test_reading_benchmark_runs(tmp_path):
   )
   result = json.loads(json.dumps(reading.measure(args)))
   rows = result["rows"]
-  assert len(rows) == 8
+  assert len(rows) == 7
   assert all(0 < r["low"] <= r["rate"] <= r["high"] for r in rows)
   assert {row["way"]: row["ratio"] for row in rows}[
     ".npy float32, OpenShape's loader"
@@ -26,13 +26,11 @@ def test_reading_benchmark_runs(tmp_path):
     for cores, rate in zip(row["cores"], reading.RATES, strict=True):
       assert (cores - 1) * row["rate"] < rate <= cores * row["rate"]
   waits = result["starvation"]
-  assert [(row["step_ms"], row["way"]) for row in waits] == [
-    (ms, way) for ms in (1, 2.5) for way in ("pipeline", "resident")
-  ]
+  assert [row["step_ms"] for row in waits] == [1, 2.5]
   assert all(row["next_ms"] > 0 <= row["idle_ms"] for row in waits)
   assert all(0 <= row["share"] < 1 for row in waits)
   lines = reading.tables(result).splitlines()
-  assert len(lines) == (2 + 8) + 1 + (2 + 4)
+  assert len(lines) == (2 + 7) + 1 + (2 + 2)
   assert not list(tmp_path.iterdir())
 
 

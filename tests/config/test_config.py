@@ -334,7 +334,6 @@ def test_a_field_that_changes_what_is_learned_is_refused(
     ("data.made_from", "procedural"),
     ("data.threads", 4),
     ("data.workers", 2),
-    ("data.resident", True),
     ("model.remat", "all"),
     ("model.attention", "cudnn"),
     ("model.sampling", "xla"),

@@ -31,8 +31,8 @@ from configs.finetune import (
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.finetuning import AugmentConfig, from_config_dict
-from mrd_jax.data import batches as pipeline
 from mrd_jax.data import dataset
+from mrd_jax.data.batches import pad_records
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import Shape
 from mrd_jax.errors import BadInput
@@ -185,7 +185,7 @@ def test_each_axis_has_its_own_scale_and_shift():
 def read_batch(data_dir: Path, rows: list[int]) -> Batch:
   meta = dataset.read_meta(data_dir)
   source = dataset.open_split(data_dir, "train")
-  return pipeline.pad_records([source[row] for row in rows], rows, meta)
+  return pad_records([source[row] for row in rows], rows, meta)
 
 
 def make_drawer(devices: int, swap_yz: bool = False) -> Drawer:

@@ -30,8 +30,9 @@ from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.fields import parse_window
 from mrd_jax.config.finetuning import from_config_dict as finetune_config
 from mrd_jax.config.pretraining import from_config_dict, from_saved
-from mrd_jax.data import batches as pipeline
 from mrd_jax.data import dataset
+from mrd_jax.data.batches import WorkerLost, _until_lost, examine_batch
+from mrd_jax.data.order import TrainOrder
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json_lines
 from mrd_jax.prepare.job.shards import serialize_record
@@ -663,11 +664,11 @@ def test_another_error_of_the_reader_stays_what_it_is():
     yield 1
     raise RuntimeError("something else")
 
-  batches = pipeline._until_lost(reader())
+  batches = _until_lost(reader())
   assert next(batches) == 1
   with pytest.raises(RuntimeError, match="something else") as error:
     next(batches)
-  assert not isinstance(error.value, pipeline.WorkerLost)
+  assert not isinstance(error.value, WorkerLost)
 
 
 # Poisoned and damaged data.
@@ -704,8 +705,8 @@ def test_a_poisoned_batch_is_named(copied, start, tmp_path):
   errors = finish(start(workdir, *options, data=copied), expect=1)
   found = json.loads((workdir / "not_finite.json").read_text())
   step = found["step"]
-  order = pipeline.TrainOrder(108, 32, 0)
-  rows = {order.row(step - 1, position) for position in range(32)}
+  order = TrainOrder(108, 32, 0)
+  rows = set(order.rows(step - 1).tolist())
   bad = {17: "not finite", 40: "zero", 80: "not finite"}
   assert rows & {17, 80} and "loss" in found["terms"]
   # The ids of all, the bad ones first, with what is wrong with them.
@@ -727,7 +728,7 @@ def test_a_poisoned_batch_is_named(copied, start, tmp_path):
   saved = [int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*")]
   assert max(saved, default=0) == step - 1
   for early in range(step - 1):
-    assert not {17, 80} & {order.row(early, i) for i in range(32)}
+    assert not {17, 80} & set(order.rows(early).tolist())
 
 
 def shapes(problems: list[str], count: int = 20) -> list[dict]:
@@ -778,8 +779,8 @@ def test_every_kind_of_damage_of_a_record_is_seen(copied):
 
   rewrite(copied, change)
   source = dataset.open_split(copied, "train")
-  order = pipeline.TrainOrder(108, 108, 0)
-  found = pipeline.examine_batch(source, order, 2)
+  order = TrainOrder(108, 108, 0)
+  found = examine_batch(source, order, 2)
   count = len(source[3]["text_feat"])
   assert {x["row"]: x["problems"] for x in found[:4]} == {
     3: [f"1 of {count} text_feat not finite"],
@@ -795,7 +796,7 @@ def test_a_record_that_is_gone_is_said_to_be(copied):
   source = dataset.open_split(copied, "train")
   (shard,) = copied.glob("*train*array_record*")
   shard.unlink()
-  found = pipeline.examine_batch(source, pipeline.TrainOrder(108, 8, 0), 0)
+  found = examine_batch(source, TrainOrder(108, 8, 0), 0)
   assert len(found) == 8
   for shape in found:
     assert shape["id"] == ""

@@ -1,19 +1,12 @@
 """Which records make up a batch, on any number of processes and workers."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from mrd_jax.data.batches import (
-  TrainOrder,
-  eval_batches,
-  pad_records,
-  train_batches,
-)
+from mrd_jax.data.batches import eval_batches, pad_records, train_batches
 from mrd_jax.data.examples import Batch
+from mrd_jax.data.order import TrainOrder
 from mrd_jax.data.records import DatasetMeta
-from mrd_jax.errors import BadInput
 
 DIM = 4
 META = DatasetMeta(
@@ -87,73 +80,12 @@ def assert_same(actual, expected):
       assert a.dtype == b.dtype, field
 
 
-@pytest.mark.parametrize(
-  ("size", "batch"), [(23, 4), (24, 4), (5, 5), (2, 2), (1000, 64)]
-)
-def test_every_epoch_is_a_permutation_less_the_last_few(size, batch):
-  order = TrainOrder(size, batch, seed=0)
-  assert order.steps_per_epoch == size // batch
-  for epoch in range(3):
-    rows = [
-      order.row(step, position)
-      for step in range(
-        epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch
-      )
-      for position in range(batch)
-    ]
-    assert len(rows) == size - size % batch
-    assert len(set(rows)) == len(rows)
-    assert set(rows) <= set(range(size))
-
-
-def epoch_rows(epoch: int, seed: int, size=50, batch=5) -> tuple[int, ...]:
-  order = TrainOrder(size, batch, seed)
-  first = epoch * order.steps_per_epoch
-  return tuple(
-    order.row(first + step, position)
-    for step in range(order.steps_per_epoch)
-    for position in range(batch)
-  )
-
-
-def test_epochs_and_seeds_have_orders_of_their_own():
-  orders = [epoch_rows(e, s) for e, s in itertools.product(range(4), range(4))]
-  assert len(set(orders)) == len(orders)
-  assert epoch_rows(2, 3) == epoch_rows(2, 3)
-  # 50 points fixed in 16 orders: about one each.
-  fixed = [sum(row == i for i, row in enumerate(rows)) for rows in orders]
-  assert np.mean(fixed) < 3
-
-
-def test_other_records_are_left_out_in_every_epoch():
-  left_out = [
-    frozenset(range(23)) - set(epoch_rows(epoch, 0, size=23, batch=4))
-    for epoch in range(6)
-  ]
-  assert all(len(rows) == 3 for rows in left_out)
-  assert len(set(left_out)) > 1
-
-
-def test_records_meet_others_in_every_epoch():
-  order = TrainOrder(40, 4, 0)
-  batches = [
-    frozenset(order.row(step, position) for position in range(4))
-    for step in range(5 * order.steps_per_epoch)
-  ]
-  assert len(set(batches)) == len(batches)
-
-
-def test_a_batch_larger_than_the_split_is_refused_by_field():
-  with pytest.raises(BadInput, match=r"train\.batch_size is 8 .*only 7 rec"):
-    TrainOrder(7, 8, seed=0)
-
-
 def test_batches_hold_the_records_of_the_order():
   order = TrainOrder(23, 4, 0)
   batches = read()
   assert len(batches) == 12
   for step, batch in enumerate(batches):
-    rows = [order.row(step, position) for position in range(4)]
+    rows = order.rows(step).tolist()
     np.testing.assert_array_equal(batch.row, rows)
     for i, row in enumerate(rows):
       record = record_of(row)
