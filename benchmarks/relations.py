@@ -25,7 +25,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from mrd_jax.data import dataset
-from mrd_jax.encoder.embed_split import unit
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.metrics.table import render
 
 

@@ -17,6 +17,7 @@ from mrd_jax.data.examples import Batch, eval_examples
 from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta, ImageKind
 from mrd_jax.errors import BadInput
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 
@@ -116,12 +117,6 @@ class Embedder:
     return found._replace(
       point=unit(found.point), image=unit(found.image), text=unit(found.text)
     )
-
-
-def unit(x_ND: np.ndarray) -> np.ndarray:
-  """Rows of unit length; zero rows stay zero."""
-  norm = np.linalg.norm(x_ND, axis=-1, keepdims=True)
-  return x_ND / np.where(norm > 0, norm, 1)
 
 
 def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:

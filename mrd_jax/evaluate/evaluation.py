@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from mrd_jax.data import dataset
-from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings, unit
+from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
 from mrd_jax.evaluate.suites import ZERO_SHOT, Found
 from mrd_jax.metrics import probe
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.metrics.relation_gap import relation_gap
 from mrd_jax.metrics.retrieval import retrieval
 from mrd_jax.metrics.zero_shot import confusion, zero_shot
@@ -152,14 +153,13 @@ class Evaluation:
   def _relation_gap(self, found: Found) -> Result:
     self._check_width(found, dataset.read_meta(found.data).embed_dim)
     shapes = self._embed(found)
-    gaps = relation_gap(
+    metrics = relation_gap(
       shapes.point,
       shapes.image,
       shapes.text,
       shapes.has_image,
       shapes.has_text,
     )
-    metrics = {f"gap_{pair}": gap for pair, gap in gaps.items()}
     return Result(metrics, self._described(found))
 
   def _linear_probe(self, found: Found) -> Result:
@@ -193,19 +193,15 @@ class Evaluation:
       "repeats": self._options.repeats,
     }
     for shots in self._options.shots:
-      scores = probe.few_shot(
+      scores, counts = probe.few_shot(
         shapes.point,
         shapes.label,
         shots=shots,
         seeds=range(self._options.repeats),
         c=self._options.regularisation,
       )
-      for name in ("top1", "class_mean"):
-        metrics[f"{shots}_shot_{name}"] = scores[name]["mean"]
-        if scores[name]["std"] is not None:
-          metrics[f"{shots}_shot_{name}_std"] = scores[name]["std"]
-      for name in ("classes", "classes_short", "classes_left_out"):
-        protocol[f"{shots}_shot_{name}"] = scores[name]
+      metrics |= {f"{shots}_shot_{name}": x for name, x in scores.items()}
+      protocol |= {f"{shots}_shot_{name}": x for name, x in counts.items()}
     return Result(metrics, protocol)
 
   def _classes(self, found: Found) -> tuple[Sequence[str], np.ndarray]:

@@ -1,4 +1,4 @@
-"""Probes: logistic regression on frozen embeddings.
+"""Probes frozen embeddings by logistic regression.
 
 Linear probe and few-shot probe as OpenShape has them (its issue 17): the
 multinomial, L2-regularised logistic regression of scikit-learn, fitted by
@@ -7,13 +7,12 @@ L-BFGS.  Nothing of the encoder is trained.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.metrics.rows import check_finite
+from mrd_jax.metrics.embeddings import check_finite
 
 MAX_ITERATIONS = 10_000  # on unit embeddings, tens to a few hundred are needed
 
@@ -26,7 +25,7 @@ def linear_probe(
   *,
   c: float,
 ) -> dict[str, float]:
-  """Accuracy of a logistic regression fitted on one split, on another.
+  """Computes the accuracy on one split of a regression fitted on another.
 
   Args:
     train_ND: (N, D) unit embeddings to fit on.
@@ -58,8 +57,8 @@ def few_shot(
   shots: int,
   seeds: Sequence[int],
   c: float,
-) -> dict[str, Any]:
-  """Accuracy after `shots` random shapes of each class, tested on the rest.
+) -> tuple[dict[str, float], dict[str, int]]:
+  """Computes the accuracy after `shots` random shapes a class, on the rest.
 
   One shape of every class at least is kept for the test: a class with too few
   is fitted on all but one of its shapes, so that the classes are the same for
@@ -76,10 +75,11 @@ def few_shot(
     c: Inverse strength of the L2 penalty, > 0 (scikit-learn's `C`).
 
   Returns:
-    "top1" and "class_mean" (as `linear_probe`), each a dict of "mean", "std"
-    (of the sample, None for a single seed) and "values", by seed; "classes"
-    that took part, "classes_short", those of them with fewer than `shots`
-    shapes to fit on, and "classes_left_out".
+    "top1" and "class_mean" (as `linear_probe`), means over the seeds, and
+    unless there is but one seed "top1_std" and "class_mean_std", standard
+    deviations of the sample; and counts: "classes" that took part,
+    "classes_short", those of them with fewer than `shots` shapes to fit on,
+    and "classes_left_out".
 
   Raises:
     BadInput: if fewer than two classes have two shapes, `shots` or `seeds`
@@ -121,15 +121,13 @@ def few_shot(
         c,
       )
     )
-  result: dict[str, Any] = {}
+  scores = {}
   for name in ("top1", "class_mean"):
-    scores = [value[name] for value in values]
-    result[name] = {
-      "mean": float(np.mean(scores)),
-      "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-      "values": scores,
-    }
-  return result | {
+    by_seed = [value[name] for value in values]
+    scores[name] = float(np.mean(by_seed))
+    if len(by_seed) > 1:
+      scores[f"{name}_std"] = float(np.std(by_seed, ddof=1))
+  return scores, {
     "classes": len(classes),
     "classes_short": int((count[count > 1] <= shots).sum()),
     "classes_left_out": int((count == 1).sum()),

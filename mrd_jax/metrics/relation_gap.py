@@ -1,4 +1,4 @@
-"""How far the student's similarities are from the teachers' (paper, Table 6)."""
+"""Compares the student's similarities with the teachers' (paper, Table 6)."""
 
 import math
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.metrics.rows import check_finite, map_rows
+from mrd_jax.metrics.embeddings import check_finite, map_rows
 
 
 def relation_gap(
@@ -18,7 +18,7 @@ def relation_gap(
   has_image_N: np.ndarray,
   has_text_N: np.ndarray,
 ) -> dict[str, float]:
-  """Mean absolute error between cosine matrices, over all pairs of shapes.
+  """Computes the mean absolute error between cosine matrices of all pairs.
 
   The matrices are raw: entry ij of P2T is p_i . t_j, without temperature or
   softmax, and the diagonal counts.
@@ -31,9 +31,9 @@ def relation_gap(
     has_text_N: (N,) bool.
 
   Returns:
-    In [0, 2]: "p2p_i2i", over the shapes with an image (as row and as
-    column), "p2p_t2t", over those with a text, "p2t_i2t" and "p2i_t2i", over
-    those with both.  A term that no shape is left for is absent.
+    In [0, 2]: "gap_p2p_i2i", over the shapes with an image (as row and as
+    column), "gap_p2p_t2t", over those with a text, "gap_p2t_i2t" and
+    "gap_p2i_t2i", over those with both.  A term that no shape is left for is absent.
 
   Raises:
     BadInput: if no term is left, or an embedding that takes part is not
@@ -61,7 +61,7 @@ def relation_gap(
           tuple(x_ND[has_N] for x_ND in rows),
           tuple(x_ND[has_N] for x_ND in columns),
         )
-      result[name] = math.fsum(sums_N) / len(sums_N) ** 2
+      result[f"gap_{name}"] = math.fsum(sums_N) / len(sums_N) ** 2
   if not result:
     raise BadInput(
       "no shape has an image or a text to compare the embeddings with"

@@ -1,4 +1,4 @@
-"""Retrieval between shapes, their texts and their images."""
+"""Retrieves between shapes, their texts and their images."""
 
 import chex
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.metrics.rows import check_finite, distinct_rows, map_rows
+from mrd_jax.metrics.embeddings import check_finite, distinct_rows, map_rows
 
 KS = (1, 3, 5)
 
@@ -20,7 +20,7 @@ def retrieval(
   has_image_N: np.ndarray | None = None,
   label_N: np.ndarray | None = None,
 ) -> dict[str, float]:
-  """Recall at 1, 3, 5: text to shape, shape to text, image to shape.
+  """Computes recall at 1, 3, 5: text to shape, shape to text, image to shape.
 
   An instance is found if the query's own item is among the first k, a
   category if any item with the query's label is.  Only shapes with a text (an
@@ -92,7 +92,7 @@ def retrieval(
 def _standings(
   query_ND: np.ndarray, gallery_ND: np.ndarray, label_NL: np.ndarray
 ) -> np.ndarray:
-  """Where the best item of a query's own label stands, for L labellings.
+  """Finds where the best item of a query's own label stands, of L labellings.
 
   Returns:
     (N, L, 3) int32: items that score above it, items that score the same
@@ -126,7 +126,7 @@ def _tile_standings(rows, whole) -> jax.Array:
 
 
 def _expected_recall(standing_Q3: np.ndarray, k: int) -> np.ndarray:
-  """The chance that a relevant item is among the first k: (Q,) float64.
+  """Computes the chance that a relevant item is among the first k: (Q,).
 
   Of e items of equal score, r of them relevant, the first k hold d, drawn one
   after the other: 1 - C(e - r, d) / C(e, d), as the sum over draws of the

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose text is nearest."""
+"""Classifies shapes by the class whose text is nearest, without training."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import chex
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.metrics.rows import check_finite, distinct_rows
+from mrd_jax.metrics.embeddings import check_finite, distinct_rows
 
 CHUNK = 1024  # shapes scored at a time: 9 MB against 1,156 classes
 KS = (1, 3, 5)
@@ -36,7 +36,7 @@ class ClassScores(NamedTuple):
 def zero_shot(
   point_ND: np.ndarray, label_N: np.ndarray, class_CD: np.ndarray
 ) -> dict[str, float]:
-  """Accuracy over instances and averaged over classes, top 1, 3 and 5.
+  """Computes accuracy over instances and over classes, at top 1, 3 and 5.
 
   A class that ties with the right one is ahead of it: a constant embedding
   must score at chance, not at one.  With k classes or fewer, top k is 1.
@@ -70,7 +70,7 @@ def zero_shot(
 def confusion(
   point_ND: np.ndarray, label_N: np.ndarray, class_CD: np.ndarray
 ) -> tuple[np.ndarray, list[ClassScores]]:
-  """Which class is taken for which.
+  """Counts which class is taken for which.
 
   Predicted is the class that scores highest; of several, one that is wrong
   (the lowest index).  So the diagonal counts the hits of `zero_shot`'s top 1.

@@ -71,14 +71,13 @@ class HeldOut:
             label_N=found.label,
           )
         if split in self._config.relation_gap:
-          gaps = relation_gap(
+          scores |= relation_gap(
             found.point,
             found.image,
             found.text,
             found.has_image,
             found.has_text,
           )
-          scores |= {f"gap_{pair}": gap for pair, gap in gaps.items()}
       except BadInput as error:
         raise BadInput(
           f"split {split!r} of {self._data_dir}: {error}; take it out of "

@@ -18,12 +18,12 @@ from runs import REPOSITORY
 from configs import debug
 from mrd_jax.config.pretraining import from_config_dict
 from mrd_jax.data import dataset
-from mrd_jax.encoder.embed_split import unit
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.evaluate import results
 from mrd_jax.evaluate.__main__ import main
 from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
 from mrd_jax.io.files import read_json_lines
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.prepare import procedural
 from mrd_jax.teachers.clip import ClipTeacher

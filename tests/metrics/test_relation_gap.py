@@ -5,12 +5,9 @@ import numpy as np
 import pytest
 
 from mrd_jax.errors import BadInput
-from mrd_jax.metrics import rows
+from mrd_jax.metrics import embeddings
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.metrics.relation_gap import relation_gap
-
-
-def unit(x) -> np.ndarray:
-  return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def drawn(n: int, d: int = 8):
@@ -31,10 +28,10 @@ def loop_gap(a, b, c, d, has) -> float:
 def loop_gaps(p, i, t, has_image, has_text):
   both = has_image & has_text
   return {
-    "p2p_i2i": loop_gap(p, p, i, i, has_image),
-    "p2p_t2t": loop_gap(p, p, t, t, has_text),
-    "p2t_i2t": loop_gap(p, t, i, t, both),
-    "p2i_t2i": loop_gap(p, i, t, i, both),
+    "gap_p2p_i2i": loop_gap(p, p, i, i, has_image),
+    "gap_p2p_t2t": loop_gap(p, p, t, t, has_text),
+    "gap_p2t_i2t": loop_gap(p, t, i, t, both),
+    "gap_p2i_t2i": loop_gap(p, i, t, i, both),
   }
 
 
@@ -55,9 +52,7 @@ def test_shapes_that_lack_a_modality_leave_the_terms_that_need_it():
   assert got == pytest.approx(loop_gaps(p, i, t, has_image, has_text), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-  ("tile", "devices"), [(7, 1), (64, 1), (256, 1), (1, 8), (7, 8)]
-)
+@pytest.mark.parametrize(("tile", "devices"), [(7, 1), (256, 1), (7, 2)])
 def test_tiles_and_devices_change_nothing(monkeypatch, tile, devices):
   p, i, t = drawn(70)
   everywhere = np.ones(70, bool)
@@ -66,7 +61,7 @@ def test_tiles_and_devices_change_nothing(monkeypatch, tile, devices):
   monkeypatch.setattr(jax, "local_devices", lambda: local[:devices])
   same_tile = relation_gap(p, i, t, everywhere, everywhere)
   assert same_tile == whole  # to the bit
-  monkeypatch.setattr(rows, "TILE", tile)
+  monkeypatch.setattr(embeddings, "TILE", tile)
   got = relation_gap(p, i, t, everywhere, everywhere)
   # The rounding of a float32 product is left.
   assert got == pytest.approx(whole, rel=1e-7)
@@ -76,9 +71,9 @@ def test_a_student_that_is_its_teacher_has_no_gap():
   _, i, t = drawn(30)
   everywhere = np.ones(30, bool)
   got = relation_gap(i, i, t, everywhere, everywhere)
-  assert got["p2p_i2i"] == got["p2t_i2t"] == 0
+  assert got["gap_p2p_i2i"] == got["gap_p2t_i2t"] == 0
   got = relation_gap(t, i, t, everywhere, everywhere)
-  assert got["p2p_t2t"] == got["p2i_t2i"] == 0
+  assert got["gap_p2p_t2t"] == got["gap_p2i_t2i"] == 0
 
 
 def test_sums_of_many_terms_do_not_drift():
@@ -88,7 +83,7 @@ def test_sums_of_many_terms_do_not_drift():
   i = p[:, ::-1].copy()
   got = relation_gap(p, i, p, np.ones(n, bool), np.ones(n, bool))
   # P2T is 0.01 and I2T is 0 everywhere.
-  assert got["p2t_i2t"] == pytest.approx(
+  assert got["gap_p2t_i2t"] == pytest.approx(
     float(np.float32(0.1) * np.float32(0.1)), rel=1e-12
   )
 
@@ -96,7 +91,7 @@ def test_sums_of_many_terms_do_not_drift():
 def test_the_worst_gap_is_two():
   one = np.float32([[1, 0], [-1, 0]])
   got = relation_gap(one, -one, one, np.ones(2, bool), np.ones(2, bool))
-  assert got["p2t_i2t"] == 2
+  assert got["gap_p2t_i2t"] == 2
 
 
 def test_float16_and_float64_are_taken():
@@ -116,12 +111,12 @@ def test_float16_and_float64_are_taken():
 def test_terms_without_shapes_are_absent():
   p, i, t = drawn(4)
   some, none = np.ones(4, bool), np.zeros(4, bool)
-  assert relation_gap(p, i, t, some, none).keys() == {"p2p_i2i"}
-  assert relation_gap(p, i, t, none, some).keys() == {"p2p_t2t"}
+  assert relation_gap(p, i, t, some, none).keys() == {"gap_p2p_i2i"}
+  assert relation_gap(p, i, t, none, some).keys() == {"gap_p2p_t2t"}
   left = np.array([1, 0, 0, 0], bool)
   got = relation_gap(p, i, t, left, ~left)
-  assert got.keys() == {"p2p_i2i", "p2p_t2t"}
-  assert got["p2p_i2i"] == pytest.approx(0, abs=1e-6)  # 1 - 1
+  assert got.keys() == {"gap_p2p_i2i", "gap_p2p_t2t"}
+  assert got["gap_p2p_i2i"] == pytest.approx(0, abs=1e-6)  # 1 - 1
   with pytest.raises(BadInput, match="image or a text"):
     relation_gap(p, i, t, none, none)
 

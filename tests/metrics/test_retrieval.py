@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mrd_jax.errors import BadInput
+from mrd_jax.metrics import embeddings
 from mrd_jax.metrics import retrieval as retrieval_module
-from mrd_jax.metrics import rows
 from mrd_jax.metrics.retrieval import retrieval
 
 
@@ -88,8 +88,7 @@ def test_every_direction_against_a_loop():
   assert 0.2 < got["text_to_shape_r1"] < got["text_to_shape_category_r1"] < 1
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("n", [1, 2, 6])
+@pytest.mark.parametrize(("n", "seed"), [(1, 0), (2, 0), (6, 1), (6, 2)])
 def test_ties_against_every_order(n, seed):
   """Whole numbers tie often; a gallery of two is smaller than k."""
   rng = np.random.default_rng(seed)
@@ -175,9 +174,7 @@ def test_an_item_without_a_label_is_a_wrong_one():
   assert got["text_to_shape_category_r1"] == 1
 
 
-@pytest.mark.parametrize(
-  ("tile", "devices"), [(7, 1), (64, 1), (256, 1), (1, 8), (7, 8)]
-)
+@pytest.mark.parametrize(("tile", "devices"), [(7, 1), (256, 1), (7, 2)])
 def test_tiles_and_devices_change_nothing(monkeypatch, tile, devices):
   point, text = noisy_pairs(70)
   text[20:30] = text[5]
@@ -186,7 +183,7 @@ def test_tiles_and_devices_change_nothing(monkeypatch, tile, devices):
   whole = retrieval(point, text, everywhere, label_N=label)
   local = jax.local_devices()
   monkeypatch.setattr(jax, "local_devices", lambda: local[:devices])
-  monkeypatch.setattr(rows, "TILE", tile)
+  monkeypatch.setattr(embeddings, "TILE", tile)
   assert retrieval(point, text, everywhere, label_N=label) == whole
 
 
@@ -195,7 +192,7 @@ def test_a_perfect_model_retrieves_everything():
   assert set(retrieval(text, text, np.ones(9, bool)).values()) == {1.0}
 
 
-@pytest.mark.parametrize("n", [2, 40, 301])
+@pytest.mark.parametrize("n", [2, 301])
 def test_constant_embeddings_retrieve_at_chance(n):
   rng = np.random.default_rng(0)
   text = unit(rng.normal(size=(n, 321)))
@@ -219,7 +216,7 @@ def test_equal_items_are_scored_once(monkeypatch):
 
   def spy(function, queries, whole):
     scored.append(len(whole[0]))
-    return rows.map_rows(function, queries, whole)
+    return embeddings.map_rows(function, queries, whole)
 
   monkeypatch.setattr(retrieval_module, "map_rows", spy)
   point, text = noisy_pairs(40)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mrd_jax.data import dataset
-from mrd_jax.encoder.embed_split import unit
 from mrd_jax.errors import BadInput
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.prepare import procedural
 from mrd_jax.report import classes, gallery
 from mrd_jax.report.__main__ import main

@@ -1,4 +1,4 @@
-"""Rows of embeddings: checked, made distinct, and walked on all devices."""
+"""Checks embeddings, finds the distinct ones, and maps over them in parallel."""
 
 import functools
 from collections.abc import Callable
@@ -14,13 +14,22 @@ from mrd_jax.errors import BadInput
 TILE = 256  # rows that a device takes at a time: 52 MB of scores against 50K
 
 
+def unit(x_ND: np.ndarray) -> np.ndarray:
+  """Scales rows to unit length; rows of zeros stay as they are."""
+  norm_N1 = np.linalg.norm(x_ND, axis=-1, keepdims=True)
+  return x_ND / np.where(norm_N1 > 0, norm_N1, 1)
+
+
 def check_finite(name: str, x_ND: np.ndarray, used_N: np.ndarray) -> None:
-  """Raises BadInput, naming the first, if a used row is not finite.
+  """Checks that all embeddings that are used are finite.
 
   Args:
     name: What a row is; its index follows: "the embedding of shape".
     x_ND: (N, D) floats.
     used_N: (N,) bool, the rows that matter.
+
+  Raises:
+    BadInput: naming the first that is not.
   """
   # Far from overflow, a sum is finite where every term is, and it needs no
   # array of the size of `x_ND`.
@@ -34,7 +43,7 @@ def check_finite(name: str, x_ND: np.ndarray, used_N: np.ndarray) -> None:
 
 
 def distinct_rows(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The distinct rows and where each row went.
+  """Finds the distinct rows and where each row went.
 
   A product may round equal rows differently, depending on where they lie.
   Scored once, they tie exactly.
@@ -56,7 +65,7 @@ def distinct_rows(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def map_rows(function: Callable[..., Any], rows: Any, whole: Any) -> Any:
-  """function(rows, whole), computed in stripes of rows on all local devices.
+  """Computes function(rows, whole) in stripes of rows on all local devices.
 
   Every device is given tiles of one shape, so that what comes out depends
   neither on the number of devices nor on that of rows.
@@ -80,7 +89,7 @@ def map_rows(function: Callable[..., Any], rows: Any, whole: Any) -> Any:
   parts = []
   for start in range(0, length, stripe):
     part = jax.tree.map(
-      functools.partial(_part, start=start, length=stripe), rows
+      functools.partial(_filled_part, start=start, length=stripe), rows
     )
     parts.append(jax.device_get(_sharded(function, mesh, part, whole)))
   return jax.tree.map(lambda *x: np.concatenate(x)[:length], *parts)
@@ -94,6 +103,6 @@ def _sharded(function, mesh: Mesh, rows, whole):
   )(rows, whole)
 
 
-def _part(x: np.ndarray, *, start: int, length: int) -> np.ndarray:
+def _filled_part(x: np.ndarray, *, start: int, length: int) -> np.ndarray:
   x = x[start : start + length]
   return np.pad(x, [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1))
