@@ -22,7 +22,7 @@ from mrd_jax.draw.style import (
   MARGIN,
   VERMILION,
   WIDTH,
-  sheet,
+  figure,
 )
 from mrd_jax.io.files import write_json
 
@@ -113,8 +113,8 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
   """Relative error against depth: of the stages, and of the gradients."""
   height = 5.2
   notes = [title, "what is equal is not drawn"]
-  with sheet(path, "JAX against PyTorch, by depth", notes, height) as figure:
-    panels = figure.subplots(
+  with figure(path, "JAX against PyTorch, by depth", notes, height) as drawn:
+    panels = drawn.subplots(
       1,
       2,
       sharey=True,
@@ -139,7 +139,7 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
       Line2D([], [], color=GREY, linestyle=style, label=label)
       for label, style in _STYLES.items()
     ]
-    figure.legend(
+    drawn.legend(
       handles=lines,
       loc="upper right",
       bbox_to_anchor=(1 - MARGIN / WIDTH, 1 - 0.15 / height),

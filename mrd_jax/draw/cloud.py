@@ -10,11 +10,41 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from mrd_jax.encoder.encoder import shuffled
+from mrd_jax.errors import BadInput
+
 BACKGROUND = (0.965, 0.97, 0.976)
 AZIMUTH, ELEVATION = np.deg2rad(38), np.deg2rad(22)
 CAMERA = 4.0  # distance of the camera, in radii of the cloud
 OVERSAMPLING = 2
+PIXELS = 300  # of a side of a picture on a sheet
+MOST_POINTS = 10_000  # that are drawn of a cloud
+PLAIN = 0.62  # grey of clouds without colours
 _LAMP = np.array([-0.45, 0.75, 0.5]) / np.linalg.norm([-0.45, 0.75, 0.5])
+
+
+def picture(cloud_NC: np.ndarray, *, up: str = "y") -> np.ndarray:
+  """Draws a cloud for a sheet.
+
+  Args:
+    cloud_NC: (N, 3) coordinates, any unit, or (N, 6) with colours in [0, 1].
+    up: "y" or "z", the axis that is up.
+
+  Returns:
+    (PIXELS, PIXELS, 3), see `render`.
+
+  Raises:
+    BadInput: if all points coincide.
+  """
+  cloud_NC = cloud_NC[shuffled(len(cloud_NC))[:MOST_POINTS]]
+  xyz_N3, rgb_N3 = cloud_NC[:, :3], cloud_NC[:, 3:]
+  if not rgb_N3.shape[1]:
+    rgb_N3 = np.full_like(xyz_N3, PLAIN)
+  if up == "z":
+    xyz_N3 = xyz_N3[:, [0, 2, 1]] * [1, 1, -1]  # a rotation
+  if (xyz_N3 == xyz_N3[0]).all():
+    raise BadInput("all points coincide")
+  return render(xyz_N3, rgb_N3, PIXELS)
 
 
 def render(xyz_N3: np.ndarray, rgb_N3: np.ndarray, size: int) -> np.ndarray:

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from mrd_jax.io.files import replacing
+
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 INK, GREY, RULE = "#22262b", "#667080", "#e3e6ea"
@@ -49,10 +51,10 @@ _STYLE: Any = {
 
 
 @contextmanager
-def sheet(
+def figure(
   path: Path, title: str, notes: Sequence[str], height: float
 ) -> Iterator[Figure]:
-  """A figure with its header, saved as PNG on leaving.
+  """Makes a figure with its header, and saves it as PNG on leaving.
 
   Args:
     path: The file to write.
@@ -62,12 +64,12 @@ def sheet(
     height: Of the figure, in inches; the width is `WIDTH`.
   """
   with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    drawn = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     left = MARGIN / WIDTH
-    figure.text(
+    drawn.text(
       left, 1 - 0.2 / height, title, va="top", fontsize=14, weight="bold"
     )
-    figure.text(
+    drawn.text(
       left,
       1 - 0.52 / height,
       _join(notes, 140),
@@ -76,10 +78,11 @@ def sheet(
       color=GREY,
       linespacing=1.4,
     )
-    yield figure
+    yield drawn
     path.parent.mkdir(exist_ok=True)
     # No version or date inside: the same run gives the same file.
-    figure.savefig(path, metadata={"Software": None})
+    with replacing(path) as temporary:
+      drawn.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _join(notes: Sequence[str], width: int) -> str:

@@ -2,23 +2,21 @@
 
 import json
 import os
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from mrd_jax.draw.sheet import cloud_image, drawable
-from mrd_jax.draw.style import GREY, HEADER, MARGIN, WIDTH, sheet
+from mrd_jax.data.records import record_cloud
+from mrd_jax.draw import cloud
+from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
+from mrd_jax.draw.style import GREY
 from mrd_jax.errors import BadInput
 from mrd_jax.inspect.run import MADE_BY, Inspection
+from mrd_jax.io.files import write_text
 
 REPORT, SHEET = "report.json", "shapes.png"
 COLUMNS = 4
-GAP = 0.16  # inches between tiles
-TILE = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS  # inches
-CAPTION = 1.3  # inches below a tile
 TEXTS = 3  # of a shape, two lines each at most
 
 
@@ -56,9 +54,7 @@ def _is_ours(path: Path) -> bool:
 def write(inspection: Inspection, output: Path, shapes: int) -> list[Path]:
   """Writes the report, and the sheet of so many shapes; returns the files."""
   text = json.dumps(inspection.report, indent=2, allow_nan=False)
-  temporary = output / f"{REPORT}.tmp"
-  temporary.write_text(text + "\n")
-  os.replace(temporary, output / REPORT)
+  write_text(output / REPORT, text + "\n")
   draw_shapes(inspection, output / SHEET, shapes)
   return [output / REPORT, output / SHEET]
 
@@ -88,71 +84,27 @@ def choose_shapes(
 
 def draw_shapes(inspection: Inspection, path: Path, shapes: int) -> None:
   """Draws random shapes with their texts, y up."""
-  chosen = choose_shapes(inspection, shapes)
-  rows = -(-len(chosen) // COLUMNS)
-  height = HEADER + rows * (TILE + CAPTION) + MARGIN
   report, meta = inspection.report, inspection.meta
+  tiles = []
+  for split, record in choose_shapes(inspection, shapes):
+    names = meta.class_names.get(split, ())
+    label = int(record["label"])
+    of_class = names[label] if 0 <= label < len(names) else ""
+    origin = " · ".join(filter(None, (split, record["dataset"], of_class)))
+    texts = [f"“{text}”" for text in record["texts"]] or ["(no text)"]
+    more = [f"and {len(texts) - TEXTS} more"] if len(texts) > TEXTS else []
+    lines = [
+      Line(origin, GREY, 7.2),
+      Line(record["id"], GREY, 7.2, middle=True),
+      *(Line(text, "black", 7.2, most=2) for text in texts[:TEXTS] + more),
+    ]
+    tiles.append(Tile(cloud.picture(record_cloud(record)), lines))
   notes = [
     f"teacher: {meta.teacher}",
     f"drawn at random from {len(report['splits'])} splits, seed "
     f"{report['seed']}",
     "drawn with y up",
   ]
-  title = f"{meta.name}: {len(chosen)} shapes and their texts"
-  with sheet(
-    path, drawable(title), [drawable(note) for note in notes], height
-  ) as figure:
-    for number, (split, record) in enumerate(chosen):
-      row, column = divmod(number, COLUMNS)
-      left = MARGIN + column * (TILE + GAP)
-      top = height - HEADER - row * (TILE + CAPTION)
-      names = meta.class_names.get(split, ())
-      label = int(record["label"])
-      of_class = names[label] if 0 <= label < len(names) else ""
-      _tile(figure, left, top, record, split, of_class)
-
-
-def _tile(
-  figure: Figure,
-  left: float,
-  top: float,
-  record: dict[str, Any],
-  split: str,
-  of_class: str,
-) -> None:
-  """A picture with split, source, class and texts below."""
-  height = figure.get_figheight()
-  axes = figure.add_axes(
-    (left / WIDTH, (top - TILE) / height, TILE / WIDTH, TILE / height)
-  )
-  axes.imshow(cloud_image(record), interpolation="antialiased")
-  axes.set(xticks=[], yticks=[])
-  axes.grid(False)
-  for spine in axes.spines.values():
-    spine.set(visible=True, color=GREY, linewidth=0.6)
-  origin = " · ".join(filter(None, (split, record["dataset"], of_class)))
-  lines = []
-  for text in record["texts"][:TEXTS]:
-    lines += textwrap.wrap(
-      drawable(f"“{text}”"), 42, max_lines=2, placeholder=" …”"
-    )
-  more = len(record["texts"]) - TEXTS
-  if more > 0:
-    lines.append(f"and {more} more")
-  for offset, color, block in (
-    (0.05, GREY, [_short(origin), _short(record["id"])]),
-    (0.33, "black", lines or ["(no text)"]),
-  ):
-    figure.text(
-      left / WIDTH,
-      (top - TILE - offset) / height,
-      "\n".join(block),
-      va="top",
-      fontsize=7.2,
-      color=color,
-      linespacing=1.2,
-    )
-
-
-def _short(text: str) -> str:
-  return textwrap.shorten(drawable(text), 42, placeholder=" …")
+  title = f"{meta.name}: {len(tiles)} shapes and their texts"
+  rows = in_rows(tiles, COLUMNS)
+  draw_sheet(path, title, notes, rows, columns=COLUMNS)

@@ -21,7 +21,7 @@ from mrd_jax.draw.style import (
   VERMILION,
   WIDTH,
   end_labels,
-  sheet,
+  figure,
   step_axis,
   ticks,
 )
@@ -94,8 +94,8 @@ def draw_losses(run: RunFolder, path: Path) -> None:
     notes.append("PI-TI: relation point–image against text–image, and so on")
   if len(series[panels[0].name][0]) >= curves.SMOOTH_FROM:
     notes.append("thin: as logged, bold: smoothed")
-  with sheet(path, "The loss and its parts, by step", notes, height) as figure:
-    grid = figure.subplots(
+  with figure(path, "The loss and its parts, by step", notes, height) as drawn:
+    grid = drawn.subplots(
       rows,
       columns,
       squeeze=False,
@@ -139,8 +139,8 @@ def draw_dynamic_weights(run: RunFolder, path: Path) -> None:
   if run.config.get("loss", {}).get("weighting") == "fixed":
     title = "Weights of the relation terms, fixed at 1/2 (loss.weighting)"
   height = 4.4
-  with sheet(path, title, run.describe(), height) as figure:
-    grid = figure.subplots(
+  with figure(path, title, run.describe(), height) as drawn:
+    grid = drawn.subplots(
       1,
       len(pairs),
       squeeze=False,
@@ -194,8 +194,8 @@ def draw_accuracy(run: RunFolder, path: Path) -> None:
   title = "Zero-shot classification accuracy of held-out shapes, by step"
   if run.finetuned:
     title = "Classification accuracy of the test split, by step"
-  with sheet(path, title, run.describe(), height) as figure:
-    grid = figure.subplots(
+  with figure(path, title, run.describe(), height) as drawn:
+    grid = drawn.subplots(
       rows,
       columns,
       squeeze=False,

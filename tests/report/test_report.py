@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 from configs.finetune import debug
-from mrd_jax.data.dataset import open_split
-from mrd_jax.draw import cloud
-from mrd_jax.draw.sheet import drawable
 from mrd_jax.draw.style import DPI, WIDTH
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import procedural
@@ -206,14 +203,13 @@ def test_rank_does_not_profit_from_ties(run, monkeypatch, capsys):
     one = np.eye(1, DIM).repeat(6, axis=0)  # its products are not rounded
     changed = dict(arrays) | {"point": one}
   np.savez(run / "embeddings" / "val.npz", **changed)
-  notes = []
+  sheets = []
   monkeypatch.setattr(
-    retrieval_sheet,
-    "_write_query",
-    lambda f, top, text, note: notes.append(note),
+    retrieval_sheet, "draw_sheet", lambda *args, **_: sheets.append(args)
   )
   draw_retrieval(read_run(run), run / "a.png")
-  ranks = [int(re.findall(r"ranks (\d+) of 6", note)[0]) for note in notes]
+  asked = [row[0].lines[1].text for row in sheets.pop()[3]]
+  ranks = [int(re.findall(r"ranks (\d+) of 6", note)[0]) for note in asked]
   assert sorted(ranks) == [1, 2, 3, 4, 5, 6]
   assert main([str(run)]) == 0
   assert "the encoder has collapsed" in capsys.readouterr().err
@@ -347,36 +343,3 @@ def test_queries_are_spread_over_classes():
   chosen = choose_queries(np.ones(9, bool), np.full(9, -1), 3)
   assert chosen.tolist() == [0, 4, 8]
   assert choose_queries(np.zeros(9, bool), np.full(9, -1), 3).size == 0
-
-
-def test_render_shows_the_nearer_surface_in_its_colour(data):
-  rng = np.random.default_rng(0)
-  near, far = rng.normal(size=(2, 4000, 3))
-  near /= np.linalg.norm(near, axis=1, keepdims=True)
-  far *= 0.5 / np.linalg.norm(far, axis=1, keepdims=True)
-  rgb = np.repeat([[1.0, 0, 0], [0, 0, 1.0]], 4000, axis=0)
-  image = cloud.render(np.concatenate([near, far]), rgb, 64)
-  assert image.shape == (64, 64, 3) and image.dtype == np.float32
-  assert image.min() >= 0 and image.max() <= 1
-  np.testing.assert_allclose(image[0, 0], cloud.BACKGROUND, atol=0.02)
-  assert image[32, 32, 0] > 0.5 > 0.1 > image[32, 32, 2]
-  # Up is up: what is above in y is above in the picture.
-  high = np.concatenate([near * 0.2 + [0, 1, 0], far * 0.4 - [0, 1, 0]])
-  image = cloud.render(high, rgb, 64)
-  rows_red = np.nonzero(image[..., 0] - image[..., 2] > 0.3)[0]
-  rows_blue = np.nonzero(image[..., 2] - image[..., 0] > 0.3)[0]
-  assert rows_red.max() < rows_blue.min()
-
-
-def test_render_takes_degenerate_clouds(data):
-  two = np.array([[0.0, 0, 0], [0, 1, 0]])
-  repeated = np.repeat(two, 40, axis=0)
-  for xyz in (two, repeated, two[:, [1, 0, 2]] * 1e-3):
-    image = cloud.render(xyz, np.zeros_like(xyz), 32)
-    assert np.isfinite(image).all() and image.min() < 0.6
-  record = open_split(data, "val")[0]
-  assert len(record["xyz"]) == 200
-
-
-def test_texts_that_the_font_cannot_draw():
-  assert drawable("a\n 椅子 $5") == "a □□ $5"

@@ -604,19 +604,23 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
   from mrd_jax.search import sheet
 
   monkeypatch.setattr(
-    sheet.point_render,
+    sheet.cloud,
     "render",
     lambda xyz, rgb, size: drawn.append(xyz) or np.zeros((size, size, 3)),
   )
-  frames = []
-  monkeypatch.setattr(
-    sheet, "_draw", lambda f, left, top, picture: frames.append(picture)
-  )
+  tiles = []
+  draw = sheet.draw_sheet
+
+  def look(path, title, notes, rows, **options):
+    tiles.extend(tile for row in rows for tile in row)
+    draw(path, title, notes, rows, **options)
+
+  monkeypatch.setattr(sheet, "draw_sheet", look)
   hits = ranking.Hits(np.arange(60), np.zeros(60), np.zeros((60, 2)), 60)
   asked = [queries.Query("image", "gone.png"), queries.Query("text", "x" * 999)]
   output = tmp_path / "sheet.png"
   draw_hits(open_gallery(path), asked, hits, output, up="y")
-  words = [frame for frame in frames if isinstance(frame, str)]
+  words = [t.picture for t in tiles if isinstance(t.picture, str)]
   assert words[:3] == ["cannot be read", "file not found", "cannot be read"]
   assert words[3:] == ["file not found"] * 47
   (xyz,) = drawn

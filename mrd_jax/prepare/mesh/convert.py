@@ -38,11 +38,10 @@ from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.mesh.renders import render_views
 from mrd_jax.prepare.mesh.table import Row, read_table
-from mrd_jax.prepare.mesh.thumbnails import write_sheet
 from mrd_jax.prepare.openshape.sample import GREY
 
 THUMBNAILS_FILE = "thumbnails.png"
-_THUMBNAILS = 96
+_THUMBNAILS, _COLUMNS = 96, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,15 +262,24 @@ def _write_sheet(drafts: Path, stems: Sequence[str], target: Path) -> None:
   """Draws the first view of shapes spread over the whole dataset."""
   from PIL import Image
 
+  from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
+
   commits = [shards.read_commit(drafts, stem) for stem in stems]
   total = sum(shard.records for commit in commits for shard in commit.shards)
   chosen = set(np.linspace(0, total - 1, min(total, _THUMBNAILS)).astype(int))
-  items, index = [], 0
+  tiles, index = [], 0
   for commit in commits:
     for _, content in shards.read_files(drafts, commit):
       if index in chosen:
         draft = read_draft(content)
         picture = Image.open(io.BytesIO(draft.images[0]))  # type: ignore
-        items.append((np.asarray(picture), draft.id))
+        name = Line(draft.id, size=7, most=2, middle=True)
+        tiles.append(Tile(np.asarray(picture), [name]))
       index += 1
-  write_sheet(target / THUMBNAILS_FILE, items)
+  draw_sheet(
+    target / THUMBNAILS_FILE,
+    f"{len(tiles)} of {total:,} shapes",
+    ["their first views", "spread over the whole dataset"],
+    in_rows(tiles, _COLUMNS),
+    columns=_COLUMNS,
+  )
