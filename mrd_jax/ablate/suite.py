@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mrd_jax.cli import load_config
-from mrd_jax.config.pretraining import (
-  Config,
-  LossConfig,
-  from_config_dict,
-  from_saved,
-)
+from mrd_jax.config.fields import flatten, may_change
+from mrd_jax.config.pretraining import Config, LossConfig, from_config_dict
 from mrd_jax.errors import BadInput
-from mrd_jax.training.resume import MAY_CHANGE, flatten
 
 SUITES = Path("configs/ablations")
 
@@ -53,7 +48,9 @@ class Cell:
   def results(self) -> dict[str, Any] | None:
     """results.json; None before the end, or if it lacks what is asked for."""
     try:
-      saved = from_saved(json.loads((self.workdir / "config.json").read_text()))
+      saved = from_config_dict(
+        json.loads((self.workdir / "config.json").read_text())
+      )
       results = json.loads((self.workdir / "results.json").read_text())
     except FileNotFoundError:
       return None
@@ -131,6 +128,7 @@ def make_cells(
   Raises:
     BadInput: naming the row and the field that cannot be changed.
   """
+  kept = may_change(Config) | {"seed"}
   cells = []
   folders: dict[str, Path] = {}
   for seed in seeds:
@@ -152,7 +150,7 @@ def make_cells(
       learned = {
         name: value
         for name, value in flatten(dataclasses.asdict(config)).items()
-        if name != "seed" and not name.startswith(MAY_CHANGE)
+        if name not in kept
       } | {"data.dir": config.data.dir}
       key = hashlib.sha256(json.dumps(learned).encode()).hexdigest()[:8]
       slug = re.sub(r"[^a-z0-9]+", "_", row.lower()).strip("_")

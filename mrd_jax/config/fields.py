@@ -1,18 +1,205 @@
-"""Checks the fields of a config."""
+"""Declares the fields of a config, and checks configs by their declarations.
+
+A section of a config is a frozen dataclass.  Each of its fields is made by
+`field`, which says its default, its range, why it is there, and whether it may
+change when a run goes on.  The type hint says the rest: bool, int, float, str,
+`tuple[str, ...]`, a `Literal` of choices, or another section.
+"""
 
 import dataclasses
+import functools
 import math
 import re
-import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import ml_collections
 
 from mrd_jax.errors import BadInput
 
+BELOW_ONE = 1 - 1e-9
+
+
+def field(
+  default: Any,
+  why: str = "",
+  *,
+  low: float | None = None,
+  high: float | None = None,
+  may_change: bool = False,
+) -> Any:
+  """Declares a field of a section.
+
+  A subclass that only wants another default writes `name: type = default` and
+  inherits the rest of the declaration.
+
+  Args:
+    default: Its value in `Config()`.
+    why: What it is, in a sentence; of a section its docstring says it.
+    low: The smallest number allowed.
+    high: The largest number allowed.
+    may_change: Whether a run may go on with another value: it changes nothing
+      that is learned, but for rounding.  Of a section: each of its fields.
+  """
+  return dataclasses.field(
+    default=default,
+    metadata={"why": why, "low": low, "high": high, "may_change": may_change},
+  )
+
+
+class Declared(NamedTuple):
+  """A field as it is declared; `field` says what the rest is."""
+
+  name: str
+  hint: Any
+  default: Any
+  why: str
+  low: float | None
+  high: float | None
+  may_change: bool
+
+  @property
+  def is_section(self) -> bool:
+    return dataclasses.is_dataclass(self.hint)
+
+
+@functools.cache
+def declared(section: type) -> tuple[Declared, ...]:
+  """Lists the fields of a section, sections of it among them."""
+  hints = typing.get_type_hints(section)
+  fields = []
+  for item in dataclasses.fields(section):
+    declarations = (
+      dict(getattr(base, "__dataclass_fields__", {})[item.name].metadata)
+      for base in section.__mro__
+      if item.name in getattr(base, "__dataclass_fields__", {})
+    )
+    plain = {"why": "", "low": None, "high": None, "may_change": False}
+    said = next(filter(None, declarations), plain)
+    fields.append(Declared(item.name, hints[item.name], item.default, **said))
+  return tuple(fields)
+
+
+def describe(section: type) -> list[Declared]:
+  """Lists the fields of a section and of those in it, by dotted names."""
+  found = []
+  for item in declared(section):
+    if not item.is_section:
+      found.append(item)
+      continue
+    found += [
+      inner._replace(
+        name=f"{item.name}.{inner.name}",
+        may_change=item.may_change or inner.may_change,
+      )
+      for inner in describe(item.hint)
+    ]
+  return found
+
+
+def may_change(section: type) -> set[str]:
+  """Names the fields that may have other values when a run goes on."""
+  return {item.name for item in describe(section) if item.may_change}
+
+
+def build(section: type, values: Any, name: str) -> Any:
+  """Makes a section of a dict that has exactly its fields.
+
+  Args:
+    section: Its class.
+    values: The dict, or a ConfigDict; sections are dicts in it.
+    name: Of the section, for messages.
+
+  Raises:
+    BadInput: naming the field that is missing or unknown.
+  """
+  if isinstance(values, ml_collections.ConfigDict):
+    values = values.to_dict()
+  if not isinstance(values, dict):
+    raise BadInput(f"{name} must be a section of fields, it is {values!r}")
+  fields = {item.name: item for item in declared(section)}
+  for odd in sorted(fields.keys() ^ values.keys()):
+    problem = "is missing" if odd in fields else "is not a field"
+    raise BadInput(
+      f"{name}.{odd} {problem}; {name} has {', '.join(sorted(fields))}"
+    )
+  return section(
+    **{
+      key: build(fields[key].hint, value, f"{name}.{key}")
+      if fields[key].is_section
+      else value
+      for key, value in values.items()
+    }
+  )
+
+
+def check(section: Any, name: str) -> None:
+  """Checks the fields of a section, for its `__post_init__`.
+
+  Whole numbers become floats and lists tuples where those are declared.
+
+  Args:
+    section: A dataclass.
+    name: Of the section, for messages.
+
+  Raises:
+    BadInput: naming the field, what it must be, and what it is.
+  """
+  for item in declared(type(section)):
+    value, path = getattr(section, item.name), f"{name}.{item.name}"
+    if not item.is_section:
+      object.__setattr__(section, item.name, _checked(item, value, path))
+    elif isinstance(value, item.hint):
+      check(value, path)
+    else:
+      raise BadInput(f"{path} must be a section of fields, it is {value!r}")
+
+
+def _checked(item: Declared, value: Any, name: str) -> Any:
+  if typing.get_origin(item.hint) is Literal:
+    choices = typing.get_args(item.hint)
+    if value not in choices:
+      raise BadInput(
+        f"{name} is {value!r}, must be one of {', '.join(map(repr, choices))}"
+      )
+    return value
+  if typing.get_origin(item.hint) is tuple:
+    if not isinstance(value, (list, tuple)) or not all(
+      isinstance(part, str) for part in value
+    ):
+      raise BadInput(f"{name} is {value!r}, must be a tuple of strings")
+    return tuple(value)
+  if item.hint is float and type(value) is int:
+    value = float(value)
+  if type(value) is not item.hint:
+    raise BadInput(f"{name} is {value!r}, must be of type {item.hint.__name__}")
+  if item.hint is float and not math.isfinite(value):
+    raise BadInput(f"{name} is {value}, must be finite")
+  if item.low is not None and not item.low <= value <= item.high:
+    raise BadInput(
+      f"{name} is {value}, must be between {item.low} and {item.high}"
+    )
+  return value
+
+
+def as_config_dict(config: Any) -> ml_collections.ConfigDict:
+  """Makes the ConfigDict of a config, as config files return it."""
+  return ml_collections.ConfigDict(dataclasses.asdict(config))
+
+
+def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+  """Lists the fields of nested dicts by their dotted names."""
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
 
 def parse_window(text: str) -> tuple[int, int] | None:
-  """The steps that `config.profile` names, None for "".
+  """Reads the steps that `config.profile` names, None for "".
 
   Raises:
     BadInput: unless it is "START:STOP" with 0 <= START < STOP.
@@ -28,77 +215,6 @@ def parse_window(text: str) -> tuple[int, int] | None:
   return int(found[1]), int(found[2])
 
 
-def build(cls: type, values: Any, name: str) -> Any:
-  """A frozen dataclass of a section's values.
-
-  Args:
-    cls: The dataclass; its fields may be dataclasses.
-    values: A dict of exactly its fields.
-    name: Of the section, for messages.
-
-  Raises:
-    BadInput: naming the field that is missing, unknown or of another type.
-  """
-  if not isinstance(values, dict):
-    raise BadInput(f"{name} must be a section of fields, it is {values!r}")
-  hints = typing.get_type_hints(cls)
-  fields = {field.name for field in dataclasses.fields(cls)}
-  for odd in sorted(fields ^ values.keys()):
-    problem = "is missing" if odd in fields else "is not a field"
-    raise BadInput(
-      f"{name}.{odd} {problem}; {name} has {', '.join(sorted(fields))}"
-    )
-  return cls(
-    **{
-      field: _check(hints[field], value, f"{name}.{field}")
-      for field, value in values.items()
-    }
-  )
-
-
-def _check(hint: Any, value: Any, name: str) -> Any:
-  if dataclasses.is_dataclass(hint):
-    return build(typing.cast(type, hint), value, name)
-  if typing.get_origin(hint) is Literal:
-    choices = typing.get_args(hint)
-    if value not in choices:
-      raise BadInput(
-        f"{name} is {value!r}, must be one of {', '.join(map(repr, choices))}"
-      )
-    return value
-  if typing.get_origin(hint) is tuple:
-    if not isinstance(value, (list, tuple)) or not all(
-      isinstance(item, str) for item in value
-    ):
-      raise BadInput(f"{name} is {value!r}, must be a tuple of strings")
-    return tuple(value)
-  if hint is float and type(value) is int:
-    value = float(value)
-  assert not isinstance(hint, types.GenericAlias), hint
-  if type(value) is not hint:
-    raise BadInput(f"{name} is {value!r}, must be of type {hint.__name__}")
-  if hint is float and not math.isfinite(value):
-    raise BadInput(f"{name} is {value}, must be finite")
-  return value
-
-
-BELOW_ONE = 1 - 1e-9
-
-
-def check_ranges(
-  config: Any, ranges: Mapping[str, tuple[float, float]]
-) -> None:
-  """Raises BadInput if a field, by its dotted name, is out of its range."""
-  for name, (low, high) in ranges.items():
-    value: Any = config
-    for part in name.split("."):
-      value = getattr(value, part)
-    if not low <= value <= high:
-      raise BadInput(
-        f"config.{name} is {value}, must be between {low} and {high}"
-      )
-
-
 def in_steps(epochs: float, steps: int, steps_per_epoch: int) -> int:
-  """An interval that is given in epochs or in steps, in steps."""
+  """Counts the steps of an interval that is given in epochs or in steps."""
   return steps or max(round(epochs * steps_per_epoch), 1)

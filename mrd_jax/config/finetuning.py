@@ -1,239 +1,170 @@
-"""The configuration of a fine-tuning run; see `mrd_jax/config/pretraining.py`."""
+"""Declares every field of a fine-tuning run; see `config/pretraining.py`.
+
+`Config()` is Point-BERT's recipe, but for the data's splits.
+"""
 
 import dataclasses
-from typing import Literal
 
 import ml_collections
 
-from mrd_jax.config.fields import BELOW_ONE, build, check_ranges, parse_window
-from mrd_jax.config.pretraining import (
+from mrd_jax.config.fields import BELOW_ONE, build, field
+from mrd_jax.config.pretraining import UpAxis
+from mrd_jax.config.shared import (
   AdamWConfig,
-  Attention,
+  ComputeConfig,
   LogConfig,
   MeshConfig,
   PointBERTSize,
-  Remat,
-  UpAxis,
+  ReadingConfig,
+  RunConfig,
+  check_run,
 )
 from mrd_jax.errors import BadInput
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """Where the labelled shapes come from.
+class DataConfig(ReadingConfig):
+  """Where the labelled shapes come from."""
 
-  Attributes:
-    dir: Prepared dataset (`python -m mrd_jax.prepare`).
-    train: Labelled split to learn from.
-    test: Labelled split to be tested on, of the same classes.
-    threads: Reading threads.
-    workers: Worker processes; 0 reads with threads alone.
-  """
-
-  dir: str
-  train: str
-  test: str
-  threads: int
-  workers: int
+  dir: str = ""
+  train: str = field("", "Labelled split to learn from.")
+  test: str = field("", "Labelled split to be tested on, of the same classes.")
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-  """How a cloud is drawn (`finetune/transforms.py`).
+  """How a cloud is drawn."""
 
-  Attributes:
-    num_points: Points that the encoder sees.
-    sampled_points: In training, these are a random choice of so many that
-      farthest point sampling found.
-    scale_low: Smallest scale of an axis, in training.
-    scale_high: Largest.
-    shift: Largest shift along an axis, in training.
-  """
-
-  num_points: int
-  sampled_points: int
-  scale_low: float
-  scale_high: float
-  shift: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScratchConfig(PointBERTSize):
-  """The encoder where there is no checkpoint that says it.
-
-  Attributes:
-    up_axis: The axis that is up in the clouds that it sees.
-    colour_fill: The grey of all its points.
-  """
-
-  up_axis: UpAxis
-  colour_fill: float
+  num_points: int = field(
+    1024, "Points that the encoder sees.", low=1, high=2**24 - 1
+  )
+  sampled_points: int = field(
+    1200,
+    "In training, these are a random choice of so many that farthest point "
+    "sampling found.",
+    low=1,
+    high=2**24 - 1,
+  )
+  scale_low: float = field(
+    2 / 3, "Smallest scale of an axis, in training.", low=1e-3, high=1e3
+  )
+  scale_high: float = field(3 / 2, "Largest.", low=1e-3, high=1e3)
+  shift: float = field(
+    0.2, "Largest shift along an axis, in training.", low=0, high=10
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """The head, and how the model is computed.
+class ScratchConfig(PointBERTSize):
+  """The encoder with --checkpoint ''; else the checkpoint says all this."""
 
-  Attributes:
-    hidden: Width of the head's hidden layer.
-    dropout: Share of it that is dropped in training.
-    drop_path: Rate of stochastic depth in the last block; it grows linearly
-      from 0 in the first.
-    dtype: As in pre-training, likewise the next four.
-    remat: See there.
-    attention: See there.
-    fps_chunk: See there.
-    query_chunk: See there.
-  """
+  up_axis: UpAxis = field(
+    "y", "The axis that is up in the clouds that it sees; records are y up."
+  )
+  colour_fill: float = field(0.4, "The grey of all its points.", low=0, high=1)
 
-  hidden: int
-  dropout: float
-  drop_path: float
-  dtype: Literal["float32", "bfloat16"]
-  remat: Remat
-  attention: Attention
-  fps_chunk: int
-  query_chunk: int
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(ComputeConfig):
+  """The head, and how the model is computed."""
+
+  hidden: int = field(
+    256, "Width of the head's hidden layer.", low=1, high=2**16
+  )
+  dropout: float = field(
+    0.5, "Share of it that is dropped in training.", low=0, high=BELOW_ONE
+  )
+  drop_path: float = field(
+    0.1,
+    "Rate of stochastic depth in the last block; it grows linearly from 0 in "
+    "the first.",
+    low=0,
+    high=BELOW_ONE,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(AdamWConfig):
+  """AdamW with a linear warm-up and half a cosine."""
+
+  learning_rate: float = 5e-4
+  final_learning_rate: float = 2e-3  # 1e-6
+  warmup_epochs: float = 10.0
+  clip_norm: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The length and the loss of a run.
+  """The length and the loss of a run."""
 
-  Attributes:
-    batch_size: Global batch.
-    epochs: Length.
-    label_smoothing: Share of the target that is spread over all classes.
-  """
-
-  batch_size: int
-  epochs: float
-  label_smoothing: float
+  batch_size: int = field(32, "Global batch.", low=2, high=2**24)
+  epochs: float = field(300.0, "Length.", low=1e-9, high=1e6)
+  label_smoothing: float = field(
+    0.0,
+    "Share of the target that is spread over all classes.",
+    low=0,
+    high=BELOW_ONE,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """Checkpoints.
+  """When the state is saved, and which checkpoints are kept."""
 
-  Attributes:
-    every_epochs: Interval (besides the last step).
-    keep_latest: How many of the newest are kept.
-  """
-
-  every_epochs: float
-  keep_latest: int
+  every_epochs: float = field(
+    1.0, "Interval (besides the last step).", low=1e-9, high=1e6
+  )
+  keep_latest: int = field(
+    2, "How many of the newest are kept.", low=1, high=2**20
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-  """Evaluation on the test split.
+  """Evaluation on the test split."""
 
-  Attributes:
-    every_epochs: Interval (besides the last step).
-    batch_size: Global batch.
-    voting: How many augmented copies of a shape vote in the end; 0: no vote.
-  """
-
-  every_epochs: float
-  batch_size: int
-  voting: int
+  every_epochs: float = field(
+    1.0, "Interval (besides the last step).", low=1e-9, high=1e6
+  )
+  batch_size: int = field(128, "Global batch.", low=1, high=2**24)
+  voting: int = field(
+    0,
+    "How many augmented copies of a shape vote in the end, 10 is usual; 0: no "
+    "vote.",
+    low=0,
+    high=1000,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Everything a run depends on, but the checkpoint that it starts from.
+class Config(RunConfig):
+  """Everything a run depends on, but the checkpoint that it starts from."""
 
-  Attributes:
-    profile, compile_cache: As in pre-training.
-  """
+  data: DataConfig = DataConfig()
+  augment: AugmentConfig = AugmentConfig()
+  scratch: ScratchConfig = ScratchConfig()
+  model: ModelConfig = ModelConfig()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  train: TrainConfig = TrainConfig()
+  mesh: MeshConfig = MeshConfig()
+  checkpoint: CheckpointConfig = field(CheckpointConfig(), may_change=True)
+  eval: EvalConfig = field(EvalConfig(), may_change=True)
+  log: LogConfig = field(LogConfig(), may_change=True)
 
-  seed: int
-  profile: str
-  compile_cache: str
-  data: DataConfig
-  augment: AugmentConfig
-  scratch: ScratchConfig
-  model: ModelConfig
-  optimizer: AdamWConfig
-  train: TrainConfig
-  mesh: MeshConfig
-  checkpoint: CheckpointConfig
-  eval: EvalConfig
-  log: LogConfig
-
-
-# field: (lowest, highest); the ends are allowed.
-_RANGES = {
-  "seed": (0, 2**31 - 2),
-  "data.threads": (1, 1024),
-  "data.workers": (0, 1024),
-  "augment.num_points": (1, 2**24 - 1),
-  "augment.sampled_points": (1, 2**24 - 1),
-  "augment.scale_low": (1e-3, 1e3),
-  "augment.scale_high": (1e-3, 1e3),
-  "augment.shift": (0, 10),
-  **{
-    f"scratch.{name}": (1, 2**16)
-    for name in (
-      "width",
-      "depth",
-      "heads",
-      "mlp_dim",
-      "sa_dim",
-      "groups",
-      "group_size",
-    )
-  },
-  "scratch.radius": (1e-6, 4),
-  "scratch.colour_fill": (0, 1),
-  "model.hidden": (1, 2**16),
-  "model.dropout": (0, BELOW_ONE),
-  "model.drop_path": (0, BELOW_ONE),
-  "model.fps_chunk": (1, 2**24),
-  "model.query_chunk": (1, 2**24),
-  "optimizer.learning_rate": (0, 1e3),
-  "optimizer.final_learning_rate": (0, 1),
-  "optimizer.warmup_epochs": (0, 1e6),
-  "optimizer.warmup_steps": (0, 2**31),
-  "optimizer.weight_decay": (0, 1e3),
-  "optimizer.b1": (0, BELOW_ONE),
-  "optimizer.b2": (0, BELOW_ONE),
-  "optimizer.eps": (0, 1),
-  "optimizer.clip_norm": (0, 1e9),
-  "train.batch_size": (2, 2**24),
-  "train.epochs": (1e-9, 1e6),
-  "train.label_smoothing": (0, BELOW_ONE),
-  "mesh.fsdp": (1, 2**20),
-  "checkpoint.every_epochs": (1e-9, 1e6),
-  "checkpoint.keep_latest": (1, 2**20),
-  "eval.every_epochs": (1e-9, 1e6),
-  "eval.batch_size": (1, 2**24),
-  "eval.voting": (0, 1000),
-  "log.every_steps": (1, 2**31),
-  "log.stall_seconds": (0, 1e9),
-}
+  def __post_init__(self):
+    check_run(self)
+    if self.augment.sampled_points < self.augment.num_points:
+      raise BadInput(
+        f"config.augment.sampled_points is {self.augment.sampled_points}, of "
+        f"which augment.num_points {self.augment.num_points} cannot be chosen; "
+        "raise it"
+      )
 
 
-def from_config_dict(values: ml_collections.ConfigDict) -> Config:
-  """Checks a config file's values and makes a `Config` of them.
+def from_config_dict(values: ml_collections.ConfigDict | dict) -> Config:
+  """Makes a `Config` of a config file's values, or of a run's config.json.
 
   Raises:
     BadInput: naming the field, what it must be, and what it is.
   """
-  config: Config = build(Config, values.to_dict(), "config")
-  check_ranges(config, _RANGES)
-  parse_window(config.profile)
-  if config.model.attention == "cudnn" and config.model.dtype == "float32":
-    raise BadInput(
-      "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "
-      "it is 'float32'"
-    )
-  if config.augment.scale_low > config.augment.scale_high:
-    raise BadInput("config.augment.scale_low is above augment.scale_high")
-  if config.augment.sampled_points < config.augment.num_points:
-    raise BadInput(
-      f"config.augment.sampled_points is {config.augment.sampled_points}, of "
-      f"which augment.num_points {config.augment.num_points} cannot be chosen; "
-      "raise it"
-    )
-  return config
+  return build(Config, values, "config")

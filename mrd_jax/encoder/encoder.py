@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.config.pretraining import UpAxis, from_saved
+from mrd_jax.config.pretraining import UpAxis, from_config_dict
 from mrd_jax.encoder import card as model_card
 from mrd_jax.encoder import files
 from mrd_jax.encoder.files import EncoderConfig
@@ -326,7 +326,7 @@ def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     )
   if "model_type" in values:
     raise BadInput(f"{workdir / files.WEIGHTS_FILE} does not exist")
-  config = from_saved(values)
+  config = from_config_dict(values)
   step, state = load_on_one_device(
     workdir / "checkpoints",
     best_metric=config.checkpoint.best_metric if checkpoint == "best" else None,

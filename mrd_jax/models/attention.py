@@ -10,7 +10,7 @@ arXiv 2205.14135), so that they stay in the cache.
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.config.pretraining import Attention
+from mrd_jax.config.shared import Attention
 
 
 def attention(

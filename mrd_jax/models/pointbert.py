@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from mrd_jax.config.pretraining import Attention, PointBERTSize, Remat, Sampling
+from mrd_jax.config.pretraining import PointBERTSize, Sampling
+from mrd_jax.config.shared import Attention, Remat
 from mrd_jax.models import point_ops
 from mrd_jax.models.attention import attention
 from mrd_jax.models.layers import EPSILON, Linear, full_precision

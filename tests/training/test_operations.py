@@ -22,14 +22,9 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from runs import REPOSITORY, assert_same_run
 
-from configs import base, debug
-from configs.finetune import base as finetune_base
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.fields import parse_window
-from mrd_jax.config.finetuning import from_config_dict as finetune_config
-from mrd_jax.config.pretraining import from_config_dict, from_saved
 from mrd_jax.data import dataset
 from mrd_jax.data.batches import WorkerLost, _until_lost, examine_batch
 from mrd_jax.data.order import TrainOrder
@@ -40,7 +35,6 @@ from mrd_jax.training import clock as profiling
 from mrd_jax.training.clock import Clock, memory
 from mrd_jax.training.log import WandbRun
 from mrd_jax.training.loop import NotFinite, Run, train_loop
-from mrd_jax.training.resume import check_resumable
 
 PARTS = ("input", "step", "evaluation", "save", "compile")
 
@@ -221,42 +215,6 @@ def test_every_line_splits_the_wall_time_since_the_one_before(tmp_path):
 
 
 # The profile.
-
-
-@pytest.mark.parametrize(
-  "text", ["5", "5:", ":5", "5:5", "6:5", "-1:5", "a:b", "1:2:3", "1.0:2", " "]
-)
-def test_a_wrong_window_is_named(text):
-  for load, values in (
-    (from_config_dict, base.get_config()),
-    (finetune_config, finetune_base.get_config()),
-  ):
-    values.profile = text
-    with pytest.raises(BadInput, match=r"config\.profile is .*START:STOP"):
-      load(values)
-  assert parse_window("") is None
-  assert parse_window("0:12") == (0, 12)
-
-
-def test_runs_from_before_these_fields_load():
-  values = debug.get_config()
-  saved = dataclasses.asdict(from_config_dict(values))
-  for field in ("profile", "compile_cache"):
-    del saved[field]
-  for field in ("stall_seconds", "wandb"):
-    del saved["log"][field]
-  config = from_saved(json.loads(json.dumps(saved)))
-  assert (config.profile, config.compile_cache) == ("", "")
-  assert (config.log.stall_seconds, config.log.wandb) == (0, "")
-
-
-def test_the_fields_may_change_when_a_run_goes_on(tmp_path):
-  values = debug.get_config()
-  saved = tmp_path / "config.json"
-  saved.write_text(json.dumps(dataclasses.asdict(from_config_dict(values))))
-  values.profile, values.compile_cache = "3:5", "cache"
-  values.log.update(stall_seconds=5.0, wandb="mrd")
-  check_resumable(from_config_dict(values), saved)
 
 
 def traced_steps(workdir: Path) -> list[list[int]]:

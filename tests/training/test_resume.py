@@ -6,36 +6,38 @@ import re
 
 import pytest
 
+from mrd_jax.config import finetuning, pretraining
+from mrd_jax.config.fields import describe, field, may_change
 from mrd_jax.errors import BadInput
 from mrd_jax.training.resume import check_resumable, check_same_data
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-  margin: float = 0.1
-  names: tuple[str, ...] = ("a", "b")
+  margin: float = field(0.1)
+  names: tuple[str, ...] = field(("a", "b"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  steps: int = 5
-  accumulate: int = 1
+  steps: int = field(5)
+  accumulate: int = field(1, may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-  every_steps: int = 1
+  every_steps: int = field(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Any config; sections and some fields are named as in real ones."""
+  """Any config; of `log` all fields may change."""
 
-  seed: int = 0
-  profile: str = ""
+  seed: int = field(0)
+  profile: str = field("", may_change=True)
   loss: Loss = Loss()
   train: Train = Train()
-  log: Log = Log()
+  log: Log = field(Log(), may_change=True)
 
 
 @pytest.fixture
@@ -98,45 +100,37 @@ def test_names_that_begin_alike_are_not_the_same_field(saved):
     check_resumable(Config(), saved)
 
 
-def test_an_older_config_lacks_what_was_added_later(saved, monkeypatch):
-  """Such a field had the value under which it changes nothing."""
-  added = (("loss", "margin", 0.1), ("", "seed", 0), ("eval", "extra", 3))
-  monkeypatch.setattr("mrd_jax.training.resume.ADDED", added)
-  change(
-    saved, lambda values: (values["loss"].pop("margin"), values.pop("seed"))
-  )
-  check_resumable(Config(), saved)
-  with pytest.raises(
-    BadInput, match=r": loss.margin: 0.1 -> 0.3; seed: 0 -> 2$"
-  ):
-    check_resumable(Config(seed=2, loss=Loss(margin=0.3)), saved)
+@pytest.mark.parametrize("kind", [pretraining, finetuning])
+def test_the_configs_of_both_kinds_of_run_go_on(kind, tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(dataclasses.asdict(kind.Config())))
+  check_resumable(kind.Config(), path)
+  change(path, lambda values: values.pop("seed"))
+  with pytest.raises(BadInput, match=": seed: absent -> 0$"):
+    check_resumable(kind.Config(), path)
 
 
-def test_the_configs_of_both_kinds_of_run_go_on(tmp_path):
-  from configs import debug
-  from configs.finetune import base
-  from mrd_jax.config import finetuning as finetune_config
-  from mrd_jax.config import pretraining
-  from mrd_jax.training import resume
+BOTH = {
+  *("profile", "compile_cache", "data.dir", "data.threads", "data.workers"),
+  *("model.remat", "model.attention", "model.fps_chunk", "model.query_chunk"),
+  "mesh.fsdp",
+}
+PRETRAINING = {
+  *("data.made_from", "model.sampling", "loss.form", "loss.stripe"),
+  "train.accumulate",
+}
 
-  for module, values in ((pretraining, debug), (finetune_config, base)):
-    now = module.from_config_dict(values.get_config())
-    path = tmp_path / f"{module.__name__}.json"
-    path.write_text(json.dumps(dataclasses.asdict(now)))
-    check_resumable(now, path)
-    change(path, lambda values: values.pop("seed"))
-    with pytest.raises(BadInput, match=": seed: absent -> 0$"):
-      check_resumable(now, path)
-  # Every name in the list is a field, or a section, of one of them.
-  fields = resume.flatten(
-    dataclasses.asdict(pretraining.from_config_dict(debug.get_config()))
-  )
-  unknown = {
-    name
-    for name in resume.MAY_CHANGE
-    if not any(field.startswith(name) for field in fields)
-  }
-  assert unknown <= {"loss.form", "loss.stripe"}  # the losses by blocks
+
+@pytest.mark.parametrize(
+  ("kind", "alone"), [(pretraining, PRETRAINING), (finetuning, set())]
+)
+def test_what_changes_nothing_learned_may_change(kind, alone):
+  """Whoever adds to these must know that the run stays the same."""
+  whole = ("checkpoint.", "eval.", "log.")
+  found = {x for x in may_change(kind.Config) if not x.startswith(whole)}
+  assert found == BOTH | alone
+  fields = {item.name for item in describe(kind.Config)}
+  assert {x for x in fields if x.startswith(whole)} <= may_change(kind.Config)
 
 
 def test_other_data_is_refused(tmp_path):

@@ -1,0 +1,173 @@
+"""Declares the fields that pre-training and fine-tuning have in common."""
+
+import dataclasses
+from typing import Any, Literal
+
+from mrd_jax.config.fields import BELOW_ONE, check, field, parse_window
+from mrd_jax.errors import BadInput
+
+Remat = Literal["none", "blocks", "all"]
+Attention = Literal["xla", "cudnn"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """What every kind of run has."""
+
+  seed: int = field(0, "Of all that is drawn.", low=0, high=2**31 - 2)
+  profile: str = field(
+    "", "START:STOP, the steps to trace; '': none.", may_change=True
+  )
+  compile_cache: str = field(
+    "",
+    "Folder of JAX's persistent compilation cache; '' leaves what JAX's own "
+    "settings say.",
+    may_change=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingConfig:
+  """Where the shapes come from, and by how many threads and processes."""
+
+  dir: str = field(
+    "data/openshape",
+    "Prepared dataset (python -m mrd_jax.prepare).",
+    may_change=True,
+  )
+  threads: int = field(8, "Reading threads.", low=1, high=1024, may_change=True)
+  workers: int = field(
+    0,
+    "Worker processes; 0 reads with threads alone.",
+    low=0,
+    high=1024,
+    may_change=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class PointBERTSize:
+  """The architecture: what decides the parameters and the numbers."""
+
+  width: int = field(512, "Token width.", low=1, high=2**16)
+  depth: int = field(12, "Transformer blocks.", low=1, high=1024)
+  heads: int = field(8, "Attention heads of width 64.", low=1, high=1024)
+  mlp_dim: int = field(
+    1536, "Hidden width of a block's MLP.", low=1, high=2**20
+  )
+  sa_dim: int = field(
+    256, "Output width of the mini-PointNet.", low=1, high=2**16
+  )
+  groups: int = field(384, "G, tokens per cloud.", low=1, high=2**16)
+  radius: float = field(
+    0.2, "Radius of a group's ball in the normalised cloud.", low=1e-6, high=4
+  )
+  group_size: int = field(64, "K, points per group.", low=1, high=2**16)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+  """How the encoder is computed."""
+
+  dtype: Literal["float32", "bfloat16"] = field(
+    "bfloat16", "Of matrix products; CPUs have no fast bfloat16."
+  )
+  remat: Remat = field(
+    "none", "What is computed again to save memory.", may_change=True
+  )
+  attention: Attention = field(
+    "xla", "Who computes it; 'cudnn' needs a GPU.", may_change=True
+  )
+  fps_chunk: int = field(
+    4096, "Clouds sampled at a time.", low=1, high=2**24, may_change=True
+  )
+  query_chunk: int = field(
+    32, "Clouds grouped at a time.", low=1, high=2**24, may_change=True
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+  """AdamW with a linear warm-up and half a cosine."""
+
+  learning_rate: float = field(
+    1e-3, "Peak; in pre-training that of the encoder.", low=0, high=1e3
+  )
+  final_learning_rate: float = field(
+    0.0, "What the cosine ends at, as a share of the peak.", low=0, high=1
+  )
+  warmup_epochs: float = field(
+    15.0, "Warm-up from zero, in epochs.", low=0, high=1e6
+  )
+  warmup_steps: int = field(
+    0, "The same in steps; one of the two is 0.", low=0, high=2**31
+  )
+  weight_decay: float = field(
+    0.05,
+    "Decay of weight matrices only: not of biases, norms, the cls token, the "
+    "logit scale.",
+    low=0,
+    high=1e3,
+  )
+  b1: float = field(
+    0.9, "Decay of Adam's mean of the gradients.", low=0, high=BELOW_ONE
+  )
+  b2: float = field(
+    0.999, "Decay of Adam's mean of their squares.", low=0, high=BELOW_ONE
+  )
+  eps: float = field(1e-8, "What Adam adds to the root of that.", low=0, high=1)
+  clip_norm: float = field(
+    0.0,
+    "Largest norm of a group's gradients; 0 does not clip.",
+    low=0,
+    high=1e9,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices: all of them."""
+
+  fsdp: int = field(
+    1,
+    "How many of them share one copy of the state.",
+    low=1,
+    high=2**20,
+    may_change=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+  """What a run tells while it goes on."""
+
+  every_steps: int = field(
+    50, "So many steps a line in metrics.jsonl.", low=1, high=2**31
+  )
+  stall_seconds: float = field(
+    600.0,
+    "After so long in one stage the watchdog says where everything stands; 0: "
+    "it never does.",
+    low=0,
+    high=1e9,
+  )
+  wandb: str = field(
+    "", "Project of Weights & Biases that gets the metrics too; '': none."
+  )
+
+
+def check_run(config: Any) -> None:
+  """Checks every field, and what both kinds of run ask of several.
+
+  Raises:
+    BadInput: naming the field, what it must be, and what it is.
+  """
+  check(config, "config")
+  parse_window(config.profile)
+  if config.model.attention == "cudnn" and config.model.dtype == "float32":
+    raise BadInput(
+      "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "
+      "it is 'float32'"
+    )
+  if config.augment.scale_low > config.augment.scale_high:
+    raise BadInput("config.augment.scale_low is above augment.scale_high")
