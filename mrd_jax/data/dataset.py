@@ -18,6 +18,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from mrd_jax.data.records import SCHEMA, DatasetMeta
 from mrd_jax.errors import BadInput
+from mrd_jax.io.arrays import read_npz
 
 CLASS_FEATURES_FILE = "class_features.npz"
 _REMEDY = "prepare one with: python -m mrd_jax.prepare"
@@ -51,10 +52,7 @@ def class_features(directory: str | os.PathLike[str], split: str) -> np.ndarray:
   """
   _builder(directory)
   path = Path(directory) / CLASS_FEATURES_FILE
-  stored: dict[str, np.ndarray] = {}
-  if path.exists():
-    with np.load(path, allow_pickle=False) as arrays:
-      stored = {name: arrays[name] for name in arrays.files}
+  stored = read_npz(path, "prepare the data again") if path.exists() else {}
   if split not in stored:
     raise BadInput(
       f"split {split!r} of {directory} has no class names to evaluate "

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from mrd_jax.data.examples import Batch, eval_examples
 from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta, ImageKind
 from mrd_jax.errors import BadInput
+from mrd_jax.io.arrays import read_npz
 from mrd_jax.metrics.embeddings import unit
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
@@ -138,32 +138,20 @@ def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
   """
   if not Path(path).exists():
     raise BadInput(f"{path} does not exist; {AT_THE_END}")
-  try:
-    # Opened here: of a torn archive NumPy would leave its own file open.
-    with (
-      open(path, "rb") as file,
-      np.load(file, allow_pickle=False) as arrays,
-    ):
-      point = unit(arrays["point"].astype(np.float32))
-      # Older runs kept no image features.
-      has_image = np.zeros(len(point), bool)
-      image = np.zeros_like(point)
-      if "image" in arrays:
-        has_image = arrays["has_image"]
-        image = unit(arrays["image"].astype(np.float32))
-      return SplitEmbeddings(
-        point=point,
-        image=image,
-        has_image=has_image,
-        text=unit(arrays["text"].astype(np.float32)),
-        has_text=arrays["has_text"],
-        label=arrays["label"],
-      )
-  except (KeyError, ValueError, EOFError, OSError, BadZipFile) as error:
+  remedy = "remove it and repeat the training command"
+  arrays = read_npz(path, remedy)
+  if missing := sorted({*SplitEmbeddings._fields} - arrays.keys()):
     raise BadInput(
-      f"{path} is not what training writes ({error}); remove it and repeat "
-      "the training command"
-    ) from None
+      f"{path} is not what training writes: it lacks {', '.join(missing)}; "
+      f"{remedy}"
+    )
+  return SplitEmbeddings(
+    **{
+      name: unit(array.astype(np.float32)) if array.ndim == 2 else array
+      for name in SplitEmbeddings._fields
+      for array in [arrays[name]]
+    }
+  )
 
 
 AT_THE_END = (

@@ -1,6 +1,7 @@
-"""Writes files whole or not at all, and reads JSON."""
+"""Writes files whole or not at all, locks folders, and reads JSON."""
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -28,6 +29,28 @@ def replacing(path: Path) -> Iterator[Path]:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+  """Holds a lock file for one process; a killed one lets go by itself.
+
+  Args:
+    path: The file, in a folder that exists; it stays.
+    refusal: What to say if another process holds it.
+
+  Raises:
+    BadInput: `refusal`, at once, before anything else is touched.
+    OSError: if the file cannot be made.
+  """
+  with path.open("a") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+        raise FileNotFoundError  # who held it has removed the folder
+    except (BlockingIOError, FileNotFoundError):
+      raise BadInput(refusal) from None
+    yield
 
 
 def write_text(path: Path, text: str) -> None:

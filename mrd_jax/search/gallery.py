@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.arrays import map_npz
 
 _BLOCK_BYTES = 1 << 26  # of embeddings that are read at a time
 _OFF = 0.01  # by which a squared length may differ from 1: float16 rounds
@@ -102,27 +102,12 @@ def open_gallery(path: str | os.PathLike[str]) -> Gallery:
   path = Path(path)
   if not path.is_file():
     raise BadInput(f"{path}: no such file; {_REMEDY}")
-  try:
-    with zipfile.ZipFile(path) as archive:
-      members = {i.filename: i for i in archive.infolist()}
-      missing = [
-        name
-        for name in ("files", "embeddings", "source")
-        if f"{name}.npy" not in members
-      ]
-      if missing:
-        raise BadInput(f"{path} lacks {', '.join(missing)}; {_REMEDY}")
-      arrays = {
-        name.removesuffix(".npy"): _array(path, archive, member)
-        for name, member in members.items()
-      }
-  except BadInput:
-    raise
-  except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-    raise BadInput(
-      f"{path} cannot be read as .npz ({error}); it is damaged or cut off: "
-      f"{_REMEDY}"
-    ) from None
+  arrays, checksums = map_npz(path, _REMEDY)
+  missing = [
+    name for name in ("files", "embeddings", "source") if name not in arrays
+  ]
+  if missing:
+    raise BadInput(f"{path} lacks {', '.join(missing)}; {_REMEDY}")
   embeddings, files = arrays["embeddings"], arrays["files"]
   records = arrays.get("records")
   if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
@@ -146,7 +131,7 @@ def open_gallery(path: str | os.PathLike[str]) -> Gallery:
     files,
     _source(path, arrays["source"]),
     records,
-    members["embeddings.npy"].CRC,
+    checksums["embeddings"],
   )
 
 
@@ -162,36 +147,3 @@ def _source(path: Path, array: np.ndarray) -> dict[str, Any]:
       f"embeddings were made; {_REMEDY}"
     )
   return source
-
-
-def _array(
-  path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> np.ndarray:
-  """An array of an .npz, mapped if it is stored as it is (`np.savez`)."""
-  with archive.open(member) as file:
-    version = np.lib.format.read_magic(file)
-    read = (
-      np.lib.format.read_array_header_1_0
-      if version == (1, 0)
-      else np.lib.format.read_array_header_2_0
-    )
-    shape, in_columns, dtype = read(file)
-    header = file.tell()
-  if dtype.hasobject:
-    raise BadInput(
-      f"{path}: {member.filename} is a pickle, which could run code and is "
-      f"never opened; {_REMEDY}"
-    )
-  mapped = member.compress_type == zipfile.ZIP_STORED and 0 not in shape
-  if not mapped or not shape:
-    with archive.open(member) as file:
-      return np.lib.format.read_array(file, allow_pickle=False)
-  # The member's own header (APPNOTE.TXT of the zip format, 4.3.7): 30 bytes,
-  # the last four of them the lengths of the name and of the extra field.
-  with path.open("rb") as file:
-    file.seek(member.header_offset + 26)
-    lengths = np.frombuffer(file.read(4), "<u2")
-  start = member.header_offset + 30 + int(lengths.sum()) + header
-  return np.memmap(
-    path, dtype, "r", start, shape, order="F" if in_columns else "C"
-  )

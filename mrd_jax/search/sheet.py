@@ -12,10 +12,10 @@ from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 from mrd_jax.draw.style import GREY
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds import read_cloud
+from mrd_jax.io.images import to_rgb
 from mrd_jax.search.gallery import Gallery
 from mrd_jax.search.queries import Query
 from mrd_jax.search.ranking import Hits
-from mrd_jax.teachers.images import to_rgb
 
 MOST = 50  # hits on a sheet
 COLUMNS = 5

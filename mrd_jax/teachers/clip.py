@@ -20,9 +20,10 @@ import jax
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import AnyImage
 from mrd_jax.models.clip import Attention
 from mrd_jax.teachers import files, weights
-from mrd_jax.teachers.images import AnyImage, Preprocessor
+from mrd_jax.teachers.images import Preprocessor
 from mrd_jax.teachers.towers import Throughput, Towers
 
 _AHEAD = 2  # batches on the devices, and as many more in preparation
@@ -125,7 +126,7 @@ class ClipTeacher:
     Args:
       images: n of them, from a sequence or an iterator, which is drawn from
         as they are needed; of PIL, arrays (H, W, 3 or 4) uint8, bytes of PNG,
-        JPEG or WebP files, or paths.  See `images.to_rgb`.
+        JPEG or WebP files, or paths.  See `to_rgb`.
 
     Returns:
       (n, D) float32, unit length, in their order.

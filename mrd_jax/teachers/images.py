@@ -1,16 +1,13 @@
-"""Images of any kind, as pixels of the size that a teacher takes."""
+"""Prepares images for a teacher: pixels of the size that it takes."""
 
-import io
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import AnyImage, to_rgb
 
-AnyImage = Image.Image | np.ndarray | bytes | str | os.PathLike[str]
 _Array = TypeVar("_Array", bound=Any)
 
 
@@ -43,7 +40,7 @@ class Preprocessor:
     self.side = side
     try:
       self._processor = CLIPImageProcessorPil.from_pretrained(config.parent)
-      made = self(Image.new("RGB", (side, 2 * side)))
+      made = self(np.zeros((2 * side, side, 3), np.uint8))
       mean_std = [[0.0] * 3, [1.0] * 3]
       if self._processor.do_normalize:
         mean_std = [self._processor.image_mean, self._processor.image_std]
@@ -89,66 +86,3 @@ def normalize(
   """(..., 3, S, S) uint8 -> float32 `pixel_values`, of numpy or of jax."""
   pixels = pixels.astype(np.float32) * np.float32(scale)
   return (pixels - mean[:, None, None]) / std[:, None, None]
-
-
-def to_rgb(image: AnyImage) -> Image.Image:
-  """Any image as 8-bit RGB.
-
-  Args:
-    image: Of PIL, an array (H, W, 3 or 4) uint8, the bytes of a PNG, JPEG or
-      WebP file, or the path of one.  What is transparent is laid over white; a
-      file's EXIF orientation is followed, as Hugging Face's reader does.
-
-  Raises:
-    BadInput: if it is no image; a path is named.
-  """
-  name = "image"
-  try:
-    if isinstance(image, np.ndarray):
-      if (
-        image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2]
-        not in (
-          3,
-          4,
-        )
-      ):
-        raise BadInput(
-          f"array is {image.dtype} {image.shape}, must be uint8 (H, W, 3 or 4)"
-        )
-      opened = Image.fromarray(image)
-    elif isinstance(image, Image.Image):
-      opened = image
-    elif isinstance(image, bytes | bytearray | memoryview):
-      opened = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
-    elif isinstance(image, str | os.PathLike):
-      name = os.fspath(image)
-      with Image.open(image) as file:
-        opened = ImageOps.exif_transpose(file)
-    else:
-      raise BadInput(
-        f"{type(image).__name__} is no image: give one of PIL, an array "
-        "(H, W, 3) uint8, the bytes of a file, or its path"
-      )
-    if 0 in opened.size:
-      raise BadInput(f"{name} has no pixels")
-    if opened.mode in ("I", "I;16", "I;16B", "I;16L"):  # grey, 16 bits
-      grey = np.asarray(opened).astype(np.int64)
-      if grey.min() < 0 or grey.max() > 65535:
-        raise BadInput(f"{name} has grey values beyond 16 bits")
-      return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
-    if opened.mode == "F":
-      raise BadInput(f"{name} has float pixels; save it with 8 bits")
-    if opened.has_transparency_data:
-      opened = opened.convert("RGBA")
-      white = Image.new("RGBA", opened.size, "white")
-      opened = Image.alpha_composite(white, opened)
-    return opened.convert("RGB")
-  except BadInput:
-    raise
-  except Exception as error:  # a damaged file can raise anything at all
-    raise BadInput(
-      f"{name} cannot be read ({type(error).__name__}: {error}); it is damaged "
-      "or not a PNG, JPEG or WebP file"
-    ) from error

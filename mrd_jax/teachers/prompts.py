@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.arrays import read_npz
 
 TEMPLATES = Path(__file__).with_name("templates.json")
 
@@ -171,12 +171,11 @@ def _unit(x: np.ndarray) -> np.ndarray:
 def _read(path: Path, key: str, shape: tuple[int, int]) -> np.ndarray | None:
   """The features of a cache file; None if there is none that can be used."""
   try:
-    # Opened here: `np.load` leaves a damaged file open.
-    with path.open("rb") as opened, np.load(opened) as file:
-      features = file["features"]
-      fits = str(file["key"]) == key and features.shape == shape
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    arrays = read_npz(path, "remove it")
+    features, of = arrays["features"], str(arrays["key"])
+  except (BadInput, KeyError):
     return None
+  fits = of == key and features.shape == shape
   fits = fits and features.dtype == np.float32 and np.isfinite(features).all()
   return features if fits else None
 
@@ -185,16 +184,11 @@ def _write(path: Path, key: str, features: np.ndarray, about: str) -> None:
   """Writes a cache file whole or not at all."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-      dir=path.parent, suffix=".tmp", delete=False
-    ) as file:
-      try:
-        np.savez(file, features=features, key=key, about=about)
-        file.close()
-        os.replace(file.name, path)
-      except BaseException:
-        os.unlink(file.name)
-        raise
+    # In a folder of its own: several runs may make the same file at once.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+      whole = Path(folder) / path.name
+      np.savez(whole, features=features, key=key, about=about)
+      os.replace(whole, path)
   except OSError as error:
     raise BadInput(
       f"{path}: class features cannot be kept there ({error.strerror}); name "

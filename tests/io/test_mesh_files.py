@@ -24,9 +24,10 @@ from meshes import (
 from PIL import Image
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io import images
 from mrd_jax.io.meshes import read as files
-from mrd_jax.io.meshes import textures
 from mrd_jax.io.meshes.read import read_mesh
+from mrd_jax.io.meshes.references import read_reference
 from mrd_jax.io.meshes.surface import color_at
 
 SIGNS = {(-1, 1): (0, 0), (1, 1): (0, 1), (-1, -1): (1, 0), (1, -1): (1, 1)}
@@ -451,40 +452,37 @@ def test_images_too_large_are_refused(tmp_path):
 
 
 def test_large_textures_are_reduced(monkeypatch):
-  monkeypatch.setattr(textures, "MAX_SIDE", 4)
+  monkeypatch.setattr(images, "MAX_SIDE", 4)
   big = np.kron(CORNERS, np.ones((5, 8, 1), np.uint8))
-  found = textures.decode_texture(png(big), alpha=False)
+  found = images.decode_texture(png(big), alpha=False)
   assert found.shape == (2, 4, 3)
   np.testing.assert_array_equal(found[:, ::2], CORNERS)
   # Where alpha is not asked for, the colour below it counts in full.
   clear = np.dstack([big, np.zeros(big.shape[:2], np.uint8)])
-  found = textures.decode_texture(png(clear), alpha=False)
+  found = images.decode_texture(png(clear), alpha=False)
   np.testing.assert_array_equal(found[:, ::2], CORNERS)
 
 
 def test_images_of_other_modes():
-  grey = textures.decode_texture(
-    png(np.array([[7, 200]], np.uint8)), alpha=True
-  )
+  grey = images.decode_texture(png(np.array([[7, 200]], np.uint8)), alpha=True)
   np.testing.assert_array_equal(grey, [[[7, 7, 7, 255], [200, 200, 200, 255]]])
   deep = np.array([[0x1234, 0xFFFF]], np.uint16)
-  found = textures.decode_texture(png(deep), alpha=False)
+  found = images.decode_texture(png(deep), alpha=False)
   np.testing.assert_array_equal(found[0, :, 0], [0x12, 0xFF])
   file = io.BytesIO()
   Image.fromarray(CORNERS).convert("P").save(file, "PNG")
-  found = textures.decode_texture(file.getvalue(), alpha=False)
+  found = images.decode_texture(file.getvalue(), alpha=False)
   np.testing.assert_array_equal(found, CORNERS)
   with pytest.raises(OSError, match="cannot be read as an image"):
-    textures.decode_texture(b"%!PS-Adobe-3.0 EPSF-3.0\n", alpha=False)
+    images.decode_texture(b"%!PS-Adobe-3.0 EPSF-3.0\n", alpha=False)
 
 
 def test_references_in_the_file_itself(tmp_path):
   body = base64.b64encode(b"\0\1").decode()
-  read = textures.read_reference
-  assert read(tmp_path, f"data:a/b;base64,{body}") == b"\0\1"
-  assert read(tmp_path, "data:,a%20b") == b"a b"
+  assert read_reference(tmp_path, f"data:a/b;base64,{body}") == b"\0\1"
+  assert read_reference(tmp_path, "data:,a%20b") == b"a b"
   with pytest.raises(OSError, match="damaged"):
-    read(tmp_path, "data:a/b;base64,&&")
+    read_reference(tmp_path, "data:a/b;base64,&&")
 
 
 def test_the_log_of_trimesh_is_left_as_it_was(tmp_path, caplog):

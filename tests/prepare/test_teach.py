@@ -11,12 +11,12 @@ from PIL import Image
 from mrd_jax.data.dataset import open_split
 from mrd_jax.data.records import TextKind
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import to_rgb
 from mrd_jax.prepare.job import add_features, shards
 from mrd_jax.prepare.job.dataset_writer import assemble
 from mrd_jax.prepare.job.drafts import Draft, Text, serialize_draft, to_record
 from mrd_jax.prepare.job.shards import Reject, ShardWriter
 from mrd_jax.prepare.job.teacher import Teacher
-from mrd_jax.teachers.images import to_rgb
 from mrd_jax.teachers.towers import Throughput
 
 DIM = 6

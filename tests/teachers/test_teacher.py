@@ -15,9 +15,10 @@ from safetensors.numpy import load_file
 
 from benchmarks import teacher as benchmark
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import to_rgb
 from mrd_jax.models.clip import CLIP, SIZES, CLIPSize, TowerSize
 from mrd_jax.teachers.clip import ClipTeacher
-from mrd_jax.teachers.images import Preprocessor, normalize, to_rgb
+from mrd_jax.teachers.images import Preprocessor, normalize
 
 TEXTS = [
   "a photo of the red chair",

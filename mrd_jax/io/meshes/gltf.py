@@ -17,8 +17,8 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.gltf_materials import Materials, transform_uv, uv_name
+from mrd_jax.io.meshes.references import read_reference
 from mrd_jax.io.meshes.surface import Part
-from mrd_jax.io.meshes.textures import read_reference
 
 _DRACO = "KHR_draco_mesh_compression"
 _MESHOPT = {"EXT_meshopt_compression", "KHR_meshopt_compression"}

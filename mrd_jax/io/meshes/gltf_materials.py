@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import decode_texture
+from mrd_jax.io.meshes.references import read_reference
 from mrd_jax.io.meshes.surface import Material
-from mrd_jax.io.meshes.textures import decode_texture, read_reference
 
 _GLOSSY = "KHR_materials_pbrSpecularGlossiness"
 _TRANSFORM = "KHR_texture_transform"

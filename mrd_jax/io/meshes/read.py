@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import decode_texture
 from mrd_jax.io.meshes import gltf, text_formats
+from mrd_jax.io.meshes.references import read_reference
 from mrd_jax.io.meshes.surface import Material, Mesh, Part, join
-from mrd_jax.io.meshes.textures import decode_texture, read_reference
 
 MAX_FACES = 10_000_000
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")

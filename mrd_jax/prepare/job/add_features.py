@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mrd_jax.data.records import ImageKind, Shape, TextKind, encode
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import to_rgb
 from mrd_jax.prepare.job import shards
 from mrd_jax.prepare.job.drafts import Draft, Text, read_draft
 from mrd_jax.prepare.job.shards import (
@@ -30,7 +31,6 @@ from mrd_jax.prepare.job.shards import (
   serialize_record,
 )
 from mrd_jax.prepare.job.teacher import Teacher
-from mrd_jax.teachers.images import to_rgb
 from mrd_jax.teachers.prompts import prompt_features
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import locked
 from mrd_jax.prepare.job.dataset_writer import assemble, check_output
 from mrd_jax.prepare.job.outcome import Report, read_report, summarise
 from mrd_jax.prepare.job.shards import Commit, remove_temporaries, write_text
@@ -138,7 +139,8 @@ def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path | None]:
     raise BadInput(
       f"{output}: cannot be created ({error.strerror}); name another folder"
     ) from None
-  with _locked(folder):
+  refusal = f"{folder}: another run is at work on it; wait for it, or stop it"
+  with locked(folder / "lock", refusal):
     try:
       if _is_made(output, job):  # perhaps by a run that ended just now
         yield None
@@ -176,21 +178,3 @@ def _changed(old: str, new: str) -> str:
   was, now = json.loads(old), json.loads(new)
   fields = {**was, **now}
   return ", ".join(f for f in fields if was.get(f) != now.get(f))
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-  """Holds the folder for one process; a killed one lets go by itself."""
-  import fcntl
-
-  path = folder / "lock"
-  with open(path, "w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-        raise FileNotFoundError  # the run that held it has removed the folder
-    except (BlockingIOError, FileNotFoundError):
-      raise BadInput(
-        f"{folder}: another run is at work on it; wait for it, or stop it"
-      ) from None
-    yield

@@ -7,7 +7,6 @@ features of views and texts (all accelerators, `teach.py`) -> records.
 import dataclasses
 import functools
 import hashlib
-import io
 import os
 import re
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 
 from mrd_jax.data.records import SCHEMA, TextKind
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import encode_png, to_rgb
 from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
 from mrd_jax.io.meshes.surface import sample_surface
 from mrd_jax.prepare.job import engine, shards
@@ -214,7 +214,7 @@ class MeshUnit:
       file=file,
       xyz=xyz,
       rgb=np.full_like(xyz, GREY) if rgb is None else rgb,
-      images=[_png(view) for view in views],
+      images=[encode_png(view) for view in views],
       texts=list(self._texts(file, row)),
       dataset=row.dataset,
       label=self.classes.index(row.category) if row.category else -1,
@@ -250,18 +250,8 @@ def _utf8(text: str) -> str:
   return text.encode("utf-8", "replace").decode()
 
 
-def _png(view: np.ndarray) -> bytes:
-  from PIL import Image
-
-  file = io.BytesIO()
-  Image.fromarray(view).save(file, "PNG", compress_level=1)
-  return file.getvalue()
-
-
 def _write_sheet(drafts: Path, stems: Sequence[str], target: Path) -> None:
   """Draws the first view of shapes spread over the whole dataset."""
-  from PIL import Image
-
   from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 
   commits = [shards.read_commit(drafts, stem) for stem in stems]
@@ -272,9 +262,8 @@ def _write_sheet(drafts: Path, stems: Sequence[str], target: Path) -> None:
     for _, content in shards.read_files(drafts, commit):
       if index in chosen:
         draft = read_draft(content)
-        picture = Image.open(io.BytesIO(draft.images[0]))  # type: ignore
         name = Line(draft.id, size=7, most=2, middle=True)
-        tiles.append(Tile(np.asarray(picture), [name]))
+        tiles.append(Tile(np.asarray(to_rgb(draft.images[0])), [name]))
       index += 1
   draw_sheet(
     target / THUMBNAILS_FILE,

@@ -12,13 +12,12 @@ import dataclasses
 import functools
 import io
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.archives import tar_members
 from mrd_jax.io.safe_pickle import load_npy
 from mrd_jax.prepare.job.engine import Item, Outcome
 
@@ -81,25 +80,22 @@ class ArchivesUnit:
     for archive in self.archives:
       if not wanted:
         break
+      members = tar_members(
+        archive, lambda name: _match(name, wanted), _LARGEST_SAMPLE
+      )
       try:
-        with tarfile.open(archive, "r|*") as tar:
-          for member in tar:
-            path = _match(member.name, wanted) if member.isfile() else None
-            if path is not None:
-              name = f"{archive}:{member.name}"
-              file = tar.extractfile(member)
-              assert file is not None  # because it is a file
-              # What claims to be larger is cut off, and then unreadable.
-              content = file.read(_LARGEST_SAMPLE)
-              _forget(path, wanted)
-              yield functools.partial(self._load, path, content, name)
-              if not wanted:
-                break
-      except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        problem = (
-          f"{archive}: damaged or incomplete ({error}); what came before the "
-          "damage was used, fetch it again for the rest"
-        )
+        # What claims to be larger is cut off, and then unreadable.
+        for name, content in members:
+          path = _match(name, wanted)
+          assert path is not None
+          _forget(path, wanted)
+          yield functools.partial(
+            self._load, path, content, f"{archive}:{name}"
+          )
+          if not wanted:
+            break
+      except BadInput as error:
+        problem = str(error)
         yield functools.partial(list, [problem])
     names = ", ".join(map(str, self.archives))
     for paths in wanted.values():

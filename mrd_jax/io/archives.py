@@ -1,0 +1,70 @@
+"""Unpacks and reads archives that a stranger may have made."""
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from mrd_jax.errors import BadInput
+
+
+def unpack_zip(
+  archive: Path, folder: Path, check_space: Callable[[int], None]
+) -> None:
+  """Unpacks a zip archive into a new folder.
+
+  Args:
+    archive: The archive.
+    folder: Is made.
+    check_space: Given the bytes that will be written; may raise to stop.
+
+  Raises:
+    BadInput: naming the archive, if it is damaged, or a member points out of
+      the folder; then nothing is written.
+  """
+  try:
+    with zipfile.ZipFile(archive) as members:
+      for member in members.infolist():
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+          raise BadInput(
+            f"{archive}: its member {member.filename!r} points out of the "
+            "folder; nothing was unpacked, do not trust where it came from"
+          )
+      check_space(sum(member.file_size for member in members.infolist()))
+      members.extractall(folder)
+  except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    raise BadInput(
+      f"{archive}: cannot be unpacked ({error}); remove it and fetch it again"
+    ) from error
+
+
+def tar_members(
+  archive: Path, is_wanted: Callable[[str], object], largest: int
+) -> Iterator[tuple[str, bytes]]:
+  """Reads files of a tar archive, front to back.
+
+  Args:
+    archive: The archive, compressed or not.
+    is_wanted: Given a member's name, says whether to read it.
+    largest: Bytes, of which no more are read of a member, whatever it claims.
+
+  Yields:
+    Name and content of each.
+
+  Raises:
+    BadInput: naming the archive, if it is damaged or cut off.
+  """
+  try:
+    with tarfile.open(archive, "r|*") as tar:
+      for member in tar:
+        if member.isfile() and is_wanted(member.name):
+          file = tar.extractfile(member)
+          assert file is not None  # because it is a file
+          yield member.name, file.read(largest)
+  except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    raise BadInput(
+      f"{archive}: damaged or incomplete ({error}); what came before the "
+      "damage was used, fetch it again for the rest"
+    ) from error

@@ -1,0 +1,101 @@
+"""Reads .npz files: archives of arrays, of which none may be a pickle."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mrd_jax.errors import BadInput
+
+_DAMAGE = (zipfile.BadZipFile, ValueError, EOFError, OSError)
+
+
+def read_npz(
+  path: str | os.PathLike[str], remedy: str
+) -> dict[str, np.ndarray]:
+  """Reads the arrays of an .npz file.
+
+  Args:
+    path: The file.
+    remedy: How to mend it, the end of the message.
+
+  Raises:
+    BadInput: naming the file and the remedy, if it cannot be read, is damaged
+      or holds a pickle.
+  """
+  try:
+    if not zipfile.is_zipfile(path):
+      raise zipfile.BadZipFile("not a zip archive")
+    # Opened here: of a torn archive NumPy would leave its own file open.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+      return dict(arrays)
+  except _DAMAGE as error:
+    raise _damaged(path, error, remedy) from None
+
+
+def map_npz(
+  path: Path, remedy: str
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+  """Opens an .npz file; what is stored uncompressed is mapped, not read.
+
+  Args:
+    path: The file.
+    remedy: How to mend it, the end of the message.
+
+  Returns:
+    The arrays, and the CRC-32 of each as the archive says it: what is mapped
+    is not held against it.
+
+  Raises:
+    BadInput: as `read_npz`.
+  """
+  arrays, checksums = {}, {}
+  try:
+    with zipfile.ZipFile(path) as archive:
+      for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        checksums[name] = member.CRC
+        with archive.open(member) as file:
+          version = np.lib.format.read_magic(file)
+          read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+          )
+          shape, in_columns, dtype = read(file)
+          header = file.tell()
+        if dtype.hasobject:
+          raise BadInput(
+            f"{path}: {member.filename} is a pickle, which could run code and "
+            f"is never opened; {remedy}"
+          )
+        if (
+          member.compress_type != zipfile.ZIP_STORED or not shape or 0 in shape
+        ):
+          with archive.open(member) as file:
+            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+          continue
+        # The member's own header (APPNOTE.TXT of the zip format, 4.3.7): 30
+        # bytes, the last four of them the lengths of the name and of the extra
+        # field, which may differ from those in the archive's directory.
+        with path.open("rb") as file:
+          file.seek(member.header_offset + 26)
+          lengths = np.frombuffer(file.read(4), "<u2")
+        start = member.header_offset + 30 + int(lengths.sum()) + header
+        order = "F" if in_columns else "C"
+        arrays[name] = np.memmap(path, dtype, "r", start, shape, order)
+  except BadInput:
+    raise
+  except _DAMAGE as error:
+    raise _damaged(path, error, remedy) from None
+  return arrays, checksums
+
+
+def _damaged(
+  path: str | os.PathLike[str], error: Exception, remedy: str
+) -> BadInput:
+  return BadInput(
+    f"{path} cannot be read as .npz ({error}); it is damaged or cut off: "
+    f"{remedy}"
+  )
