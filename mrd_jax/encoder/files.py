@@ -282,26 +282,4 @@ def fetch(repository: str, revision: str | None) -> Path:
   Raises:
     BadInput: in a sentence that says why it cannot be had.
   """
-  import huggingface_hub
-
-  name, folder, asked = CONFIG_FILE, Path(), revision
-  problem = hub.ask(repository, name, revision)  # unless the cache has it
-  try:
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-      file = huggingface_hub.hf_hub_download(
-        repository,
-        name,
-        revision=revision,
-        local_files_only=problem is not None,
-      )
-      folder = Path(file).parent
-      revision = folder.name  # the commit, so that both files are of one
-  except Exception as error:
-    problem = problem or error
-    words = " ".join(f"{type(problem).__name__}: {problem}".split())
-    raise BadInput(
-      f"{repository} is neither a folder nor a model that could be fetched "
-      "from the Hugging Face hub: "
-      f"{hub.known_reason(problem, asked, name) or words}"
-    ) from error
-  return folder
+  return hub.Repository(repository, revision).get(WEIGHTS_FILE).parent

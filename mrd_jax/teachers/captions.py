@@ -6,6 +6,7 @@ transformers has these models for it alone; training reads the captions'
 features and never comes here.
 """
 
+import fnmatch
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,11 @@ from mrd_jax.io import hub
 
 # Safe formats alone: a pytorch_model.bin is a pickle.
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_REMEDY = (
+  "; without network, put config.json, model.safetensors, "
+  "preprocessor_config.json and the tokenizer's files into a folder and name "
+  "that"
+)
 
 
 class Captioner:
@@ -90,7 +96,11 @@ class Captioner:
 
     folder = Path(source)
     if not folder.is_dir():
-      folder = _fetch(str(source), revision)
+      repository = hub.Repository(str(source), revision, remedy=_REMEDY)
+      for name in sorted(repository.names()):
+        if any(fnmatch.fnmatch(name, pattern) for pattern in _FILES):
+          repository.get(name)
+      folder = repository.folder
     on_gpu = torch.cuda.is_available()
     try:
       loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
@@ -176,29 +186,3 @@ class Captioner:
 
 def _line(error: BaseException) -> str:
   return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _fetch(repository: str, revision: str | None) -> Path:
-  """Downloads a model's folder from the hub, or finds it in the cache."""
-  import huggingface_hub
-  from huggingface_hub import errors
-
-  try:
-    return Path(
-      huggingface_hub.snapshot_download(
-        repository, revision=revision, allow_patterns=list(_FILES)
-      )
-    )
-  except Exception as error:  # those of its HTTP library, too
-    problem: BaseException = error
-    if isinstance(error, errors.LocalEntryNotFoundError):
-      problem = error.__cause__ or error  # why the cache was asked at all
-    reason = hub.known_reason(problem, revision, "config.json") or (
-      f"{_line(problem)}; without network, put config.json, model.safetensors, "
-      "preprocessor_config.json and the tokenizer's files into a folder and "
-      "name that"
-    )
-    raise BadInput(
-      f"{repository} is neither a folder nor a model that could be fetched "
-      f"from the Hugging Face hub: {reason}"
-    ) from error

@@ -1,10 +1,11 @@
-"""Where the files of a CLIP model are: a folder, or the Hugging Face hub."""
+"""Finds the files of a CLIP model, in a folder or on the Hugging Face hub."""
 
-import json
+from collections.abc import Collection
 from pathlib import Path
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io import hub
+from mrd_jax.io.files import read_json
 
 CONFIG = "config.json"
 # The second is what newer versions of transformers write.
@@ -87,17 +88,12 @@ def find_weights(folder: Path) -> list[Path]:
           "it there"
         )
     return shards
-  raise BadInput(_no_weights(str(folder / WEIGHTS), folder))
+  names = {path.name for path in folder.iterdir()}
+  raise BadInput(_no_weights(str(folder / WEIGHTS), names))
 
 
-def _no_weights(wanted: str, folder: Path | None) -> str:
+def _no_weights(wanted: str, names: Collection[str]) -> str:
   """The sentence for a model without the weights that we read."""
-  names = [path.name for path in folder.iterdir()] if folder else []
-  convert = (
-    "convert it where PyTorch is, transformers.CLIPModel.from_pretrained(...)"
-    ".save_pretrained(folder), and put the model.safetensors that this writes "
-    "there"
-  )
   if any(name.startswith("open_clip_model") for name in names):
     return (
       f"{wanted} does not exist; open_clip_model.safetensors has open_clip's "
@@ -108,22 +104,18 @@ def _no_weights(wanted: str, folder: Path | None) -> str:
     return (
       f"{wanted} does not exist, and pytorch_model.bin is a pickle, which is a "
       "program and is not read: name a revision that has safetensors "
-      f"(refs/pr/NUMBER of the hub's conversion), or {convert}"
-    )
-  if folder is None:
-    return (
-      f"{wanted} does not exist, nor does {INDEX} (a pytorch_model.bin is a "
-      "pickle and is not read): name a revision that has safetensors "
-      f"(refs/pr/NUMBER of the hub's conversion), or {convert}"
+      "(refs/pr/NUMBER of the hub's conversion), or convert it where PyTorch "
+      "is, transformers.CLIPModel.from_pretrained(...).save_pretrained(folder)"
+      ", and put the model.safetensors that this writes there"
     )
   return f"{wanted} does not exist; a model is {_NEEDED}, in one folder"
 
 
 def _shards(index: Path) -> list[str]:
   try:
-    places = json.loads(index.read_text())["weight_map"]
+    places = read_json(index)["weight_map"]
     shards = sorted({str(name) for name in places.values()})
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise BadInput(
       f"{index} is not an index of safetensors ({error!r}); fetch it again"
     ) from error
@@ -136,57 +128,23 @@ def _shards(index: Path) -> list[str]:
   return shards
 
 
-def _fetch(repository: str, revision: str | None) -> Path:
+def _fetch(source: str, revision: str | None) -> Path:
   """Downloads a model, or finds it in the cache; see `find`."""
-  import huggingface_hub
-  from huggingface_hub import errors
-
-  asked = revision
-  problem = hub.ask(repository, CONFIG, revision)  # unless the cache has it
-
-  def get(name: str) -> Path:
-    file = huggingface_hub.hf_hub_download(
-      repository,
-      name,
-      revision=revision,
-      local_files_only=problem is not None,
-    )
-    return Path(file)
-
-  def has(name: str) -> bool:
-    try:
-      get(name)
-    except errors.EntryNotFoundError:
-      return False
-    return True
-
-  name = CONFIG
-  try:
-    folder = get(CONFIG).parent
-    revision = folder.name  # the commit, so that all files are of one
-    for name in (*PREPROCESSORS, *TOKENIZER):
-      has(name)
-    name = WEIGHTS
-    if not has(WEIGHTS):
-      if problem is None and not has(INDEX):
-        raise BadInput(_no_weights(f"{repository}: {WEIGHTS}", None))
-      for shard in _shards(get(INDEX)):
-        name = shard
-        get(name)
-  except BadInput:
-    raise
-  except Exception as error:
-    problem = problem or error
-    if reason := hub.known_reason(problem, asked, name):
-      raise BadInput(
-        f"{repository} is neither a folder nor a CLIP model that could be "
-        f"fetched from the Hugging Face hub: {reason}"
-      ) from error
-    words = " ".join(f"{type(problem).__name__}: {problem}".split())
-    raise BadInput(
-      f"{repository}: {name} is neither in a folder of this name nor in the "
-      f"cache, and the Hugging Face hub did not answer ({words}); where there "
-      f"is a network, fetch {_NEEDED}, put them into one folder, and name that "
-      "folder instead"
-    ) from error
-  return folder
+  repository = hub.Repository(
+    source,
+    revision,
+    "a CLIP model",
+    f"; where there is a network, fetch {_NEEDED}, put them into one folder, "
+    "and name that folder instead",
+  )
+  names = repository.names()
+  for name in sorted(names & {*PREPROCESSORS, *TOKENIZER}):
+    repository.get(name)
+  if INDEX in names and WEIGHTS not in names:
+    for shard in _shards(repository.get(INDEX)):
+      repository.get(shard)
+  elif WEIGHTS in names or not repository.answers:
+    repository.get(WEIGHTS)
+  else:
+    raise BadInput(_no_weights(f"{source}: {WEIGHTS}", names))
+  return repository.folder
