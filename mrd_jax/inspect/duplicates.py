@@ -1,4 +1,4 @@
-"""Shapes that are there twice: within a split, and on both sides of a test.
+"""Finds shapes that are there twice: within a split, or in training and test.
 
 Two records are the same shape if they have the same id, or the same stored
 points in any order (`scan.hash_cloud`).  Another sample of the same mesh, or
@@ -6,11 +6,12 @@ a turned cloud, is not found.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from mrd_jax.inspect.findings import Finding
 from mrd_jax.inspect.scan import Scan
 
 
@@ -18,82 +19,91 @@ class Repeats(NamedTuple):
   """Records of one split that another record repeats.
 
   Attributes:
-    at: Where in the split's census.
-    ids: How many of them share an id.
-    clouds: How many of them share their points.
-    total: How many there are in the whole split, estimated where not all
-      records were counted.
+    scan: The split.
+    other: Its name, or that of the training split which they are in too.
+    at: Where they are in the split's census.
+    counts: For the report: "shapes", "by_id" and "by_points" (how many share
+      an id, or their points), and "estimated_total", how many there are in the
+      whole split, where not all records were counted.
+    detectable: How many would show with a chance of 95 %.
   """
 
+  scan: Scan
+  other: str
   at: np.ndarray
-  ids: int
-  clouds: int
-  total: int
+  counts: dict[str, int]
+  detectable: int
 
 
-def is_training(split: str) -> bool:
-  """Whether a split is trained on: those whose names begin with "train"."""
-  return split.startswith("train")
-
-
-def within(scan: Scan) -> Repeats:
-  """Records that repeat an earlier one of their split."""
-  again_id = _seen_before(scan.census.id)
-  again_cloud = _seen_before(scan.census.cloud)
-  # Both of a pair have to be counted to be found.
-  return _repeats(again_id, again_cloud, _share(scan) ** 2, scan.size)
-
-
-def across(scans: Mapping[str, Scan]) -> dict[tuple[str, str], Repeats]:
-  """Records of evaluation splits that a training split has too.
+def find_repeats(scans: Iterable[Scan]) -> list[Repeats]:
+  """Finds what repeats an earlier record of its split, then what leaked.
 
   Returns:
-    For every (training split, evaluation split), also where there are none.
+    One for every split, then one for every training split and split that is
+    not trained on, also where there are none.
   """
-  found = {}
-  for train, train_scan in scans.items():
-    for held_out, scan in scans.items():
-      if not is_training(train) or is_training(held_out):
-        continue
-      census, other = scan.census, train_scan.census
-      found[train, held_out] = _repeats(
-        np.isin(census.id, other.id),
-        np.isin(census.cloud, other.cloud),
-        _share(scan) * _share(train_scan),
-        scan.size,
-      )
+  scans = list(scans)
+  found = []
+  for scan in scans:
+    again = []
+    for hash_N in (scan.census.id, scan.census.cloud):
+      again_N = np.ones(len(hash_N), bool)
+      again_N[np.unique(hash_N, return_index=True)[1]] = False
+      again.append(again_N)
+    found.append(_repeats(scan, scan, *again))
+  for train in scans:
+    for scan in scans:
+      if train.training and not scan.training:
+        same_id = np.isin(scan.census.id, train.census.id)
+        same_cloud = np.isin(scan.census.cloud, train.census.cloud)
+        found.append(_repeats(scan, train, same_id, same_cloud))
   return found
 
 
-def _seen_before(hash_N: np.ndarray) -> np.ndarray:
-  again_N = np.ones(len(hash_N), bool)
-  again_N[np.unique(hash_N, return_index=True)[1]] = False
-  return again_N
-
-
 def _repeats(
-  same_id: np.ndarray, same_cloud: np.ndarray, share: float, size: int
+  scan: Scan, other: Scan, same_id: np.ndarray, same_cloud: np.ndarray
 ) -> Repeats:
+  # A shape of which there are two shows if both its records were counted.
+  share = scan.share * other.share
   at = np.flatnonzero(same_id | same_cloud)
-  return Repeats(
-    at,
-    int(same_id.sum()),
-    int(same_cloud.sum()),
-    min(round(len(at) / share), size),
-  )
+  counts = {
+    "shapes": len(at),
+    "by_id": int(same_id.sum()),
+    "by_points": int(same_cloud.sum()),
+    "estimated_total": min(round(len(at) / share), len(scan.source)),
+  }
+  detectable = 1
+  if share < 1:
+    detectable = math.ceil(math.log(0.05) / math.log1p(-share))
+  return Repeats(scan, other.name, at, counts, detectable)
 
 
-def detectable(one: Scan, other: Scan) -> int:
-  """How many shared shapes would show with a chance of 95 %.
-
-  A shared shape shows if both its records were counted; where all were, one
-  is enough.
-  """
-  share = _share(one) * _share(other)
-  if share == 1:
-    return 1
-  return math.ceil(math.log(0.05) / math.log1p(-share))
-
-
-def _share(scan: Scan) -> float:
-  return len(scan.census.row) / scan.size
+def duplicate_findings(repeats: Iterable[Repeats]) -> Iterator[Finding]:
+  """Yields the shapes that are there twice."""
+  for scan, other, at, counts, _ in repeats:
+    if not len(at):
+      continue
+    code, what = "duplicates", "repeat an earlier shape of the split"
+    remedy = (
+      "count more in training and stand in their own way in retrieval, so "
+      "remove them"
+    )
+    if other != scan.name:
+      code, what = "in training and evaluation", f"are in {other} too"
+      remedy = (
+        "their scores say nothing about unseen shapes, so remove them from one "
+        "of the two"
+      )
+    of, total = len(scan.census), counts["estimated_total"]
+    estimate = ""
+    if total != len(at):
+      estimate = f" (about {total:,} of all {len(scan.source):,})"
+    yield Finding(
+      code,
+      scan.name,
+      len(at),
+      of,
+      f"{scan.name}: {len(at):,} of {of:,} shapes {what}{estimate}, "
+      f"{counts['by_id']:,} by id and {counts['by_points']:,} by points "
+      f"({scan.ids(at)}); {remedy}",
+    )

@@ -1,14 +1,19 @@
-"""What in a dataset would hurt training or falsify an evaluation, in words."""
+"""Finds what would hurt training or falsify an evaluation, and says it.
+
+`WARNINGS` and `NOTES` are the findings about the clouds, texts and labels of a
+split, in the order in which they are told: each is a function of the split.
+Those about features are in `feature_findings.py`.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrd_jax.inspect.duplicates import Repeats, is_training
+from mrd_jax.data.records import DatasetMeta
 from mrd_jax.inspect.scan import Scan
-from mrd_jax.inspect.up_axis import UpAxis
+from mrd_jax.inspect.up_axis import CONFIDENT
 
 # Single odd shapes are in every collection; more than these are a defect.
 ODD_SHAPES = 0.005  # share of the shapes
@@ -50,226 +55,290 @@ class Finding:
   text: str
 
 
-def split_findings(
-  split: str,
-  scan: Scan,
-  summary: Mapping[str, Any],
-  up: Mapping[str, UpAxis],
-) -> Iterator[Finding]:
-  """Yields what is wrong with the clouds of one split, or missing.
+class Split(NamedTuple):
+  """What is known of a split.
 
-  Args:
-    split: Its name.
+  Attributes:
     scan: What was read.
     summary: What `summary.summarize` made of it.
-    up: What `summary.up_axes` found.
+    meta: Of the dataset.
+    class_CD: Features of its class names; None where there are none.
   """
-  yield from _clouds(split, scan)
-  yield from _posture(split, up)
-  yield from _modalities(split, scan, summary)
 
+  scan: Scan
+  summary: Mapping[str, Any]
+  meta: DatasetMeta
+  class_CD: np.ndarray | None
 
-def split_notes(
-  split: str, scan: Scan, summary: Mapping[str, Any]
-) -> Iterator[Finding]:
-  """Yields what is unusual in one split, and may be meant so."""
-  if is_training(split) or not summary["classes"]:
-    return
-  if WITHOUT_EVALUATION_TEXT < summary["without_text"] < 1:
-    yield _missing_texts(split, scan)
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return tuple(self.meta.class_names.get(self.scan.name, ()))
 
+  def finding(
+    self, code: str, affected: int, looked_at: int, what: str, remedy: str
+  ) -> Finding:
+    """Makes a finding that says "SPLIT: WHAT; REMEDY"."""
+    text = f"{self.scan.name}: {what}; {remedy}"
+    return Finding(code, self.scan.name, affected, looked_at, text)
 
-def _clouds(split: str, scan: Scan) -> Iterator[Finding]:
-  sample = scan.sample
-  for code, odd, what, remedy in (
-    (
-      "far from the origin",
-      sample.offset > OFFSET,
-      f"a centre more than {OFFSET:.0f} times their size from the origin, "
-      "where float32 has lost their detail",
-      "centre the clouds before they are stored as float32, then prepare them "
-      "again",
-    ),
-    (
-      "outlying points",
-      sample.core < CORE,
-      "stray points: 99 % of the points fill less than half of the extent, so "
-      "that normalising makes the shape itself small",
-      "remove the outliers (or the far parts of the mesh) and prepare them "
-      "again",
-    ),
-    (
-      "few distinct points",
-      sample.distinct < DISTINCT,
-      f"fewer than {DISTINCT} different points, the encoder's groups (sizes S "
-      "to L)",
-      "sample more points of the surface, at full precision, and prepare them "
-      "again",
-    ),
-    (
-      "black",
-      sample.black,
-      "black points only",
-      "colours from 0 to 1 have probably been divided by 255; store them on "
-      "the scale 0 to 1, or leave them out where there are none (0.4 grey)",
-    ),
-  ):
-    if odd.mean() > ODD_SHAPES:
-      yield shapes_finding(
-        code, split, scan, sample.at[odd], len(odd), what, remedy
-      )
+  def shapes_have(
+    self, code: str, at: np.ndarray, looked_at: int, what: str, remedy: str
+  ) -> Finding:
+    """Makes a finding that says "N of M shapes have WHAT (IDS)".
 
-
-def _posture(split: str, up: Mapping[str, UpAxis]) -> Iterator[Finding]:
-  for collection, found in up.items():
-    if not found.confident or str(found) == "y":
-      continue
-    yield Finding(
-      "up axis",
-      split,
-      found.shapes,
-      found.shapes,
-      f"{split}: {collection or 'a collection without a name'} seems to "
-      f"have {found} up (by the posture of {found.shapes:,} shapes, "
-      f"{found.confidence:.0%} sure if it is a mixture of everyday things), "
-      "records are y up; draw it (--output), and if it is so, prepare it again "
-      f"with (x, y, z) turned to {_TURNS[str(found)]}",
+    Args:
+      code: As in `Finding`.
+      at: The shapes, as entries of the census.
+      looked_at: Out of how many.
+      what: What they have.
+      remedy: What to do.
+    """
+    what = (
+      f"{len(at):,} of {looked_at:,} shapes have {what} ({self.scan.ids(at)})"
     )
+    return self.finding(code, len(at), looked_at, what, remedy)
+
+  def features_are(
+    self, code: str, features: Any, odd_F: np.ndarray, what: str, remedy: str
+  ) -> Finding:
+    """Makes a finding that says "N of M WHAT (IDS)" of features.
+
+    Args:
+      code: As in `Finding`.
+      features: Those looked at, F of them.
+      odd_F: (F,) bool, those affected.
+      what: What and how they are.
+      remedy: What to do.
+    """
+    count, of = int(odd_F.sum()), len(odd_F)
+    at = self.scan.sample.at[np.unique(features.owner[odd_F])]
+    what = f"{count:,} of {of:,} {what} ({self.scan.ids(at)})"
+    return self.finding(code, count, of, what, remedy)
 
 
-def _modalities(
-  split: str, scan: Scan, summary: Mapping[str, Any]
-) -> Iterator[Finding]:
-  census = scan.census
-  textless = np.flatnonzero(census.texts == 0)
-  imageless = np.flatnonzero(census.images == 0)
-  share = summary["without_text"]
-  if is_training(split):
-    if len(imageless):
-      yield shapes_finding(
-        "no image",
-        split,
-        scan,
-        imageless,
-        len(census.row),
-        "no image feature, and would be trained towards zero",
-        "make image features for them, or leave them out of training",
-      )
-    if share > WITHOUT_TEXT:
-      yield shapes_finding(
-        "mostly no text",
-        split,
-        scan,
-        textless,
-        len(census.row),
-        "no text, and are left out of every text term",
-        "add names or captions",
-      )
-  elif share == 1 and not summary["classes"]:
-    yield shapes_finding(
-      "missing evaluation texts",
-      split,
-      scan,
-      textless,
-      len(census.row),
-      "no text, and the split has no class names, so it cannot be scored",
-      "add texts, or labels and class names",
-    )
-  elif share > WITHOUT_EVALUATION_TEXT and not summary["classes"]:
-    yield _missing_texts(split, scan)
+Check = Callable[[Split], Iterable[Finding]]
 
 
-def _missing_texts(split: str, scan: Scan) -> Finding:
-  return shapes_finding(
-    "missing evaluation texts",
-    split,
-    scan,
-    np.flatnonzero(scan.census.texts == 0),
-    len(scan.census.row),
-    "no text, and are left out of retrieval",
-    "add texts if the split is to be scored by it",
-  )
-
-
-def duplicate_findings(
-  scans: Mapping[str, Scan],
-  within: Mapping[str, Repeats],
-  across: Mapping[tuple[str, str], Repeats],
-) -> Iterator[Finding]:
-  """Yields the shapes that are there twice; see `duplicates.py`."""
-  for split, found in within.items():
-    if len(found.at):
-      yield _repeated(
-        "duplicates",
-        split,
-        scans[split],
-        found,
-        "repeat an earlier shape of the split",
-        "count more in training and stand in their own way in retrieval, so "
-        "remove them",
-      )
-  for (train, split), found in across.items():
-    if len(found.at):
-      yield _repeated(
-        "in training and evaluation",
-        split,
-        scans[split],
-        found,
-        f"are in {train} too",
-        "their scores say nothing about unseen shapes, so remove them from "
-        "one of the two",
-      )
-
-
-def _repeated(
-  code: str, split: str, scan: Scan, found: Repeats, what: str, remedy: str
-) -> Finding:
-  counted = len(scan.census.row)
-  estimate = ""
-  if found.total != len(found.at):
-    estimate = f" (about {found.total:,} of all {scan.size:,})"
-  return Finding(
-    code,
-    split,
-    len(found.at),
-    counted,
-    f"{split}: {len(found.at):,} of {counted:,} shapes {what}{estimate}, "
-    f"{found.ids:,} by id and {found.clouds:,} by points "
-    f"({examples(scan, found.at)}); {remedy}",
-  )
-
-
-def shapes_finding(
+def shapes(
   code: str,
-  split: str,
-  scan: Scan,
-  at: np.ndarray,
-  looked_at: int,
+  table: str,
+  odd: Callable[[Any], np.ndarray],
   what: str,
   remedy: str,
-) -> Finding:
-  """A finding of the form "N of M shapes have WHAT (IDS); REMEDY".
+  *,
+  above: float,
+  where: Callable[[Split], bool] = lambda split: True,
+) -> Check:
+  """Makes the check for odd shapes.
 
   Args:
     code: As in `Finding`.
-    split: As in `Finding`.
-    scan: Of the split.
-    at: The shapes, as entries of the census.
-    looked_at: Out of how many.
+    table: "sample" or "census", what it looks at.
+    odd: Of that table, which shapes are odd.
     what: What they have.
     remedy: What to do.
+    above: Which share of odd shapes is no defect.
+    where: Which splits it is for.
   """
-  return Finding(
-    code,
-    split,
-    len(at),
-    looked_at,
-    f"{split}: {len(at):,} of {looked_at:,} shapes have {what} "
-    f"({examples(scan, at)}); {remedy}",
+
+  def check(split: Split) -> Iterator[Finding]:
+    looked_at = getattr(split.scan, table)
+    odd_N = odd(looked_at)
+    if odd_N.mean() > above and where(split):
+      at = looked_at.at[odd_N] if table == "sample" else np.flatnonzero(odd_N)
+      yield split.shapes_have(code, at, len(odd_N), what, remedy)
+
+  return check
+
+
+def up_axis(split: Split) -> Iterator[Finding]:
+  for collection, up in split.summary["up_axis"].items():
+    if up["confidence"] >= CONFIDENT and up["axis"] != "y":
+      yield split.finding(
+        "up axis",
+        up["shapes"],
+        up["shapes"],
+        f"{collection or 'a collection without a name'} seems to have "
+        f"{up['axis']} up (by the posture of {up['shapes']:,} shapes, "
+        f"{up['confidence']:.0%} sure if it is a mixture of everyday things), "
+        "records are y up",
+        "draw it (--output), and if it is so, prepare it again with (x, y, z) "
+        f"turned to {_TURNS[up['axis']]}",
+      )
+
+
+def class_features(split: Split) -> Iterator[Finding]:
+  names, class_CD = split.class_names, split.class_CD
+
+  def named(chosen_C: np.ndarray) -> str:
+    chosen = [repr(names[i]) for i in np.flatnonzero(chosen_C).tolist()]
+    more = f" and {len(chosen) - 5} more" if len(chosen) > 5 else ""
+    return ", ".join(chosen[:5]) + more
+
+  count, problems = len(names), []
+  if not names:
+    return
+  if class_CD is None:
+    problems.append((count, f"its {count} class names have no features"))
+  elif class_CD.shape != (count, split.meta.embed_dim):
+    problems.append(
+      (
+        count,
+        f"{count} class names have features of shape {class_CD.shape}, must "
+        f"be {(count, split.meta.embed_dim)}",
+      )
+    )
+  else:
+    empty_C = np.asarray(
+      ~np.isfinite(class_CD).all(axis=1) | ~class_CD.any(axis=1)
+    )
+    if empty_C.any():
+      text = f"the features of {named(empty_C)} are zero, NaN or infinite"
+      problems.append((int(empty_C.sum()), text))
+    _, first_C, count_C = np.unique(
+      class_CD, axis=0, return_inverse=True, return_counts=True
+    )
+    equal_C = np.asarray((count_C[first_C] > 1) & ~empty_C)
+    if equal_C.any():
+      text = f"{named(equal_C)} have the feature of another class, and ties "
+      problems.append((int(equal_C.sum()), text + "count as wrong"))
+  for affected, problem in problems:
+    yield split.finding(
+      "class features",
+      affected,
+      count,
+      problem,
+      "make the features of all class names with the teacher of the shapes and "
+      "prepare the dataset again",
+    )
+
+
+def labels_out_of_range(split: Split) -> Iterator[Finding]:
+  label, count = split.scan.census.label, len(split.class_names)
+  bad = np.flatnonzero((label < -1) | (label >= count))
+  if count and len(bad):
+    yield split.shapes_have(
+      "labels out of range",
+      bad,
+      len(label),
+      f"a label that is none of the {count} classes",
+      "correct the labels, or give them -1",
+    )
+
+
+def no_labels(split: Split) -> Iterator[Finding]:
+  classes = split.summary["classes"]
+  if classes and classes["most"] == 0:
+    count = split.summary["counted"]
+    yield split.finding(
+      "no labels",
+      count,
+      count,
+      f"it has {classes['named']} class names and not one labelled shape among "
+      "those looked at",
+      "label them, or prepare the split without class names",
+    )
+
+
+def _missing_texts(named: bool) -> Check:
+  """Texts that an evaluation split lacks, if it has class names or not."""
+  return shapes(
+    "missing evaluation texts",
+    "census",
+    lambda census: census.texts == 0,
+    "no text, and are left out of retrieval",
+    "add texts if the split is to be scored by it",
+    above=WITHOUT_EVALUATION_TEXT,
+    where=lambda split: (
+      not split.scan.training
+      and bool(split.class_names) == named
+      and split.summary["without_text"] < 1
+    ),
   )
 
 
-def examples(scan: Scan, at: np.ndarray) -> str:
-  """The first few ids of the census entries `at`."""
-  ids = scan.ids(at)
-  return ", ".join(ids) + (", ..." if len(at) > len(ids) else "")
+WARNINGS: tuple[Check, ...] = (
+  shapes(
+    "far from the origin",
+    "sample",
+    lambda sample: sample.offset > OFFSET,
+    f"a centre more than {OFFSET:.0f} times their size from the origin, where "
+    "float32 has lost their detail",
+    "centre the clouds before they are stored as float32, then prepare them "
+    "again",
+    above=ODD_SHAPES,
+  ),
+  shapes(
+    "outlying points",
+    "sample",
+    lambda sample: sample.core < CORE,
+    "stray points: 99 % of the points fill less than half of the extent, so "
+    "that normalising makes the shape itself small",
+    "remove the outliers (or the far parts of the mesh) and prepare them again",
+    above=ODD_SHAPES,
+  ),
+  shapes(
+    "few distinct points",
+    "sample",
+    lambda sample: sample.distinct < DISTINCT,
+    f"fewer than {DISTINCT} different points, the encoder's groups (sizes S to "
+    "L)",
+    "sample more points of the surface, at full precision, and prepare them "
+    "again",
+    above=ODD_SHAPES,
+  ),
+  shapes(
+    "black",
+    "sample",
+    lambda sample: sample.black,
+    "black points only",
+    "colours from 0 to 1 have probably been divided by 255; store them on the "
+    "scale 0 to 1, or leave them out where there are none (0.4 grey)",
+    above=ODD_SHAPES,
+  ),
+  up_axis,
+  shapes(
+    "no image",
+    "census",
+    lambda census: census.images == 0,
+    "no image feature, and would be trained towards zero",
+    "make image features for them, or leave them out of training",
+    above=0,
+    where=lambda split: split.scan.training,
+  ),
+  shapes(
+    "mostly no text",
+    "census",
+    lambda census: census.texts == 0,
+    "no text, and are left out of every text term",
+    "add names or captions",
+    above=WITHOUT_TEXT,
+    where=lambda split: split.scan.training,
+  ),
+  shapes(
+    "missing evaluation texts",
+    "census",
+    lambda census: census.texts == 0,
+    "no text, and the split has no class names, so it cannot be scored",
+    "add texts, or labels and class names",
+    above=0,
+    where=lambda split: (
+      not (split.scan.training or split.class_names)
+      and split.summary["without_text"] == 1
+    ),
+  ),
+  _missing_texts(named=False),
+  shapes(
+    "labels without class names",
+    "census",
+    lambda census: census.label != -1,
+    "a label, but the split has no class names",
+    "prepare it with its class names, or the labels are of no use",
+    above=0,
+    where=lambda split: not (split.scan.training or split.class_names),
+  ),
+  class_features,
+  labels_out_of_range,
+  no_labels,
+)
+NOTES: tuple[Check, ...] = (_missing_texts(named=True),)

@@ -13,7 +13,7 @@ from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 from mrd_jax.draw.style import GREY
 from mrd_jax.errors import BadInput
 from mrd_jax.inspect.run import MADE_BY, Inspection
-from mrd_jax.io.files import write_text
+from mrd_jax.io.files import write_json
 
 REPORT, SHEET = "report.json", "shapes.png"
 COLUMNS = 4
@@ -35,7 +35,11 @@ def checked_output(directory: str | os.PathLike[str]) -> Path:
   if not os.access(output, os.W_OK):
     raise BadInput(f"--output {output}: cannot be written to")
   there = [name for name in (REPORT, SHEET) if (output / name).exists()]
-  if there and not _is_ours(output / REPORT):
+  try:
+    ours = json.loads((output / REPORT).read_text())["made_by"] == MADE_BY
+  except (OSError, ValueError, KeyError, TypeError):
+    ours = False
+  if there and not ours:
     raise BadInput(
       f"--output {output}: {there[0]} is there and no inspection made it; "
       "name another folder"
@@ -43,18 +47,9 @@ def checked_output(directory: str | os.PathLike[str]) -> Path:
   return output
 
 
-def _is_ours(path: Path) -> bool:
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError):
-    return False
-  return isinstance(found, dict) and found.get("made_by") == MADE_BY
-
-
 def write(inspection: Inspection, output: Path, shapes: int) -> list[Path]:
   """Writes the report, and the sheet of so many shapes; returns the files."""
-  text = json.dumps(inspection.report, indent=2, allow_nan=False)
-  write_text(output / REPORT, text + "\n")
+  write_json(output / REPORT, inspection.report)
   draw_shapes(inspection, output / SHEET, shapes)
   return [output / REPORT, output / SHEET]
 

@@ -1,5 +1,6 @@
 """Inspects a dataset: reads every split once, and puts the report together."""
 
+import contextlib
 import dataclasses
 import os
 import zlib
@@ -13,20 +14,14 @@ from tqdm import tqdm
 from mrd_jax.data import dataset
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput
-from mrd_jax.inspect import duplicates
-from mrd_jax.inspect.feature_findings import feature_findings, feature_notes
-from mrd_jax.inspect.findings import (
-  Finding,
-  duplicate_findings,
-  split_findings,
-  split_notes,
-)
-from mrd_jax.inspect.label_findings import check_classes, label_findings
+from mrd_jax.inspect import duplicates, feature_findings, findings
 from mrd_jax.inspect.scan import Scan, scan
-from mrd_jax.inspect.summary import summarize, up_axes
+from mrd_jax.inspect.summary import summarize
 
 COUNTED = 50_000  # records of a split that are counted without --full
 MADE_BY = "mrd_jax.inspect"  # marks a report.json as ours
+WARNINGS = findings.WARNINGS + feature_findings.WARNINGS
+NOTES = findings.NOTES + feature_findings.NOTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,42 +59,42 @@ def inspect_dataset(
     BadInput: if there is no dataset, or a record cannot be read.
   """
   meta = dataset.read_meta(directory)
-  splits = tfds.builder_from_directory(directory).info.splits
-  present = [name for name in splits if splits[name].num_examples]
-  present.sort(key=lambda name: not duplicates.is_training(name))
-  sources = {name: dataset.open_split(directory, name) for name in present}
-  rows = {}
-  for name, source in sources.items():
-    size = len(source)
-    # Of the split's name, so that another split changes nothing.
-    rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
-    measured = rng.choice(size, min(samples, size), replace=False)
-    measured.sort()
-    everything = np.arange(size) if size <= counted else measured
-    rows[name] = (everything, measured, rng)
-  scans, summaries = {}, {}
-  warnings: list[Finding] = []
-  notes: list[Finding] = []
-  total = sum(len(all_rows) for all_rows, _, _ in rows.values())
+  infos = tfds.builder_from_directory(directory).info.splits
+  names = [name for name in infos if infos[name].num_examples]
+  names.sort(key=lambda name: not name.startswith("train"))
+  sources = {name: dataset.open_split(directory, name) for name in names}
+  sizes = [len(source) for source in sources.values()]
+  total = sum(n if n <= counted else min(samples, n) for n in sizes)
+  scans: dict[str, Scan] = {}
+  summaries: dict[str, Any] = {}
+  warnings: list[findings.Finding] = []
+  notes: list[findings.Finding] = []
   with tqdm(total=total, unit="record", disable=None) as progress:
-    for name, (all_rows, measured, rng) in rows.items():
-      found = scan(sources[name], all_rows, measured, rng, progress.update)
-      scans[name] = found
-      names = meta.class_names.get(name, ())
-      class_CD, problems = _class_features(directory, name, meta)
-      up = up_axes(found, rng)
-      summary = summarize(
-        found, up, names, class_CD, _disk_bytes(splits[name]), rng
+    for (name, source), size in zip(sources.items(), sizes, strict=True):
+      # Of the split's name, so that another split changes nothing.
+      rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+      measured = np.sort(rng.choice(size, min(samples, size), replace=False))
+      rows = np.arange(size) if size <= counted else measured
+      scans[name] = scan(name, source, rows, measured, rng, progress.update)
+      classes, class_CD = meta.class_names.get(name, ()), None
+      if classes:
+        # A finding says it where there are none.
+        with contextlib.suppress(BadInput):
+          class_CD = dataset.class_features(directory, name)
+      shape = (len(classes), meta.embed_dim)
+      fits = class_CD is not None and class_CD.shape == shape
+      summaries[name] = summarize(
+        scans[name],
+        classes,
+        class_CD if fits else None,
+        sum(os.path.getsize(path) for path in infos[name].filepaths),
+        rng,
       )
-      summaries[name] = summary
-      warnings += split_findings(name, found, summary, up)
-      warnings += label_findings(name, found, summary, problems)
-      warnings += feature_findings(name, found, summary)
-      notes += split_notes(name, found, summary)
-      notes += feature_notes(name, found)
-  within = {name: duplicates.within(found) for name, found in scans.items()}
-  across = duplicates.across(scans)
-  warnings += duplicate_findings(scans, within, across)
+      split = findings.Split(scans[name], summaries[name], meta, class_CD)
+      warnings += [found for check in WARNINGS for found in check(split)]
+      notes += [found for check in NOTES for found in check(split)]
+  repeats = duplicates.find_repeats(scans.values())
+  warnings += duplicates.duplicate_findings(repeats)
   report = {
     "made_by": MADE_BY,
     "data": os.fspath(directory),
@@ -110,48 +105,23 @@ def inspect_dataset(
     "seed": seed,
     "splits": summaries,
     "duplicates": {
-      "within": {name: _counts(found) for name, found in within.items()},
+      "within": {
+        found.other: found.counts
+        for found in repeats
+        if found.other == found.scan.name
+      },
       "across": [
         {
-          "train": train,
-          "evaluation": split,
-          **_counts(found),
-          "detectable": duplicates.detectable(scans[train], scans[split]),
+          "train": found.other,
+          "evaluation": found.scan.name,
+          **found.counts,
+          "detectable": found.detectable,
         }
-        for (train, split), found in across.items()
+        for found in repeats
+        if found.other != found.scan.name
       ],
     },
     "warnings": [dataclasses.asdict(finding) for finding in warnings],
     "notes": [dataclasses.asdict(finding) for finding in notes],
   }
   return Inspection(meta, report, scans)
-
-
-def _class_features(
-  directory: str | os.PathLike[str], split: str, meta: DatasetMeta
-) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
-  """The features of a split's class names, and what is wrong with them."""
-  names = meta.class_names.get(split, ())
-  if not names:
-    return None, []
-  try:
-    class_CD = dataset.class_features(directory, split)
-  except BadInput:
-    missing = f"its {len(names)} class names have no features"
-    return None, [(len(names), missing)]
-  problems = list(check_classes(names, class_CD, meta.embed_dim))
-  fits = class_CD.shape == (len(names), meta.embed_dim)
-  return (class_CD if fits else None), problems
-
-
-def _disk_bytes(split: Any) -> int:
-  return sum(os.path.getsize(path) for path in split.filepaths)
-
-
-def _counts(found: duplicates.Repeats) -> dict[str, int]:
-  return {
-    "shapes": len(found.at),
-    "by_id": found.ids,
-    "by_points": found.clouds,
-    "estimated_total": found.total,
-  }

@@ -1,13 +1,12 @@
-"""What a scan says in numbers: everything here is plain JSON."""
+"""Says what a scan found in numbers, all of it plain JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mrd_jax.data.records import ImageKind, TextKind
-from mrd_jax.inspect.scan import Scan, unit
-from mrd_jax.inspect.up_axis import FEWEST, UpAxis, up_axis
+from mrd_jax.inspect.scan import Scan, finite_unit
+from mrd_jax.inspect.up_axis import FEWEST, up_axis
 from mrd_jax.metrics.retrieval import retrieval
 from mrd_jax.metrics.zero_shot import zero_shot
 
@@ -16,35 +15,41 @@ PAIRS = 2000  # of image and text, at most: R@1 depends on their number
 
 def summarize(
   scan: Scan,
-  up: Mapping[str, UpAxis],
   names: Sequence[str],
   class_CD: np.ndarray | None,
   disk_bytes: int,
   rng: np.random.Generator,
 ) -> dict[str, Any]:
-  """The numbers of one split.
+  """Computes the numbers of one split.
 
   Args:
     scan: The split.
-    up: What `up_axes` found.
     names: Its class names, may be empty.
     class_CD: (C, D) features of these names, or None where there are none.
     disk_bytes: Size of the split's files.
-    rng: Draws the pairs where there are more than `PAIRS`.
+    rng: Draws the bootstrap of the up axis, and the pairs where there are more
+      than `PAIRS`.
 
   Returns:
     "records", "counted", "measured" (numbers of records; the first seven
     entries below are of those counted, the others of those measured),
     "collections", "points", "images", "texts", "without_image",
     "without_text", "classes", "bytes", "features", "colors", "alignment",
-    "zero_shot", "up_axis".  Shares are in [0, 1]; what does not apply is None.
+    "zero_shot", "up_axis" (of collections with at least `up_axis.FEWEST`
+    measured shapes).  Shares are in [0, 1]; what does not apply is None.
   """
-  census, sample = scan.census, scan.sample
+  census, sample, size = scan.census, scan.sample, len(scan.source)
   collections, counts = np.unique(census.collection, return_counts=True)
+  collection = census.collection[sample.at]
+  up = {}
+  for name in collections.tolist():
+    own = sample[collection == name]
+    if len(own) >= FEWEST:
+      up[name] = up_axis(own.asymmetry, own.footprint, rng)
   return {
-    "records": scan.size,
-    "counted": len(census.row),
-    "measured": len(sample.at),
+    "records": size,
+    "counted": len(census),
+    "measured": len(sample),
     "collections": dict(
       zip(collections.tolist(), counts.tolist(), strict=True)
     ),
@@ -56,19 +61,12 @@ def summarize(
     "classes": class_counts(census.label, len(names)) if names else None,
     "bytes": {
       "disk": disk_bytes,
-      "disk_per_record": disk_bytes / scan.size,
+      "disk_per_record": disk_bytes / size,
       "memory_per_record": float(sample.num_bytes.mean()),
     },
     "features": {
-      f"{modality} {kinds(kind).name}": {
-        "count": int((features.kind == kind).sum()),
-        "norm": _spread(features.norm[features.kind == kind], "mean"),
-      }
-      for modality, kinds, features in (
-        ("image", ImageKind, sample.image_features),
-        ("text", TextKind, sample.text_features),
-      )
-      for kind in np.unique(features.kind).tolist()
+      kind: {"count": len(found), "norm": _spread(found.norm, "mean")}
+      for kind, found in scan.kinds()
     },
     "colors": {
       "mean": sample.color.mean(axis=0).tolist(),
@@ -79,33 +77,12 @@ def summarize(
     "zero_shot": image_zero_shot(
       sample.image, census.label[sample.at], class_CD
     ),
-    "up_axis": {
-      name: {
-        "axis": str(found),
-        "confidence": found.confidence,
-        "shapes": found.shapes,
-      }
-      for name, found in up.items()
-    },
-  }
-
-
-def up_axes(scan: Scan, rng: np.random.Generator) -> dict[str, UpAxis]:
-  """What is up in each collection with at least `FEWEST` measured shapes."""
-  collection = scan.census.collection[scan.sample.at]
-  return {
-    name: up_axis(
-      scan.sample.asymmetry[collection == name],
-      scan.sample.footprint[collection == name],
-      rng,
-    )
-    for name in np.unique(collection).tolist()
-    if (collection == name).sum() >= FEWEST
+    "up_axis": up,
   }
 
 
 def class_counts(label_N: np.ndarray, classes: int) -> dict[str, int]:
-  """How many shapes the classes have.
+  """Counts the shapes of the classes.
 
   Labels outside 0 .. classes - 1 are "out_of_range", except for -1, which is
   "unlabelled".  "fewest" and "most" are of classes that have any.
@@ -126,7 +103,7 @@ def class_counts(label_N: np.ndarray, classes: int) -> dict[str, int]:
 def alignment(
   image_ND: np.ndarray, text_ND: np.ndarray, rng: np.random.Generator
 ) -> dict[str, float] | None:
-  """How well a teacher's images and texts of the same shapes agree.
+  """Measures how well a teacher's images and texts of the same shapes agree.
 
   Args:
     image_ND: (N, D) unit vectors; zero where a shape has no image.
@@ -164,7 +141,7 @@ def alignment(
 def image_zero_shot(
   image_ND: np.ndarray, label_N: np.ndarray, class_CD: np.ndarray | None
 ) -> dict[str, float] | None:
-  """Top-1 of a shape's mean image feature against the class names.
+  """Scores each shape's mean image feature against the class names.
 
   Returns:
     "shapes", "top1" and "chance"; None without classes, or without a labelled
@@ -175,7 +152,7 @@ def image_zero_shot(
   usable = (label_N >= 0) & (label_N < len(class_CD)) & image_ND.any(axis=1)
   if not usable.any():
     return None
-  scores = zero_shot(image_ND[usable], label_N[usable], unit(class_CD))
+  scores = zero_shot(image_ND[usable], label_N[usable], finite_unit(class_CD))
   return {
     "shapes": int(usable.sum()),
     "top1": scores["top1"],
@@ -185,9 +162,6 @@ def image_zero_shot(
 
 def _spread(values: np.ndarray, middle: str) -> dict[str, float | None]:
   """Min, median or mean, and max; None for what is not finite."""
-  found = {
-    "min": values.min(),
-    middle: {"mean": np.mean, "median": np.median}[middle](values),
-    "max": values.max(),
-  }
+  names = ("min", middle, "max")
+  found = {name: getattr(np, name)(values) for name in names}
   return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}

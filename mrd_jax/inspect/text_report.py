@@ -1,4 +1,4 @@
-"""The report of an inspection as text."""
+"""Prints the report of an inspection."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ _UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
 def text_report(report: Mapping[str, Any]) -> str:
-  """The report that `run.inspect_dataset` made, for a reader."""
+  """Prints the report that `run.inspect_dataset` made, for a reader."""
   lines = [
     f"{report['name']} in {report['data']}",
     f"teacher: {report['teacher']}; features of width {report['embed_dim']}; "
@@ -17,13 +17,9 @@ def text_report(report: Mapping[str, Any]) -> str:
     lines += ["", *_split(split, summary)]
   lines += ["", *_duplicates(report)]
   for title in ("notes", "warnings"):
-    findings = report[title]
-    if findings:
-      lines += [
-        "",
-        f"{len(findings)} {title if len(findings) > 1 else title[:-1]}:",
-      ]
-      lines += [f"- {finding['text']}" for finding in findings]
+    if texts := [finding["text"] for finding in report[title]]:
+      words = title if len(texts) > 1 else title[:-1]
+      lines += ["", f"{len(texts)} {words}:", *(f"- {text}" for text in texts)]
   if not report["warnings"]:
     lines += ["", "no warnings"]
   return "\n".join(lines)
@@ -97,9 +93,7 @@ def _duplicates(report: Mapping[str, Any]) -> Iterator[str]:
   splits = report["splits"]
   for split, found in report["duplicates"]["within"].items():
     looked_at = _of(splits[split]["counted"], splits[split]["records"])
-    yield _row(
-      f"{split}", f"{found['shapes']:,} repeated; searched {looked_at}"
-    )
+    yield _row(split, f"{found['shapes']:,} repeated; searched {looked_at}")
   for found in report["duplicates"]["across"]:
     line = f"{found['shapes']:,} shared"
     if found["detectable"] > 1:

@@ -1,4 +1,4 @@
-"""Which way a collection of shapes is up, from the extents of its points.
+"""Tells which way a collection of shapes is up, from where its points lie.
 
 Most things stand: seen along the vertical their halves differ (a seat and
 legs, a crown and a trunk), along the other axes they are near to mirror
@@ -12,7 +12,7 @@ families three would: bookshelves, snails and glasses, whose fronts differ
 more from their backs than their tops from their bottoms).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,31 +39,6 @@ class Posture(NamedTuple):
   extent: np.ndarray
   asymmetry: np.ndarray
   footprint: np.ndarray
-
-
-class UpAxis(NamedTuple):
-  """What is up in a collection.
-
-  Attributes:
-    axis: 0, 1 or 2 for x, y, z.
-    confidence: Share of bootstrap draws of the collection in which both
-      statistics name that axis.
-    sign: 1 or -1 where the wide end is confidently the low or the high one;
-      0 where that is not clear.
-    shapes: How many were looked at.
-  """
-
-  axis: int
-  confidence: float
-  sign: int
-  shapes: int
-
-  @property
-  def confident(self) -> bool:
-    return self.confidence >= CONFIDENT and self.shapes >= FEWEST
-
-  def __str__(self) -> str:
-    return ("-" if self.sign < 0 else "") + "xyz"[self.axis]
 
 
 def posture(xyz_BP3: np.ndarray) -> Posture:
@@ -127,12 +102,17 @@ def up_axis(
   asymmetry_N3: np.ndarray,
   footprint_N3: np.ndarray,
   rng: np.random.Generator,
-) -> UpAxis:
+) -> dict[str, Any]:
   """Decides what is up in a collection of N shapes measured by `posture`.
 
   The axis is that of the largest mean asymmetry.  Confidence is that of a
   bootstrap over shapes, in which the mean magnitude of the footprint has to
   agree.
+
+  Returns:
+    "axis", x, y or z, with a minus where the wide end is confidently the high
+    one; "confidence", the share of bootstrap draws in which both statistics
+    name that axis; and "shapes", how many were looked at.
   """
   count = len(asymmetry_N3)
   axis = int(asymmetry_N3.mean(axis=0).argmax())
@@ -140,5 +120,8 @@ def up_axis(
   agree_R = (weight_RN @ asymmetry_N3).argmax(axis=1) == axis
   agree_R &= (weight_RN @ np.abs(footprint_N3)).argmax(axis=1) == axis
   wide_low = float((weight_RN @ footprint_N3[:, axis] > 0).mean())
-  sign = int(wide_low >= CONFIDENT) - int(wide_low <= 1 - CONFIDENT)
-  return UpAxis(axis, float(agree_R.mean()), sign, count)
+  return {
+    "axis": ("-" if wide_low <= 1 - CONFIDENT else "") + "xyz"[axis],
+    "confidence": float(agree_R.mean()),
+    "shapes": count,
+  }
