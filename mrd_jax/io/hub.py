@@ -7,6 +7,32 @@ from mrd_jax.errors import BadInput
 _CONFIG = "config.json"  # every model has one
 
 
+def known_reason(
+  problem: BaseException, kind: str, revision: str | None, file: str
+) -> str | None:
+  """Says in words why the hub refuses; None if that is not it.
+
+  Args:
+    problem: What the library raised.
+    kind: "repository" or "dataset".
+    revision: Which was asked for.
+    file: Likewise.
+  """
+  from huggingface_hub import errors
+
+  reasons = {
+    errors.GatedRepoError: "its owners grant access one by one; ask for it on "
+    "its page and log in with hf auth login",
+    errors.RepositoryNotFoundError: f"there is no such {kind}, unless it is "
+    "private: log in with hf auth login",
+    errors.RevisionNotFoundError: f"there is no revision {revision!r}",
+    errors.RemoteEntryNotFoundError: f"there is no file {file} in it",
+    errors.HFValidationError: f"that is no name of a {kind}",
+  }
+  found = (why for error, why in reasons.items() if isinstance(problem, error))
+  return next(found, None)
+
+
 class Repository:
   """A model on the hub, through the library's cache, all files of one commit.
 
@@ -57,7 +83,6 @@ class Repository:
       BadInput: in a sentence that says why it cannot be had.
     """
     import huggingface_hub
-    from huggingface_hub import errors
 
     try:
       path = huggingface_hub.hf_hub_download(
@@ -68,17 +93,11 @@ class Repository:
       )
     except Exception as error:
       problem = self._problem or error
-      reasons = {
-        errors.RepositoryNotFoundError: "there is no such repository, unless "
-        "it is private: log in with hf auth login",
-        errors.RevisionNotFoundError: f"there is no revision {self._asked!r}",
-        errors.RemoteEntryNotFoundError: f"there is no file {file} in it",
-        errors.HFValidationError: "that is no name of a repository",
-        Exception: " ".join(f"{type(problem).__name__}: {problem}".split())
+      reason = known_reason(problem, "repository", self._asked, file) or (
+        " ".join(f"{type(problem).__name__}: {problem}".split())
         + (f"; {file} is not in the cache either" if self._problem else "")
-        + self._remedy,
-      }
-      reason = next(v for k, v in reasons.items() if isinstance(problem, k))
+        + self._remedy
+      )
       raise BadInput(
         f"{self._name} is neither a folder nor {self._kind} that could be "
         f"fetched from the Hugging Face hub: {reason}"
