@@ -14,7 +14,6 @@ import os
 import pickle
 import pickletools
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, Literal
 
@@ -32,18 +31,16 @@ _BUILTINS = ("builtins", "__builtin__")  # the second: pickle protocols 0-2
 def load_npy(
   file: str | os.PathLike[str] | BinaryIO,
   name: str | None = None,
-  allow_torch: bool = False,
 ) -> Any:
   """Loads a `.npy` file; executes nothing that the file says.
 
   Args:
     file: Path, or a binary file object (need not be seekable).
     name: What messages call the file; the path by default.
-    allow_torch: Accept embedded torch tensors (they come back as numpy
-      arrays, bfloat16 as float32).  Imports torch when it meets one.
 
   Returns:
-    The array; a 0-d object array is returned as the object inside it.
+    The array; a 0-d object array is returned as the object inside it.  Torch
+    tensors in it come back as arrays, bfloat16 as float32.
 
   Raises:
     BadInput: naming the file, when it is missing, truncated, no `.npy` file,
@@ -53,13 +50,13 @@ def load_npy(
     name = name or os.fspath(file)
     try:
       with open(file, "rb") as opened:
-        return _load(opened, name, allow_torch)
+        return _load(opened, name)
     except OSError as error:
       raise BadInput(f"{name}: cannot be read ({error.strerror})") from error
-  return _load(file, name or "npy file", allow_torch)
+  return _load(file, name or "npy file")
 
 
-def _load(stream: BinaryIO, name: str, allow_torch: bool) -> Any:
+def _load(stream: BinaryIO, name: str) -> Any:
   if not stream.seekable():
     stream = io.BytesIO(stream.read())
   start = stream.tell()
@@ -69,7 +66,7 @@ def _load(stream: BinaryIO, name: str, allow_torch: bool) -> Any:
       return np.lib.format.read_array(stream, allow_pickle=False)
     content = stream.read()
     _check_sizes(content)
-    loaded = _Unpickler(io.BytesIO(content), allow_torch).load()
+    loaded = _Unpickler(io.BytesIO(content)).load()
     if not isinstance(loaded, _Array):
       raise pickle.UnpicklingError("the pickle holds no array")
     array = _resolve(loaded, {})
@@ -120,25 +117,33 @@ class _Allowed:
     return self._function(*args)
 
 
+def _refusal(module: str, name: str) -> _Refused:
+  return _Refused(
+    f"refused: it asks for {module}.{name}, which data never needs; nothing "
+    "was executed, but do not trust where this file came from"
+  )
+
+
 class _Unpickler(pickle.Unpickler):
   """Answers global names from a table, and only from the table."""
 
-  def __init__(self, stream: BinaryIO, allow_torch: bool):
-    super().__init__(stream)
-    self._table = _TABLE | _TORCH_TABLE if allow_torch else _TABLE
-
   def find_class(self, module: str, name: str) -> Any:
-    if (module, name) in self._table:
-      return _Allowed(self._table[module, name])
-    if (module, name) in _TORCH_TABLE:
-      raise _Refused(
-        f"refused: it holds torch tensors ({module}.{name}), which are only "
-        "accepted in files of meta_data"
-      )
-    raise _Refused(
-      f"refused: it asks for {module}.{name}, which data never needs; nothing "
-      "was executed, but do not trust where this file came from"
-    )
+    if (module, name) not in _TABLE:
+      raise _refusal(module, name)
+    return _Allowed(_TABLE[module, name])
+
+
+class _StorageUnpickler(pickle.Unpickler):
+  """Reads the pickles of a torch file that is one storage."""
+
+  def find_class(self, module: str, name: str) -> str:
+    if module != "torch" or name not in _STORAGES:
+      raise _refusal(module, name)
+    return _STORAGES[name]  # a plain text, which nothing can alter
+
+  def persistent_load(self, pid: Any) -> tuple[str, int]:
+    _, code, _, _, size, *_ = pid
+    return code, size
 
 
 class _DType:
@@ -252,21 +257,29 @@ def _ndarray(*_: object) -> None:
 
 
 def _load_from_bytes(raw: bytes) -> np.ndarray:
-  """Reads a torch storage (a nested torch file) as a flat array."""
-  try:
-    import torch
-  except ImportError:
-    raise _Refused(
-      "it holds torch tensors; install the extra that reads them: "
-      "pip install 'mrd_jax[torch]'"
-    ) from None
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # torch deprecates what such files hold
-    storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    if not isinstance(storage, torch.storage.TypedStorage):
-      raise _Refused("refused: the embedded torch file holds no storage")
-    flat = torch.empty(0, dtype=storage.dtype).set_(storage)
-  return (flat.float() if flat.dtype == torch.bfloat16 else flat).numpy()
+  """Reads a torch storage, flat, as torch writes one into another pickle.
+
+  That is a file in torch's old format (`torch.serialization._legacy_save`):
+  pickles of a magic number, a version, facts about the machine, what was
+  saved, and the names of storages; then, of each storage, its length (8 bytes)
+  and its numbers.  What was saved is here a storage itself, which the pickle
+  replaces by a tuple: "storage", class, name, device, length.
+  """
+  stream = io.BytesIO(raw)
+  loaded = []
+  for _ in range(5):
+    _check_sizes(raw[stream.tell() :])
+    loaded.append(_StorageUnpickler(stream).load())
+  _, _, machine, (code, size), names = loaded
+  if machine["little_endian"] is not True or len(names) != 1:
+    raise ValueError("a torch storage of another kind")
+  content = stream.read()
+  if int.from_bytes(content[:8], "little") != size:
+    raise ValueError("a torch storage whose size differs from its header")
+  if code == "bfloat16":  # the upper half of a float32
+    halves = _numbers(content[8:], _DType("u2"), (size,), "C")
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+  return _numbers(content[8:], _DType(code), (size,), "C")
 
 
 def _rebuild_tensor(
@@ -298,9 +311,19 @@ _TABLE: dict[tuple[str, str], Callable[..., Any]] = {
     for kind in (dict, list, tuple, set, frozenset)
   },
   **{(module, "bytes"): _bytes for module in _BUILTINS},
-}
-_TORCH_TABLE: dict[tuple[str, str], Callable[..., Any]] = {
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
   ("torch.storage", "_load_from_bytes"): _load_from_bytes,
+}
+_STORAGES = {
+  "DoubleStorage": "f8",
+  "FloatStorage": "f4",
+  "HalfStorage": "f2",
+  "BFloat16Storage": "bfloat16",
+  "LongStorage": "i8",
+  "IntStorage": "i4",
+  "ShortStorage": "i2",
+  "CharStorage": "i1",
+  "ByteStorage": "u1",
+  "BoolStorage": "?",
 }

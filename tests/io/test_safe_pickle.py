@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+import sys
 import time
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_load_npy_executes_nothing(tmp_path):
   trace = tmp_path / "executed"
   (tmp_path / "evil.npy").write_bytes(npy_bytes({"xyz": Attack(trace)}))
   with pytest.raises(BadInput, match=r"evil\.npy.*posix\.system"):
-    load_npy(tmp_path / "evil.npy", allow_torch=True)
+    load_npy(tmp_path / "evil.npy")
   assert not trace.exists()
 
 
@@ -86,15 +87,58 @@ def test_load_npy_refuses_a_memory_bomb():
   assert time.monotonic() - start < 1
 
 
-def test_load_npy_reads_torch_tensors_on_request():
+def test_load_npy_reads_torch_tensors(monkeypatch):
   torch = pytest.importorskip("torch")
   tensor = torch.arange(12, dtype=torch.float32).reshape(3, 4).T
-  content = npy_bytes({"x": tensor, "h": torch.ones(2, dtype=torch.bfloat16)})
-  with pytest.raises(BadInput, match=r"torch\._utils"):
-    load_npy(io.BytesIO(content))
-  loaded = load_npy(io.BytesIO(content), allow_torch=True)
+  halves = torch.tensor([1, -2.5], dtype=torch.bfloat16)
+  others = {
+    kind: torch.arange(3).to(getattr(torch, kind))
+    for kind in (
+      *("float64", "float16", "int64", "int32", "int16", "int8", "uint8"),
+      "bool",
+    )
+  }
+  content = npy_bytes(
+    {
+      "x": tensor,
+      "part": tensor[1:, 1],
+      "h": halves,
+      "parameter": torch.nn.Parameter(tensor),
+    }
+    | others
+  )
+  with monkeypatch.context() as patch:
+    patch.setitem(sys.modules, "torch", None)  # is not asked for anything
+    loaded = load_npy(io.BytesIO(content))
   np.testing.assert_array_equal(loaded["x"], tensor.numpy())
-  assert loaded["h"].tolist() == [1, 1]
+  np.testing.assert_array_equal(loaded["part"], tensor[1:, 1].numpy())
+  np.testing.assert_array_equal(loaded["parameter"], tensor.numpy())
+  assert loaded["h"].tolist() == [1, -2.5]
+  for kind, expected in others.items():
+    np.testing.assert_array_equal(loaded[kind], expected.numpy())
+    assert loaded[kind].dtype == expected.numpy().dtype
+
+
+def test_load_npy_survives_damaged_tensors(tmp_path):
+  torch = pytest.importorskip("torch")
+  good = npy_bytes({"x": torch.arange(12)})
+  rng = np.random.default_rng(0)
+  for _ in range(300):
+    damaged = bytearray(good)
+    for place in rng.integers(128, len(good), 3):
+      damaged[place] = rng.integers(256)
+    with contextlib.suppress(BadInput):
+      load_npy(io.BytesIO(bytes(damaged)))
+  trace = tmp_path / "executed"
+  inner = pickle.dumps(Attack(trace), protocol=2)
+
+  class Storage:
+    def __reduce__(self):
+      return torch.storage._load_from_bytes, (inner,)
+
+  with pytest.raises(BadInput, match=r"posix\.system"):
+    load_npy(io.BytesIO(npy_bytes({"x": Storage()})))
+  assert not trace.exists()
 
 
 def test_load_npy_missing_file(tmp_path):

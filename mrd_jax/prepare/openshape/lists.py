@@ -160,9 +160,7 @@ def _listed(root: Path, name: str, lists: Mapping[str, Path]) -> Split:
 
 def _lvis_features(path: Path, classes: int) -> np.ndarray:
   try:
-    features = np.stack(
-      [np.float32(np.ravel(row)) for row in load_npy(path, allow_torch=True)]
-    )
+    features = np.stack([np.float32(np.ravel(row)) for row in load_npy(path)])
   except (TypeError, ValueError) as error:
     if isinstance(error, BadInput):
       raise
@@ -188,7 +186,7 @@ def read_class_features(path: Path) -> tuple[list[str], np.ndarray]:
     BadInput: naming the file, unless it is a dict
       class name -> {"open_clip_text_feat": (1, D)}.
   """
-  classes = load_npy(path, allow_torch=True)
+  classes = load_npy(path)
   try:
     features = np.stack(
       [np.float32(np.ravel(row[_CLASS_KEY])) for row in classes.values()]
@@ -226,7 +224,7 @@ def _scanobjectnn(path: Path) -> Split:
       f"{', '.join(names)}"
     )
   features = features[[row[name] for name in SCANOBJECTNN_CLASSES]]
-  content = load_npy(path, allow_torch=True)
+  content = load_npy(path)
   try:
     count = len(content["xyz"])
   except (TypeError, KeyError, IndexError) as error:

@@ -162,7 +162,7 @@ def read_openshape(
 
 def _load_openshape(file: Path) -> tuple[dict[str, Any], np.ndarray]:
   """Returns the checked dict, `rgb` (if there) in 0..255, and the labels."""
-  content = load_npy(file, allow_torch=True)
+  content = load_npy(file)
   arrays = content if isinstance(content, dict) else {}
   for key in ("xyz", "label"):
     if not isinstance(arrays.get(key), np.ndarray | list):
