@@ -1,4 +1,4 @@
-"""Checksums of a state that are the same on any devices.
+"""Sums up a state so that damage shows, the same on any devices.
 
 Orbax keeps no checksum of array data: a bit that flips in a file loads as
 another number (in a small checkpoint three of four flips did).  Those here
@@ -17,7 +17,7 @@ _GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio, spreads the indices
 
 
 def checksums(tree: Any) -> dict[str, int]:
-  """A checksum of every array, by its path in the tree.
+  """Returns a checksum of every array, by its path in the tree.
 
   With several processes all must call it, for their part of the arrays.
 
@@ -37,20 +37,18 @@ def checksums(tree: Any) -> dict[str, int]:
   return {k: int(v) for k, v in jax.device_get(_checksums(leaves)).items()}
 
 
-def difference(tree: Any, saved: dict[str, int] | None) -> str:
+def difference(tree: Any, saved: dict[str, int]) -> str:
   """Names the arrays that are not what was saved; "" if there are none.
 
   Args:
     tree: Some of the arrays that were saved; see `checksums`.
-    saved: The checksums of all; None, of an older checkpoint, says nothing.
+    saved: The checksums of all.
   """
   found = checksums(tree)
-  if saved is None:
-    return ""
   wrong = [name for name in found if saved.get(name) != found[name]]
   if not wrong:
     return ""
-  more = f" and of {len(wrong) - 1} other arrays" * (len(wrong) > 1)
+  more = f" and of {len(wrong) - 1} other arrays" if len(wrong) > 1 else ""
   return f"the checksum of {wrong[0]}{more} is not what was saved"
 
 
@@ -60,7 +58,7 @@ def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _checksum(x: jax.Array) -> jax.Array:
-  """sum_i mix(word_i + i * golden ratio) mod 2^32, () uint32.
+  """Computes sum_i mix(word_i + i * golden ratio) mod 2^32, () uint32.
 
   `mix` is a bijection, so that any change within one word changes the sum, and
   one of several words goes unnoticed once in 2^32.  The index i is made by
@@ -72,11 +70,11 @@ def _checksum(x: jax.Array) -> jax.Array:
     place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
     index += place * np.uint32(stride % 2**32)
     stride *= words.shape[axis]
-  return jnp.sum(_mix(words + index * _GOLDEN), dtype=jnp.uint32)
+  return jnp.sum(mix(words + index * _GOLDEN), dtype=jnp.uint32)
 
 
 def _words(x: jax.Array) -> jax.Array:
-  """The bits as uint32; 64-bit numbers get a last axis of two."""
+  """Takes the bits as uint32; 64-bit numbers get a last axis of two."""
   if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
     x = jax.random.key_data(x)
   if x.dtype == bool:
@@ -87,9 +85,8 @@ def _words(x: jax.Array) -> jax.Array:
   return jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32)
 
 
-def _mix(h: jax.Array) -> jax.Array:
-  """The finaliser of the hash Murmur3, as in `encoder.shuffled`."""
+def mix(h: Any) -> Any:
+  """Maps uint32 by the finaliser of the hash Murmur3, in NumPy or in JAX."""
   for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-    h ^= h >> np.uint32(shift)
-    h *= np.uint32(factor)
+    h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
   return h ^ (h >> np.uint32(16))

@@ -1,4 +1,4 @@
-"""Trying what may fail, alone or in step with the other processes."""
+"""Catches what fails in Orbax, and says why in a few words."""
 
 import contextlib
 import gc
@@ -59,7 +59,7 @@ def quiet_threads() -> Callable[[], None]:
 
 
 def attempt(read: Callable[[], Any]) -> tuple[Any, str]:
-  """What `read` returns and ""; or None and why it fails, in a few words."""
+  """Returns what `read` returns and ""; or None and why it fails."""
   with quiet():
     try:
       return read(), ""
@@ -73,7 +73,7 @@ def attempt(read: Callable[[], Any]) -> tuple[Any, str]:
 
 
 def reason(error: BaseException) -> str:
-  """The first cause of an error, in a few words; never ""."""
+  """Words the first cause of an error, in at most `LONGEST` bytes; never ""."""
   causes = [error]
   while cause := (
     causes[-1].__cause__

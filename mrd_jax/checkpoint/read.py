@@ -1,4 +1,4 @@
-"""What lies in a run's folder of checkpoints, and reading it.
+"""Lists the checkpoints in a run's folder, and reads one.
 
 A folder whose name is a number is a checkpoint.  Orbax removes an old one file
 by file; what a removal that was cut off has left (older than the newest, and
@@ -7,7 +7,7 @@ without the file that makes it one) is none.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,24 +70,64 @@ def load_on_one_device(
   step = max(steps, key=lambda step: (steps[step], step))
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-  def read() -> tuple[dict[str, Any], dict[str, int] | None]:
-    saved, sums = describe(directory / str(step))
-    abstract = jax.tree.map(
+  def on_device(saved: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
       {name: saved[name] for name in saved if name not in without},
     )
-    return load(directory / str(step), abstract, partial=True), sums
+
+  found, problem = try_to_read(directory / str(step), on_device)
+  if found is None:
+    raise refusal(directory, step, problem)
+  return step, found
+
+
+def try_to_read(
+  path: Path,
+  layout: Callable[[dict[str, Any]], dict[str, Any]],
+  *,
+  agreed: Callable[[str], str] = lambda problem: problem,
+) -> tuple[dict[str, Any] | None, str]:
+  """Reads the checkpoint in `path` and compares it with its checksums.
+
+  Orbax's own barriers are left out: where one process fails, the others would
+  wait in them for minutes, and never agree on what to do instead.
+
+  Args:
+    path: The checkpoint.
+    layout: Shapes and types of the saved arrays -> the same, with shardings, of
+      those that are wanted; raises ValueError if they cannot be.
+    agreed: `agree` where all processes read; one alone needs none.
+
+  Returns:
+    The arrays and ""; or None and what is wrong with them, on any process.
+  """
+
+  def read() -> tuple[dict[str, Any], dict[str, int]]:
+    _scores(path)
+    info = ocp.metadata(path)
+    if info.metadata is None:
+      raise ValueError("the list of its arrays cannot be read")
+    sums = (info.custom_metadata or {}).get(CHECKSUMS)
+    if sums is None:
+      raise ValueError("it has no checksums")
+    abstract = layout(info.metadata)
+    context = ocp.Context()
+    context.multiprocessing.primary_host = jax.process_index()
+    context.multiprocessing.active_processes = {jax.process_index()}
+    context.pytree.loading.partial_load = abstract.keys() < info.metadata.keys()
+    with context:
+      return ocp.load(path, abstract), sums
 
   found, problem = attempt(read)
-  if found:
-    problem = difference(*found)
-  if problem or not found:
-    raise refusal(directory, step, problem)
-  return step, found[0]
+  problem = agreed(problem)
+  if found and not problem:
+    problem = agreed(difference(*found))
+  return (None if problem or not found else found[0]), problem
 
 
 def refusal(directory: Path, step: int, problem: str) -> Exception:
-  """What is to be raised where the checkpoint of `step` cannot be used."""
+  """Makes the error to raise where the checkpoint of `step` cannot be used."""
   check_is_damage(directory / str(step), problem)
   others = sorted(steps_in(directory).keys() - {step})
   return BadInput(
@@ -129,7 +169,7 @@ class StepNames:
 
 
 def steps_in(directory: Path) -> dict[int, Any]:
-  """The complete checkpoints: their scores, or why they cannot be read."""
+  """Lists the complete checkpoints: their scores, or why they are unreadable."""
   found = {}
   for step, path in _folders(directory).items():
     try:
@@ -141,7 +181,7 @@ def steps_in(directory: Path) -> dict[int, Any]:
 
 
 def remnants(directory: Path) -> dict[int, Path]:
-  """What is left of those whose removal was cut off."""
+  """Finds what is left of those whose removal was cut off."""
   folders = _folders(directory)
   complete = [step for step in folders if (folders[step] / _MARK).exists()]
   return {
@@ -152,7 +192,7 @@ def remnants(directory: Path) -> dict[int, Path]:
 
 
 def _folders(directory: Path) -> dict[int, Path]:
-  """Those with a name of digits; one that is being written has another."""
+  """Finds those named by digits; one that is being written has another name."""
   return {
     int(path.name): path
     for path in directory.glob("[0-9]*")
@@ -161,7 +201,7 @@ def _folders(directory: Path) -> dict[int, Path]:
 
 
 def _scores(path: Path) -> dict[str, float]:
-  """The scores of the checkpoint in `path`; {} if it was saved without any."""
+  """Reads the scores of the checkpoint in `path`; {} if it was saved without."""
   info = _NAMES.find_step(path.parent, int(path.name))
   if info.init_timestamp_nsecs is None:  # Orbax would go on without it
     raise ValueError(f"{_MARK} is missing or damaged")
@@ -169,19 +209,6 @@ def _scores(path: Path) -> dict[str, float]:
     return dict(json.loads((path / "metrics" / "metrics").read_text()))
   except FileNotFoundError:
     return {}
-
-
-def describe(path: Path) -> tuple[dict[str, Any], dict[str, int] | None]:
-  """What the checkpoint in `path` holds.
-
-  Returns:
-    Its arrays' shapes and types, and their checksums if it has them.
-  """
-  _scores(path)
-  info = ocp.metadata(path)
-  if info.metadata is None:
-    raise ValueError("the list of its arrays cannot be read")
-  return info.metadata, (info.custom_metadata or {}).get(CHECKSUMS)
 
 
 def check_same_arrays(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -199,17 +226,3 @@ def check_same_arrays(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     found, expected = (kind.get(name, "missing") for kind in kinds)
     if found != expected:
       raise ValueError(f"{name} is {found}, this program wants {expected}")
-
-
-def load(path: Path, abstract: Any, *, partial: bool) -> dict[str, Any]:
-  """The arrays in `path` as `abstract` says.
-
-  Orbax's own barriers are left out: where one process fails, the others would
-  wait in them for minutes, and never agree on what to do instead.
-  """
-  context = ocp.Context()
-  context.multiprocessing.primary_host = jax.process_index()
-  context.multiprocessing.active_processes = {jax.process_index()}
-  context.pytree.loading.partial_load = partial
-  with context:
-    return ocp.load(path, abstract)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saving them, and going on from the newest good one.
+"""Saves the state of a run, and restores the newest good one.
 
 Only this module and `checkpoint/read.py`, which reads them, know Orbax.
 
@@ -7,13 +7,12 @@ fails shows on the next save or on `close`, as `SaveFailed`; until then Orbax
 reports the unfinished step as its latest, so `latest_step` is asked only when
 a run starts.
 
-With every checkpoint go the checksums of its arrays (`checkpoint/checksum.py`), which
-are compared when it is read.  Checkpoints of before 0.2 have none.
+With every checkpoint go the checksums of its arrays (`checkpoint/checksum.py`),
+which are compared when it is read.
 """
 
 import contextlib
 import dataclasses
-import json
 import math
 import shutil
 import warnings
@@ -23,22 +22,22 @@ from typing import Any
 
 import jax
 
-from mrd_jax.checkpoint.checksum import checksums, difference
-from mrd_jax.checkpoint.failures import attempt, quiet_threads, reason
+from mrd_jax.checkpoint.checksum import checksums
+from mrd_jax.checkpoint.failures import quiet_threads, reason
 from mrd_jax.checkpoint.read import (
   CHECKSUMS,
   StepNames,
   check_is_damage,
   check_same_arrays,
-  describe,
-  load,
   ocp,
   refusal,
   remnants,
   steps_in,
+  try_to_read,
 )
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.files import write_json
 from mrd_jax.parallel.agree import agree, first_says
 
 _policies = ocp.training.preservation_policies
@@ -182,19 +181,16 @@ class Checkpoints:
   ) -> tuple[TrainState | None, str]:
     """The state of `step`, or None and what is wrong with it on any process."""
 
-    def read() -> tuple[dict[str, Any], dict[str, int] | None]:
-      path = self._directory / str(step)
-      saved, sums = describe(path)
-      check_same_arrays(saved, _as_dict(abstract))
-      return load(path, _as_dict(abstract), partial=False), sums
+    wanted = _as_dict(abstract)
 
-    found, problem = attempt(read)
-    problem = agree(problem)
-    if found and not problem:
-      problem = agree(difference(*found))
-    if problem or not found:
-      return None, problem
-    return TrainState(**found[0]), ""
+    def layout(saved: dict[str, Any]) -> dict[str, Any]:
+      check_same_arrays(saved, wanted)
+      return wanted
+
+    found, problem = try_to_read(
+      self._directory / str(step), layout, agreed=agree
+    )
+    return (None if found is None else TrainState(**found)), problem
 
   def _set_aside(self, damaged: dict[int, str], good: int) -> list[str]:
     """Renames the damaged; returns a sentence for each."""
@@ -203,7 +199,8 @@ class Checkpoints:
       path = self._directory / str(step)
       # Kept apart if that step was damaged before.
       taken = len(list(self._directory.glob(f"damaged-{step}*")))
-      aside = path.with_name(f"damaged-{step}" + f"-{taken + 1}" * bool(taken))
+      number = f"-{taken + 1}" if taken else ""
+      aside = path.with_name(f"damaged-{step}{number}")
       remarks.append(
         f"the checkpoint of step {step} is damaged ({problem}) and now called "
         f"{aside}; the run goes on from step {good}"
@@ -253,9 +250,7 @@ class Checkpoints:
       file = self._directory / str(step) / "metrics" / "metrics"
       try:
         file.parent.mkdir(exist_ok=True)
-        temporary = file.with_name("metrics.tmp")
-        temporary.write_text(json.dumps(metrics))
-        temporary.replace(file)
+        write_json(file, metrics)
       except OSError as error:
         problem = reason(error)
     if problem := agree(problem):

@@ -10,10 +10,18 @@ import torch
 from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_torch, published, torch_files
 from mrd_jax.convert.published import Grouping
-from mrd_jax.encoder import files as pretrained
 from mrd_jax.encoder import names
 from mrd_jax.encoder.encoder import Encoder
-from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.encoder.files import (
+  CONFIG_FILE,
+  WEIGHTS_FILE,
+  EncoderConfig,
+  check_architecture,
+  check_replaceable,
+  read_sidecar,
+  write,
+  write_sidecar,
+)
 from mrd_jax.errors import BadInput
 
 OVERRIDES = (
@@ -44,19 +52,17 @@ def to_torch(
     BadInput: for another suffix.
   """
   sidecar = out.with_suffix(".json")
-  pretrained.check_replaceable(sidecar)
+  check_replaceable(sidecar)
   if out.suffix == ".safetensors":
     prefix = "module." if style == "module" else ""
-    pretrained.write(
-      out, sidecar, encoder.config, encoder.variables, prefix=prefix
-    )
+    write(out, sidecar, encoder.config, encoder.variables, prefix=prefix)
   elif out.suffix == ".pt":
     state = names.to_state_dict(
       encoder.variables, num_batches_tracked=encoder.config.step
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     torch_files.write(out, state, encoder.config.logit_scale, style)
-    pretrained.write_sidecar(sidecar, encoder.config)
+    write_sidecar(sidecar, encoder.config)
   else:
     raise BadInput(f"--out is {out}, must end in .safetensors or .pt")
   return [out, sidecar]
@@ -80,11 +86,11 @@ def from_torch(path: Path, **overrides) -> Encoder:
   shapes = names.infer_shapes(file.state, str(path))
   variables = names.from_state_dict(file.state, str(path))
   sidecar = path.with_suffix(".json")
-  if not sidecar.is_file() and path.name == pretrained.WEIGHTS_FILE:
-    sidecar = path.with_name(pretrained.CONFIG_FILE)  # a model folder of ours
+  if not sidecar.is_file() and path.name == WEIGHTS_FILE:
+    sidecar = path.with_name(CONFIG_FILE)  # a model folder of ours
   if sidecar.is_file():
-    config = pretrained.read_sidecar(sidecar)
-    pretrained.check_architecture(config, shapes, str(path))
+    config = read_sidecar(sidecar)
+    check_architecture(config, shapes, str(path))
   else:
     config = _published(path, shapes, overrides)
   grouping = {k: v for k, v in overrides.items() if k in Grouping._fields}
@@ -112,12 +118,12 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   if out.suffix != ".onnx":
     raise BadInput(f"--out is {out}, must end in .onnx")
   sidecar = out.with_suffix(".json")
-  pretrained.check_replaceable(sidecar)
+  check_replaceable(sidecar)
   out.parent.mkdir(parents=True, exist_ok=True)
   # A large model is two files, which are moved when they are whole.
   with tempfile.TemporaryDirectory(dir=out.parent) as folder:
     onnx_export.export(torch_model(encoder), Path(folder) / out.name)
-    pretrained.write_sidecar(sidecar, encoder.config)
+    write_sidecar(sidecar, encoder.config)
     files = [
       file.replace(out.parent / file.name) for file in Path(folder).iterdir()
     ]
@@ -141,9 +147,7 @@ def read_torch_model(
     BadInput: if the file is of another size.
   """
   state = torch_files.read(path).state
-  pretrained.check_architecture(
-    config, names.infer_shapes(state, str(path)), str(path)
-  )
+  check_architecture(config, names.infer_shapes(state, str(path)), str(path))
   names.from_state_dict(state, str(path))  # complete, and finite
   return _build(config, state)
 

@@ -1,4 +1,4 @@
-"""The model card (README.md) of a model folder."""
+"""Writes the model card (README.md) of a model folder."""
 
 import json
 from typing import Any
@@ -27,8 +27,8 @@ embeddings classify and retrieve shapes.
 """
 
 
-def write(config: EncoderConfig) -> str:
-  """The card of an encoder: data, configuration, results, licence."""
+def model_card(config: EncoderConfig) -> str:
+  """Describes an encoder: use, data, configuration, results, licence."""
   dim = config.embed_dim or config.architecture.width
   parts = [
     _front_matter(config),

@@ -19,8 +19,8 @@ import numpy as np
 
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.config.pretraining import UpAxis, from_config_dict
-from mrd_jax.encoder import card as model_card
 from mrd_jax.encoder import files
+from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
@@ -207,7 +207,7 @@ class Encoder:
     """
     directory = Path(directory)
     card = directory / "README.md"
-    if card.exists() and model_card.LIBRARY not in card.read_text():
+    if card.exists() and LIBRARY not in card.read_text():
       raise BadInput(
         f"{card} exists and is not a model card of mrd_jax, so it is not "
         "replaced; name another folder"
@@ -221,7 +221,7 @@ class Encoder:
       config,
       self.variables,
     )
-    card.write_text(model_card.write(config))
+    card.write_text(model_card(config))
 
   @classmethod
   def from_pretrained(

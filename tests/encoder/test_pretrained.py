@@ -16,8 +16,8 @@ from encoders import TINY, cloud, make_config, make_encoder
 from configs import debug
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.config.pretraining import from_config_dict
-from mrd_jax.encoder import card as model_card
 from mrd_jax.encoder import files
+from mrd_jax.encoder.card import model_card
 from mrd_jax.encoder.encoder import Encoder, load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import procedural
@@ -294,7 +294,7 @@ def test_others_may_read_the_weights(folder):
 
 def test_the_model_card_escapes():
   config = make_config(license="a: b", embedding_space="CLIP | other")
-  card = huggingface_hub.ModelCard(model_card.write(config))
+  card = huggingface_hub.ModelCard(model_card(config))
   assert card.data.license == "a: b"
   assert r"CLIP \| other" in card.text
 
@@ -308,7 +308,7 @@ def test_results_are_those_of_the_weights(run_folder, tmp_path):
   chosen = {"step": 1, "checkpoint": "last", "selected_by": None}
   assert config.step == 1 and config.results == chosen
   assert config.data == load_encoder(run_folder).config.data
-  assert "None were recorded for these weights" in model_card.write(config)
+  assert "None were recorded for these weights" in model_card(config)
 
 
 def test_the_model_card_of_a_run(run_folder, tmp_path):
@@ -319,7 +319,7 @@ def test_the_model_card_of_a_run(run_folder, tmp_path):
   results = json.loads((run_folder / "results.json").read_text())["metrics"]
   for name, value in results.items():
     assert f"| {name} | {value:.4f} |" in card.text
-  assert "| set_up.steps | 2 |" in card.text
+  assert "| train.steps | 2 |" in card.text
   assert "| optimizer.ema_decay | 0.5 |" in card.text
 
 
@@ -328,7 +328,7 @@ def test_the_model_card_of_a_run(run_folder, tmp_path):
 
 def test_the_model_card_says_what_is_known():
   card = huggingface_hub.ModelCard(
-    model_card.write(make_config(**TRAINED)), ignore_metadata_errors=False
+    model_card(make_config(**TRAINED)), ignore_metadata_errors=False
   )
   assert card.data.to_dict() == {
     "library_name": "mrd_jax",
@@ -348,7 +348,7 @@ def test_the_model_card_says_what_is_known():
     "| name | Chairs |",
     "| records | 123 |",
     "| steps | 7 |",
-    "| set_up.batch_size | 64 |",
+    "| train.batch_size | 64 |",
     "| loss.weighting | dynamic |",
     "Held-out splits of Chairs, shares of 1.",
     "| val/top1 | 0.2500 |",
@@ -360,7 +360,7 @@ def test_the_model_card_says_what_is_known():
 
 
 def test_the_model_card_says_what_is_not_known():
-  text = model_card.write(make_config(step=0, source="", embed_dim=None))
+  text = model_card(make_config(step=0, source="", embed_dim=None))
   card = huggingface_hub.ModelCard(text)
   assert "license" not in card.data.to_dict()
   assert "license:" not in text

@@ -16,7 +16,7 @@ from runs import REPOSITORY
 
 from mrd_jax.cli import JOINING, exit_code
 from mrd_jax.errors import BadInput
-from mrd_jax.parallel import processes as distributed
+from mrd_jax.parallel import processes
 
 ADDRESS, COUNT, INDEX = VARIABLES = (
   "JAX_COORDINATOR_ADDRESS",
@@ -50,7 +50,7 @@ def joined(monkeypatch):
 
 
 def run(work=lambda: 0, **flags) -> int:
-  return distributed.run(work, exit_code, **DEFAULTS | flags)
+  return processes.run(work, exit_code, **DEFAULTS | flags)
 
 
 def test_alone_it_only_works(joined):
@@ -127,13 +127,13 @@ def test_bad_settings_are_named(joined, monkeypatch, flags, variables, message):
 # What a process of the tests below runs: WORK is put in.
 SCRIPT = """
 import functools, jax, os, signal, sys, time
-from mrd_jax import distributed
+from mrd_jax.parallel import agree, processes
 signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
 # Who relies on JAX's own patience at the end shall fail.
 jax.distributed.initialize = functools.partial(
   jax.distributed.initialize, shutdown_timeout_seconds=2
 )
-from mrd_jax.arguments import JOINING, exit_code
+from mrd_jax.cli import JOINING, exit_code
 from mrd_jax.errors import BadInput, RunFailed
 flags = {name: default for name, _, default, _ in JOINING}
 flags |= dict(distributed=True, join_seconds=60, heartbeat_seconds=10)
@@ -141,12 +141,12 @@ flags |= eval(sys.argv[1])
 def work():
   me = jax.process_index()
   def meet(answer=False):
-    return distributed.first_says(answer)
+    return agree.first_says(answer)
   meet()
   print("met", flush=True)
   WORK
   return 0
-sys.exit(exit_code(lambda: distributed.run(work, exit_code, **flags)))
+sys.exit(exit_code(lambda: processes.run(work, exit_code, **flags)))
 """
 
 
@@ -347,16 +347,15 @@ def test_a_failure_keeps_its_exit_code(pair):
 def test_sigkill_of_one_ends_the_other(pair):
   work = "while True: meet(); time.sleep(.05)"
   pairs = [pair(work) for _ in range(2)]
-  for processes in pairs:
-    for process in processes:
-      read_until(process, "met")
+  for process in (*pairs[0], *pairs[1]):
+    read_until(process, "met")
   began = time.monotonic()
-  for victim, processes in enumerate(pairs):
-    processes[victim].kill()
-  for victim, processes in enumerate(pairs):
-    code, _, errors = end(processes[1 - victim])
+  for victim, both in enumerate(pairs):
+    both[victim].kill()
+  for victim, both in enumerate(pairs):
+    code, _, errors = end(both[1 - victim])
     assert code in (75, -signal.SIGABRT), errors
-    end(processes[victim])
+    end(both[victim])
   # The heartbeat's 10 seconds, and the machine's own delays.
   assert time.monotonic() - began < 40
 
@@ -368,10 +367,9 @@ print("ready", flush=True)
 began = time.monotonic()
 while me and time.monotonic() < began + 3: time.sleep(.1)
 """
-  processes = pair(work)
-  second = processes[1]
+  first, second = pair(work)
   read_until(second, "ready")
   time.sleep(0.5)
   second.send_signal(signal.SIGTERM)
-  (_, _, _), (code, out, errors) = map(end, processes)
+  (_, _, _), (code, out, errors) = map(end, (first, second))
   assert code == 0 and re.search("asked", out), errors
