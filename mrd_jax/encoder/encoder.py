@@ -1,4 +1,4 @@
-"""The public way to use a trained encoder.
+"""Embeds clouds with a trained encoder: what users load and call.
 
 encoder = load_encoder("runs/demo")
 embeddings = encoder(points)  # (B, N, 3 or 6) -> (B, D), unit length
@@ -7,7 +7,6 @@ embeddings = encoder(points)  # (B, N, 3 or 6) -> (B, D), unit length
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.config.pretraining import UpAxis, from_config_dict
+from mrd_jax.checkpoint.checksum import mix
+from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.encoder import files
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
@@ -46,7 +45,7 @@ class Encoder:
   def make(
     cls, config: EncoderConfig, variables: Any, dtype: str = "float32"
   ) -> "Encoder":
-    """An encoder from its config and its variables, on the first device."""
+    """Makes an encoder of its config and variables, on the first device."""
     if dtype not in ("float32", "bfloat16"):
       raise BadInput(f"dtype is {dtype!r}, must be 'float32' or 'bfloat16'")
     # A CPU wants the few clouds that its cache holds (`models/point_ops.py`).
@@ -103,7 +102,7 @@ class Encoder:
   def prepare(
     self, points: Any, *, up: UpAxis = "y", normalize: bool = True
   ) -> np.ndarray:
-    """One cloud as the model takes it; see `__call__`.
+    """Makes one cloud as the model takes it; see `__call__`.
 
     Shuffles it (groups depend on the order of the points, and files are often
     sorted), draws `config.num_points` of a larger one, turns it so that
@@ -283,11 +282,11 @@ def load_encoder(
       f"{path} is neither a folder nor a .safetensors file; convert a PyTorch "
       "checkpoint first: python -m mrd_jax.convert from-torch"
     )
-  return Encoder.make(*_read_run(path, checkpoint), dtype)
+  return Encoder.make(*files.read_run(path, checkpoint), dtype)
 
 
 def shuffled(n: int) -> np.ndarray:
-  """A fixed order of n points that any language can reproduce.
+  """Returns a fixed order of n points that any language can reproduce.
 
   Sorts by the finaliser of the hash Murmur3 of i + 1; that is a bijection of
   32-bit integers, so there are no ties.
@@ -295,12 +294,7 @@ def shuffled(n: int) -> np.ndarray:
   Returns:
     (n,) int64, a permutation.
   """
-  h = np.arange(1, n + 1, dtype=np.uint32)
-  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-    h ^= h >> np.uint32(shift)
-    h *= np.uint32(factor)
-  h ^= h >> np.uint32(16)
-  return np.argsort(h)
+  return np.argsort(mix(np.arange(1, n + 1, dtype=np.uint32)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -312,73 +306,16 @@ def _embed(
 
 
 def _power_of_two(n: int) -> int:
-  """The smallest that is not below n."""
+  """Returns the smallest power of two that is not below n."""
   return 1 << (n - 1).bit_length()
 
 
-def _read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
-  """A run's config and variables, the averaged ones where it kept them."""
-  values = _read_json(workdir / "config.json")
-  if values is None:
-    raise BadInput(
-      f"{workdir} holds no run and no model: config.json is missing; name the "
-      "folder that was given to mrd_jax.main as --workdir"
-    )
-  if "model_type" in values:
-    raise BadInput(f"{workdir / files.WEIGHTS_FILE} does not exist")
-  config = from_config_dict(values)
-  step, state = load_on_one_device(
-    workdir / "checkpoints",
-    best_metric=config.checkpoint.best_metric if checkpoint == "best" else None,
-    without=("opt_state",),
-  )
-  params = state["average"] or state["params"]
-  data = _read_json(workdir / "data.json") or {}
-  results = _read_json(workdir / "results.json") or {}
-  if results.get("step") != step:
-    # So that an exported model still says what it was chosen by.
-    chosen_by = config.checkpoint.best_metric if checkpoint == "best" else None
-    rule = "best" if checkpoint == "best" else "last"
-    results = {"step": step, "checkpoint": rule, "selected_by": chosen_by}
-  encoder_config = EncoderConfig(
-    architecture=config.model.size,
-    embed_dim=params["encoder"]["proj"]["bias"].shape[0],
-    up_axis="z" if config.augment.swap_yz else "y",
-    num_points=config.augment.num_points,
-    colour_fill=config.augment.colour_fill,
-    embedding_space=data.get("teacher", "unknown"),
-    logit_scale=float(params["logit_scale"]),
-    step=step,
-    training_config=values,
-    data=data or None,
-    results=results,
-    source="trained with mrd_jax",
-  )
-  variables = {
-    "params": params["encoder"],
-    "batch_stats": state["batch_stats"],
-  }
-  return encoder_config, variables
-
-
-def _read_json(path: Path) -> Any:
-  """The content of a JSON file; None if it does not exist."""
-  try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
-    return None
-  except ValueError as error:
-    raise BadInput(f"{path} is not readable as JSON: {error}") from error
-
-
-def fingerprint(encoder: "Encoder") -> str:
-  """The first 12 digits of the SHA-256 of an encoder's weights.
+def fingerprint(encoder: Encoder) -> str:
+  """Returns the first 12 digits of the SHA-256 of an encoder's weights.
 
   Of their names, types, shapes and values: a run and the model folder that was
   made of it have the same, another run of the same config another.
   """
-  import jax
-
   leaves = jax.tree_util.tree_leaves_with_path(encoder.variables)
   named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
   digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""A trained encoder on disk: weights in safetensors, everything else in JSON.
+"""Reads and writes encoders: weights in safetensors, all else in JSON; runs.
 
 The tensors have OpenShape's names, so that one file serves JAX, PyTorch
 (`convert/pointbert_torch.py`) and OpenShape's own code.  The JSON says what
@@ -7,8 +7,6 @@ Face, and `NAME.json` beside a single file `NAME.safetensors`.
 """
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from typing import Any
 import safetensors
 import safetensors.numpy
 
-from mrd_jax.config.pretraining import PointBERTSize, UpAxis
+from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.config.pretraining import PointBERTSize, UpAxis, from_config_dict
 from mrd_jax.encoder import names
 from mrd_jax.errors import BadInput
 from mrd_jax.io import hub
-from mrd_jax.io.files import write_json
+from mrd_jax.io.files import read_json, replacing, write_json
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -128,12 +127,11 @@ def write(
   state = names.to_state_dict(variables, num_batches_tracked=config.step)
   state = {prefix + key: value for key, value in state.items()}
   weights.parent.mkdir(parents=True, exist_ok=True)
-  temporary = weights.with_name(weights.name + ".tmp")
-  # "format" tells Hugging Face's tools whose names these are.
-  safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
-  write_sidecar(sidecar, config)
-  temporary.chmod(sidecar.stat().st_mode)  # the library's is for its user only
-  os.replace(temporary, weights)
+  with replacing(weights) as temporary:
+    # "format" tells Hugging Face's tools whose names these are.
+    safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
+    write_sidecar(sidecar, config)
+    temporary.chmod(sidecar.stat().st_mode)  # the library's: its user's only
 
 
 def write_sidecar(path: Path, config: EncoderConfig) -> None:
@@ -179,8 +177,65 @@ def read(path: Path) -> tuple[EncoderConfig, Any]:
   return config, names.from_state_dict(state, str(weights))
 
 
+def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
+  """Reads an encoder from a run's folder, the averaged one where it kept one.
+
+  Args:
+    workdir: The folder.
+    checkpoint: "latest", or "best" by the run's `checkpoint.best_metric`.
+
+  Returns:
+    The config and the variables, on this process's first device.
+
+  Raises:
+    BadInput: naming the file that is missing or damaged.
+  """
+  if not (workdir / CONFIG_FILE).exists():
+    raise BadInput(
+      f"{workdir} holds no run and no model: config.json is missing; name the "
+      "folder that was given to mrd_jax.main as --workdir"
+    )
+  values, data, results = (
+    read_json(workdir / name, "bring it back from a copy")
+    if (workdir / name).exists()
+    else {}
+    for name in (CONFIG_FILE, "data.json", "results.json")
+  )
+  if "model_type" in values:
+    raise BadInput(f"{workdir / WEIGHTS_FILE} does not exist")
+  config = from_config_dict(values)
+  chosen_by = config.checkpoint.best_metric if checkpoint == "best" else None
+  step, state = load_on_one_device(
+    workdir / "checkpoints", best_metric=chosen_by, without=("opt_state",)
+  )
+  params = state["average"] or state["params"]
+  if results.get("step") != step:
+    # So that an exported model still says what it was chosen by.
+    rule = "best" if chosen_by else "last"
+    results = {"step": step, "checkpoint": rule, "selected_by": chosen_by}
+  encoder_config = EncoderConfig(
+    architecture=config.model.size,
+    embed_dim=params["encoder"]["proj"]["bias"].shape[0],
+    up_axis="z" if config.augment.swap_yz else "y",
+    num_points=config.augment.num_points,
+    colour_fill=config.augment.colour_fill,
+    embedding_space=data.get("teacher", "unknown"),
+    logit_scale=float(params["logit_scale"]),
+    step=step,
+    training_config=values,
+    data=data or None,
+    results=results,
+    source="trained with mrd_jax",
+  )
+  variables = {
+    "params": params["encoder"],
+    "batch_stats": state["batch_stats"],
+  }
+  return encoder_config, variables
+
+
 def find_sidecar(weights: Path) -> Path:
-  """The JSON that belongs to a file of weights.
+  """Finds the JSON that belongs to a file of weights.
 
   Raises:
     BadInput: if there is none.
@@ -197,7 +252,7 @@ def find_sidecar(weights: Path) -> Path:
 
 
 def read_safetensors(path: Path) -> names.State:
-  """The tensors of a .safetensors file.
+  """Reads the tensors of a .safetensors file.
 
   Raises:
     BadInput: if it is damaged or of another kind.
@@ -223,10 +278,7 @@ def read_sidecar(path: Path) -> EncoderConfig:
   Raises:
     BadInput: naming the file and the field.
   """
-  try:
-    values = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise BadInput(f"{path} is not readable as JSON: {error}") from error
+  values = read_json(path, "fetch or export it again")
   kind = isinstance(values, dict) and values.pop("model_type", None)
   if kind != _FORMAT["model_type"]:
     raise BadInput(f"{path} does not describe an encoder of mrd_jax")

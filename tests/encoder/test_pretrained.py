@@ -422,11 +422,11 @@ QKV = "ppat.transformer.layers.1.0.fn.to_qkv.weight"
     ),
     (
       lambda f: cut(f / "config.json", 99),
-      r"config\.json is not readable as JSON",
+      r"config\.json: is not JSON",
     ),
     (
       lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
-      r"config\.json is not readable as JSON",
+      r"config\.json: is not JSON",
     ),
     (
       lambda f: (f / "config.json").write_text("[1]"),
@@ -587,5 +587,5 @@ def test_what_is_no_encoder_is_refused(tmp_path, folder):
   with pytest.raises(BadInput, match=r"model\.pt is neither .* from-torch"):
     load_encoder(file)
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(BadInput, match=r"config\.json is not readable as JSON"):
+  with pytest.raises(BadInput, match=r"config\.json: is not JSON"):
     load_encoder(tmp_path)
