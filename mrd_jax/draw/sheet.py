@@ -119,13 +119,12 @@ def draw_sheet(
     axes = page.add_axes((0, 0, 1, 1))  # in inches, from the top
     for i, (frame, text) in enumerate(legend):
       x, y = MARGIN + left + 2.4 * i, HEADER + _LEGEND / 2
-      box = ((x, y - 0.07), 0.14, 0.14)
-      axes.add_patch(_rectangle(*box, frame))
+      axes.add_patch(_rectangle((x, y - 0.07), 0.14, 0.14, frame))
       axes.text(x + 0.24, y, text, va="center_baseline", color=GREY)
     for x, y, (picture, _, frame) in tiles:
       if isinstance(picture, str):
-        middle: Any = (x + side / 2, y + side / 2)
-        axes.text(*middle, picture, ha="center", va="center", color=GREY)
+        centred: Any = {"ha": "center", "va": "center", "color": GREY}
+        axes.text(x + side / 2, y + side / 2, picture, **centred)
       elif picture is not None:
         # Fitted into the square.
         high, wide = side * np.array(picture.shape[:2]) / max(picture.shape)

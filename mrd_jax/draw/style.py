@@ -9,13 +9,23 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from mrd_jax.io.files import replacing
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 INK, GREY, RULE = "#22262b", "#667080", "#e3e6ea"
+# Of a chart's curves, in the order of the classes c0 .. c7 of page.css.
+COLORS = (
+  BLUE,
+  VERMILION,
+  GREEN,
+  "#CC79A7",
+  "#E69F00",
+  "#5b4fb3",
+  "#a02c2c",
+  INK,
+)
 
 WIDTH = 10.0  # inches
 DPI = 160
@@ -96,22 +106,11 @@ def _join(notes: Sequence[str], width: int) -> str:
   return "\n".join(lines)
 
 
-def step_axis(axes: Axes, last: float, *, label: bool) -> None:
-  """Makes the x axis one of steps, from 0 to `last`."""
-  axes.set_xlim(0, max(last, 1))
-  axes.xaxis.set_major_locator(ticks())
-  axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
-  if label:
-    axes.set_xlabel("step")
-
-
-def ticks() -> MaxNLocator:
-  """A few round numbers."""
-  return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-
-
 def end_labels(
-  axes: Axes, values: Sequence[float], texts: Sequence[str], colors: list[str]
+  axes: Axes,
+  values: Sequence[float],
+  texts: Sequence[str],
+  colors: Sequence[str],
 ) -> None:
   """Writes texts right of the axes at the heights `values`, kept apart."""
   low, high = axes.get_ylim()

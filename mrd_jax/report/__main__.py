@@ -25,7 +25,7 @@ def _report(args: argparse.Namespace) -> int:
   alone = folders[0] if len(folders) == 1 else None
   if isinstance(alone, RunFolder):
     try:
-      drawn, left_out = figures.draw(alone.workdir, args.data)
+      drawn, left_out = figures.draw(alone)
       for path in drawn:
         print(path)
     except BadInput as error:

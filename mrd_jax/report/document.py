@@ -1,4 +1,4 @@
-"""The frame of the page: one HTML file that needs nothing else, no network.
+"""Writes the frame of the page: one HTML file that needs nothing else, no network.
 
 Everything is in the file, and its Content-Security-Policy forbids the rest:
 only the script that is part of this package runs.
@@ -6,64 +6,31 @@ only the script that is part of this package runs.
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
+from typing import NamedTuple
 
-from mrd_jax.report.gallery import Clouds
-from mrd_jax.report.markup import Markup, json_block, tag
-
-HEADINGS = {
-  "Runs": ("Runs", ""),
-  "Results": (
-    "Results",
-    "The best value of a column is bold where there are several; of relation "
-    "gaps (mean absolute errors) it is the smallest.",
-  ),
-  "Losses": ("The loss and its parts", "By step."),
-  "Weights": (
-    "Dynamic weights",
-    "Which teacher relation each pair follows (Eq. 9, Fig. 5 of the paper); "
-    "the two weights of a pair sum to 1, dotted: 1/2.",
-  ),
-  "Zero-shot": (
-    "Zero-shot accuracy",
-    "Of held-out shapes, by step; dotted: chance.",
-  ),
-  "Fine-tuning": (
-    "Accuracy after fine-tuning",
-    "Of the test split, by step; dotted: chance.",
-  ),
-  "Confusion": (
-    "Confusion",
-    "Which class is taken for which, from the stored embeddings.",
-  ),
-  "Map": (
-    "Embedding map",
-    "Shapes in the joint space, laid out by t-SNE: neighbours are alike, "
-    "distances between groups mean little. The most frequent classes are "
-    "coloured; point at a dot to read its class.",
-  ),
-  "Retrieval": (
-    "Retrieval",
-    "What each query finds, best first, with cosine similarities. Queries are "
-    "spread over the classes, not picked by result. Open a shape to turn it.",
-  ),
-  "Configuration": ("Configuration", ""),
-  "Left out": ("What is not on this page", ""),
-}
+from mrd_jax.draw.markup import Markup, tag
 
 
-def document(
-  title: str, parts: Mapping[str, Sequence[Markup]], clouds: Clouds
-) -> str:
-  """The whole HTML file.
+class Section(NamedTuple):
+  """A part of the page.
 
-  Args:
-    title: Of the page, "NAME · report".
-    parts: The blocks of every section, by a name of `HEADINGS`; those without
-      blocks are left out.
-    clouds: The point clouds that the blocks name.
+  Attributes:
+    name: In the navigation.
+    title: Its heading.
+    note: What to know about it; may be empty.
+    blocks: What it shows; without blocks it is left out.
   """
+
+  name: str
+  title: str
+  note: str
+  blocks: Sequence[Markup]
+
+
+def document(title: str, sections: Iterable[Section]) -> str:
+  """Writes the whole HTML file; `title` is "NAME · report"."""
   files = resources.files("mrd_jax.report")
   style = (files / "page.css").read_text(encoding="utf-8")
   script = "".join(
@@ -75,18 +42,15 @@ def document(
     f"default-src 'none'; script-src 'sha256-{digest}'; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
   )
-  parts = {name: blocks for name, blocks in parts.items() if blocks}
-  links = [tag("a", name, href=f"#{_anchor(name)}") for name in parts]
-  sections = [
-    tag(
-      "section",
-      tag("h2", HEADINGS[name][0]),
-      tag("p", HEADINGS[name][1], class_="note") if HEADINGS[name][1] else None,
-      *blocks,
-      id=_anchor(name),
-    )
-    for name, blocks in parts.items()
-  ]
+  links, parts = [], []
+  for name, heading, note, blocks in sections:
+    if blocks:
+      anchor = name.lower().replace(" ", "-")
+      links.append(tag("a", name, href=f"#{anchor}"))
+      about = tag("p", note, class_="note") if note else None
+      parts.append(
+        tag("section", tag("h2", heading), about, *blocks, id=anchor)
+      )
   toggle = tag(
     "button", "Dark", id="theme", type="button", aria_pressed="false"
   )
@@ -101,21 +65,16 @@ def document(
     tag("a", "Skip to the results", class_="skip", href="#main"),
     tag("header", tag("h1", title.removesuffix(" · report")), toggle),
     tag("nav", *links, aria_label="Sections"),
-    tag("main", *sections, id="main"),
+    tag("main", *parts, id="main"),
     _viewer(),
-    json_block("clouds", clouds.encode()),
     tag("script", Markup(script)),
   ]
   page = tag("html", tag("head", *head), tag("body", *body), lang="en")
   return f"<!doctype html>\n{page}\n"
 
 
-def _anchor(name: str) -> str:
-  return name.lower().replace(" ", "-")
-
-
 def _viewer() -> Markup:
-  """The dialog in which one cloud is turned; viewer.js brings it to life."""
+  """Makes the dialog in which one cloud is turned; viewer.js brings it to life."""
   buttons = [
     tag("button", text, type="button", data_act=act, aria_label=label)
     for act, text, label in (

@@ -1,9 +1,8 @@
 """What a training run, or an evaluation, has left in its folder."""
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import numpy as np
 
 from mrd_jax.data import dataset
 from mrd_jax.data.records import DatasetMeta
+from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import read_json_lines
+from mrd_jax.io.files import read_json, read_json_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,33 @@ class RunFolder:
     found = [line for line in self.lines if line["kind"] == "eval"]
     return found[-1] if found else {}
 
+  def origin(self) -> str:
+    """Says which checkpoint the results are of, and who chose it."""
+    if self.results is None:
+      line = self.last_evaluation()
+      if not line:
+        return "unfinished, not evaluated yet"
+      return f"unfinished: the evaluation of step {line['step']:,}"
+    step = f"step {self.results['step']:,}" if "step" in self.results else ""
+    metric = self.results.get("selected_by")
+    if metric:
+      return f"{step}, the best checkpoint by {metric}"
+    return f"{step}, the last checkpoint"
+
+  def class_names(self, split: str) -> list[str]:
+    """Returns names in label order; empty if the dataset has none."""
+    return list(self.meta.class_names.get(split, ())) if self.meta else []
+
+  def lacks(self, kind: str) -> str:
+    """Says that there is no line of a kind."""
+    state = (
+      f"has no line of kind {kind!r}" if self.lines else "is empty or absent"
+    )
+    return (
+      f"{self.workdir / 'metrics.jsonl'} {state}; train the run for "
+      "log.every_steps steps at least"
+    )
+
   def describe(self) -> list[str]:
     """The dataset, the teacher and the run, a phrase each for the reader."""
     data = [f"data: {self.data_dir} (not readable here)"]
@@ -99,13 +126,48 @@ class EvaluationFolder:
   published: dict[str, list[dict[str, Any]]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Folders:
+  """What a page is about.
+
+  Attributes:
+    runs: By their names on the page.
+    evaluations: Those of `mrd_jax.evaluate`.
+    missing: Gets a sentence for everything that the page lacks.
+  """
+
+  runs: dict[str, RunFolder]
+  evaluations: list[EvaluationFolder]
+  missing: list[str]
+
+  def each_split(
+    self, what: str, block: Callable[[str, RunFolder, str], Markup], most: int
+  ) -> list[Markup]:
+    """Makes a block for each of a run's first zero-shot splits.
+
+    Args:
+      what: What a block shows.
+      block: Makes one of a name, a run and a split, or raises `BadInput`.
+      most: How many splits of a run, at most.
+    """
+    blocks = []
+    for name, run in self.runs.items():
+      splits = run.config.get("eval", {}).get("zero_shot", ())
+      for split in splits[:most]:
+        try:
+          blocks.append(block(name, run, split))
+        except BadInput as error:
+          self.missing.append(f"{what} of {name}, split “{split}”: {error}.")
+    return [tag("div", *blocks, class_="blocks")] if blocks else []
+
+
 def read_folder(
   directory: str | os.PathLike[str],
   data_dir: str | os.PathLike[str] | None = None,
 ) -> RunFolder | EvaluationFolder:
   """Reads the folder of a run or of an evaluation; see `read_run`."""
   path = Path(directory) / "results.json"
-  results = _read_json(path)
+  results = _read_optional(path)
   if not isinstance(results, dict) or results.get("kind") != "evaluation":
     return read_run(directory, data_dir)
   try:
@@ -141,7 +203,7 @@ def read_run(
     BadInput: if the folder holds no run, or `data_dir` no dataset.
   """
   workdir = Path(workdir)
-  config = _read_json(workdir / "config.json")
+  config = _read_optional(workdir / "config.json")
   if config is None:
     raise BadInput(
       f"{workdir / 'config.json'} does not exist; name the folder that "
@@ -193,15 +255,15 @@ def read_run(
     results=results,
     data_dir=where,
     meta=meta,
-    data=_read_json(workdir / "data.json") or {},
+    data=_read_optional(workdir / "data.json") or {},
     chance=chance,
-    start=_read_json(workdir / "start.json") or {},
+    start=_read_optional(workdir / "start.json") or {},
   )
 
 
 def _read_results(path: Path) -> dict[str, Any] | None:
   """A run's results.json, or None when there is none."""
-  results = _read_json(path)
+  results = _read_optional(path)
   if results is None:
     return None
   try:
@@ -233,14 +295,9 @@ def _renamed(
   return renamed
 
 
-def _read_json(path: Path) -> Any:
-  """The value in a JSON file, or None when there is no file."""
+def _read_optional(path: Path) -> Any:
+  """Returns the value in a JSON file, or None when there is no file."""
   if not path.exists():
     return None
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise BadInput(
-      f"{path} is not JSON ({error}); restore it, or repeat the training "
-      "command in another folder"
-    ) from None
+  remedy = "restore it, or repeat the training command in another folder"
+  return read_json(path, remedy)

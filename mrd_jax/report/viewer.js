@@ -1,7 +1,8 @@
 "use strict";
 // Point clouds on canvases: a still one on every tile, one to turn in a dialog.
 (() => {
-  const encoded = JSON.parse(document.getElementById("clouds").textContent);
+  const data = document.getElementById("clouds"); // where there is a gallery
+  const encoded = data ? JSON.parse(data.textContent) : [];
   const decoded = new Map();
   const START = { yaw: 0.66, pitch: 0.38, zoom: 1 };
   const CAMERA = 4; // radii of the cloud

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from mrd_jax.data import dataset
+from mrd_jax.draw.chart import Chart, Curve, svg
+from mrd_jax.draw.markup import json_block, tag
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics.embeddings import unit
 from mrd_jax.prepare import procedural
-from mrd_jax.report import classes, gallery
+from mrd_jax.report import confusion, embedding_map, gallery
 from mrd_jax.report.__main__ import main
-from mrd_jax.report.charts import Curve, line_chart
-from mrd_jax.report.markup import json_block, tag
+from mrd_jax.report.configuration import flatten
 from mrd_jax.report.page import short_names, write_page
-from mrd_jax.report.retrieval_sheet import choose_queries
+from mrd_jax.report.results import run_results
+from mrd_jax.report.retrieval import QUERIES, Retrieval, choose_queries
 from mrd_jax.report.run_folder import read_folder, read_run
-from mrd_jax.report.tables import flatten, run_results
 
 DIM = 16
 SHAPES = 60
@@ -200,7 +201,7 @@ def test_config_is_flattened():
 
 
 def test_clouds_stay_within_their_budget(data, monkeypatch):
-  ready = gallery.Ready(
+  ready = Retrieval(
     read_run_of(data), "val", None, dataset.open_split(data, "val")
   )
   clouds = gallery.Clouds()
@@ -230,8 +231,8 @@ def test_map_is_the_same_every_time_and_keeps_neighbours():
   rng = np.random.default_rng(0)
   centres = np.eye(3, 8)[np.arange(60) % 3]
   points = (centres + 0.02 * rng.normal(size=(60, 8))).astype(np.float32)
-  placed = classes.flat_map(points)
-  np.testing.assert_array_equal(placed, classes.flat_map(points))
+  placed = embedding_map.flat_map(points)
+  np.testing.assert_array_equal(placed, embedding_map.flat_map(points))
   assert (placed >= 0).all() and (placed <= [640, 480]).all()
   distance = np.linalg.norm(placed[:, None] - placed[None], axis=-1)
   np.fill_diagonal(distance, np.inf)
@@ -243,7 +244,7 @@ def test_confusion_refuses_a_dataset_that_does_not_fit(runs, tmp_path):
   assert run.meta
   meta = dataclasses.replace(run.meta, class_names={"val": ["one"]})
   with pytest.raises(BadInput, match="names 1 classes and has features of 54"):
-    classes.confusion_block("x", dataclasses.replace(run, meta=meta), "val")
+    confusion.confusion_block("x", dataclasses.replace(run, meta=meta), "val")
   copy = tmp_path / "run"
   shutil.copytree(runs[0], copy)
   path = copy / "embeddings" / "val.npz"
@@ -251,19 +252,19 @@ def test_confusion_refuses_a_dataset_that_does_not_fit(runs, tmp_path):
     changed = dict(arrays) | {"point": arrays["point"][:, 1:]}
   np.savez(path, **changed)
   with pytest.raises(BadInput, match="of another width"):
-    classes.confusion_block("x", read_run(copy), "val")
+    confusion.confusion_block("x", read_run(copy), "val")
   changed["label"] = np.full(SHAPES, -1)
   np.savez(path, **changed)
   with pytest.raises(BadInput, match="0 labelled shapes"):
-    classes.map_block("x", read_run(copy), "val")
+    embedding_map.map_block("x", read_run(copy), "val")
 
 
 def test_chart_leaves_out_what_is_not_finite():
   steps = np.array([1.0, 2, 3])
   values = np.array([1.0, np.nan, 3.0])
-  text = line_chart("x", [Curve("a", steps, values, 0)])
+  text = svg(Chart("x", [Curve("a", steps, values, 0)]))
   assert 'data-values="1,3"' in text and "nan" not in text
-  text = line_chart("x", [Curve("a", steps[:1], values[1:2], 0)])
+  text = svg(Chart("x", [Curve("a", steps[:1], values[1:2], 0)]))
   assert 'class="curve' not in text
 
 
@@ -273,7 +274,7 @@ def test_chart_says_where_a_shorter_curve_ends():
     Curve("long", steps, 1 / steps, 0),
     Curve("short", steps[:200], 2 / steps[:200], 1),
   ]
-  text = line_chart("x", curves)
+  text = svg(Chart("x", curves))
   assert "<b>0.002500</b>" in text and "<b>0.01000 (step 200)</b>" in text
   assert "short ends at 0.01000 (step 200)" in text
   assert "step 400)" not in text
@@ -503,7 +504,7 @@ def test_confusion_is_that_of_the_embeddings(opened, data, runs):
   assert [source[i]["label"] for i in range(SHAPES)] == label.tolist()
   titles, rows = sums[0]
   shown = [names.index(title) for title in titles]
-  assert len(shown) == classes.MOST_CLASSES
+  assert len(shown) == confusion.MOST_CLASSES
   for true, row in zip(shown, rows, strict=True):
     expected = [int((predicted[label == true] == c).sum()) for c in shown]
     rest = int((label == true).sum()) - sum(expected)
@@ -569,7 +570,7 @@ def test_gallery_shows_what_is_retrieved(opened, data, runs):
         answer.querySelector('.rank').lastChild.textContent,
         [...answer.querySelectorAll('.score')].map((c) => c.textContent)])]);
   """)
-  assert len(queries) == 2 * gallery.QUERIES  # by text, by image
+  assert len(queries) == 2 * QUERIES  # by text, by image
   source = dataset.open_split(data, "val")
   with np.load(runs[1] / "embeddings" / "val.npz") as arrays:
     point, text, label = (

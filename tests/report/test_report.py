@@ -11,9 +11,9 @@ from configs.finetune import debug
 from mrd_jax.draw.style import DPI, WIDTH
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import procedural
-from mrd_jax.report import figures, retrieval_sheet
+from mrd_jax.report import figures, retrieval_sheet, weights
 from mrd_jax.report.__main__ import main
-from mrd_jax.report.retrieval_sheet import choose_queries, draw_retrieval
+from mrd_jax.report.retrieval import choose_queries
 from mrd_jax.report.run_folder import read_run
 
 DIM = 8
@@ -207,7 +207,7 @@ def test_rank_does_not_profit_from_ties(run, monkeypatch, capsys):
   monkeypatch.setattr(
     retrieval_sheet, "draw_sheet", lambda *args, **_: sheets.append(args)
   )
-  draw_retrieval(read_run(run), run / "a.png")
+  retrieval_sheet.draw(read_run(run), run / "a.png")
   asked = [row[0].lines[1].text for row in sheets.pop()[3]]
   ranks = [int(re.findall(r"ranks (\d+) of 6", note)[0]) for note in asked]
   assert sorted(ranks) == [1, 2, 3, 4, 5, 6]
@@ -222,7 +222,7 @@ def test_rank_does_not_profit_from_ties(run, monkeypatch, capsys):
 def test_the_same_run_gives_the_same_file(run):
   read, paths = read_run(run), [run / "a.png", run / "b.png"]
   for path in paths:
-    figures.draw_dynamic_weights(read, path)
+    weights.draw(read, path)
   first, second = (path.read_bytes() for path in paths)
   assert first == second
 
@@ -244,10 +244,10 @@ def test_header_names_data_and_teacher(run, data, tmp_path):
   write_json(run / "config.json", config | {"data": {"dir": "gone"}})
   assert "not readable" in " ".join(read_run(run).describe())
   with pytest.raises(BadInput, match="gone does not exist"):
-    draw_retrieval(read_run(run), run / "a.png")
+    retrieval_sheet.draw(read_run(run), run / "a.png")
   assert "synthetic" in " ".join(read_run(run, data).describe())  # it moved
   with pytest.raises(BadInput, match="elsewhere does not exist"):
-    figures.draw(run, tmp_path / "elsewhere")
+    read_run(run, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_header_names_data_and_teacher(run, data, tmp_path):
 def test_variants_of_the_loss(run, terms, weights):
   write_metrics(run, terms, steps=3)
   shutil.rmtree(run / "embeddings")
-  drawn, left_out = figures.draw(run)
+  drawn, left_out = figures.draw(read_run(run))
   assert ("dynamic_weights.png" in [path.name for path in drawn]) == weights
   if not weights:
     assert any("no weight/* values" in sentence for sentence in left_out)
@@ -279,7 +279,7 @@ def test_many_splits_and_one_logged_step(run):
   text = "\n".join(map(json.dumps, lines)) + '\n{"torn'
   (run / "metrics.jsonl").write_text(text)
   shutil.rmtree(run / "embeddings")
-  names = [path.name for path in figures.draw(run)[0]]
+  names = [path.name for path in figures.draw(read_run(run))[0]]
   assert "losses.png" in names and "zero_shot.png" in names
 
 
@@ -288,18 +288,18 @@ def test_refuses_a_folder_without_a_run(tmp_path, capsys):
   error = capsys.readouterr().err
   assert "config.json does not exist" in error and error.count("\n") == 1
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(BadInput, match="config.json is not JSON"):
-    figures.draw(tmp_path)
+  with pytest.raises(BadInput, match="config.json: is not JSON"):
+    read_run(tmp_path)
   (tmp_path / "config.json").write_text("[]")
   with pytest.raises(BadInput, match="no data.dir"):
-    figures.draw(tmp_path)
+    read_run(tmp_path)
 
 
 def test_refuses_a_run_with_nothing_to_draw(run):
   (run / "metrics.jsonl").unlink()
   (run / "embeddings" / "val.npz").unlink()
   with pytest.raises(BadInput, match="nothing to draw.*metrics.jsonl is empty"):
-    figures.draw(run)
+    figures.draw(read_run(run))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_refuses_a_run_with_nothing_to_draw(run):
 def test_unusable_embeddings_are_named(run, damage, message):
   damage(run / "embeddings" / "val.npz")
   with pytest.raises(BadInput, match=message):
-    draw_retrieval(read_run(run), run / "a.png")
+    retrieval_sheet.draw(read_run(run), run / "a.png")
 
 
 def test_no_retrieval_split_is_said(run):
@@ -326,7 +326,7 @@ def test_no_retrieval_split_is_said(run):
   config["eval"]["retrieval"] = []
   write_json(run / "config.json", config)
   with pytest.raises(BadInput, match="no split in eval.retrieval"):
-    draw_retrieval(read_run(run), run / "a.png")
+    retrieval_sheet.draw(read_run(run), run / "a.png")
 
 
 def test_queries_are_spread_over_classes():

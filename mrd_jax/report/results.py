@@ -1,14 +1,12 @@
-"""Tables of the page: what each run is, its results, its configuration."""
+"""Shows the results of runs and of evaluations, a table a kind of metric."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from mrd_jax.draw.markup import Markup, table, tag
+from mrd_jax.encoder.embed_split import AT_THE_END
 from mrd_jax.metrics.table import group_metrics, label, number
-from mrd_jax.report.markup import Markup, join, tag
-from mrd_jax.report.run_folder import EvaluationFolder, RunFolder
-
-NOT_SET = "—"
+from mrd_jax.report.run_folder import EvaluationFolder, Folders, RunFolder
 
 
 class Row(NamedTuple):
@@ -29,66 +27,25 @@ class Row(NamedTuple):
   ranked: bool = True
 
 
-def scroll(label: str, content: Markup) -> Markup:
-  """A box that scrolls by itself where the page is narrow."""
-  return tag(
-    "div", content, class_="scroll", role="region", aria_label=label, tabindex=0
-  )
-
-
-def origin(run: RunFolder) -> str:
-  """Which checkpoint the results of a run are of, and who chose it."""
-  if run.results is None:
-    line = run.last_evaluation()
-    if not line:
-      return "unfinished, not evaluated yet"
-    return f"unfinished: the evaluation of step {line['step']:,}"
-  step = f"step {run.results['step']:,}" if "step" in run.results else ""
-  metric = run.results.get("selected_by")
-  if metric:
-    return f"{step}, the best checkpoint by {metric}"
-  return f"{step}, the last checkpoint"
-
-
-def run_cards(runs: Mapping[str, RunFolder]) -> Markup:
-  """What each run is, a card each."""
-  cards = []
-  for i, (name, run) in enumerate(runs.items()):
-    known = run.meta
-    shapes = run.data.get("train" if run.finetuned else "records")
-    fields = {"Data": known.name if known else run.data.get("name")}
-    if run.finetuned:
-      # An empty name is a start from scratch, of which `source` says so.
-      fields["Started from"] = run.start.get("checkpoint") or run.start.get(
-        "source"
+def section(folders: Folders) -> list[Markup]:
+  """Makes the blocks of the page."""
+  for name, run in folders.runs.items():
+    if run.results is None:
+      folders.missing.append(
+        f"{name} has no results.json; {AT_THE_END}. Its row shows the last "
+        "evaluation so far, if there was one."
       )
-    else:
-      fields["Teacher"] = known.teacher if known else run.data.get("teacher")
-    fields |= {
-      "Trained on": shapes and f"{shapes:,} shapes",
-      "Trained to": "step "
-      f"{max((line['step'] for line in run.lines), default=0):,}"
-      + (", unfinished" if run.results is None else ""),
-      "Results of": origin(run),
-      "Folder": str(run.workdir),
-    }
-    items = [
-      join([tag("dt", key), tag("dd", str(value or "unknown"))])
-      for key, value in fields.items()
-    ]
-    cards.append(
-      tag(
-        "article",
-        tag("h3", tag("i"), name, class_=f"swatch c{i % 8}"),
-        tag("dl", *items),
-        class_="card",
+    if run.meta is None:
+      folders.missing.append(
+        f"{name}: its dataset {run.data_dir} cannot be read here, so that "
+        "names of classes, texts and shapes are missing; name it with --data."
       )
-    )
-  return tag("div", *cards, class_="cards")
+  tables = run_results(folders.runs) + evaluation_results(folders.evaluations)
+  return [tag("div", *tables, class_="blocks")] if tables else []
 
 
 def run_results(runs: Mapping[str, RunFolder]) -> list[Markup]:
-  """Tables of the runs' results, one for each split and kind of metric."""
+  """Makes tables of the runs' results, one for each split and kind of metric."""
   rows, selected = [], {}
   for name, run in runs.items():
     if run.results is None:
@@ -98,9 +55,9 @@ def run_results(runs: Mapping[str, RunFolder]) -> list[Markup]:
         if key not in ("step", "kind", "time")
       }
       # Of another step than the others, and not what the run is to leave.
-      rows.append(Row(name, origin(run), metrics, ranked=False))
+      rows.append(Row(name, run.origin(), metrics, ranked=False))
       continue
-    rows.append(Row(name, origin(run), run.results["metrics"]))
+    rows.append(Row(name, run.origin(), run.results["metrics"]))
     if best := run.results.get("best_test_epoch"):
       at = f"step {best['step']:,}, the best epoch, selected on the test split"
       rows.append(Row(name, at, best["metrics"], ranked=False))
@@ -137,7 +94,7 @@ def run_results(runs: Mapping[str, RunFolder]) -> list[Markup]:
 
 
 def evaluation_results(folders: Sequence[EvaluationFolder]) -> list[Markup]:
-  """Tables of evaluations, one for each suite and kind of metric."""
+  """Makes tables of evaluations, one for each suite and kind of metric."""
   suites: dict[str, list[Row]] = {}
   for folder in folders:
     for row in folder.rows:
@@ -176,7 +133,7 @@ def results_table(
   percent: bool,
   notes: Sequence[str],
 ) -> Markup:
-  """A table of metrics with the best value of every column marked.
+  """Makes a table of metrics with the best value of every column marked.
 
   A published row is never "best": its data and teacher are others.  Nor is
   one of an unfinished run, or one that was selected on the test split.
@@ -191,9 +148,6 @@ def results_table(
   """
   rows = [row for row in rows if any(name in row.metrics for name in columns)]
   title += " (%)" if percent else ""
-  head = [
-    tag("th", label(name.rpartition("/")[2]), scope="col") for name in columns
-  ]
   best = {}
   for name in columns:
     own = [
@@ -201,14 +155,14 @@ def results_table(
     ]
     if len(own) > 1:
       best[name] = max(own) if percent else min(own)
-  body = []
+  body: list[Markup] = []
   for row in rows:
     origin = tag("small", row.origin) if row.origin else None
     cells = [tag("th", row.name, origin, scope="row")]
     for name in columns:
       value = row.metrics.get(name)
       if value is None:
-        cells.append(tag("td", NOT_SET))
+        cells.append(tag("td", "—"))
         continue
       wins = row.ranked and value == best.get(name)
       if row.published:
@@ -227,84 +181,10 @@ def results_table(
       )
     kind = "published" if row.published else None
     body.append(tag("tr", *cells, class_=kind))
-  table = tag(
-    "table",
-    tag("thead", tag("tr", tag("th", "Model", scope="col"), *head)),
-    tag("tbody", *body),
-    class_="numbers",
-  )
+  head = ["Model", *(label(name.rpartition("/")[2]) for name in columns)]
   return tag(
     "div",
     tag("h3", title),
-    scroll(title, table),
+    table(title, head, body, class_="numbers"),
     *(tag("p", note, class_="note") for note in notes),
   )
-
-
-def config_section(configs: Mapping[str, Mapping[str, Any]]) -> Markup:
-  """What differs between the runs' configurations, and each of them whole."""
-  flat = {name: dict(flatten(config)) for name, config in configs.items()}
-  parts = []
-  if len(flat) > 1:
-    fields = dict.fromkeys(
-      field for values in flat.values() for field in values
-    )
-    differ = [
-      field
-      for field in fields
-      if len({_value(values, field) for values in flat.values()}) > 1
-    ]
-    if differ:
-      parts.append(_config_table("Fields that differ", differ, flat, "diff"))
-    else:
-      parts.append(tag("p", "The configurations are the same."))
-  for name, values in flat.items():
-    table = _config_table(
-      f"Configuration of {name}", values, {name: values}, None
-    )
-    summary = tag("summary", f"The whole configuration of {name}")
-    parts.append(tag("details", summary, table))
-  return join(parts)
-
-
-def flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-  """The leaves of nested sections, as ("loss.intra", False)."""
-  if isinstance(value, Mapping) and value:
-    for key, inner in value.items():
-      yield from flatten(inner, f"{name}.{key}" if name else str(key))
-  else:
-    yield name, value
-
-
-def _value(values: Mapping[str, Any], field: str) -> str:
-  if field not in values:
-    return NOT_SET
-  value = values[field]
-  if isinstance(value, str) and value:
-    return value
-  return json.dumps(value, ensure_ascii=False)
-
-
-def _config_table(
-  title: str,
-  fields: Iterable[str],
-  flat: Mapping[str, Mapping[str, Any]],
-  identifier: str | None,
-) -> Markup:
-  head = [tag("th", name, scope="col") for name in ("Field", *flat)]
-  body = [
-    tag(
-      "tr",
-      tag("th", field, scope="row"),
-      *(tag("td", _value(values, field)) for values in flat.values()),
-    )
-    for field in fields
-  ]
-  table = tag(
-    "table",
-    tag("thead", tag("tr", *head)),
-    tag("tbody", *body),
-    class_="config",
-    id=identifier,
-  )
-  return scroll(title, table)

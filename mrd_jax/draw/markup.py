@@ -1,4 +1,4 @@
-"""HTML elements as escaped text; there is no other way to make one.
+"""Makes HTML elements of escaped text; there is no other way to make one.
 
 Class names, captions and config values come from anywhere: every string is
 escaped unless `tag` itself has made it.
@@ -6,7 +6,7 @@ escaped unless `tag` itself has made it.
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 VOID = frozenset({"meta"})  # of the elements that the page has
@@ -19,7 +19,7 @@ class Markup(str):
 
 
 def tag(name: str, /, *children: str | None, **attributes: Any) -> Markup:
-  """An HTML or SVG element.
+  """Makes an HTML or SVG element.
 
   Args:
     name: Of the element.
@@ -42,7 +42,7 @@ def tag(name: str, /, *children: str | None, **attributes: Any) -> Markup:
 
 
 def join(children: Iterable[str | None]) -> Markup:
-  """Elements and strings one after the other."""
+  """Makes one of elements and strings, one after the other."""
   return Markup(
     "".join(
       child if isinstance(child, Markup) else html.escape(child)
@@ -52,8 +52,50 @@ def join(children: Iterable[str | None]) -> Markup:
   )
 
 
+def table(
+  title: str, head: Sequence[str], rows: Iterable[Sequence[str]], **attributes
+) -> Markup:
+  """Makes a table in a box that scrolls where the page is narrow.
+
+  A string becomes a cell: a heading in `head` and at the start of a row, else
+  one of data.  A Markup is a cell already, or, as a row, the whole of it.
+
+  Args:
+    title: Of the box, for screen readers.
+    head: The headings of the columns.
+    rows: Their cells.
+    **attributes: Of the table, see `tag`.
+  """
+
+  def cell(content: str, name: str, **scope: str) -> Markup:
+    if isinstance(content, Markup):
+      return content
+    return tag(name, content, **scope)
+
+  body = [
+    row
+    if isinstance(row, Markup)
+    else tag(
+      "tr",
+      cell(row[0], "th", scope="row"),
+      *(cell(content, "td") for content in row[1:]),
+    )
+    for row in rows
+  ]
+  headings = [cell(content, "th", scope="col") for content in head]
+  made = tag(
+    "table",
+    tag("thead", tag("tr", *headings)),
+    tag("tbody", *body),
+    **attributes,
+  )
+  return tag(
+    "div", made, class_="scroll", role="region", aria_label=title, tabindex=0
+  )
+
+
 def json_block(identifier: str, value: Any) -> Markup:
-  """Data for the page's scripts, in which no "</script>" can occur."""
+  """Makes data for the page's scripts, in which no "</script>" can occur."""
   text = json.dumps(value, separators=(",", ":"), allow_nan=False)
   for character in "<>&":
     text = text.replace(character, f"\\u{ord(character):04x}")
