@@ -16,7 +16,7 @@ from mrd_jax.cli import add_checkpoint, at_least, exit_code
 from mrd_jax.data.records import record_cloud
 from mrd_jax.encoder.encoder import fingerprint
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import SUFFIXES, read_cloud
+from mrd_jax.io.clouds.read import SUFFIXES, read_cloud
 
 if TYPE_CHECKING:
   from mrd_jax.config.pretraining import UpAxis

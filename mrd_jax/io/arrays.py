@@ -1,14 +1,32 @@
 """Reads .npz files: archives of arrays, of which none may be a pickle."""
 
+import contextlib
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from mrd_jax.errors import BadInput
 
 _DAMAGE = (zipfile.BadZipFile, ValueError, EOFError, OSError)
+
+
+@contextlib.contextmanager
+def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzFile]:
+  """Opens an .npz file, whose arrays are read when they are asked for.
+
+  Raises:
+    Exception: zipfile.BadZipFile, ValueError, EOFError or OSError, if it is
+      damaged, or an array a pickle.
+  """
+  if not zipfile.is_zipfile(path):
+    raise zipfile.BadZipFile("not a zip archive")
+  # Of a torn archive NumPy would leave a file open that it opened itself.
+  with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+    yield arrays
 
 
 def read_npz(
@@ -25,10 +43,7 @@ def read_npz(
       or holds a pickle.
   """
   try:
-    if not zipfile.is_zipfile(path):
-      raise zipfile.BadZipFile("not a zip archive")
-    # Opened here: of a torn archive NumPy would leave its own file open.
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with open_npz(path) as arrays:
       return dict(arrays)
   except _DAMAGE as error:
     raise _damaged(path, error, remedy) from None

@@ -23,7 +23,7 @@ import numpy as np
 
 from mrd_jax.data.records import SCHEMA, TextKind
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import read_cloud
+from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.io.files import read_json
 from mrd_jax.prepare.job import engine
 from mrd_jax.prepare.job.add_features import teach

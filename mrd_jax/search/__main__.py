@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mrd_jax.cli import add_checkpoint, at_least, exit_code
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import SUFFIXES
+from mrd_jax.io.clouds.read import SUFFIXES
 from mrd_jax.metrics.table import columns
 
 if TYPE_CHECKING:

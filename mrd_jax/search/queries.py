@@ -9,7 +9,7 @@ import numpy as np
 from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.encoder.encoder import Encoder, fingerprint
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import read_cloud
+from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.search.gallery import Gallery
 
 # As `ClipTeacher` names itself: "user/model@commit (sha256 0123456789ab)".

@@ -11,7 +11,7 @@ from mrd_jax.draw import cloud
 from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 from mrd_jax.draw.style import GREY
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import read_cloud
+from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.io.images import to_rgb
 from mrd_jax.search.gallery import Gallery
 from mrd_jax.search.queries import Query

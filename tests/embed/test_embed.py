@@ -20,7 +20,7 @@ from mrd_jax.embed import __main__ as embed
 from mrd_jax.encoder.encoder import Encoder, load_encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import read_cloud
+from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.prepare import procedural
 from mrd_jax.search import index

@@ -9,11 +9,11 @@ import trimesh
 from meshes import CORNERS, QUAD, QUAD_FACES, QUAD_UV, Gltf, png
 from test_mesh_files import check_corners
 
+from mrd_jax.data.surfaces import color_at
 from mrd_jax.errors import BadInput
-from mrd_jax.io.meshes.gltf import read_gltf
+from mrd_jax.io.meshes import gltf as gltf_format
 from mrd_jax.io.meshes.gltf_materials import transform_uv
 from mrd_jax.io.meshes.read import read_mesh
-from mrd_jax.io.meshes.surface import color_at
 
 
 def encode(linear):
@@ -437,7 +437,7 @@ def test_instances_are_counted(tmp_path):
     gltf.node(mesh=0)
   path = gltf.write(tmp_path / "q.glb")
   with pytest.raises(BadInput, match="more than 100 triangles, instances"):
-    read_gltf(path.read_bytes(), tmp_path, [], 100)
+    gltf_format.read(path.read_bytes(), tmp_path, [], 100)
 
 
 def test_skins_are_noted(tmp_path):

@@ -23,12 +23,12 @@ from meshes import (
 )
 from PIL import Image
 
+from mrd_jax.data.surfaces import color_at
 from mrd_jax.errors import BadInput
 from mrd_jax.io import images
 from mrd_jax.io.meshes import read as files
 from mrd_jax.io.meshes.read import read_mesh
 from mrd_jax.io.meshes.references import read_reference
-from mrd_jax.io.meshes.surface import color_at
 
 SIGNS = {(-1, 1): (0, 0), (1, 1): (0, 1), (-1, -1): (1, 0), (1, -1): (1, 1)}
 

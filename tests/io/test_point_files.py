@@ -11,7 +11,7 @@ from pypcd4 import Encoding, PointCloud
 from trimesh.exchange.ply import export_ply
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import SUFFIXES, read_cloud
+from mrd_jax.io.clouds.read import SUFFIXES, read_cloud
 
 XYZ = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
 XYZ[7] = XYZ[3]  # neither merged nor dropped

@@ -18,9 +18,9 @@ from runs import REPOSITORY
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
 from mrd_jax.data.records import XYZ_LEVELS, TextKind
+from mrd_jax.data.surfaces import sample_surface
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.read import read_mesh
-from mrd_jax.io.meshes.surface import sample_surface
 from mrd_jax.prepare.__main__ import main
 from mrd_jax.prepare.job import add_features
 from mrd_jax.prepare.mesh import convert as meshes

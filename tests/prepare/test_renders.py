@@ -8,7 +8,7 @@ import trimesh
 from meshes import CORNERS, QUAD, QUAD_FACES, QUAD_UV
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.meshes.surface import Material, Part, join
+from mrd_jax.io.meshes.mesh import Material, Part, join
 from mrd_jax.prepare.mesh import renders
 from mrd_jax.prepare.mesh.renders import camera_directions, render_views
 

@@ -19,7 +19,7 @@ from mrd_jax.embed import __main__ as embed
 from mrd_jax.encoder import encoder
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import read_cloud
+from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.search import gallery as galleries
 from mrd_jax.search import index as indexes
 from mrd_jax.search import queries, ranking

@@ -17,9 +17,10 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.gltf_materials import Materials, transform_uv, uv_name
+from mrd_jax.io.meshes.mesh import MAX_FACES, Part
 from mrd_jax.io.meshes.references import read_reference
-from mrd_jax.io.meshes.surface import Part
 
+SUFFIXES = (".glb", ".gltf")
 _DRACO = "KHR_draco_mesh_compression"
 _MESHOPT = {"EXT_meshopt_compression", "KHR_meshopt_compression"}
 _TRIANGLES, _STRIP = 4, 5
@@ -28,8 +29,11 @@ _MAX_ITEMS = 50_000_000  # of an accessor
 _NO_ACCESSOR = {"componentType": 5126, "count": 0, "type": "SCALAR"}
 
 
-def read_gltf(
-  data: bytes, folder: Path, notes: list[str], max_faces: int
+def read(
+  data: bytes,
+  folder: Path,
+  notes: list[str],
+  max_faces: int = MAX_FACES,
 ) -> list[Part]:
   """Reads a .glb or .gltf file: a part for each primitive at each place.
 

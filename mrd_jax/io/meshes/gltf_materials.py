@@ -13,8 +13,8 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.images import decode_texture
+from mrd_jax.io.meshes.mesh import Material
 from mrd_jax.io.meshes.references import read_reference
-from mrd_jax.io.meshes.surface import Material
 
 _GLOSSY = "KHR_materials_pbrSpecularGlossiness"
 _TRANSFORM = "KHR_texture_transform"

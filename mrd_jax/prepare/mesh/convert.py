@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 
 from mrd_jax.data.records import SCHEMA, TextKind
+from mrd_jax.data.surfaces import sample_surface
 from mrd_jax.errors import BadInput
 from mrd_jax.io.images import encode_png, to_rgb
 from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
-from mrd_jax.io.meshes.surface import sample_surface
 from mrd_jax.prepare.job import engine, shards
 from mrd_jax.prepare.job.add_features import teach
 from mrd_jax.prepare.job.drafts import (

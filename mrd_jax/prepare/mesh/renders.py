@@ -6,8 +6,9 @@ and Embree comes whole in its wheel.  The same mesh gives the same bytes.
 
 import numpy as np
 
+from mrd_jax.data.surfaces import color_at
 from mrd_jax.errors import BadInput
-from mrd_jax.io.meshes.surface import Mesh, color_at
+from mrd_jax.io.meshes.mesh import Mesh
 
 FIRST_AZIMUTH = 35.0  # degrees; the first view is from the front, half aside
 ELEVATIONS = (25.0, 0.0, 55.0, -25.0)  # degrees, in turn

@@ -7,9 +7,9 @@ import pytest
 from meshes import CORNERS, QUAD, QUAD_FACES, QUAD_UV
 from scipy import stats
 
+from mrd_jax.data.surfaces import color_at, sample_surface
 from mrd_jax.errors import BadInput
-from mrd_jax.io.meshes import surface
-from mrd_jax.io.meshes.surface import Material, Part, join, sample_surface
+from mrd_jax.io.meshes.mesh import Material, Part, join, to_linear, to_srgb
 
 
 def quad(material=None, *, linear=False, color=None, uv=QUAD_UV):
@@ -30,7 +30,7 @@ def at(mesh, x, y):
     if y <= x
     else [[(1 - y) / 2, (1 + x) / 2, (y - x) / 2]]
   )
-  return surface.color_at(mesh, np.array([0 if y <= x else 1]), weights)[0]
+  return color_at(mesh, np.array([0 if y <= x else 1]), weights)[0]
 
 
 def test_points_fall_evenly_by_area():
@@ -128,10 +128,10 @@ def test_wrap_modes(wrap, columns):
 
 
 def test_srgb_transfer():
-  assert surface.to_srgb(np.array(0.5)) == pytest.approx(0.735357, abs=1e-6)
-  assert surface.to_linear(np.array(0.5)) == pytest.approx(0.214041, abs=1e-6)
+  assert to_srgb(np.array(0.5)) == pytest.approx(0.735357, abs=1e-6)
+  assert to_linear(np.array(0.5)) == pytest.approx(0.214041, abs=1e-6)
   values = np.linspace(0, 1, 1001)
-  back = surface.to_linear(surface.to_srgb(values))
+  back = to_linear(to_srgb(values))
   np.testing.assert_allclose(back, values, atol=1e-7)
 
 
@@ -164,7 +164,7 @@ def test_a_part_without_color_is_grey_beside_others():
     ]
     mesh = join(parts, linear=linear, notes=[])
     assert mesh.colored
-    rgba = surface.color_at(mesh, np.array([0, 3]), np.eye(3)[:2])
+    rgba = color_at(mesh, np.array([0, 3]), np.eye(3)[:2])
     np.testing.assert_allclose(rgba[0], [0.4, 0.4, 0.4, 1], atol=1e-6)
     np.testing.assert_allclose(rgba[1], [1, 0, 0, 1], atol=1e-6)
   assert sample_surface(quad(), 5, seed=0)[1] is None

@@ -1,0 +1,1 @@
+"""Reads point clouds."""
