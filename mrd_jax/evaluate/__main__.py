@@ -3,7 +3,7 @@
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mrd_jax.cli import add_joining, at_least, joint_exit_code, load_config
@@ -25,7 +25,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
   from mrd_jax.encoder.encoder import load_encoder
   from mrd_jax.evaluate import results, suites
-  from mrd_jax.evaluate.evaluation import Evaluation
+  from mrd_jax.evaluate.evaluator import Evaluator
   from mrd_jax.finetune.train import finetune
   from mrd_jax.parallel.agree import first_says
 
@@ -50,13 +50,12 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   names = results.short_names(args.checkpoint, rows)
   for name, checkpoint in zip(names, args.checkpoint, strict=True):
     encoder = load_encoder(checkpoint, args.which, dtype=args.dtype)
-    row = results.make_row(name, checkpoint, args.which, encoder)
-    row = results.merge(rows, row)
-    evaluation = Evaluation(encoder, options)
+    row = results.row_of(rows, name, checkpoint, args.which, encoder)
+    evaluator = Evaluator(encoder, options)
     for suite, found in where.items():
       if first_process:
         print(f"{name}: {suite} on {','.join(found.splits)}", flush=True)
-      result = evaluation(suite, found)
+      result = evaluator(suite, found)
       if not first_process:
         continue
       results.add_result(row, suite, found, result)
@@ -100,7 +99,7 @@ def _recipes(args: argparse.Namespace, overrides: Sequence[str]) -> dict:
 
 
 def _options(args: argparse.Namespace):
-  from mrd_jax.evaluate.evaluation import Options
+  from mrd_jax.evaluate.evaluator import Options
   from mrd_jax.evaluate.protocol import Protocol
 
   options = Options(
@@ -155,24 +154,19 @@ def _counts(text: str) -> tuple[int, ...]:
   return tuple(number(part) for part in text.split(","))
 
 
-def _grey(text: str) -> float:
-  try:
-    value = float(text)
-  except ValueError:
-    value = -1.0
-  if not 0 <= value <= 1:
-    raise argparse.ArgumentTypeError("expected a number from 0 to 1")
-  return value
+def _number(words: str, fits: Callable[[float], bool]):
+  """Makes the type of an argument that is a number with a range."""
 
+  def number(text: str) -> float:
+    try:
+      value = float(text)
+    except ValueError:
+      value = float("nan")
+    if not fits(value):
+      raise argparse.ArgumentTypeError(f"expected a number {words}")
+    return value
 
-def _positive(text: str) -> float:
-  try:
-    value = float(text)
-  except ValueError:
-    value = 0.0
-  if not 0 < value < float("inf"):
-    raise argparse.ArgumentTypeError("expected a number above 0")
-  return value
+  return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--colour",
-    type=_grey,
+    type=_number("from 0 to 1", lambda x: 0 <= x <= 1),
     metavar="GREY",
     help="this grey for all points, such as .4 or .392 (default: as stored)",
   )
@@ -276,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--regularisation",
-    type=_positive,
+    type=_number("above 0", lambda x: 0 < x < float("inf")),
     default=1.0,
     metavar="C",
     help="C of the probes' logistic regression (default: 1)",

@@ -1,9 +1,8 @@
-"""results.json of an evaluation, and its tables beside the published rows."""
+"""Writes results.json of an evaluation, and its tables beside the paper's."""
 
 import csv
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,16 @@ import numpy as np
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate import published
-from mrd_jax.evaluate.evaluation import Result
+from mrd_jax.evaluate.evaluator import Result
 from mrd_jax.evaluate.suites import Found
-from mrd_jax.io.files import write_json
-from mrd_jax.metrics.table import group_metrics, label, number, render
+from mrd_jax.io.files import read_json, replacing, write_json, write_text
+from mrd_jax.metrics.table import (
+  cell,
+  group_metrics,
+  label,
+  published_cell,
+  render,
+)
 
 # The published table that a suite belongs to, and the name of its test set
 # there.
@@ -26,14 +31,68 @@ _TABLES = {
   "retrieval": (published.TABLE_2, "lvis"),
   "relation_gap": (published.TABLE_6, "train_shapenet_only"),
 }
+_FINE_TUNING = (published.TABLE_8, published.PB_T50_RS)
 
 
-def make_row(
-  name: str, checkpoint: str, which: str, encoder: Encoder
-) -> dict[str, Any]:
-  """What results.json says about one encoder, before its suites.
+def read_rows(output: Path) -> list[dict[str, Any]]:
+  """Reads the rows that an earlier command left in a folder.
+
+  Raises:
+    BadInput: if its results.json is of another kind.
+  """
+  path = output / "results.json"
+  if not path.exists():
+    return []
+  try:
+    found = read_json(path)
+    if found["kind"] == "evaluation":
+      return found["rows"]
+  except (BadInput, KeyError, TypeError):
+    pass
+  raise BadInput(
+    f"{path} is not of an evaluation, so it is not replaced; name another "
+    "--output"
+  )
+
+
+def short_names(
+  checkpoints: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[str]:
+  """Finds a name for each checkpoint that no other has, fit for a file.
 
   Args:
+    checkpoints: Paths; one that earlier rows have keeps its name.
+    rows: Those rows.
+  """
+  taken = {row["checkpoint"]: row["name"] for row in rows}
+  names: list[str] = []
+  for checkpoint in checkpoints:
+    if checkpoint in taken and taken[checkpoint] not in names:
+      names.append(taken[checkpoint])
+      continue
+    path = Path(checkpoint)
+    stem = path.stem if path.suffix == ".safetensors" else path.name
+    base = re.sub(r"[^\w.-]+", "_", stem or path.resolve().name)
+    name, count = base, 1
+    while name in (*names, *taken.values()):
+      count += 1
+      name = f"{base}-{count}"
+    names.append(name)
+  return names
+
+
+def row_of(
+  rows: list[dict[str, Any]],
+  name: str,
+  checkpoint: str,
+  which: str,
+  encoder: Encoder,
+) -> dict[str, Any]:
+  """Finds or adds the row of an encoder, to add suites to.
+
+  Args:
+    rows: Those of results.json: an earlier one of the same encoder is taken,
+      one of another encoder by this name replaced.
     name: A short name, for tables.
     checkpoint: Where it was loaded from.
     which: "latest" or "best", for a run's folder.
@@ -49,7 +108,7 @@ def make_row(
     exported = config.results or {}
     rule = exported.get("checkpoint", "unknown")
     selected_by = exported.get("selected_by")
-  return {
+  row = {
     "name": name,
     "checkpoint": checkpoint,
     "step": config.step,
@@ -58,6 +117,13 @@ def make_row(
     "embedding_space": config.embedding_space,
     "suites": {},
   }
+  same = ("name", "checkpoint", "step", "rule")
+  for earlier in rows:
+    if all(earlier[key] == row[key] for key in same):
+      return earlier
+  rows[:] = [earlier for earlier in rows if earlier["name"] != name]
+  rows.append(row)
+  return row
 
 
 def add_result(
@@ -72,44 +138,6 @@ def add_result(
   }
   if result.per_class:
     row["suites"][suite]["per_class"] = result.per_class
-
-
-def read_rows(output: Path) -> list[dict[str, Any]]:
-  """The rows that an earlier command left in a folder.
-
-  Raises:
-    BadInput: if its results.json is of another kind.
-  """
-  path = output / "results.json"
-  if not path.exists():
-    return []
-  try:
-    found = json.loads(path.read_text())
-    if found["kind"] == "evaluation":
-      return found["rows"]
-  except (ValueError, KeyError, TypeError):
-    pass
-  raise BadInput(
-    f"{path} is not of an evaluation, so it is not replaced; name another "
-    "--output"
-  )
-
-
-def merge(rows: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-  """Puts a row among those of earlier commands.
-
-  Returns:
-    The row to add suites to: the earlier one if it is of the same encoder,
-    else `row`, in the place of one of its name.
-  """
-  for earlier in rows:
-    if all(
-      earlier[k] == row[k] for k in ("name", "checkpoint", "step", "rule")
-    ):
-      return earlier
-  rows[:] = [earlier for earlier in rows if earlier["name"] != row["name"]]
-  rows.append(row)
-  return row
 
 
 def add_finetuning(
@@ -143,13 +171,13 @@ def add_finetuning(
 
 def write(output: Path, rows: Sequence[dict[str, Any]]) -> None:
   """Writes results.json and results.md."""
-  suites = dict.fromkeys(suite for row in rows for suite in row["suites"])
-  rows_published = {suite: _published(suite, rows) for suite in suites}
-  write_json(
-    output / "results.json",
-    {"kind": "evaluation", "rows": rows, "published": rows_published},
-  )
-  (output / "results.md").write_text(tabulate(rows))
+  suites = {
+    suite: _published(suite, found.values())
+    for suite, found in _by_suite(rows).items()
+  }
+  whole = {"kind": "evaluation", "rows": rows, "published": suites}
+  write_json(output / "results.json", whole)
+  write_text(output / "results.md", tabulate(rows))
 
 
 def write_confusion(
@@ -157,7 +185,10 @@ def write_confusion(
 ) -> None:
   """Writes a confusion matrix as CSV, rows true and columns predicted."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("w", newline="", encoding="utf-8") as file:
+  with (
+    replacing(path) as temporary,
+    temporary.open("w", newline="", encoding="utf-8") as file,
+  ):
     writer = csv.writer(file)
     writer.writerow(["true \\ predicted", *names])
     for name, counts in zip(names, matrix_CC, strict=True):
@@ -165,50 +196,53 @@ def write_confusion(
 
 
 def tabulate(rows: Sequence[dict[str, Any]]) -> str:
-  """A table a suite, in Markdown, with the paper's rows where they apply."""
+  """Makes a Markdown table a suite, with the paper's rows where they apply."""
   text = []
-  for suite in dict.fromkeys(suite for row in rows for suite in row["suites"]):
-    measured = {
-      row["name"]: row["suites"][suite]["metrics"]
-      for row in rows
-      if suite in row["suites"]
-    }
-    paper = _published(suite, rows)
+  for suite, measured in _by_suite(rows).items():
+    paper = _published(suite, measured.values())
     text += [f"## {suite}", ""]
-    names = dict.fromkeys(name for m in measured.values() for name in m)
+    names = dict.fromkeys(
+      name for found in measured.values() for name in found["metrics"]
+    )
     for title, columns, percent in group_metrics(names):
       lines = [
-        [name, *(_cell(metrics, column, percent) for column in columns)]
-        for name, metrics in measured.items()
+        [name, *(cell(found["metrics"], c, percent) for c in columns)]
+        for name, found in measured.items()
       ]
       lines += [
-        [entry["name"], *(_paper(entry, column, percent) for column in columns)]
-        for entry in paper
+        [row["name"]]
+        + [published_cell(row["metrics"], c, percent) for c in columns]
+        for row in paper
       ]
       text += [render([title, *map(label, columns)], lines), ""]
+    selected_by = {row["name"]: row["selected_by"] for row in rows}
     notes = dict.fromkeys(
       note
-      for row in rows
-      if suite in row["suites"]
-      for note in _notes(suite, row)
+      for name, found in measured.items()
+      for note in _notes(suite, name, found, selected_by[name])
     )
     text += [*(f"* {note}" for note in notes), ""]
   return "\n".join(text)
 
 
+def _by_suite(
+  rows: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, Mapping[str, Any]]]:
+  """For every suite what was found, by the name of the row."""
+  suites: dict[str, dict[str, Mapping[str, Any]]] = {}
+  for row in rows:
+    for suite, found in row["suites"].items():
+      suites.setdefault(suite, {})[row["name"]] = found
+  return suites
+
+
 def _published(
-  suite: str, rows: Sequence[Mapping[str, Any]]
+  suite: str, measured: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
   """The paper's rows, if a row was measured on the test set of the paper."""
-  if suite.startswith("finetune "):
-    return _published_finetuning(suite, rows)
-  if suite not in _TABLES or not any(
-    _is_published_set(row["suites"][suite], suite)
-    for row in rows
-    if suite in row["suites"]
-  ):
+  if not any(_is_published_set(suite, found) for found in measured):
     return []
-  table, split = _TABLES[suite]
+  table, split = _TABLES.get(suite, _FINE_TUNING)
   return [
     {
       "name": f"{name}, {data} (published)",
@@ -222,90 +256,35 @@ def _published(
   ]
 
 
-def _published_finetuning(
-  suite: str, rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-  hardest = "scanobjectnn_pb_t50_rs_test"
-  if not any(
-    row["suites"][suite]["split"] == hardest
-    and row["suites"][suite]["protocol"]["shapes"] == published.SHAPES[hardest]
-    for row in rows
-    if suite in row["suites"]
-  ):
-    return []
-  return [
-    {
-      "name": f"{name}, {model} (published)",
-      "metrics": {"best_test_epoch_top1": value},
-    }
-    for (name, model), value in published.TABLE_8.items()
-  ]
-
-
-def _is_published_set(found: Mapping[str, Any], suite: str) -> bool:
-  _, split = _TABLES[suite]
+def _is_published_set(suite: str, found: Mapping[str, Any]) -> bool:
+  if suite not in _TABLES and not suite.startswith("finetune "):
+    return False
+  _, split = _TABLES.get(suite, _FINE_TUNING)
   if suite == "retrieval" and not found["protocol"].get("captions"):
     return False  # the paper's texts are Cap3D's captions
+  if suite not in _TABLES and found["split"] != split:
+    return False
   return found["protocol"]["shapes"] == published.SHAPES[split]
 
 
-def _notes(suite: str, row: Mapping[str, Any]) -> list[str]:
-  found = row["suites"][suite]
+def _notes(
+  suite: str, name: str, found: Mapping[str, Any], selected_by: str | None
+) -> Iterable[str]:
   protocol = ", ".join(
-    f"{name.replace('_', ' ')} {value}"
-    for name, value in found["protocol"].items()
+    f"{key.replace('_', ' ')} {value}"
+    for key, value in found["protocol"].items()
     if value is not None
   )
-  notes = [f"{row['name']}: {found['split']} of {found['data']}, {protocol}"]
-  chosen = (row["selected_by"] or "").partition("/")[0]
-  if chosen and chosen in found["split"].split(","):
-    notes.append(
-      f"{row['name']} is the checkpoint with the best {row['selected_by']}: "
-      "these figures were selected on, they are not held out"
+  yield f"{name}: {found['split']} of {found['data']}, {protocol}"
+  if selected_by and selected_by.partition("/")[0] in found["split"].split(","):
+    yield (
+      f"{name} is the checkpoint with the best {selected_by}: these figures "
+      "were selected on, they are not held out"
     )
-  if suite in _TABLES and not _is_published_set(found, suite):
+  if suite in _TABLES and not _is_published_set(suite, found):
     shapes = published.SHAPES[_TABLES[suite][1]]
     captions = " and Cap3D's captions" if suite == "retrieval" else ""
-    notes.append(
+    yield (
       f"the paper's figures are of {shapes:,} shapes{captions}: another test "
       "set, not comparable"
     )
-  return notes
-
-
-def _cell(metrics: Mapping[str, float], column: str, percent: bool) -> str:
-  if column not in metrics:
-    return ""
-  return number(metrics[column], percent, metrics.get(f"{column}_std"))
-
-
-def _paper(entry: Mapping[str, Any], column: str, percent: bool) -> str:
-  if column not in entry["metrics"]:
-    return ""
-  return f"{entry['metrics'][column]:.{1 if percent else 2}f}"
-
-
-def short_names(
-  checkpoints: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> list[str]:
-  """A name for each checkpoint that no other has, fit for a file.
-
-  Args:
-    checkpoints: Paths; one that earlier rows have keeps its name.
-    rows: Those rows.
-  """
-  taken = {row["checkpoint"]: row["name"] for row in rows}
-  names: list[str] = []
-  for checkpoint in checkpoints:
-    if checkpoint in taken and taken[checkpoint] not in names:
-      names.append(taken[checkpoint])
-      continue
-    path = Path(checkpoint)
-    stem = path.stem if path.suffix == ".safetensors" else path.name
-    base = re.sub(r"[^\w.-]+", "_", stem or path.resolve().name)
-    name, count = base, 1
-    while name in (*names, *taken.values()):
-      count += 1
-      name = f"{base}-{count}"
-    names.append(name)
-  return names

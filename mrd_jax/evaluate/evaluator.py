@@ -1,4 +1,4 @@
-"""Runs the suites of `python -m mrd_jax.evaluate` on one encoder."""
+"""Measures one encoder by the suites of `python -m mrd_jax.evaluate`."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class Options:
   teacher: str = ""
 
 
-class Evaluation:
+class Evaluator:
   """Runs suites on one encoder; a split is embedded once for all of them.
 
   Args:
@@ -94,16 +94,14 @@ class Evaluation:
     Raises:
       BadInput: if the splits and the encoder do not fit the suite.
     """
-    measure = self._zero_shot
-    if suite not in ZERO_SHOT:
-      measure = {
-        "retrieval": self._retrieval,
-        "relation_gap": self._relation_gap,
-        "linear_probe": self._linear_probe,
-        "few_shot": self._few_shot,
-      }[suite]
+    measures = dict.fromkeys(ZERO_SHOT, self._zero_shot) | {
+      "retrieval": self._retrieval,
+      "relation_gap": self._relation_gap,
+      "linear_probe": self._linear_probe,
+      "few_shot": self._few_shot,
+    }
     try:
-      return measure(found)
+      return measures[suite](found)
     except BadInput as error:
       splits = ",".join(found.splits)
       raise BadInput(
@@ -111,34 +109,35 @@ class Evaluation:
       ) from error
 
   def _zero_shot(self, found: Found) -> Result:
-    names, class_CD = self._classes(found)
+    names = self._class_names(found)
+    if self._options.class_features is not None:
+      class_CD = self._options.class_features(names)
+    else:
+      class_CD = dataset.class_features(found.data, found.splits[0])
+    self._check_width(found, class_CD.shape[1])
+    class_CD = unit(class_CD)
     shapes = self._embed(found)
     metrics = zero_shot(shapes.point, shapes.label, class_CD)
     matrix_CC, scores = confusion(shapes.point, shapes.label, class_CD)
-    protocol = self._described(found) | {
+    protocol = self._protocol(found) | {
       "classes": len(names),
       "texts": self._options.teacher or "stored with the classes",
     }
-    per_class = [
-      {
-        **row._asdict(),
-        "name": names[row.label],
-        "confused_with": None
-        if row.confused_with is None
-        else names[row.confused_with],
-      }
-      for row in scores
-    ]
+    per_class = []
+    for row in scores:
+      other = row.confused_with
+      confused_with = None if other is None else names[other]
+      named = {"name": names[row.label], "confused_with": confused_with}
+      per_class.append(row._asdict() | named)
     return Result(metrics, protocol, per_class, (names, matrix_CC))
 
   def _retrieval(self, found: Found) -> Result:
     self._check_width(found, dataset.read_meta(found.data).embed_dim)
     shapes = self._embed(found)
-    protocol = self._described(found) | {"texts": "the first of each shape"}
+    protocol = self._protocol(found) | {"texts": "the first of each shape"}
     if self._options.text_features is not None:
       shapes, covered = self._with_captions(found, shapes)
-      protocol["texts"] = self._options.teacher
-      protocol["captions"] = covered
+      protocol |= {"texts": self._options.teacher, "captions": covered}
     protocol["with_text"] = int(shapes.has_text.sum())
     metrics = retrieval(
       shapes.point,
@@ -160,60 +159,42 @@ class Evaluation:
       shapes.has_image,
       shapes.has_text,
     )
-    return Result(metrics, self._described(found))
+    return Result(metrics, self._protocol(found))
 
   def _linear_probe(self, found: Found) -> Result:
     if len(found.splits) != 2:
       raise BadInput(
         "suite linear_probe needs two splits, --split linear_probe=TRAIN,TEST"
       )
-    self._same_classes(found)
+    self._class_names(found)
     train, test = (
       self._embed(found._replace(splits=(split,))) for split in found.splits
     )
+    c = self._options.regularisation
     metrics = probe.linear_probe(
-      train.point,
-      train.label,
-      test.point,
-      test.label,
-      c=self._options.regularisation,
+      train.point, train.label, test.point, test.label, c=c
     )
-    protocol = self._described(found) | {
+    protocol = self._protocol(found) | {
       "shapes": len(test.label),
       "train_shapes": len(train.label),
-      "C": self._options.regularisation,
+      "C": c,
     }
     return Result(metrics, protocol)
 
   def _few_shot(self, found: Found) -> Result:
     shapes = self._embed(found)
     metrics: dict[str, float] = {}
-    protocol = self._described(found) | {
-      "C": self._options.regularisation,
-      "repeats": self._options.repeats,
-    }
+    c, repeats = self._options.regularisation, self._options.repeats
+    protocol = self._protocol(found) | {"C": c, "repeats": repeats}
     for shots in self._options.shots:
       scores, counts = probe.few_shot(
-        shapes.point,
-        shapes.label,
-        shots=shots,
-        seeds=range(self._options.repeats),
-        c=self._options.regularisation,
+        shapes.point, shapes.label, shots=shots, seeds=range(repeats), c=c
       )
       metrics |= {f"{shots}_shot_{name}": x for name, x in scores.items()}
       protocol |= {f"{shots}_shot_{name}": x for name, x in counts.items()}
     return Result(metrics, protocol)
 
-  def _classes(self, found: Found) -> tuple[Sequence[str], np.ndarray]:
-    names = self._same_classes(found)
-    if self._options.class_features is not None:
-      class_CD = self._options.class_features(names)
-    else:
-      class_CD = dataset.class_features(found.data, found.splits[0])
-    self._check_width(found, class_CD.shape[1])
-    return names, unit(class_CD)
-
-  def _same_classes(self, found: Found) -> Sequence[str]:
+  def _class_names(self, found: Found) -> Sequence[str]:
     names = dataset.read_meta(found.data).class_names
     lists = {tuple(names.get(split, ())) for split in found.splits}
     if len(lists) != 1 or not (only := lists.pop()):
@@ -229,13 +210,10 @@ class Evaluation:
     """The split with its captions as texts, and how many have one."""
     assert self._options.text_features is not None
     captions: dict[str, str] = {}
+    ids = []
     for split in found.splits:
       captions |= read_captions(found.data / f"captions_{split}.csv", [])
-    ids = [
-      record["id"]
-      for split in found.splits
-      for record in dataset.open_split(found.data, split)
-    ]
+      ids += [record["id"] for record in dataset.open_split(found.data, split)]
     has_text_N = np.array([uid in captions for uid in ids])
     if not has_text_N.any():
       raise BadInput(
@@ -248,8 +226,8 @@ class Evaluation:
     self._check_width(found, features.shape[1])
     text_ND = np.zeros_like(shapes.point)
     text_ND[has_text_N] = unit(features)
-    covered = str(coverage(captions, ids))
-    return shapes._replace(text=text_ND, has_text=has_text_N), covered
+    shapes = shapes._replace(text=text_ND, has_text=has_text_N)
+    return shapes, str(coverage(captions, ids))
 
   def _check_width(self, found: Found, width: int) -> None:
     config = self._encoder.config
@@ -263,39 +241,35 @@ class Evaluation:
       )
 
   def _embed(self, found: Found) -> SplitEmbeddings:
-    parts = []
-    for split in found.splits:
-      key = found.data, split
-      if key not in self._embeddings:
-        source = ProtocolSource(
-          dataset.open_split(found.data, split),
-          self._options.protocol,
-          self._seed,
-        )
-        self._embeddings[key] = self._embedder(found.data)(
-          self._variables, source, lambda: None
-        )
-      parts.append(self._embeddings[key])
-    return SplitEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
-
-  def _embedder(self, data: Path) -> Embedder:
+    """The splits one after the other, each of them embedded once."""
+    data, options, devices = found.data, self._options, self._mesh.size
     if data not in self._embedders:
-      devices = self._mesh.size
       self._embedders[data] = Embedder(
         self._encoder.model.clone(
           batch_sharding=sharding.batch_sharding(self._mesh)
         ),
-        self._options.protocol.augment(self._encoder.config),
-        self._options.protocol.meta(dataset.read_meta(data)),
-        batch_size=-(-self._options.batch_size // devices) * devices,
+        options.protocol.augment(self._encoder.config),
+        options.protocol.meta(dataset.read_meta(data)),
+        batch_size=-(-options.batch_size // devices) * devices,
         threads=2,
         seed=self._seed,
         mesh=self._mesh,
       )
-    return self._embedders[data]
+    parts = []
+    for split in found.splits:
+      if (data, split) not in self._embeddings:
+        source = ProtocolSource(
+          dataset.open_split(data, split), options.protocol, self._seed
+        )
+        self._embeddings[data, split] = self._embedders[data](
+          self._variables, source, lambda: None
+        )
+      parts.append(self._embeddings[data, split])
+    return SplitEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
 
-  def _described(self, found: Found) -> dict[str, Any]:
-    described = {
+  def _protocol(self, found: Found) -> dict[str, Any]:
+    """What the figures of every suite depend on."""
+    protocol = {
       "shapes": len(self._embed(found).label),
       **dataclasses.asdict(self._options.protocol),
     }
@@ -303,5 +277,5 @@ class Evaluation:
     teacher = dataset.read_meta(found.data).teacher
     if space != teacher and not self._options.teacher:
       # Not refused: the same teacher may be worded in two ways.
-      described["teachers"] = f"encoder: {space}; dataset: {teacher}"
-    return described
+      protocol["teachers"] = f"encoder: {space}; dataset: {teacher}"
+    return protocol
