@@ -1,0 +1,101 @@
+"""Protocols and tables of evaluations."""
+
+import re
+
+import numpy as np
+import pytest
+
+from mrd_jax.data import dataset
+from mrd_jax.evaluate import published, results
+from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
+
+
+def test_a_protocol_changes_the_clouds_and_nothing_else(data_dir):
+  source = dataset.open_split(data_dir, "val")
+  plain = source[3]
+  points = len(plain["xyz"])
+  more = ProtocolSource(source, Protocol(points=500, colour=0.4), seed=0)
+  found = more[3]
+  assert len(more) == len(source)
+  assert found["xyz"].shape == found["rgb"].shape == (500, 3)
+  assert (found["rgb"] == 102).all()  # .4 of 255
+  stored = {tuple(p) for p in plain["xyz"].tolist()}
+  drawn = [tuple(p) for p in found["xyz"].tolist()]
+  assert set(drawn) <= stored and len(set(drawn)) < 500
+  # Of a uniform draw with replacement, (1 - 1/n)^500 are never seen.
+  unseen = 1 - len(set(drawn)) / len(stored)
+  assert unseen == pytest.approx((1 - 1 / points) ** 500, abs=0.06)
+  assert (more[3]["xyz"] == found["xyz"]).all()
+  other = ProtocolSource(source, Protocol(points=500), seed=1)[3]
+  assert (other["xyz"] != found["xyz"]).any()
+  # ModelNet40's grey, 100 of 255, and fewer points than are stored.
+  less = ProtocolSource(source, Protocol(points=9, colour=0.392), seed=0)[3]
+  assert (less["rgb"] == 100).all() and len(less["xyz"]) == points
+  assert {k for k in plain if not np.array_equal(plain[k], less[k])} <= {"rgb"}
+
+
+def made_up(shapes: int, suite: str = "modelnet40", metric: str = "top1"):
+  return {
+    "name": "ours",
+    "selected_by": None,
+    "suites": {
+      suite: {
+        "split": "s",
+        "data": "d",
+        "protocol": {"shapes": shapes},
+        "metrics": {metric: 0.5},
+      }
+    },
+  }
+
+
+def test_published_rows_stand_beside_the_papers_test_set_only():
+  table = results.tabulate([made_up(2_468)])
+  assert re.search(r"\| ours +\| +50\.0 \|", table)
+  assert re.search(r"MRD-L, ensembled \(published\) +\| +87\.3 \|", table)
+  assert "comparable" not in table
+  table = results.tabulate([made_up(1_000)])
+  assert "published" not in table
+  assert "the paper's figures are of 2,468 shapes: another test set" in table
+  row = made_up(46_205, "retrieval", "text_to_shape_category_r5")
+  assert "published" not in results.tabulate([row])  # its texts are others
+  row["suites"]["retrieval"]["protocol"]["captions"] = "all of them"
+  table = results.tabulate([row])
+  assert re.search(r"text→3D +\| category R@5", table)
+  assert re.search(r"MRD-B, ensembled \(published\) +\| +84\.8", table)
+  table = results.tabulate([made_up(52_470, "relation_gap", "gap_p2t_i2t")])
+  assert re.search(r"Base, ShapeNet \(published\) +\| +0\.21", table)
+
+
+def test_names_of_rows_differ():
+  paths = ["a/m", "b/m", "c/m.safetensors", "runs/x y/"]
+  assert results.short_names(paths, []) == ["m", "m-2", "m-3", "x_y"]
+  earlier = [{"checkpoint": "b/m", "name": "m"}]
+  assert results.short_names(paths, earlier) == ["m-2", "m", "m-3", "x_y"]
+
+
+def test_the_papers_figures_are_those_of_its_tables():
+  """A few from each corner, typed from the paper a second time."""
+  assert published.TABLE_1["MRD-B", "ensembled"]["modelnet40/top1"] == 88.8
+  assert published.TABLE_1["MRD-L", "ensembled"]["scanobjectnn/top5"] == 91.9
+  assert published.TABLE_2["MRD-B", "ensembled"] == {
+    "lvis/text_to_shape_r1": 20.5,
+    "lvis/text_to_shape_r3": 36.0,
+    "lvis/text_to_shape_r5": 44.5,
+    "lvis/text_to_shape_category_r1": 57.9,
+    "lvis/text_to_shape_category_r3": 78.2,
+    "lvis/text_to_shape_category_r5": 84.8,
+  }
+  assert published.TABLE_1["PointCLIP", "images only"]["lvis/top1"] == 1.9
+  gap = published.TABLE_6["IR", "ShapeNet"]["train_shapenet_only/gap_p2p_i2i"]
+  assert gap == 0.08
+  (figure,) = published.TABLE_8["MRD", "PointBERT-38M"].values()
+  assert figure == 89.2
+
+
+def test_the_papers_fine_tuning_stands_beside_its_test_split():
+  row = made_up(2_882, "finetune pb", "best_test_epoch_top1")
+  assert "published" not in results.tabulate([row])
+  row["suites"]["finetune pb"]["split"] = "scanobjectnn_pb_t50_rs_test"
+  table = results.tabulate([row])
+  assert re.search(r"MRD, PointBERT-38M \(published\) +\| +89\.2 \|", table)
