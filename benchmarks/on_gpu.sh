@@ -10,8 +10,9 @@ export JAX_PLATFORMS=cuda
 folder=${1:?usage: benchmarks/on_gpu.sh FOLDER}
 python=${PYTHON:-python}
 "$python" -c 'import sys
-from mrd_jax import arguments, distributed
-sys.exit(arguments.exit_code(lambda: distributed.check_platform() or 0))' \
+from mrd_jax.cli import exit_code
+from mrd_jax.parallel.processes import check_platform
+sys.exit(exit_code(lambda: check_platform() or 0))' \
   || exit
 mkdir -p "$folder"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$folder/compiled}

@@ -1,36 +1,135 @@
-"""Runs a verb (`mrd VERB ...`), and what the verbs' command lines share."""
+"""Runs a verb (`mrd VERB ...`), and holds what their command lines share."""
 
 import argparse
 import runpy
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrd_jax.config.fields import by_section
 from mrd_jax.errors import BadInput, RunFailed
+
+VERBS = (
+  "ablate",
+  "compare",
+  "convert",
+  "embed",
+  "evaluate",
+  "finetune",
+  "inspect",
+  "main",
+  "prepare",
+  "report",
+  "search",
+)
+
+
+def main() -> None:
+  """Runs a verb; config files are found from the current folder."""
+  if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+    print(f"usage: mrd {{{','.join(VERBS)}}} ...", file=sys.stderr)
+    sys.exit(2)
+  verb = sys.argv.pop(1)
+  sys.path.insert(0, "")  # as python -m has it
+  runpy.run_module(f"mrd_jax.{verb}", run_name="__main__", alter_sys=True)
+
+
+# Optional packages: what they are called, and the extra that installs them.
+EXTRAS = {
+  "DracoPy": ("DracoPy", "draco"),
+  "faiss": ("FAISS", "index"),
+  "onnx": ("ONNX", "onnx"),
+  "onnxruntime": ("ONNX Runtime", "onnx"),
+  "onnxscript": ("ONNX Script", "onnx"),
+  "torch": ("PyTorch", "torch"),
+  "wandb": ("Weights & Biases", "wandb"),
+}
 
 
 def exit_code(run: Callable[[], int]) -> int:
-  """Runs a verb; a failure that one sentence tells has exit code 1 or 2."""
+  """Runs a verb and tells its failure in one sentence.
+
+  Returns:
+    What it returned; 1 after `RunFailed`; 2 after `BadInput`, an OSError, or
+    for want of an optional package.  Other exceptions are bugs and pass.
+  """
   try:
     return run()
   except RunFailed as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+    code, problem = 1, error
   except (BadInput, OSError) as error:
-    print(error, file=sys.stderr)
+    code, problem = 2, error
   except ModuleNotFoundError as error:
-    if error.name != "torch":
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRAS:
       raise
-    print(
-      "this needs PyTorch, which is not installed: pip install mrd-jax[torch]",
-      file=sys.stderr,
+    name, extra = EXTRAS[package]
+    code = 2
+    problem = (
+      f"this needs {name}, which is not installed: pip install mrd-jax[{extra}]"
     )
-  return 2
+  print(f"error: {problem}", file=sys.stderr)
+  return code
+
+
+def add_run(parser: argparse.ArgumentParser, config: type) -> None:
+  """Adds --config, --workdir and the flags of `joint_exit_code`.
+
+  The help lists all fields of the config.
+
+  Args:
+    parser: Of a verb that trains; it hands unknown arguments to `load_config`.
+    config: The class of its config.
+  """
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.epilog = _list_fields(config)
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE",
+    help="what to train; --config.FIELD=VALUE changes a field",
+  )
+  parser.add_argument(
+    "--workdir",
+    required=True,
+    type=Path,
+    metavar="DIR",
+    help="folder of the run; an interrupted run in it goes on",
+  )
+  add_joining(parser)
+
+
+def _list_fields(config: type) -> str:
+  """Writes every field with its values, default and sentence."""
+  lines = [
+    "Fields of the config, each changed by --config.FIELD=VALUE, with their",
+    "values and [default]; a * marks those that may change when a run goes on.",
+  ]
+  for name, doc, fields in by_section(config):
+    lines += ["", f"{name}: {doc}"] if name else [""]
+    for item in fields:
+      star = " *" if item.may_change else ""
+      lines.append(f"  {item.name}: {item.values} [{item.default!r}]{star}")
+      indent = " " * 6
+      lines.append(
+        textwrap.fill(
+          item.why, 80, initial_indent=indent, subsequent_indent=indent
+        )
+      )
+  return "\n".join(lines)
 
 
 def load_config(path: str, overrides: Sequence[str]) -> Any:
-  """A config file's values, with "--config.FIELD=VALUE" applied.
+  """Reads a config file, and applies "--config.FIELD=VALUE".
+
+  Args:
+    path: The file, which has a function `get_config`.
+    overrides: Arguments; "--config.FIELD", "VALUE" is good too.
+
+  Returns:
+    Its ConfigDict.
 
   Raises:
     BadInput: naming the file or the argument that cannot be used.
@@ -38,9 +137,6 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
   from absl import flags
   from ml_collections import config_flags
 
-  for text in overrides:
-    if not text.startswith("--config."):
-      raise BadInput(f"unknown argument: {text}")
   if not Path(path).is_file():
     raise BadInput(
       f"--config {path}: no such file; name one of configs/, and start the "
@@ -55,22 +151,26 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
     ) from error
   if "get_config" not in module:
     raise BadInput(f"--config {path}: has no function get_config")
-  config = module["get_config"]()
   values = flags.FlagValues()
   try:
     holder = config_flags.DEFINE_config_dict(
       "config",
-      config,
+      module["get_config"](),
       lock_config=True,
       flag_values=values,
       sys_argv=["", *overrides],
     )
-    values(["", *overrides])
-    return holder.value
+    rest = values(["", *overrides])[1:]
   except (AttributeError, KeyError) as error:
     problem = f"no such field of the config: {error.args[0]}"
+  except flags.UnrecognizedFlagError as error:
+    problem = f"unknown argument: --{error.flagname}"
   except (flags.Error, TypeError) as error:
     problem = str(error)
+  else:
+    if not rest:
+      return holder.value
+    problem = f"unknown argument: {rest[0]}"
   raise BadInput(" ".join(problem.split()))
 
 
@@ -142,28 +242,3 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     default="latest",
     help="checkpoint of a run (default: latest)",
   )
-
-
-VERBS = (
-  "ablate",
-  "compare",
-  "convert",
-  "embed",
-  "evaluate",
-  "finetune",
-  "inspect",
-  "main",
-  "prepare",
-  "report",
-  "search",
-)
-
-
-def main() -> None:
-  """Runs a verb; config files are found from the current folder."""
-  if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-    print(f"usage: mrd {{{','.join(VERBS)}}} ...", file=sys.stderr)
-    sys.exit(2)
-  verb = sys.argv.pop(1)
-  sys.path.insert(0, "")  # as python -m has it
-  runpy.run_module(f"mrd_jax.{verb}", run_name="__main__", alter_sys=True)

@@ -25,15 +25,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax
 import pytest
 import runs
-from absl import flags
 
 from mrd_jax.errors import RunFailed
 from mrd_jax.parallel.processes import check_platform
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_compilation_cache", False)
-# Grain's worker processes read absl flags, which pytest never parses.
-flags.FLAGS.mark_as_parsed()
 
 
 PLATFORM = os.environ["JAX_PLATFORMS"].split(",")[0]

@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-from absl import app
-
 from mrd_jax import main
 from mrd_jax.data import map_split
 from mrd_jax.training import set_up
@@ -58,5 +56,4 @@ if __name__ == "__main__":
     "evaluation": slow_evaluation,
     "compilation": slow_compilation,
   }[piece](mark)
-  main.flags.mark_flag_as_required("config")
-  app.run(main.main, flags_parser=main.parse_flags)
+  sys.exit(main.main())

@@ -10,7 +10,6 @@ import os
 import sys
 from unittest import mock
 
-from absl import app
 from jax._src import compiler, distributed
 
 from mrd_jax import main
@@ -34,10 +33,7 @@ def start(arguments: list[str], errors: str) -> int:
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(file, 1)
   compiler._cache_write = write_as_the_first
-  sys.argv = ["main", *arguments]
-  main.flags.mark_flag_as_required("config")
-  app.run(main.main, flags_parser=main.parse_flags)
-  raise AssertionError("app.run exits")
+  sys.exit(main.main(arguments))
 
 
 def wait(pid: int) -> int:

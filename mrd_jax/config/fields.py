@@ -8,6 +8,7 @@ change when a run goes on.  The type hint says the rest: bool, int, float, str,
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 import typing
@@ -62,6 +63,17 @@ class Declared(NamedTuple):
   def is_section(self) -> bool:
     return dataclasses.is_dataclass(self.hint)
 
+  @property
+  def values(self) -> str:
+    """Which values are allowed, in words."""
+    if typing.get_origin(self.hint) is Literal:
+      return " or ".join(map(repr, typing.get_args(self.hint)))
+    if typing.get_origin(self.hint) is tuple:
+      return "tuple of strings"
+    if self.low is None:
+      return self.hint.__name__
+    return f"{self.hint.__name__}, {self.low:.10g} to {self.high:.10g}"
+
 
 @functools.cache
 def declared(section: type) -> tuple[Declared, ...]:
@@ -95,6 +107,17 @@ def describe(section: type) -> list[Declared]:
       for inner in describe(item.hint)
     ]
   return found
+
+
+def by_section(config: type) -> list[tuple[str, str, list[Declared]]]:
+  """Lists what `describe` does as (name, docstring, fields) of its sections."""
+  docs = {item.name: item.hint.__doc__ for item in declared(config)} | {
+    "": config.__doc__
+  }
+  groups = itertools.groupby(
+    describe(config), lambda item: item.name.rpartition(".")[0]
+  )
+  return [(name, docs[name] or "", list(fields)) for name, fields in groups]
 
 
 def may_change(section: type) -> set[str]:

@@ -200,8 +200,8 @@ class ModelConfig(ComputeConfig, PointBERTSize):
 
   sampling: Sampling = field(
     "auto",
-    "Who computes the farthest point sampling; 'kernel' needs a Hopper GPU or "
-    "a newer one.",
+    "Implementation of farthest point sampling: portable, or a kernel for "
+    "Hopper GPUs and newer, which 'auto' takes where it runs.",
     may_change=True,
   )
 
@@ -236,7 +236,7 @@ class TrainConfig:
   )
   epochs: float = field(300.0, "Length in epochs.", low=0, high=1e6)
   steps: int = field(
-    0, "Length in steps; one of the two is 0.", low=0, high=2**31
+    0, "Length in steps; set one of the two to 0.", low=0, high=2**31
   )
 
 
@@ -248,7 +248,7 @@ class CheckpointConfig:
     1.0, "Interval in epochs (besides the last step).", low=0, high=1e6
   )
   every_steps: int = field(
-    0, "Interval in steps; one of the two is 0.", low=0, high=2**31
+    0, "Interval in steps; set one of the two to 0.", low=0, high=2**31
   )
   keep_latest: int = field(
     3, "How many of the newest are kept.", low=1, high=2**20
@@ -274,7 +274,7 @@ class EvalConfig:
     5.0, "Interval in epochs (besides the last step).", low=0, high=1e6
   )
   every_steps: int = field(
-    0, "Interval in steps; one of the two is 0.", low=0, high=2**31
+    0, "Interval in steps; set one of the two to 0.", low=0, high=2**31
   )
   batch_size: int = field(512, "Global batch.", low=1, high=2**24)
   data_dir: str = field(

@@ -14,7 +14,7 @@ Attention = Literal["xla", "cudnn"]
 class RunConfig:
   """What every kind of run has."""
 
-  seed: int = field(0, "Of all that is drawn.", low=0, high=2**31 - 2)
+  seed: int = field(0, "Of everything random.", low=0, high=2**31 - 2)
   profile: str = field(
     "", "START:STOP, the steps to trace; '': none.", may_change=True
   )
@@ -70,13 +70,17 @@ class ComputeConfig:
   """How the encoder is computed."""
 
   dtype: Literal["float32", "bfloat16"] = field(
-    "bfloat16", "Of matrix products; CPUs have no fast bfloat16."
+    "bfloat16", "Of the encoder's matrix products; CPUs have no fast bfloat16."
   )
   remat: Remat = field(
-    "none", "What is computed again to save memory.", may_change=True
+    "none",
+    "What the backward pass recomputes to save memory: nothing, the transformer blocks, or the mini-PointNet too.",
+    may_change=True,
   )
   attention: Attention = field(
-    "xla", "Who computes it; 'cudnn' needs a GPU.", may_change=True
+    "xla",
+    "Implementation of attention; 'cudnn' needs an NVIDIA GPU and bfloat16.",
+    may_change=True,
   )
   fps_chunk: int = field(
     4096, "Clouds sampled at a time.", low=1, high=2**24, may_change=True
@@ -100,7 +104,7 @@ class AdamWConfig:
     15.0, "Warm-up from zero, in epochs.", low=0, high=1e6
   )
   warmup_steps: int = field(
-    0, "The same in steps; one of the two is 0.", low=0, high=2**31
+    0, "The same in steps; set one of the two to 0.", low=0, high=2**31
   )
   weight_decay: float = field(
     0.05,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.order import TrainOrder
@@ -230,6 +231,8 @@ def _read(
     grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
   )
   if workers:
+    # Grain asks absl for its flags, which nobody has parsed.
+    flags.FLAGS.mark_as_parsed()
     reader = reader.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=workers), _end_with_parent
     )

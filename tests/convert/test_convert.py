@@ -568,7 +568,9 @@ for args in (
     [sys.executable, "-c", program], capture_output=True, text=True, check=False
   )
   assert done.returncode == 0, done.stderr
-  sentence = "this needs PyTorch, which is not installed: pip install mrd-jax"
+  sentence = (
+    "error: this needs PyTorch, which is not installed: pip install mrd-jax"
+  )
   assert done.stderr == 3 * f"{sentence}[torch]\n"
   assert not list(tmp_path.iterdir())
 

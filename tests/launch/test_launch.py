@@ -746,4 +746,4 @@ def test_the_image_is_made_of_what_is_there():
     text=True,
     check=False,
   )
-  assert "--workdir" in found.stdout and "--[no]distributed" in found.stdout
+  assert "--workdir" in found.stdout and "--distributed" in found.stdout

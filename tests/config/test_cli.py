@@ -1,0 +1,164 @@
+"""What the command lines of all verbs share."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+from runs import REPOSITORY
+
+from mrd_jax import cli, main
+from mrd_jax.config import finetuning, pretraining
+from mrd_jax.config.__main__ import PAGE, write_page
+from mrd_jax.config.fields import describe
+from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.finetune import __main__ as finetune
+
+
+@pytest.mark.parametrize(
+  ("verb", "kind"), [(main, pretraining), (finetune, finetuning)]
+)
+def test_help_lists_every_field(verb, kind, capsys):
+  with pytest.raises(SystemExit) as ended:
+    verb.main(["--help"])
+  assert ended.value.code == 0
+  text = capsys.readouterr().out
+  words = " ".join(text.split())
+  for item in describe(kind.Config):
+    star = " *" if item.may_change else ""
+    default = f"[{item.default!r}]{star}"
+    assert f"\n  {item.name}: {item.values} {default}\n" in text
+    assert item.why in words
+
+
+@pytest.mark.parametrize("verb", ["main", "finetune"])
+def test_help_of_a_run_needs_no_jax(verb):
+  script = (
+    f"import sys; sys.argv = ['mrd', {verb!r}, '--help']\n"
+    "from mrd_jax.cli import main\n"
+    "try: main()\nfinally: assert 'jax' not in sys.modules"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True
+  )
+  assert done.returncode == 0 and b"--workdir DIR" in done.stdout, done.stderr
+
+
+def test_the_page_of_all_fields_is_current():
+  """`python -m mrd_jax.config` writes it."""
+  assert PAGE.read_text() == write_page()
+
+
+@pytest.mark.parametrize(
+  ("error", "code", "said"),
+  [
+    (BadInput("a.npy: is empty"), 2, "error: a.npy: is empty\n"),
+    (OSError(28, "No space left", "a"), 2, "error: [Errno 28] No space left: "),
+    (RunFailed("step 3: NaN"), 1, "error: step 3: NaN\n"),
+    *(
+      (
+        ModuleNotFoundError(name=package),
+        2,
+        f"error: this needs {name}, which is not installed: pip install "
+        f"mrd-jax[{extra}]\n",
+      )
+      for package, name, extra in (
+        ("torch", "PyTorch", "torch"),
+        ("torch.nn", "PyTorch", "torch"),
+        ("faiss", "FAISS", "index"),
+        ("wandb", "Weights & Biases", "wandb"),
+      )
+    ),
+  ],
+)
+def test_failures_are_a_sentence_and_a_code(error, code, said, capsys):
+  def fail():
+    raise error
+
+  assert cli.exit_code(fail) == code
+  assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize(
+  "error", [KeyError("x"), ModuleNotFoundError(name="x")]
+)
+def test_bugs_pass(error):
+  def fail():
+    raise error
+
+  with pytest.raises(type(error)):
+    cli.exit_code(fail)
+
+
+def test_every_extra_is_one_of_the_package():
+  setup = (REPOSITORY / "setup.py").read_text()
+  for _, extra in cli.EXTRAS.values():
+    assert f'"{extra}": [' in setup
+
+
+@pytest.mark.parametrize(
+  ("arguments", "field", "value"),
+  [
+    (["--config.train.batch_size=64"], "train.batch_size", 64),
+    (["--config.train.batch_size", "64"], "train.batch_size", 64),
+    (["--config.train.epochs=3"], "train.epochs", 3.0),
+    (["--config.augment.rotate=False"], "augment.rotate", False),
+    (["--noconfig.augment.rotate"], "augment.rotate", False),
+    (["--config.eval.zero_shot=('val',)"], "eval.zero_shot", ("val",)),
+    (["--config.eval.zero_shot", "()"], "eval.zero_shot", ()),
+    (["--config.seed=1", "--config.seed=2"], "seed", 2),
+  ],
+)
+def test_arguments_change_fields(arguments, field, value):
+  """Wherever they stand among the flags of a verb."""
+  config = str(REPOSITORY / "configs" / "base.py")
+  parser = argparse.ArgumentParser(allow_abbrev=False)
+  cli.add_run(parser, pretraining.Config)
+  args, overrides = parser.parse_known_args(
+    ["--config", config, *arguments, "--workdir=runs/a b", "--distributed"]
+  )
+  assert str(args.workdir) == "runs/a b" and args.distributed
+  found = pretraining.from_config_dict(cli.load_config(args.config, overrides))
+  for part in field.split("."):
+    found = getattr(found, part)
+  assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+  ("file", "argument", "words"),
+  [
+    (None, "--config.trian.steps=3", "no such field .*'trian'.*train"),
+    (None, "--config.train.steps=1.5", "--config.train.steps=1.5"),
+    (None, "--config.seed", "Missing value for flag --config.seed"),
+    (None, "--odd=3", "^unknown argument: --odd$"),
+    (None, "odd", "^unknown argument: odd$"),
+    (
+      "get_config = (",
+      None,
+      "config.py: cannot be loaded .* where configs/ is",
+    ),
+    ("import configs.nothing", None, "cannot be loaded .*No module named"),
+    ("x = 3", None, "config.py: has no function get_config"),
+    ("", "missing", "none.py: no such file; name one of configs/"),
+  ],
+)
+def test_what_cannot_be_loaded_is_named(file, argument, words, tmp_path):
+  path = REPOSITORY / "configs" / "base.py"
+  if file is not None:
+    path = tmp_path / "config.py"
+    path.write_text(file)
+  if argument == "missing":
+    path = tmp_path / "none.py"
+  with pytest.raises(BadInput, match=words) as error:
+    cli.load_config(str(path), [argument] if argument else [])
+  assert "\n" not in str(error.value)
+
+
+def test_every_verb_is_there(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["mrd", "paint"])
+  with pytest.raises(SystemExit, match="2"):
+    cli.main()
+  assert "usage: mrd {ablate,compare," in capsys.readouterr().err
+  package = REPOSITORY / "mrd_jax"
+  found = {path.parent.name for path in package.glob("*/__main__.py")}
+  assert set(cli.VERBS) == found - {"config"} | {"main"}
