@@ -154,6 +154,29 @@ def test_what_cannot_be_loaded_is_named(file, argument, words, tmp_path):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("argument", "words"),
+  [
+    ("--config.loss.representation=cosine", "config.loss.representation is"),
+    ("--config.trian.steps=3", "no such field of the config: 'trian'"),
+    ("--config=configs/none.py", "--config configs/none.py: no such file"),
+    ("--config.data.dir=nowhere", "data.dir: nowhere does not exist"),
+    ("--num_processes=2", "--coordinator, --num_processes and --process_id"),
+  ],
+)
+def test_a_run_with_bad_input_is_refused(
+  argument, words, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(REPOSITORY)
+  workdir = tmp_path / "run"
+  arguments = ["--config=configs/debug.py", "--config.data.made_from="]
+  assert main.main([*arguments, f"--workdir={workdir}", argument]) == 2
+  captured = capsys.readouterr()
+  assert captured.err.startswith(f"error: {words}")
+  assert captured.err.count("\n") == 1 and captured.out == ""
+  assert not (workdir / "config.json").exists()
+
+
 def test_every_verb_is_there(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["mrd", "paint"])
   with pytest.raises(SystemExit, match="2"):

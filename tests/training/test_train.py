@@ -526,30 +526,6 @@ def test_bad_configs_name_field_and_remedy(
   assert not (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize(
-  ("option", "message"),
-  [
-    (
-      "--config.loss.representation=cosine",
-      "error: config.loss.representation is 'cosine', must be one of "
-      "'similarity', 'euclidean', 'partial_order'",
-    ),
-    ("--config.trian.steps=3", "error: no such field .*'trian'.*train"),
-    ("--config.train.steps=1.5", "error: .*--config.train.steps=1.5"),
-    (
-      "--config=configs/none.py",
-      "error: --config configs/none.py: no such file",
-    ),
-  ],
-)
-def test_command_line_errors_are_one_sentence(
-  data_dir, tmp_path, option, message
-):
-  errors = run(command(data_dir, tmp_path, option), expect=2).strip()
-  assert len(errors.splitlines()) == 1
-  assert re.match(message, errors), errors
-
-
 def test_a_damaged_shard_is_named(data_dir, tmp_path):
   damaged = tmp_path / "damaged"
   shutil.copytree(data_dir, damaged)
