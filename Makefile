@@ -42,7 +42,7 @@ types: $(VENV)/.ready-dev
 test-py312:
 	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev,index,wandb test
 
-DEV_EXTRAS ?= dev,torch,onnx,draco,index,wandb
+DEV_EXTRAS ?= dev,torch,onnx,draco,index,wandb,beam
 
 $(VENV)/.ready: setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install -q -e ".$(if $(EXTRAS),[$(EXTRAS)])"

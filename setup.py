@@ -30,7 +30,6 @@ setup(
   entry_points={"console_scripts": ["mrd = mrd_jax.cli:main"]},
   install_requires=[
     "absl-py",
-    "apache-beam>=2.70",
     "array_record>=0.8",
     "chex>=0.1.90",
     # Renders meshes.  Elsewhere there is no wheel; only `prepare meshes` asks.
@@ -59,6 +58,7 @@ setup(
     "trimesh>=5",
   ],
   extras_require={
+    "beam": ["apache-beam>=2.70"],  # preparation on a cluster
     "draco": ["DracoPy>=2"],  # compressed glTF
     "index": ["faiss-cpu>=1.12"],  # search among many shapes
     "wandb": ["wandb>=0.20"],
