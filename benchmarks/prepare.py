@@ -1,17 +1,16 @@
-"""Times the stages of `prepare meshes`, and CLIP inside or beside Beam.
+"""Times the stages of `prepare meshes`, and CLIP inside or beside its workers.
 
   python -m benchmarks.prepare --size b32 --batch 16
 
-1. Milliseconds of processor time a shape takes on one core: the Beam workers'
+1. Milliseconds of processor time a shape takes on one core: the workers'
    part (read, sample, render, encode) for bumpy spheres of 20,480 faces, half
    with a texture (.glb), half without colours (.obj); and the part of the
    teacher's process that no accelerator does (decode, crop, write a record).
 2. The same images through the same CLIP with random weights, `ClipTeacher` in
-   both: in one process over all its devices, as `prepare/job/add_features.py` has it, and
-   in the workers of the local Beam runner, each with its own copy and its part
-   of the images.  The ways take turns; the workers wait for each other before
-    the clock starts.  Memory is the sum of the processes' peaks (VmHWM), without
-   the runner's.
+   both: in one process over all its devices, as `prepare/job/add_features.py`
+   has it, and in the workers of a job, each with its own copy and its part of
+   the images.  The ways take turns; the workers wait for each other before
+    the clock starts.  Memory is the sum of the processes' peaks (VmHWM).
 
 Prints two tables, medians and ranges, and what follows from the first.  With
 accelerators set XLA_PYTHON_CLIENT_PREALLOCATE=false, or the first worker takes
@@ -43,6 +42,7 @@ import numpy as np
 from benchmarks.reading import pin
 from mrd_jax.data.records import TextKind, encode
 from mrd_jax.data.surfaces import sample_surface
+from mrd_jax.io.images import encode_png
 from mrd_jax.io.meshes.read import read_mesh
 from mrd_jax.metrics.table import render
 from mrd_jax.models.clip import SIZES, TowerSize
@@ -54,14 +54,13 @@ from mrd_jax.prepare.job.drafts import (
   serialize_draft,
   to_record,
 )
-from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome, run
-from mrd_jax.prepare.mesh import convert
+from mrd_jax.prepare.job.engine import Engine, Item, Outcome, run
 from mrd_jax.prepare.mesh.renders import render_views
 from mrd_jax.prepare.openshape.sample import GREY
 
 KINDS = ("glb", "obj")  # with a texture, without colours
 DRAFTING = ("read .glb", "read .obj", "sample", "render", "encode PNG")
-WAYS = ("one process", "Beam workers")
+WAYS = ("one process", "workers")
 NAME = Text("a shape", TextKind.RAW)
 _PATIENCE = 600  # seconds, for workers that are being loaded
 
@@ -114,7 +113,7 @@ def one_core() -> Iterator[None]:
 def make_drafts(
   paths: list[Path], args: argparse.Namespace
 ) -> tuple[Times, list[Draft]]:
-  """What a Beam worker does, step by step."""
+  """What a worker does, step by step."""
   times: Times = {step: [] for step in DRAFTING}
   drafts = []
   for i, path in enumerate([*paths[: len(KINDS)], *paths]):
@@ -126,11 +125,13 @@ def make_drafts(
     with clock(found, "render"):
       views = render_views(mesh, views=args.views, image_size=args.image_size)
     with clock(found, "encode PNG"):
-      images = [convert._png(view) for view in views]
+      images = [encode_png(view) for view in views]
     if rgb is None:
       rgb = np.full_like(xyz, GREY)
     file = path.name
-    drafts.append(Draft(file, file, xyz, rgb, images, [NAME], "meshes"))
+    drafts.append(
+      Draft("train", file, file, xyz, rgb, images, [NAME], "meshes")
+    )
   return times, drafts[len(KINDS) :]
 
 
@@ -158,12 +159,9 @@ def write_model(folder: Path, args: argparse.Namespace) -> Path:
     }
 
   vision = {"image_size": size.image_size, "patch_size": size.patch_size}
-  return make_clip(
-    folder,
-    embed_dim=size.embed_dim,
-    text=tower(size.text) | {"vocab_size": size.vocabulary},
-    vision=tower(size.vision) | vision,
-  )
+  text = tower(size.text) | {"vocab_size": size.vocabulary}
+  vision = tower(size.vision) | vision
+  return make_clip(folder, embed_dim=size.embed_dim, text=text, vision=vision)
 
 
 def make_records(
@@ -182,19 +180,21 @@ def make_records(
   for i in range(args.rounds + 1):
     found = times if i else {}  # the first round imports TFDS
     drafts = read_drafts(folder)
-    with shards.ShardWriter(folder, "records", serialize) as writer:
-      for views_VD in np.split(features, args.meshes):
-        with clock(found, "read the draft"):
-          draft = next(drafts)
-        with clock(found, "decode and crop"):
-          for image in draft.images:
-            prepare(image)
-        with clock(found, "write the record"):
-          writer.add(
-            "train", encode(add_features._shape(draft, views_VD, texts))
-          )
-      with clock(found, "commit (all shapes)"):
-        writer.commit()
+    committing = contextlib.ExitStack()
+    writer = committing.enter_context(
+      shards.ShardWriter(folder, "records", serialize)
+    )
+    for views_VD in np.split(features, args.meshes):
+      with clock(found, "read the draft"):
+        draft = next(drafts)
+      with clock(found, "decode and crop"):
+        for image in draft.images:
+          prepare(image)
+      with clock(found, "write the record"):
+        shape = add_features.to_shape(draft, views_VD, texts)
+        writer.add("train", encode(shape))
+    with clock(found, "commit (all shapes)"):
+      committing.close()
   return times
 
 
@@ -266,7 +266,7 @@ def embed_all(
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
       pool.submit(units[0].embed).result()
   else:
-    run(units, out / "shards", serialize_draft, BeamConfig())
+    run(units, out / "shards", serialize_draft, Engine(workers=parts))
   whole = time.time() - begin
   costs = [json.loads((out / f"{u.name}.cost").read_text()) for u in units]
   images = sum(cost["images"] for cost in costs)
@@ -303,7 +303,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with shards.ShardWriter(folder, "drafts", serialize_draft) as writer:
       for draft in drafts:
         writer.add("train", to_record(draft))
-      writer.commit()
     ways: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     features = {}
     for i in range(args.rounds):
@@ -335,7 +334,7 @@ def tables(result: dict[str, Any], args: argparse.Namespace) -> str:
   drafts, records = result["drafts"], result["records"]
   steps = [
     [step, where, span([1e3 * x for x in values], 1)]
-    for where, times in (("Beam worker", drafts), ("teacher's host", records))
+    for where, times in (("worker", drafts), ("teacher's host", records))
     for step, values in times.items()
   ]
   ways = []
@@ -398,6 +397,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  from benchmarks import prepare  # what workers unpickle has a module's name
-
-  prepare.main()
+  main()

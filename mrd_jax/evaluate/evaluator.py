@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mrd_jax.data import dataset
+from mrd_jax.data.captions import coverage, read_captions
 from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
@@ -20,7 +21,6 @@ from mrd_jax.metrics.relation_gap import relation_gap
 from mrd_jax.metrics.retrieval import retrieval
 from mrd_jax.metrics.zero_shot import confusion, zero_shot
 from mrd_jax.parallel import sharding
-from mrd_jax.prepare.test_sets.cap3d import coverage, read_captions
 
 
 class Result(NamedTuple):

@@ -12,15 +12,15 @@ from mrd_jax.errors import BadInput
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
   """Yields a name beside `path` for a file that then takes its place.
 
   What is written under that name reaches the disk before the one rename, so
   after a kill or a power cut `path` is the old file or the new one, whole.  If
   the block raises, `path` stays as it was and nothing is left beside it.  The
-  name ends in ".tmp": give writers that look at it a file object or a format.
+  name ends in `suffix`: give writers that look at it a file object or a format.
   """
-  temporary = path.with_name(path.name + ".tmp")
+  temporary = path.with_name(path.name + suffix)
   try:
     yield temporary
     with temporary.open("rb") as file:

@@ -1,174 +1,47 @@
-"""The command line of `python -m mrd_jax.prepare`."""
+"""Declares the flags that several kinds share, and reads them."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from mrd_jax.cli import at_least
+from mrd_jax.errors import BadInput
+
+if TYPE_CHECKING:
+  from mrd_jax.prepare.job.engine import Engine
+  from mrd_jax.prepare.job.teacher import TeacherConfig
+  from mrd_jax.prepare.test_sets.common import EvaluationSet
 
 
-def _remap(text: str) -> tuple[str, str]:
-  old, separator, new = text.partition("=")
-  if not old or not separator:
-    raise argparse.ArgumentTypeError("expected OLD=NEW")
-  return old, new
+def add_input(parser: argparse.ArgumentParser, what: str) -> None:
+  """Adds --input."""
+  parser.add_argument("--input", required=True, help=what)
 
 
-def _share(text: str) -> float:
-  try:
-    share = float(text)
-  except ValueError:
-    share = -1.0
-  if not 0 <= share < 1:
-    raise argparse.ArgumentTypeError("expected a number from 0 to below 1")
-  return share
+def add_output(parser: argparse.ArgumentParser) -> None:
+  """Adds --output."""
+  parser.add_argument("--output", required=True, help="folder to create")
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """Reads the command line; `kind` is the first argument."""
-  parser = argparse.ArgumentParser(
-    prog="python -m mrd_jax.prepare",
-    description="Makes a dataset that training can read (docs/data.md).",
-  )
-  kinds = parser.add_subparsers(required=True, dest="kind", metavar="KIND")
-
-  kind = _add(kinds, "openshape", "data in OpenShape's layout")
-  _add_input(kind, "folder with meta_data/")
-  kind.add_argument(
-    "--download",
-    action="store_true",
-    help="fetch what --input lacks from the Hugging Face hub first (205 GB "
-    "without --parts)",
-  )
-  kind.add_argument(
-    "--parts",
-    help="only these folders, for instance 'ABO,Objaverse/000-00*'",
-  )
-  kind.add_argument(
-    "--splits",
-    help="comma-separated: train, val, lvis, modelnet40, scanobjectnn, or a "
-    "list of meta_data/split by its name (default: the first five, where "
-    "present)",
-  )
-  kind.add_argument(
-    "--root-remap",
-    type=_remap,
-    metavar="OLD=NEW",
-    help="replace the beginning of the lists' paths (default: found by itself)",
-  )
-  _add_limit(kind)
-  kind.add_argument(
-    "--teacher", help="which model made the features, in words, for the record"
-  )
-  _add_beam(kind)
-
-  kind = _add(kinds, "meshes", "a folder of meshes")
-  kind.add_argument(
-    "input", metavar="DIR", help="of .glb, .gltf, .obj, .ply, .stl, .off"
-  )
-  kind.add_argument("--texts", help="CSV table: file, name, caption, ...")
-  kind.add_argument(
-    "--up",
-    choices=("y", "z"),
-    default="y",
-    help="axis that is up, but in glTF, where it is y (default: y)",
-  )
-  kind.add_argument("--num-points", type=at_least(1), default=10_000)
-  kind.add_argument("--views", type=at_least(1), default=12)
-  kind.add_argument("--image-size", type=at_least(8), default=224)
-  kind.add_argument("--seed", type=at_least(0), default=0)
-  kind.add_argument(
-    "--val-share",
-    type=_share,
-    default=0.0,
-    help="share of the training shapes that become the split val (default: 0)",
-  )
-  kind.add_argument(
-    "--no-file-names",
-    action="store_true",
-    help="do not name shapes after their files",
-  )
-  _add_teacher(kind, required=True)
-  kind.add_argument(
-    "--captioner",
-    help="image-to-text model for shapes without a caption (needs PyTorch)",
-  )
-  _add_beam(kind)
-
-  kind = _add(kinds, "ulip2", "ULIP-2's ShapeNet triplets")
-  _add_input(kind, "folder with shapenet_pc/")
-  kind.add_argument(
-    "--captions-per-view",
-    type=at_least(1),
-    default=1,
-    help="how many the teacher reads, to keep the best (default: 1; 10 exist)",
-  )
-  _add_limit(kind)
-  _add_teacher(kind, required=True)
-  _add_beam(kind)
-
-  for name, what in (
-    ("scanobjectnn", "ScanObjectNN's h5_files"),
-    ("modelnet40", "ModelNet40"),
-  ):
-    kind = _add(kinds, name, f"{what}, for evaluation")
-    _add_input(kind, f"folder with {what}")
-    if name == "scanobjectnn":
-      kind.add_argument("--variants", default="obj_only,obj_bg,pb_t50_rs")
-    else:
-      forms = ("hdf5", "txt", "openshape")
-      kind.add_argument("--form", choices=forms, required=True)
-      kind.add_argument("--classes", type=int, choices=(10, 40), default=40)
-    kind.add_argument("--parts", default="test", help="train, test or both")
-    kind.add_argument("--class-features", help="OpenShape's .npy of them")
-    _add_teacher(kind, required=False)
-    _add_beam(kind)
-
-  kind = kinds.add_parser(
-    "captions", help="Cap3D's captions, beside a prepared dataset"
-  )
-  _add_input(kind, "one of Cap3D's CSV files")
-  kind.add_argument("--data", required=True, help="the prepared dataset")
-  kind.add_argument("--splits", default="lvis")
-
-  kind = _add(kinds, "procedural", "the embedded synthetic data")
-  for flag, text in (
-    ("--train", "shapes to train on"),
-    ("--val", "shapes to validate on"),
-    ("--num-points", "points per shape"),
-    ("--num-views", "image features per shape"),
-    ("--embed-dim", "width of the features"),
-  ):
-    # Absent flags stay absent: the defaults are those of `generate`.
-    kind.add_argument(
-      flag, type=at_least(1), default=argparse.SUPPRESS, help=text
-    )
-  kind.add_argument("--seed", type=int, default=argparse.SUPPRESS)
-  return parser.parse_args(argv)
-
-
-def _add(kinds, name: str, what: str) -> argparse.ArgumentParser:
-  kind = kinds.add_parser(name, help=what)
-  kind.add_argument("--output", required=True, help="folder to create")
-  return kind
-
-
-def _add_input(kind: argparse.ArgumentParser, what: str) -> None:
-  kind.add_argument("--input", required=True, help=what)
-
-
-def _add_limit(kind: argparse.ArgumentParser) -> None:
-  kind.add_argument(
+def add_limit(parser: argparse.ArgumentParser) -> None:
+  """Adds --limit."""
+  parser.add_argument(
     "--limit", type=at_least(1), help="at most so many shapes of each list"
   )
 
 
-def _add_beam(kind: argparse.ArgumentParser) -> None:
-  kind.add_argument(
-    "--beam_runner",
-    default="DirectRunner",
-    help="Apache Beam's runner (default: DirectRunner, all cores)",
+def add_engine(parser: argparse.ArgumentParser) -> None:
+  """Adds what `engine` reads."""
+  parser.add_argument(
+    "--workers",
+    type=at_least(1),
+    help="processes on this machine, at most (default: one a core)",
   )
-  kind.add_argument(
+  parser.add_argument(
+    "--beam_runner",
+    help="run on a cluster, with this runner of Apache Beam (default: run here)",
+  )
+  parser.add_argument(
     "--beam_pipeline_options",
     default="",
     metavar="NAME=VALUE,...",
@@ -176,18 +49,65 @@ def _add_beam(kind: argparse.ArgumentParser) -> None:
   )
 
 
-def _add_teacher(kind: argparse.ArgumentParser, required: bool) -> None:
-  kind.add_argument(
+def engine(args: argparse.Namespace) -> "Engine":
+  """Says where the job runs."""
+  from mrd_jax.prepare.job.engine import Engine
+
+  return Engine(args.workers, args.beam_runner, args.beam_pipeline_options)
+
+
+def add_teacher(parser: argparse.ArgumentParser, required: bool) -> None:
+  """Adds what `teacher` reads, but --captioner."""
+  parser.add_argument(
     "--teacher",
     required=required,
     help="a Hugging Face CLIP: folder, or user/model on the hub",
   )
-  kind.add_argument("--revision", help="of the model on the hub")
-  kind.add_argument(
+  parser.add_argument("--revision", help="of the model on the hub")
+  parser.add_argument(
     "--dtype", choices=("bfloat16", "float32"), default="bfloat16"
   )
-  kind.add_argument(
+  parser.add_argument(
     "--batch-size", type=at_least(1), default=64, help="on each device"
   )
-  kind.add_argument("--templates", help="JSON or .txt (default: ours)")
-  kind.add_argument("--template-key", help="which list of the JSON")
+  parser.add_argument("--templates", help="JSON or .txt (default: ours)")
+  parser.add_argument("--template-key", help="which list of the JSON")
+
+
+def teacher(args: argparse.Namespace) -> "TeacherConfig":
+  """Says which model makes the features."""
+  from mrd_jax.prepare.job.teacher import TeacherConfig
+
+  return TeacherConfig(
+    model=args.teacher,
+    revision=args.revision,
+    dtype=args.dtype,
+    batch_size=args.batch_size,
+    templates=args.templates,
+    template_key=args.template_key,
+    captioner=getattr(args, "captioner", None),
+  )
+
+
+def add_test_set(parser: argparse.ArgumentParser) -> None:
+  """Adds what `convert_test_set` reads."""
+  parser.add_argument("--parts", default="test", help="train, test or both")
+  parser.add_argument("--class-features", help="OpenShape's .npy of them")
+  add_teacher(parser, required=False)
+  add_engine(parser)
+
+
+def convert_test_set(
+  args: argparse.Namespace,
+  read: "Callable[[int], Sequence[EvaluationSet]]",
+) -> str:
+  """Makes a dataset of labelled sets; returns what to print."""
+  from mrd_jax.prepare.test_sets.convert import ClassFeatures, convert
+
+  if (args.teacher is None) == (args.class_features is None):
+    raise BadInput("give either --teacher or --class-features")
+  classes = ClassFeatures(
+    teacher=teacher(args) if args.teacher else None, file=args.class_features
+  )
+  report = convert(args.input, args.output, read, classes, engine=engine(args))
+  return f"{report}\nwritten to {args.output}"

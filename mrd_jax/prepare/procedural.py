@@ -61,10 +61,7 @@ def generate(
     return write_dataset(
       output_dir,
       "procedural",
-      {
-        "train": lambda: shapes(0, train),
-        "val": lambda: shapes(train, val),
-      },
+      {"train": shapes(0, train), "val": shapes(train, val)},
       TEACHER,
       dict.fromkeys(("train", "val"), procedural.CLASS_NAMES),
       dict.fromkeys(("train", "val"), features),

@@ -13,7 +13,6 @@ train.txt, test.txt                                 file names of the clouds
 import collections
 import dataclasses
 import functools
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,20 +23,13 @@ import numpy as np
 from mrd_jax.data.records import SCHEMA, TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
-from mrd_jax.io.files import read_json
-from mrd_jax.prepare.job import engine
-from mrd_jax.prepare.job.add_features import teach
-from mrd_jax.prepare.job.drafts import (
-  DRAFTS_PER_SHARD,
-  Draft,
-  Text,
-  serialize_draft,
-  to_record,
-)
-from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome
-from mrd_jax.prepare.job.job import Made, make_dataset
-from mrd_jax.prepare.job.outcome import Report
-from mrd_jax.prepare.job.shards import Reject, write_text
+from mrd_jax.io.files import read_json, write_json
+from mrd_jax.prepare.job.add_features import make_records
+from mrd_jax.prepare.job.dataset_writer import Made
+from mrd_jax.prepare.job.drafts import DRAFTS_PER_SHARD, Draft, Text, to_record
+from mrd_jax.prepare.job.engine import Engine, Item, Outcome
+from mrd_jax.prepare.job.job import Report, make_dataset
+from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.openshape.sample import GREY
 
@@ -54,7 +46,7 @@ def convert(
   *,
   captions_per_view: int = 1,
   limit: int | None = None,
-  beam_config: BeamConfig | None = None,
+  engine: Engine | None = None,
 ) -> Report:
   """Makes a dataset of the triplets.
 
@@ -69,7 +61,7 @@ def convert(
       one that fits the view best, by cosine, is kept.  BLIP-2 left ten a view,
       unordered, so 1 takes the first as it comes.
     limit: At most so many shapes.
-    beam_config: Where clouds are read.
+    engine: Where clouds are read.
 
   Returns:
     The counts, also written to `output_dir`.
@@ -105,34 +97,18 @@ def convert(
   def make(folder: Path) -> Made:
     loaded = teacher.load()
     (folder / "captions").mkdir(exist_ok=True)
-    units = [
-      TripletUnit(
-        name,
-        root / _CLOUDS,
-        renders,
-        folder / "captions" / name,
-        part,
-        {file: names.get(file.partition("-")[0], "") for file in part},
-      )
-      for start in range(0, len(files), DRAFTS_PER_SHARD)
-      for name in [f"shapes-{start:09d}"]
-      for part in [files[start : start + DRAFTS_PER_SHARD]]
-    ]
+    units = []
+    for start in range(0, len(files), DRAFTS_PER_SHARD):
+      name, part = f"shapes-{start:09d}", files[start:][:DRAFTS_PER_SHARD]
+      said = {file: names.get(file.partition("-")[0], "") for file in part}
+      own = folder / "captions" / name
+      unit = TripletUnit(name, root / _CLOUDS, renders, own, part, said)
+      units.append(unit)
     _write_captions(units, captions, captions_per_view, listed)
-    drafts, shards = folder / "drafts", folder / "shards"
-    engine.run(units, drafts, serialize_draft, beam_config or BeamConfig())
-    stems = list(engine.stems(units, drafts))
-    return Made(
-      folder=shards,
-      commits=teach(drafts, stems, shards, loaded),
-      listed={"train": len(files)},
-      teacher=loaded.clip.name,
-      embed_dim=loaded.clip.embed_dim,
-      class_names={},
-      class_features={},
-    )
+    no_classes = {"class_names": {}, "class_features": {}}
+    return make_records(folder, units, loaded, engine, **no_classes)
 
-  return make_dataset(output_dir, job, "ulip2", make)
+  return make_dataset(output_dir, job, "ulip2", {"train": len(files)}, make)
 
 
 def _root(given: Path) -> Path:
@@ -219,7 +195,7 @@ def _write_captions(
     )
   for unit in missing:
     own = {key: found[key] for key in map(_key, unit.files) if key in found}
-    write_text(unit.captions, json.dumps(own))
+    write_json(unit.captions, own)
 
 
 def _key(file: str) -> str:
@@ -277,6 +253,7 @@ class TripletUnit:
       detail = f"{self.renders}: holds no render of {key}"
       return reject("images", "missing file", detail)
     draft = Draft(
+      split="train",
       id=key,
       file=file,
       xyz=xyz,

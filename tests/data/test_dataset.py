@@ -54,7 +54,7 @@ def test_round_trip(tmp_path):
   meta = write_dataset(
     tmp_path / "out",
     "test",
-    {"train": shapes, "val": lambda: iter(shapes[:3])},
+    {"train": shapes, "val": iter(shapes[:3])},
     "nobody",
     {"val": names},
     {"val": rows},
@@ -102,7 +102,7 @@ def test_a_failure_leaves_nothing(tmp_path):
     raise RuntimeError("disk on fire")
 
   with pytest.raises(RuntimeError):
-    write_dataset(tmp_path / "out", "test", {"train": broken}, "t", {}, {})
+    write_dataset(tmp_path / "out", "test", {"train": broken()}, "t", {}, {})
   with pytest.raises(BadInput, match="not one shape"):
     write_dataset(tmp_path / "out", "test", {"train": []}, "t", {}, {})
   other = tiny_shape(1, image_feat=np.ones((2, 8)), texts=[], text_kind=[])
@@ -137,7 +137,7 @@ def slow():
     yield tiny_shape(i)
   print("half-way", flush=True)
   time.sleep(60)
-write_dataset({str(tmp_path / "out")!r}, "test", {{"a": slow}}, "t", {{}}, {{}})
+write_dataset({str(tmp_path / "out")!r}, "test", {{"a": slow()}}, "t", {{}}, {{}})
 """
   process = subprocess.Popen(
     [sys.executable, "-c", program],

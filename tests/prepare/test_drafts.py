@@ -25,6 +25,7 @@ TEXTS = (
 def make_draft(images, texts=TEXTS, **others):
   rng = np.random.default_rng(0)
   values = {
+    "split": "train",
     "id": "möbel/椅子 1",
     "file": "möbel/椅子 1.glb",
     "xyz": rng.normal(size=(7, 3)).astype(np.float32),
@@ -85,7 +86,6 @@ def test_through_a_shard(tmp_path):
   with ShardWriter(tmp_path, "s", serialize_draft) as writer:
     for draft in drafts:
       writer.add("train" if draft.label % 2 else "test", to_record(draft))
-    writer.commit()
   commit = read_commit(tmp_path, "s")
   counts = {s.split: (s.records, s.without_text) for s in commit.shards}
   assert counts == {"test": (2, 1), "train": (2, 0)}

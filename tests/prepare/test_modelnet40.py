@@ -1,6 +1,7 @@
 """ModelNet40 as .h5, as .txt with normals, and as OpenShape's .npy."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -176,8 +177,7 @@ def test_txt_refuses_single_shapes(tmp_path, content, field, reason, detail):
   )
   assert refused.file == str(root / "airplane" / "airplane_0002.txt")
   assert refused.detail.startswith(f"field '{field}': ")
-  with pytest.raises(type(refused), match=detail):
-    raise refused
+  assert re.search(detail, refused.detail)
 
 
 def test_txt_class_that_is_not_listed(tmp_path):
@@ -243,7 +243,6 @@ def test_openshape(tmp_path):
   np.testing.assert_array_equal(stand.xyz, clouds(3)[1])
   assert encode(plane)["rgb"].max() == 100 and plane.image_feat.shape == (0, D)
   assert (lamp.id, lamp.field) == ("lamp_0125", "category")
-  assert [shape.id for shape in found.shapes(range(1, 2))] == ["tv_stand_0268"]
   assert "3 shapes where the published set has 2,468" in found.problems[0]
 
 

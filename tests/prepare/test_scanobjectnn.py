@@ -147,7 +147,6 @@ def test_openshape_without_colours(tmp_path):
   assert encode(shapes[0])["rgb"].max() == 102
   assert found.class_names == scanobjectnn.CLASS_NAMES
   assert "3 shapes where the published set has 2,890" in found.problems[0]
-  assert next(found.shapes(range(2, 3))).id == "openshape-00002"
 
 
 def test_openshape_clouds_of_different_sizes(tmp_path):

@@ -13,7 +13,7 @@ from mrd_jax.data.records import TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.images import to_rgb
 from mrd_jax.prepare.job import add_features, shards
-from mrd_jax.prepare.job.dataset_writer import assemble
+from mrd_jax.prepare.job.dataset_writer import Made, assemble
 from mrd_jax.prepare.job.drafts import Draft, Text, serialize_draft, to_record
 from mrd_jax.prepare.job.shards import Reject, ShardWriter
 from mrd_jax.prepare.job.teacher import Teacher
@@ -98,6 +98,7 @@ def png(value):
 def make_draft(row, images=None, texts=(), **others):
   rng = np.random.default_rng(row)
   values = {
+    "split": "train",
     "id": f"id{row}",
     "file": f"file{row}",
     "xyz": rng.normal(size=(5, 3)).astype(np.float32),
@@ -113,13 +114,9 @@ def write(folder, stem, drafts, rejects=(), problems=()):
   folder.mkdir(exist_ok=True)
   with ShardWriter(folder, stem, serialize_draft) as writer:
     for draft in drafts:
-      split = "train"
-      if isinstance(draft, tuple):
-        split, draft = draft
-      writer.add(split, to_record(draft))
+      writer.add(draft.split, to_record(draft))
     writer.rejects += rejects
     writer.problems += problems
-    writer.commit()
   return stem
 
 
@@ -138,10 +135,16 @@ def run_one(tmp_path, clip, drafts, captioner=None):
 
 
 def records(tmp_path, commits, split="train"):
-  names = {"name": "x", "teacher": "fake", "embed_dim": DIM}
-  empty = {"class_names": {}, "class_features": {}}
+  made = Made(
+    folder=tmp_path / "shards",
+    commits=commits,
+    teacher="fake",
+    embed_dim=DIM,
+    class_names={},
+    class_features={},
+  )
   out = tmp_path / "out"
-  assemble(tmp_path / "shards", commits, out, **names, **empty)
+  assemble(made, out, "x")
   return list(open_split(out, split))
 
 
@@ -195,11 +198,11 @@ def test_groups_keep_order_splits_rejects_and_problems(
   folder = tmp_path / "drafts"
   rejects = [Reject("val", f"f{i}", f"x{i}", None, "bad", "why") for i in "ab"]
   stems = [
-    write(folder, "b", [make_draft(0), ("val", make_draft(1))]),
+    write(folder, "b", [make_draft(0), make_draft(1, split="val")]),
     write(folder, "a", [make_draft(2)], rejects[:1], ["one"]),
     write(folder, "d", [], rejects[1:], ["two"]),
-    write(folder, "c", [("val", make_draft(3)), make_draft(4)]),
-    write(folder, "e", [("val", make_draft(5))]),
+    write(folder, "c", [make_draft(3, split="val"), make_draft(4)]),
+    write(folder, "e", [make_draft(5, split="val")]),
   ]
   commits = run(tmp_path, clip, stems)
   assert [commit.rejects for commit in commits] == [*([r] for r in rejects), []]
@@ -236,7 +239,7 @@ def test_a_bad_image_costs_its_shape_alone(tmp_path, clip):
     make_draft(1, [png(3), b"no image", png(4)], [Text("x", TextKind.BLIP)]),
     make_draft(2),
     make_draft(3, [str(broken)]),
-    ("val", make_draft(4, [str(absent)])),
+    make_draft(4, [str(absent)], split="val"),
     make_draft(5, [png(6), png(7), png(8)], [Text("y", TextKind.BLIP)]),
   ]
   commit, found = run_one(tmp_path, clip, drafts)
@@ -371,7 +374,7 @@ def test_what_is_there_is_not_made_again(tmp_path, clip, monkeypatch):
   stems = [write(folder, name, [make_draft(i)]) for i, name in enumerate("abc")]
   first = run(tmp_path, clip, stems[:2])
   assert clip.image_calls == 2
-  (tmp_path / "shards" / "000002-train.tmp-1").write_text("half")
+  (tmp_path / "shards" / "000002-train.array_record.tmp-1").write_text("half")
   (tmp_path / "shards" / "000002-train.array_record").write_text(
     "not committed"
   )

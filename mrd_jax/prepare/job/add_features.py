@@ -1,10 +1,10 @@
-"""The teacher's stage: drafts in, records with features out.
+"""Adds a teacher's features: drafts in, records out.
 
 One process with all its devices, because a teacher is loaded and compiled
-once and wants large batches: inside the Beam workers each of them would hold
-its own copy, and they could not share an accelerator.  What is left to do
+once and wants large batches: inside the workers each of them would hold its
+own copy, and they could not share an accelerator.  What is left to do
 afterwards, encoding and writing, takes milliseconds a shape, so it is done
-here and there is no second Beam stage (figures: `docs/benchmarks.md`).
+here and not by the workers again (figures: `docs/benchmarks.md`).
 """
 
 import dataclasses
@@ -13,16 +13,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from mrd_jax.data.records import ImageKind, Shape, TextKind, encode
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import write_text
 from mrd_jax.io.images import to_rgb
-from mrd_jax.prepare.job import shards
-from mrd_jax.prepare.job.drafts import Draft, Text, read_draft
+from mrd_jax.prepare.job import engine, shards
+from mrd_jax.prepare.job.dataset_writer import Made
+from mrd_jax.prepare.job.drafts import Draft, Text, read_draft, serialize_draft
 from mrd_jax.prepare.job.shards import (
   Commit,
   Reject,
@@ -37,7 +39,36 @@ if TYPE_CHECKING:
   from mrd_jax.teachers.captions import Captioner
   from mrd_jax.teachers.clip import ClipTeacher
 
+DRAFTS = "drafts"  # folder of the drafts in that of the job
 _GROUP = 32  # shards of drafts that become one of records
+
+Features = Mapping[tuple[str, bool], np.ndarray]  # (text, prompted) -> (D,)
+
+
+def make_records(
+  folder: Path,
+  units: Sequence[engine.Unit],
+  teacher: Teacher,
+  where: engine.Engine | None,
+  **classes: Any,
+) -> Made:
+  """Makes the drafts of all units, and records of them.
+
+  Args:
+    folder: The job's folder.
+    units: Their outcomes are drafts.
+    teacher: Makes the features.
+    where: Where the units run.
+    **classes: The fields of `Made` about classes.
+  """
+  stems = engine.run(units, folder / DRAFTS, serialize_draft, where)
+  return Made(
+    folder=folder / "shards",
+    commits=teach(folder / DRAFTS, stems, folder / "shards", teacher),
+    teacher=teacher.clip.name,
+    embed_dim=teacher.clip.embed_dim,
+    **classes,
+  )
 
 
 def teach(
@@ -64,7 +95,16 @@ def teach(
   """
   folder.mkdir(exist_ok=True)
   shards.remove_temporaries(folder)
-  _check_same_teacher(folder, teacher.clip)
+  # A model can change under its name while a job waits to go on.
+  file = folder / "teacher"
+  if not file.is_file():
+    write_text(file, teacher.clip.fingerprint)
+  elif file.read_text() != teacher.clip.fingerprint:
+    raise BadInput(
+      f"{folder}: was begun with other files of the model than "
+      f"{teacher.clip.name}; bring those back to go on, or remove "
+      f"{folder.parent} to start afresh"
+    )
   groups = [stems[i : i + _GROUP] for i in range(0, len(stems), _GROUP)]
   commits = []
   for index, group in enumerate(tqdm(groups, unit="shard", disable=None)):
@@ -78,18 +118,6 @@ def teach(
   return commits
 
 
-def _check_same_teacher(folder: Path, clip: "ClipTeacher") -> None:
-  """A model can change under its name while a job waits to go on."""
-  file = folder / "teacher"
-  if not file.is_file():
-    shards.write_text(file, clip.fingerprint)
-  elif file.read_text() != clip.fingerprint:
-    raise BadInput(
-      f"{folder}: was begun with other files of the model than {clip.name}; "
-      f"bring those back to go on, or remove {folder.parent} to start afresh"
-    )
-
-
 def _make(
   drafts: Path,
   group: Sequence[str],
@@ -101,12 +129,11 @@ def _make(
   clip, captioner = teacher.clip, teacher.captioner
   serialize = functools.partial(serialize_record, embed_dim=clip.embed_dim)
   with ShardWriter(folder, stem, serialize) as writer:
-    loaded: list[tuple[str, Draft]] = []
-    for commit in (shards.read_commit(drafts, name) for name in group):
+    loaded: list[Draft] = []
+    for commit in engine.read_commits(drafts, group):
       writer.rejects += commit.rejects
       writer.problems += commit.problems
-      files = shards.read_files(drafts, commit)
-      loaded += [(split, read_draft(content)) for split, content in files]
+      loaded += [read_draft(c) for _, c in shards.read_files(drafts, commit)]
     try:
       features = _image_features(clip, loaded)
     except BadInput:  # of one image, and it must not cost the others
@@ -114,32 +141,28 @@ def _make(
       features = _image_features(clip, loaded)
     if captioner is not None:
       loaded = _captioned(loaded, captioner)
-    texts = _text_features(clip, [d for _, d in loaded], teacher.templates)
-    for (split, draft), images in zip(loaded, features, strict=True):
+    texts = _text_features(clip, loaded, teacher.templates)
+    for draft, images_VD in zip(loaded, features, strict=True):
       try:
-        record = encode(_shape(draft, images, texts))
+        record = encode(to_shape(draft, images_VD, texts))
       except BadInput as error:
         why = field_of(error), "bad value", str(error)
-        writer.rejects.append(Reject(split, draft.file, draft.id, *why))
+        writer.rejects.append(Reject(draft.split, draft.file, draft.id, *why))
       else:
-        writer.add(split, record)
-    writer.commit()
+        writer.add(draft.split, record)
 
 
 def _image_features(
-  teacher: "ClipTeacher", loaded: Sequence[tuple[str, Draft]]
+  clip: "ClipTeacher", loaded: Sequence[Draft]
 ) -> list[np.ndarray]:
-  """For each draft its (V, D) features."""
-  images = (image for _, draft in loaded for image in draft.images)
-  features = teacher.image_features(images)
-  ends = np.cumsum([len(draft.images) for _, draft in loaded])
+  """Returns for each draft its (V, D) features."""
+  features = clip.image_features(i for draft in loaded for i in draft.images)
+  ends = np.cumsum([len(draft.images) for draft in loaded])
   return np.split(features, ends[:-1]) if loaded else []
 
 
-def _readable(
-  loaded: Sequence[tuple[str, Draft]], rejects: list[Reject]
-) -> list[tuple[str, Draft]]:
-  """Those whose images can all be read; the others become rejects."""
+def _readable(loaded: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
+  """Keeps those whose images can all be read; the others become rejects."""
 
   def problem(draft: Draft) -> str | None:
     for view, image in enumerate(draft.images):
@@ -150,66 +173,60 @@ def _readable(
     return None
 
   with ThreadPoolExecutor() as pool:
-    problems = list(pool.map(problem, [draft for _, draft in loaded]))
-  kept = []
-  for (split, draft), detail in zip(loaded, problems, strict=True):
-    if detail is None:
-      kept.append((split, draft))
-    else:
-      why = "images", "unreadable image", detail
-      rejects.append(Reject(split, draft.file, draft.id, *why))
-  return kept
+    problems = list(pool.map(problem, loaded))
+  rejects += [
+    Reject(d.split, d.file, d.id, "images", "unreadable image", detail)
+    for d, detail in zip(loaded, problems, strict=True)
+    if detail is not None
+  ]
+  return [d for d, p in zip(loaded, problems, strict=True) if p is None]
 
 
-def _captioned(
-  loaded: Sequence[tuple[str, Draft]], captioner: "Captioner"
-) -> list[tuple[str, Draft]]:
+def _captioned(loaded: Sequence[Draft], captioner: "Captioner") -> list[Draft]:
   """Adds a caption of the first image to the drafts that have none."""
   silent = [
     row
-    for row, (_, draft) in enumerate(loaded)
+    for row, draft in enumerate(loaded)
     if draft.images and all(t.kind == TextKind.RAW for t in draft.texts)
   ]
-  images = [np.asarray(to_rgb(loaded[row][1].images[0])) for row in silent]
+  images = [np.asarray(to_rgb(loaded[row].images[0])) for row in silent]
   captions = captioner.caption(images) if silent else []
   found = list(loaded)
   for row, caption in zip(silent, captions, strict=True):
-    split, draft = loaded[row]
     if caption.strip():
       text = Text(caption.strip(), TextKind.BLIP, view=0)
-      draft = dataclasses.replace(draft, texts=[*draft.texts, text])
-    found[row] = split, draft
+      texts = [*loaded[row].texts, text]
+      found[row] = dataclasses.replace(loaded[row], texts=texts)
   return found
 
 
 def _text_features(
-  teacher: "ClipTeacher", drafts: Sequence[Draft], templates: Sequence[str]
-) -> dict[tuple[str, bool], np.ndarray]:
-  """(text, prompted) -> (D,) feature, each different text embedded once."""
+  clip: "ClipTeacher", drafts: Sequence[Draft], templates: Sequence[str]
+) -> Features:
+  """Embeds each different text once."""
   wanted = {(t.text, t.prompted): None for d in drafts for t in d.texts}
   plain = [text for text, prompted in wanted if not prompted]
   named = [text for text, prompted in wanted if prompted]
   found: dict[tuple[str, bool], np.ndarray] = {}
   if plain:
-    rows = teacher.text_features(plain)
+    rows = clip.text_features(plain)
     found |= {(t, False): row for t, row in zip(plain, rows, strict=True)}
   if named:
-    rows = prompt_features(teacher, named, templates)
+    rows = prompt_features(clip, named, templates)
     found |= {(t, True): row for t, row in zip(named, rows, strict=True)}
   return found
 
 
-def _shape(
-  draft: Draft,
-  images: np.ndarray,
-  texts: Mapping[tuple[str, bool], np.ndarray],
-) -> Shape:
-  """The draft with its features; of texts about one view the best is kept."""
-  rows = [texts[text.text, text.prompted] for text in draft.texts]
+def to_shape(draft: Draft, images_VD: np.ndarray, features: Features) -> Shape:
+  """Joins a draft with its features; of texts about one view the best stays.
+
+  That is the one whose feature has the largest cosine with the view's.
+  """
+  rows = [features[text.text, text.prompted] for text in draft.texts]
   best: dict[int, tuple[float, int]] = {}  # view -> (cosine, index)
   for index, text in enumerate(draft.texts):
     if text.view >= 0:
-      score = float(rows[index] @ images[text.view])
+      score = float(rows[index] @ images_VD[text.view])
       if text.view not in best or score > best[text.view][0]:
         best[text.view] = score, index
   chosen = [
@@ -217,16 +234,15 @@ def _shape(
     for index, text in enumerate(draft.texts)
     if text.view < 0 or best[text.view][1] == index
   ]
+  width = images_VD.shape[1]
   return Shape(
     id=draft.id,
     xyz=draft.xyz,
     rgb=draft.rgb,
-    image_feat=images,
-    image_kind=[ImageKind.VIEW] * len(images),
+    image_feat=images_VD,
+    image_kind=[ImageKind.VIEW] * len(images_VD),
     texts=[draft.texts[i].text for i in chosen],
-    text_feat=np.array([rows[i] for i in chosen]).reshape(
-      len(chosen), images.shape[1]
-    ),
+    text_feat=np.array([rows[i] for i in chosen]).reshape(len(chosen), width),
     text_kind=[draft.texts[i].kind for i in chosen],
     dataset=draft.dataset,
     label=draft.label,

@@ -4,13 +4,13 @@ A dataset is made of committed shards (`shards.py`), which keep the order in
 which their records came; training shuffles by index.
 """
 
-import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,33 @@ from mrd_jax.prepare.job.shards import (
 VERSION = "1.0.0"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+  """What becomes a dataset: committed shards, and what is true of all of them.
+
+  Attributes:
+    folder: Where the shards are.
+    commits: In the order in which records are to come.
+    teacher: Which model made the features, in words.
+    embed_dim: Width D of the features.
+    class_names: For every split with labels, its class names in label order.
+    class_features: For the same splits, the (C, D) features of these names.
+    add_files: Called with the finished folder; may put more files there.
+  """
+
+  folder: Path
+  commits: Sequence[Commit]
+  teacher: str
+  embed_dim: int
+  class_names: Mapping[str, Sequence[str]]
+  class_features: Mapping[str, np.ndarray]
+  add_files: Callable[[Path], None] = lambda folder: None
+
+
 def write_dataset(
   output: str | os.PathLike[str],
   name: str,
-  splits: Mapping[str, Iterable[Shape] | Callable[[], Iterable[Shape]]],
+  splits: Mapping[str, Iterable[Shape]],
   teacher: str,
   class_names: Mapping[str, Sequence[str]],
   class_features: Mapping[str, np.ndarray],
@@ -48,10 +71,10 @@ def write_dataset(
   Args:
     output: Folder to create; it may exist only if empty.
     name: Dataset name, letters, digits and underscores.
-    splits: For every split its shapes, or a function that yields them.
-    teacher: Which model made the features, in words.
-    class_names: For every split with labels, its class names in label order.
-    class_features: For the same splits, the (C, D) features of these names.
+    splits: For every split its shapes.
+    teacher: As in `Made`; likewise the next two.
+    class_names: See there.
+    class_features: See there.
 
   Returns:
     The metadata as stored.  A split without shapes is left out.
@@ -62,80 +85,76 @@ def write_dataset(
   """
   check_output(output)
   check_classes(class_names, class_features)
-  with _fresh_folder(Path(output)) as folder:
-    stems: list[str] = []
+  output = Path(output)
+  try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = tempfile.TemporaryDirectory(
+      prefix=f"{output.name}.incomplete-", dir=output.parent
+    )
+  except OSError as error:
+    raise BadInput(f"{output}: cannot be created ({error.strerror})") from None
+  with beside as temporary:
+    folder = Path(temporary)
+    commits: list[Commit] = []
     embed_dim = 0
     for split, shapes in splits.items():
-      records: Iterator[Record] = map(
-        encode, shapes() if callable(shapes) else shapes
-      )
+      records: Iterator[Record] = map(encode, shapes)
       for chunk in chunks(records):
         first = next(chunk)
         embed_dim = embed_dim or np.shape(first["image_feat"])[1]
-        stems.append(f"{len(stems):05d}")
-        serialize = partial(serialize_record, embed_dim=embed_dim)
-        with ShardWriter(folder, stems[-1], serialize) as writer:
+        serialize = functools.partial(serialize_record, embed_dim=embed_dim)
+        stem = f"{len(commits):05d}"
+        with ShardWriter(folder, stem, serialize) as writer:
           for record in itertools.chain([first], chunk):
             writer.add(split, record)
-          writer.commit()
-    if not stems:
+        commits.append(read_commit(folder, stem))
+    if not commits:
       raise BadInput(f"dataset {name!r}: there is not one shape to write")
-    return assemble(
-      folder,
-      [read_commit(folder, stem) for stem in stems],
-      Path(output),
-      name=name,
+    made = Made(
+      folder=folder,
+      commits=commits,
       teacher=teacher,
       embed_dim=embed_dim,
       class_names=class_names,
       class_features=class_features,
     )
+    return assemble(made, output, name)
 
 
 def assemble(
-  folder: Path,
-  commits: Sequence[Commit],
+  made: Made,
   output: Path,
-  *,
   name: str,
-  teacher: str,
-  embed_dim: int,
-  class_names: Mapping[str, Sequence[str]],
-  class_features: Mapping[str, np.ndarray],
-  finish: Callable[[Path], None] | None = None,
+  finish: Callable[[Path], None] = lambda folder: None,
 ) -> DatasetMeta:
   """Makes a dataset of committed shards: their files get TFDS's names.
 
   Args:
-    folder: Where the shards are, on the file system of `output`.
-    commits: In the order in which records are to come.
+    made: The shards, on the file system of `output`.
     output: Folder to create.
-    name: As for `write_dataset`; likewise the next four.
-    teacher: See there.
-    embed_dim: Width D of the features.
-    class_names: See there.
-    class_features: See there.
+    name: Dataset name.
     finish: Called with the finished folder just before it is renamed; the
       place to add files.
 
   Returns:
     The metadata as stored.
   """
-  check_classes(class_names, class_features, embed_dim)
-  splits = list(dict.fromkeys(s.split for c in commits for s in c.shards))
-  most = {f: max(commit.most[f] for commit in commits) for f in MEASURED}
-  named = [split for split in class_names if split in splits]
+  check_classes(made.class_names, made.class_features, made.embed_dim)
+  shards = [shard for commit in made.commits for shard in commit.shards]
+  splits = list(dict.fromkeys(shard.split for shard in shards))
+  most = {f: max(commit.most[f] for commit in made.commits) for f in MEASURED}
+  named = [split for split in made.class_names if split in splits]
   meta = DatasetMeta(
     name=name,
-    teacher=teacher,
-    embed_dim=embed_dim,
+    teacher=made.teacher,
+    embed_dim=made.embed_dim,
     max_points=most["xyz"],
     max_images=most["image_feat"],
     max_texts=most["text_feat"],
-    class_names={split: list(class_names[split]) for split in named},
+    class_names={split: list(made.class_names[split]) for split in named},
     schema=SCHEMA,
   )
-  target = folder / "dataset"
+  target = made.folder / "dataset"
   shutil.rmtree(target, ignore_errors=True)  # of a killed run
   target.mkdir()
   info = tfds.core.DatasetInfo(
@@ -145,21 +164,19 @@ def assemble(
       data_dir=os.fspath(target),
       module_name=__name__,
     ),
-    features=record_features(embed_dim),
+    features=record_features(made.embed_dim),
     metadata=tfds.core.MetadataDict(dataclasses.asdict(meta)),
   )
   info.set_file_format("array_record")
-  infos = [
-    _link_split(folder, target, commits, name, split) for split in splits
-  ]
-  info.set_splits(SplitDict(infos))
+  info.set_splits(
+    SplitDict([_link_split(made, target, name, split) for split in splits])
+  )
   info.write_to_directory(target)
   arrays: dict[str, Any] = {
-    split: np.float32(class_features[split]) for split in named
+    split: np.float32(made.class_features[split]) for split in named
   }
   np.savez(target / CLASS_FEATURES_FILE, **arrays)
-  if finish is not None:
-    finish(target)
+  finish(target)
   try:
     os.rename(target, output)  # replaces an empty folder, never a full one
   except OSError as error:
@@ -168,14 +185,10 @@ def assemble(
 
 
 def _link_split(
-  folder: Path,
-  target: Path,
-  commits: Sequence[Commit],
-  name: str,
-  split: str,
+  made: Made, target: Path, name: str, split: str
 ) -> tfds.core.SplitInfo:
   """Gives the shards of one split their final names, without copying them."""
-  shards = [s for c in commits for s in c.shards if s.split == split]
+  shards = [s for c in made.commits for s in c.shards if s.split == split]
   template = tfds.core.ShardedFileTemplate(
     dataset_name=name,
     data_dir=target,  # type: ignore  # any path will do
@@ -184,7 +197,7 @@ def _link_split(
   )
   for index, shard in enumerate(shards):
     file = template.sharded_filepath(shard_index=index, num_shards=len(shards))
-    source = folder / shard.file
+    source = made.folder / shard.file
     try:
       os.link(source, file)
     except OSError:  # a file system without hard links
@@ -206,21 +219,6 @@ def check_output(output: str | os.PathLike[str]) -> None:
   if (output / "dataset_info.json").is_file():
     what = "already holds a complete dataset"
   raise BadInput(f"{output}: {what}; name another folder, or remove it first")
-
-
-@contextlib.contextmanager
-def _fresh_folder(output: Path) -> Iterator[Path]:
-  """A sibling of `output` to write into; removed again in the end."""
-  folder = output.with_name(f"{output.name}.incomplete-{os.getpid()}")
-  shutil.rmtree(folder, ignore_errors=True)  # of a killed run with this pid
-  try:
-    folder.mkdir(parents=True)
-  except OSError as error:
-    raise BadInput(f"{output}: cannot be created ({error.strerror})") from None
-  try:
-    yield folder
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_classes(

@@ -1,8 +1,8 @@
-"""Drafts: shapes with images and texts, before a teacher has seen them.
+"""Stores drafts: shapes with images and texts that no teacher has seen yet.
 
-The jobs that need features run in two stages.  Beam workers make drafts (they
-read, sample, render, which needs cores), then one process gives the drafts to
-the teacher (`teach.py`), which needs all accelerators at once.
+The jobs that need features run in two stages.  Workers make drafts (they read,
+sample, render, which needs cores), then one process gives the drafts to the
+teacher (`add_features.py`), which needs all accelerators at once.
 """
 
 import dataclasses
@@ -39,9 +39,10 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-  """One shape.
+  """One shape without its features.
 
   Attributes:
+    split: Split that it is for.
     id: Unique name within the dataset.
     file: Where it comes from.
     xyz: (N, 3) float32, y up.
@@ -52,6 +53,7 @@ class Draft:
     label: Class index, or -1.
   """
 
+  split: str
   id: str
   file: str
   xyz: np.ndarray
@@ -63,20 +65,16 @@ class Draft:
 
 
 def to_record(draft: Draft) -> dict[str, Any]:
-  """What a `ShardWriter` takes; `serialize_draft` makes the bytes of it."""
+  """Makes what a `ShardWriter` takes, and `serialize_draft` bytes of."""
   return {"draft": draft, "texts": [t.text for t in draft.texts]}
 
 
 def serialize_draft(record: Mapping[str, Any]) -> bytes:
-  """The bytes of one draft: arrays as numpy writes them, the rest as JSON."""
+  """Makes the bytes of a draft: arrays as numpy writes them, then JSON."""
   draft: Draft = record["draft"]
-  rest: dict[str, Any] = {
-    "id": draft.id,
-    "file": draft.file,
-    "texts": [dataclasses.asdict(text) for text in draft.texts],
-    "dataset": draft.dataset,
-    "label": draft.label,
-  }
+  arrays = ("xyz", "rgb", "images")
+  rest = {k: v for k, v in vars(draft).items() if k not in arrays}
+  rest["texts"] = [dataclasses.asdict(text) for text in draft.texts]
   images = [i for i in draft.images if isinstance(i, bytes)]
   if images:
     rest["lengths"] = [len(image) for image in images]
@@ -90,7 +88,7 @@ def serialize_draft(record: Mapping[str, Any]) -> bytes:
 
 
 def read_draft(content: bytes) -> Draft:
-  """The draft of which `serialize_draft` made the bytes."""
+  """Reads the draft of which `serialize_draft` made the bytes."""
   file = io.BytesIO(content)
   xyz, rgb, images, rest = (np.load(file, allow_pickle=False) for _ in range(4))
   values = json.loads(zlib.decompress(rest.tobytes()))

@@ -1,4 +1,4 @@
-"""A preparation job: it keeps what is finished, and says what became of all.
+"""Runs a preparation job: keeps what is finished, says what became of all.
 
 OUTPUT.incomplete/ is the folder of a job that is not done:
   job.json   what is made of what; another job does not go on with it
@@ -6,6 +6,7 @@ OUTPUT.incomplete/ is the folder of a job that is not done:
   ...        shards, as the job likes
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -15,49 +16,61 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import locked
-from mrd_jax.prepare.job.dataset_writer import assemble, check_output
-from mrd_jax.prepare.job.outcome import Report, read_report, summarise
-from mrd_jax.prepare.job.shards import Commit, remove_temporaries, write_text
+from mrd_jax.io.files import locked, read_json, write_json
+from mrd_jax.prepare.job.dataset_writer import Made, assemble, check_output
+from mrd_jax.prepare.job.shards import Commit, Reject
 
 JOB_FILE = "job.json"
+REPORT_FILE = "report.json"
+REJECTS_FILE = "rejects.jsonl"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
-  """What a job made, ready to become a dataset.
+@dataclasses.dataclass
+class SplitCount:
+  """What became of one split; listed = converted + all of refused."""
+
+  listed: int = 0
+  converted: int = 0
+  without_text: int = 0  # of the converted
+  refused: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+
+
+@dataclasses.dataclass
+class Report:
+  """What a job did, also written as `report.json`.
 
   Attributes:
-    folder: Where its shards are.
-    commits: In the order in which records are to come.
-    listed: How many items every split was to get.
-    problems: Sentences that are in no commit.
-    teacher: Which model made the features, in words.
-    embed_dim: Width D of the features.
-    class_names: For every split with labels, its class names in label order.
-    class_features: For the same splits, (C, D) features.
-    add_files: Called with the finished folder; may put more files there.
+    splits: Counts per split.
+    problems: Sentences about archives or lists, not about single items.
+    rejects: Every item that was left out, also written as `rejects.jsonl`.
   """
 
-  folder: Path
-  commits: Sequence[Commit]
-  listed: Mapping[str, int]
-  problems: Sequence[str] = ()
-  teacher: str
-  embed_dim: int
-  class_names: Mapping[str, Sequence[str]]
-  class_features: Mapping[str, np.ndarray]
-  add_files: Callable[[Path], None] = lambda folder: None
+  splits: dict[str, SplitCount]
+  problems: list[str] = dataclasses.field(default_factory=list)
+  rejects: list[Reject] = dataclasses.field(default_factory=list)
+
+  def __str__(self) -> str:
+    row = "{:<14}{:>9}{:>11}{:>9}{:>14}".format
+    lines = [row("split", "listed", "converted", "refused", "without text")]
+    for name, count in self.splits.items():
+      refused = count.refused.total()
+      lines.append(
+        row(name, count.listed, count.converted, refused, count.without_text)
+      )
+      lines += [f"  {n} refused: {why}" for why, n in count.refused.items()]
+    return "\n".join([*lines, *(f"problem: {p}" for p in self.problems)])
 
 
 def make_dataset(
   output: str | os.PathLike[str],
   job: Mapping[str, Any],
   name: str,
+  listed: Mapping[str, int],
   make: Callable[[Path], Made],
+  problems: Sequence[str] = (),
 ) -> Report:
   """Runs a job, or goes on with it; a finished one is left as it is.
 
@@ -65,8 +78,10 @@ def make_dataset(
     output: Folder to create.
     job: What is made of what: all that decides the bytes, as JSON.
     name: Dataset name, letters, digits and underscores.
+    listed: How many items every split is to get.
     make: Makes the shards, in the folder that it is given, where finished
       ones of an earlier run are.
+    problems: Sentences that are in no commit.
 
   Returns:
     The counts, also written to `output`.
@@ -75,12 +90,13 @@ def make_dataset(
     BadInput: when `output` holds something else, another job began it, a run
       of it is going on, or not one record could be made.
   """
+  job = json.loads(json.dumps(job, default=os.fspath))
   with _job_folder(Path(output), job) as folder:
     if folder is None:  # it is made
-      return read_report(Path(output))
+      return _read_report(Path(output))
     made = make(folder)
-    report = summarise(made.listed, made.commits)
-    report.problems[:0] = made.problems
+    report = _summarise(listed, made.commits)
+    report.problems[:0] = problems
     if not any(commit.shards for commit in made.commits):
       shutil.rmtree(folder)
       if not report.rejects:
@@ -91,27 +107,58 @@ def make_dataset(
       )
 
     def finish(target: Path) -> None:
-      report.write(target)
-      (target / JOB_FILE).write_text(_text(job))
+      splits = {name: vars(count) for name, count in report.splits.items()}
+      summary = {"splits": splits, "problems": report.problems}
+      write_json(target / REPORT_FILE, summary)
+      with open(target / REJECTS_FILE, "w") as file:
+        for reject in report.rejects:
+          file.write(json.dumps(dataclasses.asdict(reject)) + "\n")
+      write_json(target / JOB_FILE, job)
       made.add_files(target)
 
-    assemble(
-      made.folder,
-      made.commits,
-      Path(output),
-      name=name,
-      teacher=made.teacher,
-      embed_dim=made.embed_dim,
-      class_names=made.class_names,
-      class_features=made.class_features,
-      finish=finish,
-    )
+    assemble(made, Path(output), name, finish)
   return report
+
+
+def _summarise(listed: Mapping[str, int], commits: Sequence[Commit]) -> Report:
+  """Adds up the commits of a job.
+
+  Raises:
+    RuntimeError: if an item got lost; that would be a fault of the program.
+  """
+  report = Report({split: SplitCount(count) for split, count in listed.items()})
+  for commit in commits:
+    report.problems += commit.problems
+    report.rejects += commit.rejects
+    for shard in commit.shards:
+      report.splits[shard.split].converted += shard.records
+      report.splits[shard.split].without_text += shard.without_text
+    for reject in commit.rejects:
+      report.splits[reject.split].refused[reject.reason] += 1
+  for split, count in report.splits.items():
+    if count.listed != count.converted + count.refused.total():
+      raise RuntimeError(f"split {split!r} does not add up: {count}")
+  return report
+
+
+def _read_report(folder: Path) -> Report:
+  """Reads what a finished job wrote."""
+  summary = read_json(folder / REPORT_FILE)
+  lines = (folder / REJECTS_FILE).read_text().splitlines()
+  counter = collections.Counter
+  return Report(
+    {
+      name: SplitCount(**count | {"refused": counter(count["refused"])})
+      for name, count in summary["splits"].items()
+    },
+    summary["problems"],
+    [Reject(**json.loads(line)) for line in lines],
+  )
 
 
 @contextlib.contextmanager
 def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path | None]:
-  """The folder OUTPUT.incomplete, in which a job keeps its finished shards.
+  """Opens OUTPUT.incomplete, in which a job keeps its finished shards.
 
   It outlives a run that is killed or fails, so that the same command goes on,
   and is removed when `output` is there.
@@ -127,8 +174,14 @@ def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path | None]:
     BadInput: when `output` holds something else, another job began it, or a
       run of it is going on.
   """
+
+  def is_made() -> bool:
+    """Whether `output` is the finished dataset of this very job."""
+    file = output / JOB_FILE
+    return file.is_file() and read_json(file) == job
+
   folder = output.with_name(f"{output.name}.incomplete")
-  if not _is_made(output, job):
+  if not is_made():
     check_output(output)
   elif not folder.exists():
     yield None
@@ -142,39 +195,22 @@ def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path | None]:
   refusal = f"{folder}: another run is at work on it; wait for it, or stop it"
   with locked(folder / "lock", refusal):
     try:
-      if _is_made(output, job):  # perhaps by a run that ended just now
+      if is_made():  # perhaps by a run that ended just now
         yield None
         return
       check_output(output)
-      text = _text(job)
       file = folder / JOB_FILE
-      if not file.exists():
-        write_text(file, text)
-      elif changed := _changed(file.read_text(), text):
+      begun = read_json(file, "remove its folder") if file.exists() else job
+      fields = {**begun, **job}
+      if changed := [f for f in fields if begun.get(f) != job.get(f)]:
         raise BadInput(
-          f"{folder} was begun with other settings or input ({changed}); repeat "
-          "the first command to go on with it, or remove it to start afresh"
+          f"{folder} was begun with other settings or input "
+          f"({', '.join(changed)}); repeat the first command to go on with it, "
+          "or remove it to start afresh"
         )
-      remove_temporaries(folder)
+      write_json(file, job)
       yield folder
     finally:
       # Nothing to keep: all is in `output`, or not one shard was finished.
-      if _is_made(output, job) or not any(folder.glob("*/*.json")):
+      if is_made() or not any(folder.glob("*/*.json")):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_made(output: Path, job: Mapping[str, Any]) -> bool:
-  """Whether `output` is the finished dataset of this very job."""
-  file = output / JOB_FILE
-  return file.is_file() and not _changed(file.read_text(), _text(job))
-
-
-def _text(job: Mapping[str, Any]) -> str:
-  return json.dumps(job, indent=2, default=os.fspath) + "\n"
-
-
-def _changed(old: str, new: str) -> str:
-  """Names the fields that differ between two jobs; "" if none does."""
-  was, now = json.loads(old), json.loads(new)
-  fields = {**was, **now}
-  return ", ".join(f for f in fields if was.get(f) != now.get(f))

@@ -1,4 +1,4 @@
-"""Shards: ArrayRecord files of finished work, each committed by a JSON.
+"""Writes and reads shards: ArrayRecord files, each committed by a JSON file.
 
 A piece of work leaves `STEM-SPLIT.array_record` files, one a split, and then
 `STEM.json`, which names them and says what became of every item.  Files are
@@ -25,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import replacing
 
 _T = TypeVar("_T")
 Record = dict[str, Any]  # what `records.encode` returns
@@ -55,7 +56,7 @@ class Reject:
 
 
 def field_of(error: Exception) -> str | None:
-  """The field that an error is about, if it says so."""
+  """Returns the field that an error is about, if it says so."""
   # `records.check_shape` and `sample.BadField` name it this way.
   found = re.search(r"field '(\w+)'", str(error))
   return found[1] if found else None
@@ -89,14 +90,37 @@ class Commit:
   problems: list[str]
 
 
+def finished(path: Path) -> contextlib.AbstractContextManager[Path]:
+  """Writes a file whole or not at all, as `io.files.replacing` does.
+
+  Under a name that nobody else has: a cluster may give one unit to two workers
+  (a slow one is taken for dead), who then make the same file at once, and in
+  containers they even have the same process id.
+  """
+  return replacing(path, f".tmp-{uuid.uuid4().hex}")
+
+
+def remove_temporaries(folder: Path) -> None:
+  """Removes what killed runs left half-written."""
+  for path in folder.glob("*.tmp-*"):
+    path.unlink(missing_ok=True)
+
+
 class ShardWriter:
-  """Writes one commit; a context, which removes what was not committed."""
+  """Writes one commit: a context, at whose end all is visible at once.
+
+  If its block raises, nothing is left.
+
+  Attributes:
+    rejects: Those of the commit, to be appended to.
+    problems: Likewise.
+  """
 
   def __init__(self, folder: Path, stem: str, serialize: Serialize):
     self._folder = folder
     self._stem = stem
     self._serialize = serialize
-    self._tag = _tag()
+    self._files = contextlib.ExitStack()
     self._writers: dict[str, ArrayRecordWriter] = {}
     self._sizes: dict[str, collections.Counter[str]] = {}
     self._most: dict[str, int] = dict.fromkeys(MEASURED, 0)
@@ -106,9 +130,11 @@ class ShardWriter:
   def add(self, split: str, record: Record) -> None:
     """Appends a record to the file of its split."""
     if split not in self._writers:
-      path = os.fspath(self._temporary(split))
+      path = self._files.enter_context(finished(self._path(split)))
       # A record can then be read without its neighbours.
-      self._writers[split] = ArrayRecordWriter(path, "group_size:1")
+      writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+      self._files.callback(writer.close)
+      self._writers[split] = writer
       self._sizes[split] = collections.Counter()
     content = self._serialize(record)
     self._writers[split].write(content)
@@ -118,33 +144,23 @@ class ShardWriter:
       if field in record:
         self._most[field] = max(self._most[field], len(record[field]))
 
-  def commit(self) -> None:
-    """Makes all that was added visible at once."""
-    shards = []
-    for split, writer in self._writers.items():
-      writer.close()
-      name = f"{self._stem}-{split}.array_record"
-      _replace(self._temporary(split), self._folder / name)
-      sizes = {"records": 0, "bytes": 0, "without_text": 0}
-      shards.append(Shard(split, name, **sizes | self._sizes[split]))
-    self._writers = {}
-    commit = Commit(shards, self._most, self.rejects, self.problems)
-    write_text(
-      self._folder / f"{self._stem}.json",
-      json.dumps(dataclasses.asdict(commit)),
-    )
-
-  def _temporary(self, split: str) -> Path:
-    return self._folder / f"{self._stem}-{split}.{self._tag}"
+  def _path(self, split: str) -> Path:
+    return self._folder / f"{self._stem}-{split}.array_record"
 
   def __enter__(self) -> "ShardWriter":
     return self
 
-  def __exit__(self, *_: object) -> None:
-    for split, writer in self._writers.items():
-      with contextlib.suppress(Exception):  # of a full disk, for instance
-        writer.close()
-      self._temporary(split).unlink(missing_ok=True)
+  def __exit__(self, *error: Any) -> None:
+    self._files.__exit__(*error)
+    if error[0] is not None:
+      return
+    shards = [
+      Shard(split, self._path(split).name, **sizes)
+      for split, sizes in self._sizes.items()
+    ]
+    commit = Commit(shards, self._most, self.rejects, self.problems)
+    with finished(self._folder / f"{self._stem}.json") as path:
+      path.write_text(json.dumps(dataclasses.asdict(commit)))
 
 
 def chunks(items: Iterable[_T]) -> Iterator[Iterator[_T]]:
@@ -159,36 +175,11 @@ def is_committed(folder: Path, stem: str) -> bool:
 
 
 def read_commit(folder: Path, stem: str) -> Commit:
-  """Reads what `ShardWriter.commit` wrote."""
+  """Reads what a `ShardWriter` committed."""
   values = json.loads((folder / f"{stem}.json").read_text())
   values["shards"] = [Shard(**row) for row in values["shards"]]
   values["rejects"] = [Reject(**row) for row in values["rejects"]]
   return Commit(**values)
-
-
-def write_text(path: Path, text: str) -> None:
-  """Writes a small file; there is the old one or the new one, never half."""
-  temporary = path.with_name(f"{path.name}.{_tag()}")
-  temporary.write_text(text)
-  _replace(temporary, path)
-
-
-def _tag() -> str:
-  """Ends the name of an unfinished file; containers share process ids."""
-  return f"tmp-{uuid.uuid4().hex}"
-
-
-def _replace(temporary: Path, path: Path) -> None:
-  """Gives a file its name once its content is on the disk."""
-  with open(temporary, "rb") as file:
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-
-
-def remove_temporaries(folder: Path) -> None:
-  """Removes what killed runs left half-written."""
-  for path in folder.glob("*.tmp-*"):
-    path.unlink(missing_ok=True)
 
 
 def read_files(folder: Path, commit: Commit) -> Iterator[tuple[str, bytes]]:
@@ -229,7 +220,7 @@ def _serializer(embed_dim: int) -> tuple[Any, Any]:
 
 
 def record_features(embed_dim: int) -> tfds.features.FeaturesDict:
-  """The fields of `records.encode`; arrays are stored as their plain bytes."""
+  """Declares the fields of `records.encode`; arrays are their plain bytes."""
 
   def tensor(shape: tuple[int | None, ...], dtype: Any) -> Any:
     encoding = tfds.features.Encoding.BYTES

@@ -1,9 +1,10 @@
 """Makes records of a folder of meshes.
 
-read -> sample the surface -> render views (Beam workers, `drafts.py`) ->
-features of views and texts (all accelerators, `teach.py`) -> records.
+read -> sample the surface -> render views (workers, `job/drafts.py`) ->
+features of views and texts (all accelerators, `job/add_features.py`) -> records.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -21,19 +22,18 @@ from mrd_jax.data.surfaces import sample_surface
 from mrd_jax.errors import BadInput
 from mrd_jax.io.images import encode_png, to_rgb
 from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
-from mrd_jax.prepare.job import engine, shards
-from mrd_jax.prepare.job.add_features import teach
+from mrd_jax.prepare.job import shards
+from mrd_jax.prepare.job.add_features import DRAFTS, make_records
+from mrd_jax.prepare.job.dataset_writer import Made
 from mrd_jax.prepare.job.drafts import (
   DRAFTS_PER_SHARD,
   Draft,
   Text,
   read_draft,
-  serialize_draft,
   to_record,
 )
-from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome
-from mrd_jax.prepare.job.job import Made, make_dataset
-from mrd_jax.prepare.job.outcome import Report
+from mrd_jax.prepare.job.engine import Engine, Item, Outcome
+from mrd_jax.prepare.job.job import Report, make_dataset
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.mesh.renders import render_views
@@ -77,7 +77,7 @@ def convert(
   *,
   texts: str | os.PathLike[str] | None = None,
   config: MeshConfig | None = None,
-  beam_config: BeamConfig | None = None,
+  engine: Engine | None = None,
 ) -> Report:
   """Makes a dataset of all meshes below a folder.
 
@@ -86,9 +86,9 @@ def convert(
       any depth; hidden ones are left out.
     output_dir: Folder to create.
     teacher: Makes the features.
-    texts: A table with what is known of the meshes (`mesh_table.py`).
+    texts: A table with what is known of the meshes (`table.py`).
     config: How a mesh becomes a cloud and pictures.
-    beam_config: Where meshes are read and rendered.
+    engine: Where meshes are read and rendered.
 
   Returns:
     The counts, also written to `output_dir`, with a sheet of thumbnails.
@@ -105,11 +105,13 @@ def convert(
     file: _divided(file, table.get(file, Row()), config.val_share)
     for file in files
   }
+  stats = {file: (root / file).stat() for file in files}
   classes = sorted({row.category for row in rows.values() if row.category})
   job = {
     "job": "meshes",
     "input": str(root),
-    "files": {file: _state(root / file) for file in files},
+    # By size and time a later run sees that a file was changed.
+    "files": {file: [s.st_size, s.st_mtime_ns] for file, s in stats.items()},
     "texts": {file: dataclasses.asdict(rows[file]) for file in table},
     "meshes": dataclasses.asdict(config),
     "teacher": teacher.description(),
@@ -124,30 +126,23 @@ def convert(
       for start in range(0, len(files), DRAFTS_PER_SHARD)
       for part in [[(f, rows[f]) for f in files[start:][:DRAFTS_PER_SHARD]]]
     ]
-    drafts = folder / "drafts"
-    engine.run(units, drafts, serialize_draft, beam_config or BeamConfig())
-    stems = list(engine.stems(units, drafts))
-    listed: dict[str, int] = {}
-    for row in rows.values():
-      listed[row.split] = listed.get(row.split, 0) + 1
-    labelled = {row.split for row in rows.values() if row.category}
-    return Made(
-      folder=folder / "shards",
-      commits=teach(drafts, stems, folder / "shards", loaded),
-      listed=listed,
-      problems=problems,
-      teacher=loaded.clip.name,
-      embed_dim=loaded.clip.embed_dim,
-      class_names=dict.fromkeys(sorted(labelled), classes),
-      class_features=dict.fromkeys(sorted(labelled), features),
-      add_files=functools.partial(_write_sheet, drafts, stems),
+    labelled = sorted({row.split for row in rows.values() if row.category})
+    return make_records(
+      folder,
+      units,
+      loaded,
+      engine,
+      class_names=dict.fromkeys(labelled, classes),
+      class_features=dict.fromkeys(labelled, features),
+      add_files=functools.partial(_write_sheet, folder / DRAFTS),
     )
 
-  return make_dataset(output_dir, job, "meshes", make)
+  listed = collections.Counter(row.split for row in rows.values())
+  return make_dataset(output_dir, job, "meshes", listed, make, problems)
 
 
 def _divided(file: str, row: Row, val_share: float) -> Row:
-  """The row, in "val" for a share of the files of "train"."""
+  """Moves a share of the files of "train" to "val"."""
   digest = hashlib.sha256(os.fsencode(file)).digest()
   place = int.from_bytes(digest[:8]) / 2**64
   if row.split == "train" and place < val_share:
@@ -155,13 +150,8 @@ def _divided(file: str, row: Row, val_share: float) -> Row:
   return row
 
 
-def _state(file: Path) -> list[int]:
-  """Size and time, by which a later run sees that a file was changed."""
-  return [file.stat().st_size, file.stat().st_mtime_ns]
-
-
 def _find(root: Path) -> list[str]:
-  """Paths below `root` of all meshes, sorted."""
+  """Returns the paths below `root` of all meshes, sorted."""
   if not root.is_dir():
     raise BadInput(f"{root}: is not a folder; give the one that holds meshes")
   files = sorted(
@@ -210,6 +200,7 @@ class MeshUnit:
       id, why = _utf8(file), _utf8(detail)
       return [Reject(row.split, id, id, field, "unusable mesh", why)]
     draft = Draft(
+      split=row.split,
       id=file,
       file=file,
       xyz=xyz,
@@ -250,10 +241,11 @@ def _utf8(text: str) -> str:
   return text.encode("utf-8", "replace").decode()
 
 
-def _write_sheet(drafts: Path, stems: Sequence[str], target: Path) -> None:
+def _write_sheet(drafts: Path, target: Path) -> None:
   """Draws the first view of shapes spread over the whole dataset."""
   from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 
+  stems = sorted(path.stem for path in drafts.glob("*.json"))
   commits = [shards.read_commit(drafts, stem) for stem in stems]
   total = sum(shard.records for commit in commits for shard in commit.shards)
   chosen = set(np.linspace(0, total - 1, min(total, _THUMBNAILS)).astype(int))

@@ -20,10 +20,16 @@ import numpy as np
 from mrd_jax.data.records import SCHEMA, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
-from mrd_jax.prepare.job import engine
-from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome, Unit
-from mrd_jax.prepare.job.job import Made, make_dataset
-from mrd_jax.prepare.job.outcome import Report
+from mrd_jax.prepare.job.dataset_writer import Made
+from mrd_jax.prepare.job.engine import (
+  Engine,
+  Item,
+  Outcome,
+  Unit,
+  read_commits,
+  run,
+)
+from mrd_jax.prepare.job.job import Report, make_dataset
 from mrd_jax.prepare.job.shards import Reject, field_of, serialize_record
 from mrd_jax.prepare.openshape import find_samples
 from mrd_jax.prepare.openshape.lists import (
@@ -61,7 +67,7 @@ def convert(
   root_remap: tuple[str, str] | None = None,
   limit: int | None = None,
   teacher: str | None = None,
-  beam_config: BeamConfig | None = None,
+  engine: Engine | None = None,
 ) -> Report:
   """Converts a bundle in OpenShape's layout.
 
@@ -82,7 +88,7 @@ def convert(
       itself where None.
     limit: At most so many entries of each list.
     teacher: Which model made the features; a guess by their width where None.
-    beam_config: Where to run.
+    engine: Where to run.
 
   Returns:
     The counts, also written to `output_dir`.
@@ -120,23 +126,27 @@ def convert(
       )
     width = widths.pop() if widths else _first_width(units)
     ready = [_with_width(unit, width) for unit in units]
-    sets = [u.clouds for u in ready if isinstance(u, EvaluationUnit)]
     shards = folder / "shards"
     serialize = functools.partial(serialize_record, embed_dim=width)
-    engine.run(ready, shards, serialize, beam_config or BeamConfig())
     named = [split for split in chosen if split.class_names]
     return Made(
       folder=shards,
-      commits=engine.commits(ready, shards),
-      listed={split.name: len(split.entries) for split in chosen},
-      problems=[p for source in (*chosen, *sets) for p in source.problems],
+      commits=read_commits(shards, run(ready, shards, serialize, engine)),
       teacher=teacher or _teacher(root),
       embed_dim=width,
       class_names={split.name: split.class_names for split in named},
       class_features={split.name: split.class_features for split in named},
     )
 
-  return make_dataset(output_dir, job, "openshape", make)
+  sets = [unit.clouds for unit in units if isinstance(unit, EvaluationUnit)]
+  return make_dataset(
+    output_dir,
+    job,
+    "openshape",
+    {split.name: len(split.entries) for split in chosen},
+    make,
+    [p for source in (*chosen, *sets) for p in source.problems],
+  )
 
 
 def _teacher(root: Path) -> str:

@@ -1,11 +1,12 @@
-"""Labelled sets that serve evaluation alone: their common form, and .h5 files.
+"""Reads labelled sets that serve evaluation alone: their common form, .h5 files.
 
 `scanobjectnn.py` and `modelnet40.py` make `EvaluationSet`s of what those two
 publish.  Nothing is rotated: all of their files have y up, as records do.
-Objaverse-LVIS needs no reader here; it is the split "lvis" of `openshape.py`.
+Objaverse-LVIS needs no reader here; it is the split "lvis" of `openshape`.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import numpy as np
 
 from mrd_jax.data.records import Shape, check_shape
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.job.shards import field_of
+from mrd_jax.prepare.job.shards import Reject, field_of
 from mrd_jax.prepare.openshape.lists import Entry
 from mrd_jax.prepare.openshape.sample import BadField, evaluation_shape
 
@@ -23,61 +24,31 @@ PARTS: tuple[Part, ...] = ("train", "test")
 _CHUNK_CACHE = 64 * 2**20  # one chunk of a compressed file holds many clouds
 
 
-class RefusedShape(Exception):
-  """A shape that cannot be used; it comes in the place of the shape.
-
-  Attributes:
-    id: The shape's name.
-    file: Where it should have been read from.
-    field: Which of its values is at fault.
-    reason: A few words to count by.
-    detail: A sentence with the field and what is wrong.
-  """
-
-  def __init__(self, id: str, file: str, field: str, reason: str, detail: str):
-    super().__init__(id, file, field, reason, detail)  # so that it pickles
-    self.id, self.file = id, file
-    self.field, self.reason, self.detail = field, reason, detail
-
-  def __str__(self) -> str:
-    return f"{self.file}: shape {self.id!r}, {self.detail}"
-
-
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
-  """A labelled split; no file is open until `shapes` is iterated.
-
-  It pickles, so a worker can be sent the set and a range of indices.
+  """A labelled split; it pickles, since no file is open until it is read.
 
   Attributes:
     name: A name for the split: letters, digits and underscores.
     class_names: In label order.
     count: Shapes in the files, refused ones included.
-    read: Yields what lies at the given indices, in their order.
+    shapes: Yields them in the order of the files.  Each has a label, colours
+      (0.4 where the files have none, as in OpenShape) and (0, D) image and text
+      features.  One that no record could hold comes as a `Reject` whose split
+      is "", and the others go on.
     problems: What the user should know about the files, in sentences.
   """
 
   name: str
   class_names: tuple[str, ...]
   count: int
-  read: Callable[[range], Iterator[Shape | RefusedShape]]
+  shapes: Callable[[], Iterator[Shape | Reject]]
   problems: tuple[str, ...] = ()
-
-  def shapes(
-    self, indices: range | None = None
-  ) -> Iterator[Shape | RefusedShape]:
-    """Yields the shapes at `indices`, or all, in the order of the files.
-
-    Each has a label, colours (0.4 where the files have none, as in OpenShape)
-    and (0, D) image and text features.  A shape that no record could hold
-    comes as a `RefusedShape`, and the others go on.
-    """
-    return self.read(range(self.count) if indices is None else indices)
 
 
 def to_shape(
   cloud: Mapping[str, Any], embed_dim: int, entry: Entry
-) -> Shape | RefusedShape:
+) -> Shape | Reject:
   """Makes a Shape of one cloud, or says why that cannot be.
 
   Args:
@@ -90,15 +61,16 @@ def to_shape(
       shape = evaluation_shape(cloud, embed_dim, entry)
     check_shape(shape)
   except (BadField, BadInput) as error:
+    reason = error.reason if isinstance(error, BadField) else "bad value"
     detail = str(error).removeprefix(f"shape {entry.id!r}, ")
-    return RefusedShape(
-      entry.id,
-      entry.path,
-      field_of(error) or "",
-      error.reason if isinstance(error, BadField) else "bad value",
-      detail,
-    )
+    return Reject("", entry.path, entry.id, field_of(error), reason, detail)
   return shape
+
+
+def refused(entry: Entry, field: str, reason: str, why: object) -> Reject:
+  """Makes the reject of a cloud that cannot even be read."""
+  detail = f"field {field!r}: {why}"
+  return Reject("", entry.path, entry.id, field, reason, detail)
 
 
 def check_part(part: str) -> None:
@@ -154,15 +126,6 @@ def count_problems(
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class H5File:
-  """One file of clouds; `ids` and `labels` go with its rows."""
-
-  path: Path
-  ids: Sequence[str]
-  labels: Sequence[int]
-
-
 def h5_labels(path: Path, classes: int) -> np.ndarray:
   """Checks an .h5 file of clouds and returns its labels.
 
@@ -207,34 +170,17 @@ def h5_labels(path: Path, classes: int) -> np.ndarray:
 
 
 def read_h5(
-  files: Sequence[H5File], dataset: str, embed_dim: int, indices: range
-) -> Iterator[Shape | RefusedShape]:
-  """Yields the clouds at `indices`, counted through all files."""
-  first = 0
-  for source in files:
-    rows = [i - first for i in indices if 0 <= i - first < len(source.ids)]
-    first += len(source.ids)
-    if not rows:
-      continue
-    with _open(source.path) as file:
+  entries: Sequence[Entry], embed_dim: int
+) -> Iterator[Shape | Reject]:
+  """Yields the clouds of .h5 files; `entries` goes with their rows."""
+  for path, rows in itertools.groupby(entries, key=lambda entry: entry.path):
+    with _open(Path(path)) as file:
       data = file["data"]  # once: the chunk cache lives as long as this does
-      for row in rows:
-        entry = Entry(
-          id=source.ids[row],
-          path=str(source.path),
-          dataset=dataset,
-          label=int(source.labels[row]),
-        )
+      for row, entry in enumerate(rows):
         try:
           xyz = data[row]
         except Exception as error:  # a damaged chunk; others may be whole
-          yield RefusedShape(
-            entry.id,
-            entry.path,
-            "data",
-            "unreadable file",
-            f"field 'data': {error}",
-          )
+          yield refused(entry, "data", "unreadable file", error)
         else:
           yield to_shape({"xyz": xyz}, embed_dim, entry)
 

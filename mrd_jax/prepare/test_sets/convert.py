@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,14 +12,13 @@ import numpy as np
 
 from mrd_jax.data.records import SCHEMA, Shape, encode
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.job import engine
-from mrd_jax.prepare.job.engine import BeamConfig, Item, Outcome
-from mrd_jax.prepare.job.job import Made, make_dataset
-from mrd_jax.prepare.job.outcome import Report
+from mrd_jax.prepare.job.dataset_writer import Made
+from mrd_jax.prepare.job.engine import Engine, Item, Outcome, read_commits, run
+from mrd_jax.prepare.job.job import Report, make_dataset
 from mrd_jax.prepare.job.shards import Reject, serialize_record
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.openshape.lists import load_class_features
-from mrd_jax.prepare.test_sets.common import EvaluationSet, RefusedShape
+from mrd_jax.prepare.test_sets.common import EvaluationSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,22 +38,20 @@ class EvaluationUnit:
   def items(self) -> Iterator[Item]:
     done = 0
     try:
-      for shape in self.clouds.shapes(range(self.count)):
+      for shape in itertools.islice(self.clouds.shapes(), self.count):
         yield functools.partial(self._convert, shape)
         done += 1
     except BadInput as error:  # none of the rest can be read
+      name, why = self.clouds.name, "unreadable or unsafe file"
       for index in range(done, self.count):
-        yield functools.partial(list, [self._unreadable(index, str(error))])
+        id = f"{name}-{index}"
+        reject = Reject(self.name, name, id, None, why, str(error))
+        yield functools.partial(list, [reject])
 
-  def _convert(self, shape: Shape | RefusedShape) -> list[Outcome]:
-    if isinstance(shape, RefusedShape):
-      row = shape.file, shape.id, shape.field or None, shape.reason
-      return [Reject(self.name, *row, shape.detail)]
+  def _convert(self, shape: Shape | Reject) -> list[Outcome]:
+    if isinstance(shape, Reject):
+      return [dataclasses.replace(shape, split=self.name)]
     return [(self.name, encode(shape))]
-
-  def _unreadable(self, index: int, detail: str) -> Reject:
-    name, reason = f"{self.clouds.name}-{index}", "unreadable or unsafe file"
-    return Reject(self.name, self.clouds.name, name, None, reason, detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,20 +85,17 @@ class ClassFeatures:
     if self.teacher is not None:
       loaded = self.teacher.load()
       return loaded.clip.name, loaded.class_features(names)
-    file = self.file or ""
-    found, features = load_class_features(file)
-    row = {_plain(name): index for index, name in enumerate(found)}
+    found, features = load_class_features(self.file or "")
+    plain = [name.replace("_", " ").lower() for name in found]
+    rows = []
     for name in names:
-      if _plain(name) not in row:
+      wanted = name.replace("_", " ").lower()
+      if wanted not in plain:
         raise BadInput(
-          f"{file}: lacks the class {name!r}; it has {', '.join(found)}"
+          f"{self.file}: lacks the class {name!r}; it has {', '.join(found)}"
         )
-    rows = [row[_plain(name)] for name in names]
-    return f"class features of {file}", features[rows]
-
-
-def _plain(name: str) -> str:
-  return name.replace("_", " ").lower()
+      rows.append(plain.index(wanted))
+    return f"class features of {self.file}", features[rows]
 
 
 def convert(
@@ -109,7 +104,7 @@ def convert(
   read: Callable[[int], Sequence[EvaluationSet]],
   classes: ClassFeatures,
   *,
-  beam_config: BeamConfig | None = None,
+  engine: Engine | None = None,
 ) -> Report:
   """Makes a dataset of labelled sets; each becomes a split of its name.
 
@@ -118,7 +113,7 @@ def convert(
     output_dir: Folder to create.
     read: Opens the sets, given the width D of the class features.
     classes: Where the class features come from.
-    beam_config: Where to run.
+    engine: Where to run.
 
   Returns:
     The counts, also written to `output_dir`.
@@ -141,20 +136,23 @@ def convert(
   def make(folder: Path) -> Made:
     teacher, features = classes.of(sets[0].class_names)
     width = features.shape[1]
-    opened = read(width)
-    units = [EvaluationUnit(s.name, s, s.count) for s in opened]
+    units = [EvaluationUnit(s.name, s, s.count) for s in read(width)]
     shards = folder / "shards"
     serialize = functools.partial(serialize_record, embed_dim=width)
-    engine.run(units, shards, serialize, beam_config or BeamConfig())
     return Made(
       folder=shards,
-      commits=engine.commits(units, shards),
-      listed={clouds.name: clouds.count for clouds in opened},
-      problems=[problem for clouds in opened for problem in clouds.problems],
+      commits=read_commits(shards, run(units, shards, serialize, engine)),
       teacher=teacher,
       embed_dim=width,
       class_names=dict.fromkeys(names, sets[0].class_names),
       class_features=dict.fromkeys(names, features),
     )
 
-  return make_dataset(output_dir, job, "evaluation", make)
+  return make_dataset(
+    output_dir,
+    job,
+    "evaluation",
+    {clouds.name: clouds.count for clouds in sets},
+    make,
+    [problem for clouds in sets for problem in clouds.problems],
+  )

@@ -19,6 +19,7 @@ from mrd_jax.data.records import Shape
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
 from mrd_jax.io.safe_pickle import load_npy
+from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape.lists import (
   MODELNET,
   MODELNET_CLOUDS,
@@ -27,13 +28,12 @@ from mrd_jax.prepare.openshape.lists import (
 )
 from mrd_jax.prepare.test_sets.common import (
   EvaluationSet,
-  H5File,
   Part,
-  RefusedShape,
   check_part,
   count_problems,
   h5_labels,
   read_h5,
+  refused,
   to_shape,
 )
 
@@ -65,24 +65,27 @@ def read_hdf5(
   check_part(part)
   root = Path(folder)
   classes = _lines(root / "shape_names.txt")
-  sources: list[H5File] = []
+  entries: list[Entry] = []
   problems: list[str] = []
-  count = 0
   for line in _lines(root / f"{part}_files.txt"):
     file = root / PurePosixPath(line).name
     labels = h5_labels(file, len(classes)).tolist()
-    ids = [f"hdf5-{part}-{count + row:05d}" for row in range(len(labels))]
+    first = len(entries)
+    ids = [f"hdf5-{part}-{first + row:05d}" for row in range(len(labels))]
     number = file.stem.removeprefix(f"ply_data_{part}")
     names = root / f"ply_data_{part}_{number}_id2file.json"
     if names.is_file():
       ids = _ids(names, [classes[label] for label in labels], problems)
-    sources.append(H5File(file, ids, labels))
-    count += len(labels)
+    entries += [
+      Entry(id=id, path=str(file), dataset="ModelNet40", label=label)
+      for id, label in zip(ids, labels, strict=True)
+    ]
+  count = len(entries)
   return EvaluationSet(
     name=f"modelnet40_hdf5_{part}",
     class_names=_spaced(classes),
     count=count,
-    read=functools.partial(read_h5, sources, "ModelNet40", embed_dim),
+    shapes=functools.partial(read_h5, entries, embed_dim),
     problems=(*problems, *count_problems(root, count, _PUBLISHED[40][part])),
   )
 
@@ -133,7 +136,7 @@ def read_txt(
 
   Raises:
     BadInput: naming the list that is missing or unusable.  A shape's own file
-      that is missing or damaged is a `RefusedShape`.
+      that is missing or damaged is a `Reject`.
   """
   check_part(part)
   if classes not in _PUBLISHED:
@@ -146,7 +149,7 @@ def read_txt(
     name=f"modelnet{classes}_txt_{part}",
     class_names=_spaced(names),
     count=len(ids),
-    read=functools.partial(
+    shapes=functools.partial(
       _read_txt, root, f"ModelNet{classes}", names, ids, embed_dim
     ),
     problems=count_problems(listed, len(ids), _PUBLISHED[classes][part]),
@@ -159,16 +162,15 @@ def _read_txt(
   classes: Sequence[str],
   ids: Sequence[str],
   embed_dim: int,
-  indices: range,
-) -> Iterator[Shape | RefusedShape]:
-  for name in (ids[i] for i in indices):
+) -> Iterator[Shape | Reject]:
+  for name in ids:
     stem = PurePosixPath(name).name  # a list must not point out of its folder
     category = stem.rpartition("_")[0]
     file = root / category / f"{stem}.txt"
     label = classes.index(category) if category in classes else -1
     entry = Entry(id=name, path=str(file), dataset=dataset, label=label)
     if label < 0:
-      yield _refused(entry, "category", "bad value", f"no class {category!r}")
+      yield refused(entry, "category", "bad value", f"no class {category!r}")
       continue
     try:
       text = file.read_text().strip()
@@ -178,18 +180,13 @@ def _read_txt(
         text.splitlines(), np.float32, comments=None, delimiter=",", ndmin=2
       )
     except OSError as error:
-      yield _refused(entry, "xyz", "missing file", f"{file} {error.strerror}")
+      yield refused(entry, "xyz", "missing file", f"{file} {error.strerror}")
     except ValueError as error:
-      yield _refused(entry, "xyz", "unreadable file", str(error))
+      yield refused(entry, "xyz", "unreadable file", error)
     else:
       # x, y, z and a normal; any other width is for `to_shape` to refuse.
       xyz = points[:, :3] if points.shape[1] == 6 else points
       yield to_shape({"xyz": xyz}, embed_dim, entry)
-
-
-def _refused(entry: Entry, field: str, reason: str, why: str) -> RefusedShape:
-  detail = f"field {field!r}: {why}"
-  return RefusedShape(entry.id, entry.path, field, reason, detail)
 
 
 def read_openshape(
@@ -213,7 +210,7 @@ def read_openshape(
     name="modelnet40_openshape_test",
     class_names=_spaced(split.class_names),
     count=len(split.entries),
-    read=functools.partial(
+    shapes=functools.partial(
       read_clouds, Path(root) / MODELNET_CLOUDS, split.entries, embed_dim
     ),
     problems=count_problems(root, len(split.entries), _PUBLISHED[40]["test"]),
@@ -221,18 +218,18 @@ def read_openshape(
 
 
 def read_clouds(
-  file: Path, entries: Sequence[Entry], embed_dim: int, indices: range
-) -> Iterator[Shape | RefusedShape]:
-  """Yields the clouds of `test_pc.npy` at `indices`, each with its entry."""
+  file: Path, entries: Sequence[Entry], embed_dim: int
+) -> Iterator[Shape | Reject]:
+  """Yields the first clouds of `test_pc.npy`, each with its entry."""
   clouds = load_npy(file)
   if not isinstance(clouds, np.ndarray) or clouds.ndim != 1:
     raise BadInput(f"{file}: expected an array of dicts")
-  for i in indices:
-    if i >= len(clouds):
+  for i, entry in enumerate(entries):
+    if i < len(clouds):
+      yield to_shape(clouds[i], embed_dim, entry)
+    else:
       why = f"{file.name} holds only {len(clouds)} clouds"
-      yield _refused(entries[i], "xyz", "missing file", why)
-      continue
-    yield to_shape(clouds[i], embed_dim, entries[i])
+      yield refused(entry, "xyz", "missing file", why)
 
 
 def _lines(path: Path) -> list[str]:

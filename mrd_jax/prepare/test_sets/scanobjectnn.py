@@ -17,12 +17,11 @@ import numpy as np
 from mrd_jax.data.records import Shape
 from mrd_jax.errors import BadInput
 from mrd_jax.io.safe_pickle import load_npy
+from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape.lists import SCANOBJECTNN_CLASSES, Entry
 from mrd_jax.prepare.test_sets.common import (
   EvaluationSet,
-  H5File,
   Part,
-  RefusedShape,
   check_labels,
   check_part,
   count_problems,
@@ -81,13 +80,20 @@ def read(
   check_part(part)
   file = find(path, variant, part)
   labels = h5_labels(file, len(CLASS_NAMES))
-  ids = [f"{variant}-{part}-{row:05d}" for row in range(len(labels))]
-  source = H5File(file, ids, labels.tolist())
+  entries = [
+    Entry(
+      id=f"{variant}-{part}-{row:05d}",
+      path=str(file),
+      dataset=DATASET,
+      label=label,
+    )
+    for row, label in enumerate(labels.tolist())
+  ]
   return EvaluationSet(
     name=f"scanobjectnn_{variant}_{part}",
     class_names=CLASS_NAMES,
     count=len(labels),
-    read=functools.partial(read_h5, [source], DATASET, embed_dim),
+    shapes=functools.partial(read_h5, entries, embed_dim),
     problems=count_problems(file, len(labels), _VARIANTS[variant][2][part]),
   )
 
@@ -155,7 +161,7 @@ def read_openshape(
     name="scanobjectnn_openshape",
     class_names=CLASS_NAMES,
     count=len(labels),
-    read=functools.partial(_read_openshape, file, embed_dim),
+    shapes=functools.partial(_read_openshape, file, embed_dim),
     problems=count_problems(file, len(labels), _OPENSHAPE_CLOUDS),
   )
 
@@ -190,11 +196,9 @@ def _load_openshape(file: Path) -> tuple[dict[str, Any], np.ndarray]:
   return {"xyz": arrays["xyz"], "rgb": rgb}, labels
 
 
-def _read_openshape(
-  file: Path, embed_dim: int, indices: range
-) -> Iterator[Shape | RefusedShape]:
+def _read_openshape(file: Path, embed_dim: int) -> Iterator[Shape | Reject]:
   arrays, labels = _load_openshape(file)
-  for row in indices:
+  for row in range(len(labels)):
     entry = Entry(
       id=f"openshape-{row:05d}",
       path=str(file),

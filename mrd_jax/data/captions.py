@@ -1,4 +1,4 @@
-"""Reads Cap3D's captions, and says which shapes of a split have one.
+"""Reads and writes Cap3D's captions; says which shapes of a split have one.
 
 Files: `Cap3D_automated_Objaverse_full.csv` and, from the time of the paper,
 `misc/Cap3D_automated_Objaverse_old.csv`.  Captions differ between the two, and
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mrd_jax.data.dataset import open_split
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import replacing
 
 
 def read_captions(
@@ -140,14 +141,14 @@ def write_captions(
       "a caption; Cap3D's are for shapes of Objaverse, by their uid"
     )
   file = Path(data_dir) / f"captions_{split}.csv"
-  incomplete = file.with_name(f"{file.name}.incomplete-{os.getpid()}")
   try:
-    with open(incomplete, "w", encoding="utf-8", newline="") as stream:
+    with (
+      replacing(file) as temporary,
+      open(temporary, "w", encoding="utf-8", newline="") as stream,
+    ):
       csv.writer(stream).writerows(
         (uid, captions[uid]) for uid in dict.fromkeys(ids) if uid in captions
       )
-    os.replace(incomplete, file)
   except OSError as error:
-    incomplete.unlink(missing_ok=True)
     raise BadInput(f"{file}: cannot be written ({error.strerror})") from None
   return result

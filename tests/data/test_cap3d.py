@@ -6,9 +6,9 @@ import io
 import numpy as np
 import pytest
 
+from mrd_jax.data import captions as cap3d
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import procedural
-from mrd_jax.prepare.test_sets import cap3d
 
 UID = "{:032x}".format
 CAPTIONS = (
@@ -135,7 +135,7 @@ def test_captions_of_a_split(dataset):
   assert (folder / "captions_val.csv").read_bytes() == before
   cap3d.write_captions(folder, "val", {ids[1]: "new"})
   assert read(folder / "captions_val.csv") == {ids[1]: "new"}
-  assert not list(folder.glob("*incomplete*"))
+  assert not list(folder.glob("*.tmp"))
 
 
 def test_captions_of_other_shapes(dataset):
@@ -154,8 +154,8 @@ def test_a_failed_write_leaves_the_old_file(dataset, monkeypatch):
   def full(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(cap3d.os, "replace", full)
+  monkeypatch.setattr("os.replace", full)
   with pytest.raises(BadInput, match=r"captions_val\.csv: cannot be written"):
     cap3d.write_captions(folder, "val", {ids[0]: "new"})
   assert read(folder / "captions_val.csv") == {ids[0]: "old"}
-  assert not list(folder.glob("*incomplete*"))
+  assert not list(folder.glob("*.tmp"))
