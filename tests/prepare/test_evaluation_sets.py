@@ -6,7 +6,7 @@ import pickle
 import h5py
 import numpy as np
 import pytest
-from h5_clouds import clouds, write_h5
+from labelled_sets import clouds, write_h5
 
 from mrd_jax.data.dataset import open_split, read_meta
 from mrd_jax.data.records import Shape, encode

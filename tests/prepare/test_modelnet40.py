@@ -5,39 +5,22 @@ import re
 
 import numpy as np
 import pytest
-from h5_clouds import clouds, write_h5
-from openshape_bundle import npy_bytes
+from labelled_sets import (
+  CLASSES,
+  clouds,
+  write_hdf5,
+  write_openshape,
+  write_txt,
+)
 
 from mrd_jax.data.records import Shape, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.test_sets import modelnet40
 
 D = 8
-CLASSES = ("airplane", "night_stand", "tv_stand")
 
 
 # modelnet40_ply_hdf5_2048.
-
-
-def write_hdf5(folder, part="test", names=True):
-  """Two files, 3 and 2 clouds; returns (classes, ids) in their order."""
-  categories = ["tv_stand", "airplane", "night_stand", "airplane", "tv_stand"]
-  ids = [f"{name}_{600 + i:04d}" for i, name in enumerate(categories)]
-  label = np.array([[CLASSES.index(name)] for name in categories], np.uint8)
-  for number, rows in enumerate((slice(0, 3), slice(3, 5))):
-    file = folder / f"ply_data_{part}{number}.h5"
-    extra = {"normal": np.zeros((1, 3)), "faceId": np.zeros((1, 4), np.int32)}
-    write_h5(file, clouds(5)[rows], label[rows], **extra)
-    if names:
-      paths = [f"{i.rpartition('_')[0]}/{i}.ply" for i in ids[rows]]
-      listed = folder / f"ply_data_{part}_{number}_id2file.json"
-      listed.write_text(json.dumps(paths))
-  (folder / "shape_names.txt").write_text("\n".join(CLASSES) + "\n")
-  lines = [
-    f"data/modelnet40_ply_hdf5_2048/ply_data_{part}{n}.h5" for n in (0, 1)
-  ]
-  (folder / f"{part}_files.txt").write_text("\n".join(lines) + "\n\n")
-  return categories, ids
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -100,22 +83,6 @@ def test_hdf5_with_too_few_class_names(tmp_path):
 
 
 # modelnet40_normal_resampled.
-
-
-def write_txt(folder, contents, classes=40, part="test"):
-  """Writes {name: text or array}, and the lists."""
-  folder.mkdir(exist_ok=True)
-  (folder / f"modelnet{classes}_shape_names.txt").write_text("\n".join(CLASSES))
-  (folder / f"modelnet{classes}_{part}.txt").write_text("\n".join(contents))
-  for name, content in contents.items():
-    file = folder / name.rpartition("_")[0] / f"{name}.txt"
-    if content is not None:
-      file.parent.mkdir(exist_ok=True)
-      if isinstance(content, str):
-        file.write_text(content)
-      else:
-        np.savetxt(file, content, fmt="%.6f", delimiter=",")
-  return folder
 
 
 @pytest.mark.parametrize("classes", [10, 40])
@@ -210,25 +177,6 @@ def test_txt_lists_that_are_missing(tmp_path):
 
 
 # OpenShape's test_pc.npy.
-
-
-def write_openshape(root, clouds_written):
-  folder = root / "meta_data" / "modelnet40"
-  folder.mkdir(parents=True)
-  feature = {"open_clip_text_feat": np.ones((1, 4), np.float32)}
-  # The order of this file, not the alphabet, numbers the classes.
-  (folder / "cat_name_pt_feat.npy").write_bytes(
-    npy_bytes({"tv stand": feature, "airplane": feature})
-  )
-  rows = [
-    {"name": "airplane_0627", "category": "airplane"},
-    {"name": "tv_stand_0268", "category": "tv stand"},
-    {"name": "lamp_0125", "category": "lamp"},
-  ]
-  (folder / "test_split.json").write_text(json.dumps(rows))
-  array = np.empty(len(clouds_written), object)
-  array[:] = clouds_written
-  np.save(folder / "test_pc.npy", array, allow_pickle=True)
 
 
 def test_openshape(tmp_path):

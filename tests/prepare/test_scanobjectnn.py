@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from h5_clouds import clouds, write_h5
+from labelled_sets import clouds, write_h5
 from openshape_bundle import Attack, npy_bytes
 
 from mrd_jax.data.records import Shape, encode

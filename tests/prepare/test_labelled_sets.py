@@ -8,10 +8,15 @@ import os
 import numpy as np
 import pytest
 from clips import make_clip
-from h5_clouds import clouds, write_h5
+from labelled_sets import CLASSES as MODELNET
+from labelled_sets import (
+  clouds,
+  write_h5,
+  write_hdf5,
+  write_openshape,
+  write_txt,
+)
 from openshape_bundle import npy_bytes
-from test_modelnet40 import CLASSES as MODELNET
-from test_modelnet40 import write_hdf5, write_openshape, write_txt
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
 from mrd_jax.data.records import Shape
