@@ -52,15 +52,8 @@ class Part:
     return Part(self.triangles, role, name or self.name)
 
   def named(self, name: str) -> "Part":
+    """Sets the name."""
     return Part(self.triangles, self.role, name)
-
-  @property
-  def area(self) -> float:
-    return float(triangle_areas(self.triangles).sum())
-
-  def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-    """Draws (n, 3) float32 points, uniform over the surface."""
-    return sample_triangles(self.triangles, rng, n)[0]
 
   def _with(self, triangles: np.ndarray) -> "Part":
     return Part(triangles, self.role, self.name)
@@ -168,6 +161,7 @@ def cylinder(radius: float, height: float, top: float | None = None) -> Part:
 
 
 def cone(radius: float, height: float) -> Part:
+  """A closed cone that stands on y=0."""
   return cylinder(radius, height, 0)
 
 

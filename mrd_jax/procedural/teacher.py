@@ -130,7 +130,7 @@ class SyntheticTeacher:
       if kind != "family":
         raise BadInput(
           f"class {name!r} is unknown to the synthetic teacher; it knows "
-          "the families of mrd_jax.data.procedural.CLASS_NAMES"
+          "the families of mrd_jax.procedural.shapes.CLASS_NAMES"
         )
       noun = with_article(name, FAMILIES[family].plural)
       texts = [template.format(noun) for template in TEMPLATES]

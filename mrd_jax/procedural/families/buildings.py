@@ -20,12 +20,7 @@ from mrd_jax.procedural.geometry import (
 )
 
 
-@family(
-  "house",
-  group="buildings",
-  synonyms=("cottage", "home"),
-  parts=("chimney", "porch", "garage"),
-)
+@family("buildings", "cottage, home", "chimney, porch, garage")
 def house(rng: np.random.Generator) -> list[Part]:
   width, depth = rng.uniform(0.9, 1.2), rng.uniform(0.75, 1.0)
   wall, roof = rng.uniform(0.45, 0.6), rng.uniform(0.35, 0.55)
@@ -50,7 +45,7 @@ def house(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family("windmill", group="buildings", synonyms=("mill",), parts=("balcony",))
+@family("buildings", "mill", "balcony")
 def windmill(rng: np.random.Generator) -> list[Part]:
   height, foot = rng.uniform(0.9, 1.2), rng.uniform(0.28, 0.36)
   top, reach = foot * rng.uniform(0.5, 0.65), rng.uniform(0.6, 0.75)
@@ -75,10 +70,9 @@ def windmill(rng: np.random.Generator) -> list[Part]:
 
 
 @family(
-  "bridge",
-  group="buildings",
-  synonyms=("footbridge", "suspension bridge"),
-  parts=("towers and cables", "arches", "railings"),
+  "buildings",
+  "footbridge, suspension bridge",
+  "towers and cables, arches, railings",
 )
 def bridge(rng: np.random.Generator) -> list[Part]:
   half, width = rng.uniform(0.9, 1.1), rng.uniform(0.3, 0.42)
@@ -126,12 +120,7 @@ def bridge(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "lighthouse",
-  group="buildings",
-  synonyms=("light tower",),
-  parts=("stripes", "keeper hut"),
-)
+@family("buildings", "light tower", "stripes, keeper hut")
 def lighthouse(rng: np.random.Generator) -> list[Part]:
   height, foot = rng.uniform(1.2, 1.5), rng.uniform(0.2, 0.27)
   top = foot * rng.uniform(0.5, 0.7)
@@ -159,12 +148,7 @@ def lighthouse(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "castle",
-  group="buildings",
-  synonyms=("fortress",),
-  parts=("keep", "pointed roofs"),
-)
+@family("buildings", "fortress", "keep, pointed roofs")
 def castle(rng: np.random.Generator) -> list[Part]:
   half, wall = rng.uniform(0.45, 0.55), rng.uniform(0.35, 0.45)
   radius, tower = rng.uniform(0.13, 0.17), wall + rng.uniform(0.12, 0.3)

@@ -24,12 +24,7 @@ def _handle(size: float, tall: float, thick: float, x: float, y: float) -> Part:
   return tube(arc(size, -95, 95, tall=tall), thick).at(x, y).paint("accent")
 
 
-@family(
-  "mug",
-  group="containers",
-  synonyms=("coffee cup", "cup"),
-  parts=("saucer", "stripe"),
-)
+@family("containers", "coffee cup, cup", "saucer, stripe")
 def mug(rng: np.random.Generator) -> list[Part]:
   radius, height = rng.uniform(0.36, 0.46), rng.uniform(0.85, 1.1)
   top = radius * rng.uniform(0.95, 1.15)
@@ -47,12 +42,7 @@ def mug(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "bottle",
-  group="containers",
-  synonyms=("wine bottle", "flask"),
-  parts=("cap", "label"),
-)
+@family("containers", "wine bottle, flask", "cap, label")
 def bottle(rng: np.random.Generator) -> list[Part]:
   radius, body = rng.uniform(0.15, 0.22), rng.uniform(0.5, 0.7)
   neck, shoulder = radius * rng.uniform(0.25, 0.4), rng.uniform(0.1, 0.22)
@@ -79,7 +69,7 @@ def bottle(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family("vase", group="containers", synonyms=("urn",), parts=("handles", "rim"))
+@family("containers", "urn", "handles, rim")
 def vase(rng: np.random.Generator) -> list[Part]:
   height, belly = rng.uniform(0.9, 1.2), rng.uniform(0.28, 0.42)
   neck, lip = rng.uniform(0.1, 0.16), rng.uniform(0.18, 0.28)
@@ -96,7 +86,7 @@ def vase(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family("bowl", group="containers", synonyms=("dish",), parts=("spoon", "base"))
+@family("containers", "dish", "spoon, base")
 def bowl(rng: np.random.Generator) -> list[Part]:
   radius, deep = rng.uniform(0.45, 0.55), rng.uniform(0.7, 1.0)
   shell = dome(radius).scale(y=-deep)
@@ -111,12 +101,7 @@ def bowl(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "goblet",
-  group="containers",
-  synonyms=("wine glass", "chalice"),
-  parts=("jewels",),
-)
+@family("containers", "wine glass, chalice", "jewels")
 def goblet(rng: np.random.Generator) -> list[Part]:
   stem, cup = rng.uniform(0.35, 0.55), rng.uniform(0.3, 0.5)
   radius, foot = rng.uniform(0.2, 0.28), rng.uniform(0.17, 0.24)
@@ -131,9 +116,7 @@ def goblet(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "teapot", group="containers", synonyms=("kettle",), parts=("top handle",)
-)
+@family("containers", "kettle", "top handle")
 def teapot(rng: np.random.Generator) -> list[Part]:
   radius, flat = rng.uniform(0.38, 0.45), rng.uniform(0.75, 0.95)
   top = radius * flat
@@ -157,7 +140,7 @@ def teapot(rng: np.random.Generator) -> list[Part]:
   return [*parts, _handle(0.26, 1.1, 0.04, radius * 0.9, 0).scale(x=-1)]
 
 
-@family("bucket", group="containers", synonyms=("pail",), parts=("hoops",))
+@family("containers", "pail", "hoops")
 def bucket(rng: np.random.Generator) -> list[Part]:
   top, height = rng.uniform(0.36, 0.44), rng.uniform(0.6, 0.8)
   foot = top * rng.uniform(0.6, 0.75)

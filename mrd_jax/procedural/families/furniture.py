@@ -27,10 +27,7 @@ def _leg(rng: np.random.Generator, height: float, width: float) -> Part:
 
 
 @family(
-  "chair",
-  group="furniture",
-  synonyms=("dining chair", "side chair"),
-  parts=("armrests", "slatted back", "cushion"),
+  "furniture", "dining chair, side chair", "armrests, slatted back, cushion"
 )
 def chair(rng: np.random.Generator) -> list[Part]:
   width, depth = rng.uniform(0.42, 0.58, 2)
@@ -57,10 +54,7 @@ def chair(rng: np.random.Generator) -> list[Part]:
 
 
 @family(
-  "table",
-  group="furniture",
-  synonyms=("dining table", "desk"),
-  parts=("pedestal", "shelf", "round top", "drawers"),
+  "furniture", "dining table, desk", "pedestal, shelf, round top, drawers"
 )
 def table(rng: np.random.Generator) -> list[Part]:
   width, depth = rng.uniform(0.9, 1.6), rng.uniform(0.6, 0.9)
@@ -84,12 +78,7 @@ def table(rng: np.random.Generator) -> list[Part]:
   return [top, *legs]
 
 
-@family(
-  "stool",
-  group="furniture",
-  synonyms=("bar stool",),
-  parts=("foot ring", "square seat"),
-)
+@family("furniture", "bar stool", "foot ring, square seat")
 def stool(rng: np.random.Generator) -> list[Part]:
   height, radius = rng.uniform(0.5, 0.8), rng.uniform(0.15, 0.2)
   spread = radius * rng.uniform(1.1, 1.5)
@@ -106,12 +95,7 @@ def stool(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "sofa",
-  group="furniture",
-  synonyms=("couch",),
-  parts=("cushions", "feet", "chaise"),
-)
+@family("furniture", "couch", "cushions, feet, chaise")
 def sofa(rng: np.random.Generator) -> list[Part]:
   width, depth = rng.uniform(1.5, 2.2), rng.uniform(0.75, 0.9)
   back, arm = rng.uniform(0.7, 0.9), rng.uniform(0.5, 0.62)
@@ -140,12 +124,7 @@ def sofa(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "bed",
-  group="furniture",
-  synonyms=("double bed",),
-  parts=("pillows", "headboard", "bed posts"),
-)
+@family("furniture", "double bed", "pillows, headboard, bed posts")
 def bed(rng: np.random.Generator) -> list[Part]:
   width, length = rng.uniform(1.0, 1.7), rng.uniform(1.9, 2.1)
   x, z = width / 2 - 0.04, length / 2 - 0.04
@@ -168,12 +147,7 @@ def bed(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "bookshelf",
-  group="furniture",
-  synonyms=("bookcase", "shelving unit"),
-  parts=("books", "back panel"),
-)
+@family("furniture", "bookcase, shelving unit", "books, back panel")
 def bookshelf(rng: np.random.Generator) -> list[Part]:
   width, height = rng.uniform(0.6, 1.0), rng.uniform(1.2, 1.9)
   depth, shelves = rng.uniform(0.25, 0.35), int(rng.integers(4, 7))
@@ -191,12 +165,7 @@ def bookshelf(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "lamp",
-  group="furniture",
-  synonyms=("floor lamp", "table lamp"),
-  parts=("curved neck", "tripod base"),
-)
+@family("furniture", "floor lamp, table lamp", "curved neck, tripod base")
 def lamp(rng: np.random.Generator) -> list[Part]:
   height, wide = rng.uniform(0.7, 1.4), rng.uniform(0.22, 0.32)
   top, drop = wide * rng.uniform(0.4, 0.75), rng.uniform(0.25, 0.35)

@@ -20,7 +20,7 @@ from mrd_jax.procedural.geometry import (
 )
 
 
-@family("fish", group="animals", synonyms=("goldfish",), parts=("spiky fins",))
+@family("animals", "goldfish", "spiky fins")
 def fish(rng: np.random.Generator) -> list[Part]:
   half, tall = rng.uniform(0.5, 0.65), rng.uniform(0.22, 0.36)
   thick = rng.uniform(0.1, 0.15)
@@ -41,9 +41,7 @@ def fish(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "dog", group="animals", synonyms=("puppy",), parts=("collar", "long ears")
-)
+@family("animals", "puppy", "collar, long ears")
 def dog(rng: np.random.Generator) -> list[Part]:
   half, leg = rng.uniform(0.38, 0.52), rng.uniform(0.25, 0.4)
   fat = rng.uniform(0.15, 0.2)
@@ -78,7 +76,7 @@ def dog(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family("giraffe", group="animals", parts=("spots",))
+@family("animals", parts="spots")
 def giraffe(rng: np.random.Generator) -> list[Part]:
   half, leg = rng.uniform(0.26, 0.33), rng.uniform(0.6, 0.75)
   neck, fat = rng.uniform(0.65, 0.9), rng.uniform(0.14, 0.18)
@@ -107,7 +105,7 @@ def giraffe(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family("spider", group="animals", synonyms=("tarantula",), parts=("fangs",))
+@family("animals", "tarantula", "fangs")
 def spider(rng: np.random.Generator) -> list[Part]:
   belly, knee = rng.uniform(0.2, 0.28), rng.uniform(0.3, 0.45)
   reach = rng.uniform(0.7, 0.9)
@@ -127,7 +125,7 @@ def spider(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family("snail", group="animals", parts=("striped shell",))
+@family("animals", parts="striped shell")
 def snail(rng: np.random.Generator) -> list[Part]:
   size, turns = rng.uniform(0.28, 0.36), rng.uniform(2.0, 2.6)
   body = [(-0.6, 0.02, 0), (-0.3, 0.09, 0), (0.25, 0.1, 0)]
@@ -152,12 +150,7 @@ def snail(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "butterfly",
-  group="animals",
-  synonyms=("moth",),
-  parts=("wing dots", "swallow tails"),
-)
+@family("animals", "moth", "wing dots, swallow tails")
 def butterfly(rng: np.random.Generator) -> list[Part]:
   # Seen from the front: the wings lie in the xy plane, folded a little.
   span, lift = rng.uniform(0.6, 0.8), rng.uniform(0.35, 0.5)
@@ -179,12 +172,7 @@ def butterfly(rng: np.random.Generator) -> list[Part]:
   return parts + pair(feeler.paint("dark"))
 
 
-@family(
-  "tree",
-  group="plants",
-  synonyms=("oak tree", "leafy tree"),
-  parts=("apples", "low branches"),
-)
+@family("plants", "oak tree, leafy tree", "apples, low branches")
 def tree(rng: np.random.Generator) -> list[Part]:
   trunk, crown = rng.uniform(0.5, 0.8), rng.uniform(0.32, 0.45)
   parts = [cylinder(0.09, trunk + 0.1, 0.06).paint("accent")]
@@ -210,12 +198,7 @@ def tree(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "palm",
-  group="plants",
-  synonyms=("palm tree", "coconut palm"),
-  parts=("coconuts",),
-)
+@family("plants", "palm tree, coconut palm", "coconuts")
 def palm(rng: np.random.Generator) -> list[Part]:
   height, bend = rng.uniform(1.0, 1.3), rng.uniform(0.05, 0.3)
   up = np.linspace(0, 1, 9)
@@ -235,9 +218,7 @@ def palm(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "cactus", group="plants", synonyms=("saguaro",), parts=("blossom", "pot")
-)
+@family("plants", "saguaro", "blossom, pot")
 def cactus(rng: np.random.Generator) -> list[Part]:
   height, radius = rng.uniform(0.9, 1.2), rng.uniform(0.12, 0.16)
   parts = [cylinder(radius, height), dome(radius).at(y=height)]
@@ -259,9 +240,7 @@ def cactus(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "mushroom", group="plants", synonyms=("toadstool",), parts=("dots", "skirt")
-)
+@family("plants", "toadstool", "dots, skirt")
 def mushroom(rng: np.random.Generator) -> list[Part]:
   stem, cap = rng.uniform(0.4, 0.65), rng.uniform(0.4, 0.52)
   high, thick = rng.uniform(0.55, 0.9), rng.uniform(0.1, 0.15)
@@ -286,12 +265,7 @@ def mushroom(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "flower",
-  group="plants",
-  synonyms=("daisy", "blossoming flower"),
-  parts=("leaves", "flowerpot"),
-)
+@family("plants", "daisy, blossoming flower", "leaves, flowerpot")
 def flower(rng: np.random.Generator) -> list[Part]:
   height, heart = rng.uniform(0.8, 1.0), rng.uniform(0.1, 0.14)
   petal = rng.uniform(0.13, 0.17)

@@ -1,4 +1,4 @@
-"""The list of object families, filled by the decorator `family`."""
+"""Lists the object families, by the decorator `family`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,24 +36,31 @@ FAMILIES: dict[str, Family] = {}
 
 
 def family(
-  name: str,
-  *,
-  group: str,
-  synonyms: tuple[str, ...] = (),
-  parts: tuple[str, ...] = (),
-  plural: bool = False,
+  group: str, synonyms: str = "", parts: str = "", plural: bool = False
 ) -> Callable[[Builder], Builder]:
-  """Registers a builder under a class name; raises ValueError on a second."""
+  """Registers a builder; its function's name is that of the class.
+
+  Args:
+    group: As in `Family`; likewise the others.
+    synonyms: With commas between.
+    parts: With commas between.
+    plural: See there.
+
+  Raises:
+    ValueError: on the second family of a name.
+  """
 
   def register(build: Builder) -> Builder:
+    name = build.__name__.replace("_", " ")
     if name in FAMILIES:
       raise ValueError(f"family {name!r} is defined twice")
-    FAMILIES[name] = Family(name, group, build, synonyms, parts, plural)
+    words = (tuple(w for w in ws.split(", ") if w) for ws in (synonyms, parts))
+    FAMILIES[name] = Family(name, group, build, *words, plural)
     return build
 
   return register
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:
-  """True with the given probability."""
+  """Draws True with the given probability."""
   return bool(rng.random() < probability)

@@ -21,13 +21,7 @@ from mrd_jax.procedural.geometry import (
 )
 
 
-@family(
-  "headphones",
-  group="accessories",
-  synonyms=("headset",),
-  parts=("microphone",),
-  plural=True,
-)
+@family("accessories", "headset", "microphone", plural=True)
 def headphones(rng: np.random.Generator) -> list[Part]:
   radius, cup = rng.uniform(0.45, 0.52), rng.uniform(0.17, 0.23)
   tall = rng.uniform(1.05, 1.25)
@@ -45,10 +39,9 @@ def headphones(rng: np.random.Generator) -> list[Part]:
 
 
 @family(
-  "glasses",
-  group="accessories",
-  synonyms=("spectacles", "eyeglasses"),
-  parts=("dark lenses", "square frames"),
+  "accessories",
+  "spectacles, eyeglasses",
+  "dark lenses, square frames",
   plural=True,
 )
 def glasses(rng: np.random.Generator) -> list[Part]:
@@ -71,12 +64,7 @@ def glasses(rng: np.random.Generator) -> list[Part]:
   return parts + pair(tube(temple, 0.025).paint("accent"))
 
 
-@family(
-  "hat",
-  group="accessories",
-  synonyms=("sun hat", "fedora"),
-  parts=("feather", "pointed crown"),
-)
+@family("accessories", "sun hat, fedora", "feather, pointed crown")
 def hat(rng: np.random.Generator) -> list[Part]:
   crown, brim = rng.uniform(0.26, 0.32), rng.uniform(0.5, 0.62)
   height, curl = rng.uniform(0.28, 0.45), rng.uniform(0, 0.12)
@@ -97,12 +85,7 @@ def hat(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "umbrella",
-  group="accessories",
-  synonyms=("parasol",),
-  parts=("hooked handle", "ball handle"),
-)
+@family("accessories", "parasol", "hooked handle, ball handle")
 def umbrella(rng: np.random.Generator) -> list[Part]:
   radius, height = rng.uniform(0.5, 0.65), rng.uniform(0.9, 1.1)
   deep = rng.uniform(0.5, 0.75)
@@ -120,12 +103,7 @@ def umbrella(rng: np.random.Generator) -> list[Part]:
   return parts + around(rib.paint("accent"), 6)
 
 
-@family(
-  "guitar",
-  group="playthings",
-  synonyms=("acoustic guitar",),
-  parts=("pickguard", "strap"),
-)
+@family("playthings", "acoustic guitar", "pickguard, strap")
 def guitar(rng: np.random.Generator) -> list[Part]:
   lower, upper = rng.uniform(0.3, 0.36), rng.uniform(0.22, 0.27)
   deep, neck = rng.uniform(0.1, 0.16), rng.uniform(0.6, 0.75)
@@ -156,12 +134,7 @@ def guitar(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "dumbbell",
-  group="playthings",
-  synonyms=("barbell",),
-  parts=("hexagonal ends",),
-)
+@family("playthings", "barbell", "hexagonal ends")
 def dumbbell(rng: np.random.Generator) -> list[Part]:
   bar, radius = rng.uniform(0.35, 0.6), rng.uniform(0.2, 0.3)
   parts = [rod((-bar, 0, 0), (bar, 0, 0), 0.045).paint("accent")]
@@ -179,12 +152,7 @@ def dumbbell(rng: np.random.Generator) -> list[Part]:
   return parts + pair(rod((bar, 0, 0), (bar + 0.3, 0, 0), 0.05))
 
 
-@family(
-  "pawn",
-  group="playthings",
-  synonyms=("chess pawn", "chess piece"),
-  parts=("felt base",),
-)
+@family("playthings", "chess pawn, chess piece", "felt base")
 def pawn(rng: np.random.Generator) -> list[Part]:
   height, foot = rng.uniform(0.6, 0.8), rng.uniform(0.27, 0.34)
   ball, waist = rng.uniform(0.16, 0.2), rng.uniform(0.09, 0.12)
@@ -199,12 +167,7 @@ def pawn(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "snowman",
-  group="playthings",
-  synonyms=("snow figure",),
-  parts=("top hat", "twig arms", "scarf"),
-)
+@family("playthings", "snow figure", "top hat, twig arms, scarf")
 def snowman(rng: np.random.Generator) -> list[Part]:
   low, mid, top = 0.36, rng.uniform(0.24, 0.29), rng.uniform(0.16, 0.2)
   y1, y2 = low + mid * 1.15, low + mid * 2 + top * 0.75
@@ -228,12 +191,7 @@ def snowman(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "donut",
-  group="playthings",
-  synonyms=("doughnut", "toy ring"),
-  parts=("icing", "sprinkles"),
-)
+@family("playthings", "doughnut, toy ring", "icing, sprinkles")
 def donut(rng: np.random.Generator) -> list[Part]:
   radius, thick = rng.uniform(0.32, 0.38), rng.uniform(0.13, 0.19)
   parts = [torus(radius, thick)]
@@ -249,12 +207,7 @@ def donut(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "traffic cone",
-  group="playthings",
-  synonyms=("pylon", "road cone"),
-  parts=("reflective bands",),
-)
+@family("playthings", "pylon, road cone", "reflective bands")
 def traffic_cone(rng: np.random.Generator) -> list[Part]:
   foot, height = rng.uniform(0.22, 0.28), rng.uniform(0.7, 0.95)
   tip, plate = rng.uniform(0.03, 0.06), rng.uniform(0.62, 0.75)

@@ -21,12 +21,7 @@ from mrd_jax.procedural.geometry import (
 )
 
 
-@family(
-  "hammer",
-  group="tools",
-  synonyms=("mallet", "claw hammer"),
-  parts=("rubber grip", "claw"),
-)
+@family("tools", "mallet, claw hammer", "rubber grip, claw")
 def hammer(rng: np.random.Generator) -> list[Part]:
   height, radius = rng.uniform(0.8, 1.05), rng.uniform(0.03, 0.045)
   head, reach = rng.uniform(0.07, 0.12), rng.uniform(0.2, 0.28)
@@ -46,12 +41,7 @@ def hammer(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "ladder",
-  group="tools",
-  synonyms=("stepladder",),
-  parts=("support legs", "top platform"),
-)
+@family("tools", "stepladder", "support legs, top platform")
 def ladder(rng: np.random.Generator) -> list[Part]:
   height, half = rng.uniform(1.4, 2.0), rng.uniform(0.2, 0.28)
   rungs = int(rng.integers(5, 9))
@@ -76,13 +66,7 @@ def ladder(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "scissors",
-  group="tools",
-  synonyms=("shears",),
-  parts=("long blades",),
-  plural=True,
-)
+@family("tools", "shears", "long blades", plural=True)
 def scissors(rng: np.random.Generator) -> list[Part]:
   angle, loop = rng.uniform(12, 28), rng.uniform(0.11, 0.15)
   long = chance(rng, 0.4)
@@ -102,9 +86,7 @@ def scissors(rng: np.random.Generator) -> list[Part]:
   return parts + [sphere(0.05).paint("dark")]
 
 
-@family(
-  "key", group="tools", synonyms=("door key",), parts=("tag", "heart bow")
-)
+@family("tools", "door key", "tag, heart bow")
 def key(rng: np.random.Generator) -> list[Part]:
   length, bow = rng.uniform(0.6, 0.85), rng.uniform(0.14, 0.2)
   teeth = int(rng.integers(2, 4))
@@ -131,12 +113,7 @@ def key(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "sword",
-  group="tools",
-  synonyms=("longsword", "blade"),
-  parts=("curved guard", "gem"),
-)
+@family("tools", "longsword, blade", "curved guard, gem")
 def sword(rng: np.random.Generator) -> list[Part]:
   length, width = rng.uniform(1.0, 1.3), rng.uniform(0.045, 0.07)
   grip, guard = rng.uniform(0.18, 0.28), rng.uniform(0.16, 0.26)
@@ -157,9 +134,7 @@ def sword(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "screwdriver", group="tools", synonyms=("turnscrew",), parts=("end cap",)
-)
+@family("tools", "turnscrew", "end cap")
 def screwdriver(rng: np.random.Generator) -> list[Part]:
   grip, radius = rng.uniform(0.4, 0.55), rng.uniform(0.1, 0.14)
   shaft, thin = rng.uniform(0.45, 0.7), rng.uniform(0.025, 0.04)
@@ -178,7 +153,7 @@ def screwdriver(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family("shovel", group="tools", synonyms=("spade",), parts=("looped grip",))
+@family("tools", "spade", "looped grip")
 def shovel(rng: np.random.Generator) -> list[Part]:
   length, half = rng.uniform(0.7, 1.0), rng.uniform(0.13, 0.18)
   deep = rng.uniform(0.35, 0.45)

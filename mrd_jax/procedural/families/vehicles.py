@@ -26,10 +26,7 @@ def _wheel(radius: float, width: float) -> Part:
 
 
 @family(
-  "airplane",
-  group="vehicles",
-  synonyms=("aeroplane", "plane", "jet"),
-  parts=("propeller", "jet engines", "landing gear"),
+  "vehicles", "aeroplane, plane, jet", "propeller, jet engines, landing gear"
 )
 def airplane(rng: np.random.Generator) -> list[Part]:
   length, radius = rng.uniform(1.6, 2.0), rng.uniform(0.12, 0.17)
@@ -66,12 +63,7 @@ def airplane(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "car",
-  group="vehicles",
-  synonyms=("automobile", "sedan"),
-  parts=("spoiler", "roof rack", "open top"),
-)
+@family("vehicles", "automobile, sedan", "spoiler, roof rack, open top")
 def car(rng: np.random.Generator) -> list[Part]:
   length, width = rng.uniform(1.7, 2.1), rng.uniform(0.75, 0.9)
   wheel, half = rng.uniform(0.17, 0.21), length / 2
@@ -105,12 +97,7 @@ def car(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "helicopter",
-  group="vehicles",
-  synonyms=("chopper",),
-  parts=("skids", "floats"),
-)
+@family("vehicles", "chopper", "skids, floats")
 def helicopter(rng: np.random.Generator) -> list[Part]:
   radius, long = rng.uniform(0.26, 0.34), rng.uniform(1.3, 1.7)
   tail, span = rng.uniform(0.85, 1.1), rng.uniform(0.75, 1.0)
@@ -141,12 +128,7 @@ def helicopter(rng: np.random.Generator) -> list[Part]:
   return parts + [p.paint("accent", name) for q in gear for p in pair(q, "z")]
 
 
-@family(
-  "rocket",
-  group="vehicles",
-  synonyms=("spaceship", "missile"),
-  parts=("boosters", "porthole"),
-)
+@family("vehicles", "spaceship, missile", "boosters, porthole")
 def rocket(rng: np.random.Generator) -> list[Part]:
   radius, height = rng.uniform(0.14, 0.2), rng.uniform(1.0, 1.4)
   nose = rng.uniform(0.3, 0.45)
@@ -171,12 +153,7 @@ def rocket(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "sailboat",
-  group="vehicles",
-  synonyms=("sailing boat", "yacht"),
-  parts=("two sails", "deckhouse", "pennant"),
-)
+@family("vehicles", "sailing boat, yacht", "two sails, deckhouse, pennant")
 def sailboat(rng: np.random.Generator) -> list[Part]:
   half, beam = rng.uniform(0.6, 0.75), rng.uniform(0.18, 0.25)
   mast, lean = rng.uniform(1.1, 1.4), rng.uniform(-0.02, 0.06)
@@ -202,12 +179,7 @@ def sailboat(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "bicycle",
-  group="vehicles",
-  synonyms=("bike",),
-  parts=("basket", "luggage rack"),
-)
+@family("vehicles", "bike", "basket, luggage rack")
 def bicycle(rng: np.random.Generator) -> list[Part]:
   wheel, base = rng.uniform(0.3, 0.36), rng.uniform(0.48, 0.56)
   high = wheel + rng.uniform(0.34, 0.44)
@@ -241,12 +213,7 @@ def bicycle(rng: np.random.Generator) -> list[Part]:
   return parts
 
 
-@family(
-  "locomotive",
-  group="vehicles",
-  synonyms=("steam engine", "train"),
-  parts=("coal tender", "headlight"),
-)
+@family("vehicles", "steam engine, train", "coal tender, headlight")
 def locomotive(rng: np.random.Generator) -> list[Part]:
   radius, length = rng.uniform(0.2, 0.26), rng.uniform(0.8, 1.1)
   wheel = rng.uniform(0.13, 0.17)
