@@ -1,6 +1,6 @@
 """An encoder as an ONNX file, for runtimes without Python or PyTorch."""
 
-import importlib.util
+import importlib
 import json
 import logging
 import os
@@ -39,15 +39,11 @@ def export(model: Projected, path: str | os.PathLike[str]) -> None:
     path: the file to write, .onnx by custom.
 
   Raises:
-    BadInput: if the packages are not installed, or the model is in training
-      mode.
+    BadInput: if the model is in training mode.
+    ModuleNotFoundError: without the packages.
   """
-  for package in ("onnx", "onnxscript"):
-    if importlib.util.find_spec(package) is None:
-      raise BadInput(
-        f"exporting to ONNX needs the package {package}: pip install "
-        "mrd-jax[torch,onnx]"
-      )
+  for package in ("onnx", "onnxscript"):  # an extra; before a file is written
+    importlib.import_module(package)
   if model.training:
     raise BadInput("the model is in training mode; call model.eval() first")
   from onnx_ir.passes.common import ClearMetadataAndDocStringPass

@@ -62,9 +62,9 @@ def _embed(args: argparse.Namespace) -> int:
     else find_files(args.input, output)
   )
   if args.index:
-    from mrd_jax.search import index
+    import faiss  # noqa: F401  found out now, not after hours of embedding
 
-    index.import_faiss()  # found out now, not after hours of embedding
+    from mrd_jax.search import index
   from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
 
   encoder = load_encoder(args.checkpoint, args.which)

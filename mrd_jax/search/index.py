@@ -80,15 +80,16 @@ def build_index(gallery: str | os.PathLike[str]) -> Path | None:
     older one is removed.
 
   Raises:
-    BadInput: if the .npz cannot be used, see `open_gallery`, or FAISS is
-      missing.
+    BadInput: if the .npz cannot be used, see `open_gallery`.
+    ModuleNotFoundError: without FAISS.
   """
   opened = open_gallery(gallery)
   path = index_path(opened.path)
   if len(opened) < SMALLEST:
     path.unlink(missing_ok=True)
     return None
-  faiss = import_faiss()
+  import faiss  # an extra
+
   width = opened.width + opened.width % 2
   if width < _NARROW:
     built = faiss.IndexScalarQuantizer(
@@ -129,7 +130,8 @@ def open_index(gallery: Gallery) -> Index | None:
 
   Raises:
     BadInput: naming the index, if it is of other embeddings, damaged or cut
-      off, or FAISS is missing.
+      off.
+    ModuleNotFoundError: without FAISS.
   """
   path = index_path(gallery.path)
   if not path.exists():
@@ -161,30 +163,16 @@ def open_index(gallery: Gallery) -> Index | None:
   # FAISS trusts what it reads: hand it nothing that is not as it was written.
   if whole != _body(path, size - ending - length):
     raise BadInput(f"{path} is damaged; {remedy}")
+  import faiss  # an extra
+
   try:
-    found = import_faiss().read_index(os.fspath(path))
+    found = faiss.read_index(os.fspath(path))
   except RuntimeError as error:
     reason = str(error).strip().splitlines()[-1]
     raise BadInput(
       f"{path} cannot be read by FAISS ({reason}); {remedy}"
     ) from None
   return Index(path, found)
-
-
-def import_faiss() -> Any:
-  """FAISS, an extra.
-
-  Raises:
-    BadInput: if it is not installed.
-  """
-  try:
-    import faiss
-  except ModuleNotFoundError:
-    raise BadInput(
-      "an index needs FAISS, which is not installed: pip install "
-      "mrd-jax[index]; without an index, search compares every embedding"
-    ) from None
-  return faiss
 
 
 def _identity(gallery: Gallery) -> dict[str, int]:

@@ -81,17 +81,11 @@ class Captioner:
       max_new_tokens: Longest caption, in tokens.
 
     Raises:
-      BadInput: without PyTorch, or if there is no such model, it cannot be
-        fetched, its weights are not in safetensors or not all there, or it
-        makes no text of images.
+      BadInput: if there is no such model, it cannot be fetched, its weights
+        are not in safetensors or not all there, or it makes no text of images.
+      ModuleNotFoundError: without PyTorch.
     """
-    try:
-      import torch
-    except ImportError as error:
-      raise BadInput(
-        f"captions by {source} need PyTorch, which is not installed: "
-        "pip install mrd-jax[torch]"
-      ) from error
+    import torch  # an extra
     import transformers
 
     folder = Path(source)
