@@ -1,4 +1,4 @@
-"""Captions of rendered views, by an image-to-text model of Hugging Face.
+"""Describes rendered views by an image-to-text model of Hugging Face.
 
 BLIP, BLIP-2, GIT, or a vision encoder with a text decoder: whatever writes a
 sentence about an image without being asked a question.  Needs PyTorch, since
@@ -8,7 +8,7 @@ features and never comes here.
 
 import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,9 @@ class Captioner:
           f"image {i} is {image.dtype} of shape {image.shape}, must be uint8 "
           "(height, width, 3)"
         )
-    return [text for batch in self._batches(images) for text in batch]
-
-  def _batches(self, images: Sequence[np.ndarray]) -> Iterator[list[str]]:
     import torch
 
+    captions = []
     for start in range(0, len(images), self.batch_size):
       pixels = self._image_processor(
         list(images[start : start + self.batch_size]),
@@ -170,12 +168,9 @@ class Captioner:
           f"{self.name} cannot caption an image by itself ({_line(error)}); "
           "name a model like BLIP, BLIP-2 or GIT"
         ) from error
-      yield [
-        " ".join(text.split())
-        for text in self._tokenizer.batch_decode(
-          tokens, skip_special_tokens=True
-        )
-      ]
+      texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+      captions += [" ".join(text.split()) for text in texts]
+    return captions
 
 
 def _line(error: BaseException) -> str:

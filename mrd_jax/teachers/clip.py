@@ -1,4 +1,4 @@
-"""CLIP as a teacher: unit-length features of images and of texts.
+"""Embeds images and texts by CLIP, as features of unit length.
 
 teacher = ClipTeacher.from_pretrained("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
 teacher.image_features(["a.png", "b.jpg"])  # (2, D) float32
@@ -8,11 +8,11 @@ print(teacher.throughput)
 
 import collections
 import hashlib
+import itertools
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mrd_jax.io.images import AnyImage
 from mrd_jax.models.clip import Attention
 from mrd_jax.teachers import files, weights
 from mrd_jax.teachers.images import Preprocessor
-from mrd_jax.teachers.towers import Throughput, Towers
+from mrd_jax.teachers.towers import Towers
 
 _AHEAD = 2  # batches on the devices, and as many more in preparation
 _LENGTHS = 16, 32  # tokens that texts are padded to, besides the context
@@ -58,7 +58,7 @@ class ClipTeacher:
     self.dtype = np.dtype(towers.model.dtype).name
     self.embed_dim = size.embed_dim
     self.image_size = size.image_size
-    self.throughput = Throughput()
+    self.throughput = towers.throughput
     self._towers = towers
     self._preprocessor = preprocessor
     self._tokenizer = tokenizer
@@ -139,32 +139,38 @@ class ClipTeacher:
       raise BadInput(
         "images is one file's name or content; give a list of them"
       )
-    watch = _Watch(self._towers)
-    side = self.image_size
+    towers, side, done = self._towers, self.image_size, self.throughput
+    start = time.perf_counter() - done.compile_seconds
     source = enumerate(images)
-    parts = _Queue("image")
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-      futures: collections.deque = collections.deque()
 
-      def draw(count: int) -> None:
-        for row, image in islice(source, count):
-          futures.append(pool.submit(self._prepare, row, image))
+    def batches() -> Iterator[tuple[jax.Array, Sequence[int]]]:
+      count = 0
+      with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        futures: collections.deque = collections.deque()
 
-      try:
-        draw(_AHEAD * self._towers.batch)
-        while futures:
-          rows = min(self._towers.batch, len(futures))
-          pixels = np.zeros((self._towers.batch, 3, side, side), np.uint8)
-          for row in range(rows):
-            pixels[row] = futures.popleft().result()
-            draw(1)
-          parts.put(self._towers.image(pixels), rows)
-      finally:
-        pool.shutdown(cancel_futures=True)
-    features = parts.join(self.embed_dim)
-    self.throughput.images += len(features)
-    self.throughput.image_seconds += watch.seconds()
-    self.throughput.compile_seconds = self._towers.compile_seconds
+        def draw(count: int) -> None:
+          for row, image in itertools.islice(source, count):
+            futures.append(pool.submit(self._prepare, row, image))
+
+        try:
+          draw(_AHEAD * towers.batch)
+          while futures:
+            rows = range(count, count + min(towers.batch, len(futures)))
+            pixels = np.zeros((towers.batch, 3, side, side), np.uint8)
+            for i in range(len(rows)):
+              pixels[i] = futures.popleft().result()
+              draw(1)
+            yield towers.image(pixels), rows
+            count = rows.stop
+        finally:
+          pool.shutdown(cancel_futures=True)
+
+    parts = [part for _, part in _fetch("image", batches())]
+    features = np.concatenate(
+      [np.zeros((0, self.embed_dim), np.float32), *parts]
+    )
+    done.images += len(features)
+    done.image_seconds += time.perf_counter() - done.compile_seconds - start
     return features
 
   def text_features(self, texts: Iterable[str]) -> np.ndarray:
@@ -186,31 +192,40 @@ class ClipTeacher:
     """
     if isinstance(texts, str):
       raise BadInput("texts is one text; give a list of them")
-    watch = _Watch(self._towers)
+    towers, done = self._towers, self.throughput
+    start = time.perf_counter() - done.compile_seconds
     texts = list(texts)
     for row, text in enumerate(texts):
       if not isinstance(text, str) or not text.strip():
         raise BadInput(f"text {row} is {text!r}: give words, or leave it out")
-    ids = self._tokenize(texts)
+    tokenizer, ids = self._tokenizer, []
+    if texts:
+      encoded = tokenizer(texts, truncation=True, max_length=self._context)
+      done.truncated += sum(bool(x.overflowing) for x in encoded.encodings)
+      ids = [x.ids for x in encoded.encodings]
+    pad = tokenizer.pad_token_id
+    pad = tokenizer.eos_token_id if pad is None else pad
+
+    def batches() -> Iterator[tuple[jax.Array, Sequence[int]]]:
+      shorter = 0
+      for length in sorted({*_LENGTHS, self._context}):
+        rows = [i for i, x in enumerate(ids) if shorter < len(x) <= length]
+        shorter = length
+        for first in range(0, len(rows), towers.batch):
+          part = rows[first : first + towers.batch]
+          tokens = np.full((towers.batch, length), pad, np.int32)
+          mask = np.zeros_like(tokens)
+          mask[:, 0] = 1  # of the rows that fill the batch, too
+          for i, row in enumerate(part):
+            tokens[i, : len(ids[row])] = ids[row]
+            mask[i, : len(ids[row])] = 1
+          yield towers.text(tokens, mask), part
+
     features = np.zeros((len(texts), self.embed_dim), np.float32)
-    shorter = 0
-    for length in (*(n for n in _LENGTHS if n < self._context), self._context):
-      rows = [i for i, x in enumerate(ids) if shorter < len(x) <= length]
-      parts = _Queue("text", rows)
-      for start in range(0, len(rows), self._towers.batch):
-        part = rows[start : start + self._towers.batch]
-        tokens = np.full((self._towers.batch, length), self._pad_id(), np.int32)
-        mask = np.zeros_like(tokens)
-        mask[:, 0] = 1  # of the rows that fill the batch, too
-        for i, row in enumerate(part):
-          tokens[i, : len(ids[row])] = ids[row]
-          mask[i, : len(ids[row])] = 1
-        parts.put(self._towers.text(tokens, mask), len(part))
-      features[rows] = parts.join(self.embed_dim)
-      shorter = length
-    self.throughput.texts += len(texts)
-    self.throughput.text_seconds += watch.seconds()
-    self.throughput.compile_seconds = self._towers.compile_seconds
+    for rows, part in _fetch("text", batches()):
+      features[rows] = part
+    done.texts += len(texts)
+    done.text_seconds += time.perf_counter() - done.compile_seconds - start
     return features
 
   def _prepare(self, row: int, image: AnyImage) -> np.ndarray:
@@ -219,63 +234,32 @@ class ClipTeacher:
     except BadInput as error:
       raise BadInput(f"image {row}: {error}") from error
 
-  def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-      return []
-    encoded = self._tokenizer(
-      texts, truncation=True, max_length=self._context
-    ).encodings
-    self.throughput.truncated += sum(bool(x.overflowing) for x in encoded)
-    return [x.ids for x in encoded]
 
-  def _pad_id(self) -> int:
-    pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-    return end if pad is None else pad
+def _fetch(
+  kind: str, batches: Iterable[tuple[jax.Array, Sequence[int]]]
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+  """Brings features to the host, in order, a few batches behind the devices.
 
-
-class _Watch:
-  """Measures time but for that of compiling."""
-
-  def __init__(self, towers: Towers):
-    self._towers = towers
-    self._start = time.perf_counter() - towers.compile_seconds
-
-  def seconds(self) -> float:
-    return time.perf_counter() - self._start - self._towers.compile_seconds
-
-
-class _Queue:
-  """Fetches features a few batches behind the devices, in order."""
-
-  def __init__(self, kind: str, rows: Sequence[int] | None = None):
-    self._kind, self._rows = kind, rows
-    self._waiting: collections.deque = collections.deque()
-    self._done: list[np.ndarray] = []
-    self._count = 0
-
-  def put(self, features: jax.Array, rows: int) -> None:
-    self._waiting.append((features, rows))
-    if len(self._waiting) > _AHEAD:
-      self._fetch()
-
-  def join(self, width: int) -> np.ndarray:
-    while self._waiting:
-      self._fetch()
-    return np.concatenate([np.zeros((0, width), np.float32), *self._done])
-
-  def _fetch(self) -> None:
-    features, rows = self._waiting.popleft()
-    part = np.asarray(features)[:rows]
+  Args:
+    kind: What messages call a row.
+    batches: Features, being computed, with the rows that they are of; further
+      rows fill the batch.
+  """
+  waiting: collections.deque = collections.deque()
+  # After the last batch come as many rounds as there are batches behind.
+  for batch in itertools.chain(batches, [None] * _AHEAD):
+    waiting.append(batch)
+    if len(waiting) <= _AHEAD:
+      continue
+    features, rows = waiting.popleft()
+    part = np.asarray(features)[: len(rows)]
     bad = ~np.isfinite(part).all(axis=1)
     if bad.any():
-      row = self._count + int(bad.argmax())
-      row = row if self._rows is None else self._rows[row]
       raise BadInput(
-        f"{self._kind} {row}: its features are NaN or infinite; the weights "
-        "are damaged, or need dtype='float32'"
+        f"{kind} {rows[int(bad.argmax())]}: its features are NaN or infinite; "
+        "the weights are damaged, or need dtype='float32'"
       )
-    self._count += rows
-    self._done.append(part)
+    yield rows, part
 
 
 def _load_tokenizer(folder: Path, vocabulary: int, eos: int | None) -> Any:

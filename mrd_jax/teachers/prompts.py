@@ -1,4 +1,4 @@
-"""Class features from prompts: what zero-shot classification compares with.
+"""Makes class features of prompts: what zero-shot classification compares with.
 
 A class's feature is the mean of the unit features of its name in each
 template, made unit length again (Radford et al. 2021, section 3.1.4).
@@ -16,6 +16,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
+from mrd_jax.metrics.embeddings import unit
 
 TEMPLATES = Path(__file__).with_name("templates.json")
 
@@ -101,7 +102,7 @@ def prompt_features(
   ]
   found = teacher.text_features(prompts).astype(np.float64)
   found = found.reshape(len(names), len(templates), -1)
-  return _unit(_unit(found).mean(axis=1)).astype(np.float32)
+  return unit(unit(found).mean(axis=1)).astype(np.float32)
 
 
 def read_templates(
@@ -162,10 +163,6 @@ def default_cache_dir() -> Path:
   """`mrd_jax` in XDG_CACHE_HOME, or in ~/.cache."""
   home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
   return Path(home) / "mrd_jax"
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def _read(path: Path, key: str, shape: tuple[int, int]) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""CLIP's towers over all local devices, in batches of one shape."""
+"""Runs CLIP's towers on all local devices, in batches of one shape."""
 
 import dataclasses
 import time
@@ -57,7 +57,7 @@ class Towers:
     model: The Flax module.
     batch: Rows of a batch, over all devices.
     devices: How many there are.
-    compile_seconds: Spent on compiling so far.
+    throughput: What was compiled so far; the caller counts the rest.
   """
 
   def __init__(
@@ -94,7 +94,7 @@ class Towers:
     self.devices = len(devices)
     self.batch = batch_size * len(devices)
     self.model = CLIP(size, jnp.dtype(dtype), attention)
-    self.compile_seconds = 0.0
+    self.throughput = Throughput()
     self.params: Any = None
     self._pixels = scale, mean, std
     self._whole = NamedSharding(mesh, P())
@@ -104,16 +104,6 @@ class Towers:
   def put(self, parameter: np.ndarray) -> jax.Array:
     """Copies a parameter to every device."""
     return jax.device_put(parameter, self._whole)
-
-  def init(self, seed: int) -> None:
-    """Random parameters, for benchmarks."""
-    size = self.model.size
-    side, one = size.image_size, jnp.ones((1, 1), jnp.int32)
-    init = jax.jit(
-      lambda key: self.model.init(key, jnp.zeros((1, 3, side, side)), one, one),
-      out_shardings=self._whole,
-    )
-    self.params = init(jax.random.key(seed))["params"]
 
   def image(self, pixels: np.ndarray) -> jax.Array:
     """(batch, 3, S, S) uint8 -> (batch, D) float32 of unit length.
@@ -135,16 +125,12 @@ class Towers:
     key = tower, inputs[0].shape
     if key not in self._programs:
       start = time.perf_counter()
-      self._programs[key] = (
-        jax.jit(
-          self._features,
-          static_argnums=0,
-          out_shardings=self._rows,
-        )
-        .lower(tower, self.params, *placed)
-        .compile()
+      features = jax.jit(
+        self._features, static_argnums=0, out_shardings=self._rows
       )
-      self.compile_seconds += time.perf_counter() - start
+      lowered = features.lower(tower, self.params, *placed)
+      self._programs[key] = lowered.compile()
+      self.throughput.compile_seconds += time.perf_counter() - start
     return self._programs[key](self.params, *placed)
 
   def _features(self, tower: str, params: Any, *inputs: jax.Array) -> jax.Array:
