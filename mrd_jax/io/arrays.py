@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -12,6 +13,20 @@ from numpy.lib.npyio import NpzFile
 from mrd_jax.errors import BadInput
 
 _DAMAGE = (zipfile.BadZipFile, ValueError, EOFError, OSError)
+
+
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Reads a .npy header: shape, whether in Fortran's order, type.
+
+  Raises:
+    ValueError: if it is none.
+  """
+  version = np.lib.format.read_magic(stream)
+  if version == (1, 0):
+    return np.lib.format.read_array_header_1_0(stream)
+  if version == (2, 0):
+    return np.lib.format.read_array_header_2_0(stream)
+  raise ValueError(f"unsupported .npy version {version}")
 
 
 @contextlib.contextmanager
@@ -72,13 +87,7 @@ def map_npz(
         name = member.filename.removesuffix(".npy")
         checksums[name] = member.CRC
         with archive.open(member) as file:
-          version = np.lib.format.read_magic(file)
-          read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-          )
-          shape, in_columns, dtype = read(file)
+          shape, in_columns, dtype = read_header(file)
           header = file.tell()
         if dtype.hasobject:
           raise BadInput(

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.arrays import read_header
 
 _DTYPE_CODE = re.compile(r"(\?|[biufcSU]\d*|O\d?)")
 _Order = Literal["C", "F"]
@@ -50,18 +51,13 @@ def load_npy(
     name = name or os.fspath(file)
     try:
       with open(file, "rb") as opened:
-        return _load(opened, name)
+        return load_npy(opened, name)
     except OSError as error:
       raise BadInput(f"{name}: cannot be read ({error.strerror})") from error
-  return _load(file, name or "npy file")
-
-
-def _load(stream: BinaryIO, name: str) -> Any:
-  if not stream.seekable():
-    stream = io.BytesIO(stream.read())
+  stream = file if file.seekable() else io.BytesIO(file.read())
   start = stream.tell()
   try:
-    if not _header_dtype(stream).hasobject:
+    if not read_header(stream)[2].hasobject:
       stream.seek(start)
       return np.lib.format.read_array(stream, allow_pickle=False)
     content = stream.read()
@@ -72,21 +68,12 @@ def _load(stream: BinaryIO, name: str) -> Any:
     array = _resolve(loaded, {})
     return array.item() if array.ndim == 0 else array
   except _Refused as refused:
-    raise BadInput(f"{name}: {refused}") from None
+    raise BadInput(f"{name or 'npy file'}: {refused}") from None
   except Exception as error:  # a hostile file can raise anything at all
     raise BadInput(
-      f"{name}: not a readable .npy file ({type(error).__name__}: {error}); "
+      f"{name or 'npy file'}: not a readable .npy file ({type(error).__name__}: {error}); "
       "it is truncated or damaged, fetch it again"
     ) from error
-
-
-def _header_dtype(stream: BinaryIO) -> np.dtype:
-  version = np.lib.format.read_magic(stream)
-  if version == (1, 0):
-    return np.lib.format.read_array_header_1_0(stream)[2]
-  if version == (2, 0):
-    return np.lib.format.read_array_header_2_0(stream)[2]
-  raise ValueError(f"unsupported .npy version {version}")
 
 
 def _check_sizes(content: bytes) -> None:

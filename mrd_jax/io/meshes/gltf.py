@@ -1,4 +1,4 @@
-"""glTF 2.0 files: what the document says is read here, its geometry by trimesh.
+"""Reads glTF 2.0 files: the document itself here, its geometry by trimesh.
 
 trimesh gets a copy of the document in which every primitive is a mesh of its
 own and has no material: what it makes of materials loses wrap modes, texture
@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.meshes.gltf_materials import Materials, transform_uv, uv_name
+from mrd_jax.io.meshes.gltf_materials import (
+  material_reader,
+  transform_uv,
+  uv_name,
+)
 from mrd_jax.io.meshes.mesh import MAX_FACES, Part
 from mrd_jax.io.meshes.references import read_reference
 
@@ -70,9 +74,9 @@ def read(
     start = entry.get("byteOffset", 0)
     return buffers[entry["buffer"]][start : start + entry["byteLength"]]
 
-  materials = Materials(tree, view, folder, notes)
+  read_material = material_reader(tree, view, folder, notes)
   primitives = _drawn(tree, notes)
-  looks = [materials.get(primitive) for primitive in primitives]
+  looks = [read_material(primitive) for primitive in primitives]
   if tree.get("skins"):
     notes.append("skins: the shape is read as modelled, without them")
   plain = _plain(tree, primitives, [uv_name(info) for _, info in looks])
@@ -84,7 +88,9 @@ def read(
   )
   parts, count = [], 0
   # In the document's order, whatever trimesh's own is.
-  for node in sorted(scene.graph.nodes_geometry, key=_node_number):
+  for node in sorted(
+    scene.graph.nodes_geometry, key=lambda name: int(name.removeprefix("node "))
+  ):
     matrix, name = scene.graph[node]
     geometry: Any = scene.geometry[name]
     number = int(str(name))
@@ -249,10 +255,6 @@ def _plain(
     "nodes": nodes,
     "scenes": [scenes[tree.get("scene", 0)]],
   }
-
-
-def _node_number(name: str) -> int:
-  return int(name.removeprefix("node "))
 
 
 def _unpack(

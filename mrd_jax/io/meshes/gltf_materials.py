@@ -1,10 +1,11 @@
-"""What a glTF's surfaces look like: base colours, textures and alpha.
+"""Reads what a glTF's surfaces look like: base colours, textures and alpha.
 
 Lights and reflections are left out: metallic and roughness, normal, occlusion
 and emissive maps.  Of pbrSpecularGlossiness materials the diffuse colour is
 the base colour.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,55 +22,51 @@ _TRANSFORM = "KHR_texture_transform"
 _WRAP = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 
 
-class Materials:
-  """The materials of one document, each texture decoded once."""
+def material_reader(
+  tree: dict[str, Any],
+  view: Callable[[int], bytes],
+  folder: Path,
+  notes: list[str],
+) -> Callable[[dict[str, Any]], tuple[Material, dict[str, Any]]]:
+  """Returns what reads the material of a primitive.
 
-  def __init__(
-    self,
-    tree: dict[str, Any],
-    view: Callable[[int], bytes],
-    folder: Path,
-    notes: list[str],
-  ):
-    """
-    Args:
-      tree: The document.
-      view: Gives the bytes of a bufferView by its index.
-      folder: Where images that are files lie.
-      notes: What is lost is appended.
-    """
-    self._tree = tree
-    self._view = view
-    self._folder = folder
-    self._notes = notes
-    self._pixels: dict[tuple[int, bool], np.ndarray | None] = {}
-    self._materials: dict[tuple[int, bool], tuple[Material, dict]] = {}
+  It gives the material and its textureInfo, {} without texture; the texture is
+  left out where the primitive has no coordinates for it.
 
-  def get(self, primitive: dict[str, Any]) -> tuple[Material, dict[str, Any]]:
-    """The material of a primitive, and its textureInfo, {} without texture.
+  Args:
+    tree: The document.
+    view: Gives the bytes of a bufferView by its index.
+    folder: Where images that are files lie.
+    notes: What is lost is appended.
+  """
 
-    The texture is left out where the primitive has no coordinates for it.
-    """
-    index = primitive.get("material")
-    if index is None:
-      return Material(), {}
-    info = self._texture_info(self._tree["materials"][index])[1]
-    has_uv = uv_name(info) in primitive["attributes"]
-    if (index, has_uv) not in self._materials:
-      self._materials[index, has_uv] = self._read(index, has_uv)
-    return self._materials[index, has_uv]
+  @functools.cache  # each texture is decoded once
+  def decode(index: int, alpha: bool) -> np.ndarray | None:
+    image = tree["images"][index]
+    try:
+      data = (
+        view(image["bufferView"])
+        if "bufferView" in image
+        else read_reference(folder, image["uri"], escaped=True)
+      )
+      return decode_texture(data, alpha=alpha)
+    except OSError as error:
+      notes.append(f"images[{index}]: {error}")
+      return None
 
-  def _texture_info(self, material: dict) -> tuple[Any, dict[str, Any]]:
+  def base_color(index: int) -> tuple[Any, dict[str, Any]]:
     """Base colour factor (or None) and textureInfo (or {})."""
+    material = tree["materials"][index]
     glossy = material.get("extensions", {}).get(_GLOSSY)
     if glossy is not None:
       return glossy.get("diffuseFactor"), glossy.get("diffuseTexture", {})
     rough = material.get("pbrMetallicRoughness", {})
     return rough.get("baseColorFactor"), rough.get("baseColorTexture", {})
 
-  def _read(self, index: int, has_uv: bool) -> tuple[Material, dict]:
-    material = self._tree["materials"][index]
-    factor, info = self._texture_info(material)
+  @functools.cache
+  def read(index: int, has_uv: bool) -> tuple[Material, dict[str, Any]]:
+    material = tree["materials"][index]
+    factor, info = base_color(index)
     if factor is not None:
       factor = np.array(factor, np.float32)
       if factor.shape != (4,) or not np.isfinite(factor).all():
@@ -79,55 +76,43 @@ class Materials:
         )
     alpha = material.get("alphaMode", "OPAQUE").lower()
     if alpha not in ("opaque", "mask", "blend"):
-      self._notes.append(f"materials[{index}]: alphaMode {alpha} is unknown")
+      notes.append(f"materials[{index}]: alphaMode {alpha} is unknown")
       alpha = "opaque"
-    texture, wrap = None, ("repeat", "repeat")
+    pixels, wrap = None, ("repeat", "repeat")
     if info and has_uv:
-      texture, wrap = self._texture(info["index"], alpha != "opaque")
+      entry = tree["textures"][info["index"]]
+      webp = entry.get("extensions", {}).get("EXT_texture_webp", {})
+      source = entry.get("source", webp.get("source"))
+      if source is None:
+        notes.append(
+          f"textures[{info['index']}]: only PNG, JPEG and WebP images are read"
+        )
+      else:
+        pixels = decode(source, alpha != "opaque")
+        sampler = (
+          tree["samplers"][entry["sampler"]] if "sampler" in entry else {}
+        )
+        wrap = (
+          _WRAP[sampler.get("wrapS", 10497)],
+          _WRAP[sampler.get("wrapT", 10497)],
+        )
     elif info:
-      self._notes.append(
+      notes.append(
         f"materials[{index}]: its texture is left out where a primitive has no "
         f"{uv_name(info)}"
       )
     cutoff = float(material.get("alphaCutoff", 0.5))
-    look = Material(factor, texture, wrap, alpha, cutoff)
-    return look, info if texture is not None else {}
+    look = Material(factor, pixels, wrap, alpha, cutoff)
+    return look, info if pixels is not None else {}
 
-  def _texture(
-    self, index: int, alpha: bool
-  ) -> tuple[np.ndarray | None, tuple[str, str]]:
-    entry = self._tree["textures"][index]
-    source = entry.get("source")
-    if source is None:
-      webp = entry.get("extensions", {}).get("EXT_texture_webp", {})
-      source = webp.get("source")
-    if source is None:
-      self._notes.append(
-        f"textures[{index}]: only PNG, JPEG and WebP images are read"
-      )
-      return None, ("repeat", "repeat")
-    if (source, alpha) not in self._pixels:
-      self._pixels[source, alpha] = self._image(source, alpha)
-    sampler = (
-      self._tree["samplers"][entry["sampler"]] if "sampler" in entry else {}
-    )
-    return self._pixels[source, alpha], (
-      _WRAP[sampler.get("wrapS", 10497)],
-      _WRAP[sampler.get("wrapT", 10497)],
-    )
+  def read_of(primitive: dict[str, Any]) -> tuple[Material, dict[str, Any]]:
+    index = primitive.get("material")
+    if index is None:
+      return Material(), {}
+    info = base_color(index)[1]
+    return read(index, uv_name(info) in primitive["attributes"])
 
-  def _image(self, index: int, alpha: bool) -> np.ndarray | None:
-    image = self._tree["images"][index]
-    try:
-      data = (
-        self._view(image["bufferView"])
-        if "bufferView" in image
-        else read_reference(self._folder, image["uri"], escaped=True)
-      )
-      return decode_texture(data, alpha=alpha)
-    except OSError as error:
-      self._notes.append(f"images[{index}]: {error}")
-      return None
+  return read_of
 
 
 def uv_name(info: dict[str, Any]) -> str:
