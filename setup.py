@@ -48,7 +48,7 @@ setup(
     "orbax-checkpoint>=0.12.8,<0.13",  # its v1 interface still moves
     "pillow>=11",
     "pypcd4>=1.4",  # the first that builds nothing on installation
-    "safetensors>=0.5",
+    "safetensors>=0.8",
     "scikit-learn>=1.6",
     "scipy>=1.13",
     "tensorboardX>=2.6",

@@ -1,31 +1,25 @@
 """Reads Hugging Face's CLIP checkpoints into the parameters of `models/clip`.
 
-Tensor by tensor: a file is mapped into memory, each parameter is assembled on
-the host in the type that it is computed in, goes to the devices, and is
-dropped before the next one is.  The host never holds the model.
+Tensor by tensor: each parameter is assembled on the host in the type that it is
+computed in, goes to the devices, and is dropped before the next one is.  The
+host never holds the model.
 """
 
 import hashlib
-import json
-import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import safetensors
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import read_json
 from mrd_jax.models.clip import ACTIVATIONS, CLIP, CLIPSize, TowerSize
 
-_TYPES = {
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_TYPES = "F32", "F16", "BF16"
 _ATTENTION = "encoder.layers.{}.self_attn."
 # Our modules of a tower -> Hugging Face's, several where ours are fused.
 _MODULES = {
@@ -58,11 +52,8 @@ def read_size(path: Path) -> CLIPSize:
   # Hugging Face's own class knows the defaults and the quirks of old files.
   from transformers import CLIPConfig
 
-  try:
-    values = json.loads(path.read_text())
-    kind = values.get("model_type")
-  except (OSError, ValueError, AttributeError) as error:
-    raise BadInput(f"{path} is not readable as JSON: {error}") from error
+  values = read_json(path)
+  kind = values.get("model_type") if isinstance(values, dict) else None
   if kind != "clip":
     raise BadInput(
       f"{path}: model_type is {kind!r}, must be 'clip': the whole model with "
@@ -119,16 +110,32 @@ def load_params(
     BadInput: naming file and tensor, if one is missing, of another shape or
       type, not finite, or unknown.
   """
-  tensors: dict[str, tuple[Path, np.ndarray]] = {}
+  files: dict[str, tuple[Path, Any]] = {}
   for path in paths:
-    for key, tensor in _map_tensors(path).items():
-      if key in tensors:
-        raise BadInput(f"{path}: {key} is in {tensors[key][0]}, too")
-      tensors[key] = path, tensor
+    try:
+      file = safetensors.safe_open(path, framework="numpy")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+      raise BadInput(
+        f"{path} cannot be read as safetensors ({error}); it is damaged or of "
+        "another kind, fetch it again"
+      ) from error
+    for key in file.keys():  # noqa: SIM118 (it is no dict)
+      if key.endswith(".position_ids"):
+        continue  # constants of old versions, in integers
+      if key in files:
+        raise BadInput(f"{path}: {key} is in {files[key][0]}, too")
+      kind = file.get_slice(key).get_dtype()
+      if kind not in _TYPES:
+        raise BadInput(
+          f"{path}: {key} is of type {kind}, must be one of "
+          f"{', '.join(_TYPES)}; fetch a revision that is not quantised"
+        )
+      files[key] = path, file
   digests: dict[str, str] = {}
 
   def take(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    path, tensor = tensors[key]
+    path, file = files[key]
+    tensor = file.get_tensor(key)
     if tensor.shape != shape:
       raise BadInput(
         f"{path}: {key} has shape {tensor.shape}, the config.json beside it "
@@ -159,12 +166,12 @@ def load_params(
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
     for key in _keys(_name(path), leaf)
   }
-  if missing := sorted(known - tensors.keys()):
+  if missing := sorted(known - files.keys()):
     raise BadInput(
       f"{' or '.join(map(str, paths))}: the tensor {missing[0]} is missing; it "
       "is not the whole CLIPModel of the config.json beside it"
     )
-  for key, (path, _) in tensors.items():
+  for key, (path, _) in files.items():
     if key not in known:
       raise BadInput(
         f"{path}: the tensor {key} is not one of a CLIPModel of the "
@@ -175,8 +182,13 @@ def load_params(
     name = _name(path)
     keys = _keys(name, leaf)
     value = np.empty(leaf.shape, leaf.dtype)
-    # Each tensor is a run of rows of the parameter.
-    runs = value.reshape(len(keys), *_run_shape(name, leaf, len(keys)))
+    # Each tensor is a run of rows of the parameter; of those of layers, the
+    # first axis is the depth.
+    shape = leaf.shape
+    if "/layers/" in name:
+      depth, rows, *columns = shape
+      shape = depth * rows // len(keys), *columns
+    runs = value.reshape(len(keys), *shape)
     for i, key in enumerate(keys):
       run = runs[i, ...]
       shape = run.shape
@@ -209,50 +221,6 @@ def _keys(name: str, leaf: jax.ShapeDtypeStruct) -> list[str]:
     for layer in range(depth)
     for template in _MODULES[module]
   ]
-
-
-def _run_shape(
-  name: str, leaf: jax.ShapeDtypeStruct, runs: int
-) -> tuple[int, ...]:
-  """The shape of one of the tensors that a parameter is made of."""
-  if "/layers/" not in name:
-    return leaf.shape
-  depth, rows, *columns = leaf.shape
-  return depth * rows // runs, *columns
-
-
-def _map_tensors(path: Path) -> Mapping[str, np.ndarray]:
-  """The tensors of a .safetensors file, which stays on disk."""
-  try:
-    # Checks the header: sizes, offsets, overlaps.  It cannot give bfloat16 to
-    # numpy, which is why the file is then mapped here.
-    with safetensors.safe_open(path, framework="numpy"):
-      pass
-    with path.open("rb") as file:
-      mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    start = 8 + int.from_bytes(mapped[:8], "little")
-    header = json.loads(mapped[8:start])
-  except (safetensors.SafetensorError, OSError, ValueError) as error:
-    raise BadInput(
-      f"{path} cannot be read as safetensors ({error}); it is damaged or of "
-      "another kind, fetch it again"
-    ) from error
-  header.pop("__metadata__", None)
-  tensors = {}
-  for key, entry in header.items():
-    if key.endswith(".position_ids"):
-      continue  # constants of old versions, in integers
-    if entry["dtype"] not in _TYPES:
-      raise BadInput(
-        f"{path}: {key} is of type {entry['dtype']}, must be one of "
-        f"{', '.join(_TYPES)}; fetch a revision that is not quantised"
-      )
-    kind, (first, last) = _TYPES[entry["dtype"]], entry["data_offsets"]
-    flat = np.frombuffer(
-      mapped, kind, (last - first) // kind.itemsize, start + first
-    )
-    tensors[key] = flat.reshape(entry["shape"])
-  return tensors
 
 
 def _tower(config: Any) -> TowerSize:
