@@ -1,6 +1,7 @@
 """The training step that benchmarks time, and the random batches it takes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ from mrd_jax.data.examples import Batch
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 from mrd_jax.training.optimizer import make_optimizer
+from mrd_jax.training.pretraining import batch_loss, init_params
 from mrd_jax.training.state import make_state
 from mrd_jax.training.step import jit_train_step
 
 
 class Training(NamedTuple):
-  """A step of `train_step.jit_train_step` and what it is made of."""
+  """A step of `training/step.py` and what it is made of."""
 
   config: Config
   encoder: PointBERT
@@ -70,15 +72,24 @@ def make_training(
     config.optimizer, steps_per_epoch=100, num_steps=30_000, alternating=False
   )
   init, abstract_state = make_state(
-    encoder,
-    config.loss,
-    config.logit_scale.init,
+    functools.partial(
+      init_params, encoder, config.loss, config.logit_scale.init
+    ),
     optimizer,
     keep_average=keep_average,
     seed=0,
     mesh=mesh,
   )
-  step = jit_train_step(encoder, optimizer, config, abstract_state, mesh)
+  step = jit_train_step(
+    abstract_state,
+    mesh,
+    loss=functools.partial(
+      batch_loss, encoder=encoder, config=config, mesh=mesh
+    ),
+    optimizer=optimizer,
+    ema_decay=config.optimizer.ema_decay,
+    max_logit_scale=config.logit_scale.max,
+  )
   return Training(config, encoder, init, abstract_state, step)
 
 

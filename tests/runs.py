@@ -1,17 +1,22 @@
-"""Training runs as processes of their own: start them, watch them, compare."""
+"""Training runs, in this process or as their own: start, watch, compare them."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
+from configs import debug
+from configs.finetune import debug as finetune_debug
 from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.config import finetuning, pretraining
 from mrd_jax.io.files import read_json_lines
 from mrd_jax.prepare import procedural
 
@@ -24,6 +29,32 @@ def make_data(path: Path) -> Path:
     path, train=108, val=54, num_points=160, num_views=2, embed_dim=32
   )
   return path
+
+
+@contextlib.contextmanager
+def on_devices(count: int) -> Iterator[None]:
+  """What is set up in this block uses the first of this process's devices."""
+  devices = jax.devices()[:count]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("jax.devices", lambda: devices)
+    yield
+
+
+def pretraining_config(data_dir: Path | str, **changes) -> pretraining.Config:
+  """The debug config with fields changed: `seed=1, train={"steps": 3}`."""
+  values = debug.get_config()
+  values.data.dir = str(data_dir)
+  values.update(changes)
+  return pretraining.from_config_dict(values)
+
+
+def finetuning_config(data_dir: Path | str, **changes) -> finetuning.Config:
+  """The same of fine-tuning."""
+  values = finetune_debug.get_config()
+  values.data.dir = str(data_dir)
+  values.train.batch_size = 16
+  values.update(changes)
+  return finetuning.from_config_dict(values)
 
 
 def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:

@@ -34,8 +34,8 @@ def slow_compilation(mark: Path) -> None:
   """The first step blocks the interpreter, as a compilation does."""
   jit_train_step = set_up.jit_train_step
 
-  def slow(*arguments):
-    step = jit_train_step(*arguments)
+  def slow(*arguments, **named):
+    step = jit_train_step(*arguments, **named)
     calls = []
 
     def first_is_slow(state, batch):

@@ -25,7 +25,7 @@ from mrd_jax.encoder import names
 from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.training.optimizer import make_optimizer
-from mrd_jax.training.step import loss_gradients
+from mrd_jax.training.pretraining import loss_of_examples
 
 LEARNING_RATE = 1e-3
 POINT_NET = "mini-PointNet"
@@ -128,12 +128,12 @@ def _gradients(
   batch_stats: Any,
   examples: Examples,
 ):
-  gradients, metrics, _ = loss_gradients(
+  gradients, (metrics, _) = jax.grad(loss_of_examples, has_aux=True)(
     params,
     batch_stats,
     examples,
     encoder=model,
-    loss_config=loss,
+    loss=loss,
     parts=1,
     mesh=None,
     key=None,

@@ -1,4 +1,4 @@
-"""A batch that does not fit: its gradient, part by part, and yet exactly.
+"""Embeds a batch that does not fit, part by part, with its exact gradient.
 
 The losses compare every sample of the global batch with every other, so a
 gradient of parts' losses would be another one.  Here the losses see all
@@ -7,12 +7,9 @@ and, since each part is rematerialised, backward again: what is kept of a part
 are its groups and its embeddings.  JAX adds up the parts' gradients when it
 transposes the loop (the scheme of GradCache, arXiv 2101.06983, is what
 results).
-
-BatchNorm couples the samples too.  Its statistics are made first, a layer at
-a time over all parts, and enter as constants of the batch that carry their
-gradient: three more passes of the mini-PointNet, 3 % of M's operations.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,7 +27,7 @@ def embed_in_parts(
   num_points_B: jax.Array,
   parts: int,
 ) -> tuple[jax.Array, Any]:
-  """What `encoder` gives in training for a batch, computed in `parts`.
+  """Computes in `parts` what `encoder` gives in training for a batch.
 
   Args:
     encoder: The encoder, without drop path.
@@ -43,10 +40,30 @@ def embed_in_parts(
     (B, D) embeddings and the new running statistics, both equal but for
     rounding to those of `encoder.apply(..., train=True)`.
   """
+  layout = encoder.batch_sharding
+
+  def reshape(tree: Any, to: Callable[[jax.Array], jax.Array], split: bool):
+    """Splits (B, ...) into (parts, B / parts, ...), or joins it again.
+
+    Every device reshapes what it holds, so that each part has a share of every
+    device and nothing moves between them.
+    """
+    if layout is None:
+      return jax.tree.map(to, tree)
+    whole, in_parts = P(layout.spec[0]), P(None, layout.spec[0])
+    return jax.shard_map(
+      lambda tree: jax.tree.map(to, tree),
+      mesh=layout.mesh,
+      in_specs=whole if split else in_parts,
+      out_specs=in_parts if split else whole,
+    )(tree)
+
   groups: Any = encoder.apply(
     {}, points_BN6, num_points_B, method=PointBERT.group
   )
-  groups = _split(encoder, groups, parts)
+  groups = reshape(
+    groups, lambda x: x.reshape(parts, -1, *x.shape[1:]), split=True
+  )
   statistics = _batch_statistics(encoder, variables, groups)
 
   @jax.checkpoint
@@ -66,22 +83,40 @@ def embed_in_parts(
     variables["batch_stats"],
     statistics,
   )
-  return _join(encoder, point), running
+  point = reshape(point, lambda x: x.reshape(-1, *x.shape[2:]), split=False)
+  return point, running
 
 
 def _batch_statistics(
   encoder: PointBERT, variables: dict[str, Any], groups: Groups
 ) -> Any:
-  """BatchNorm's statistics of the whole batch, in a tree like "batch_stats".
-
-  Those of a layer depend on those of the layers before it.
+  """Computes BatchNorm's statistics of the whole batch, from its parts.
 
   Args:
     encoder: The encoder.
     variables: {"params", "batch_stats"}.
     groups: (parts, B / parts, ...) each.
+
+  Returns:
+    A tree like "batch_stats".
   """
+  # BatchNorm couples the samples of a batch: every embedding depends, through
+  # mean and variance, on every cloud, and so does its gradient.  A part that
+  # used its own statistics would be another function.  So the statistics are
+  # made first, of all parts, and then enter `embed` as if they were running
+  # ones; they are functions of the parameters, not constants, and what the
+  # loss says about them flows back through this function, too.
+  #
+  # A layer's statistics depend on the layers before it, which must already be
+  # normalised by theirs: hence one pass over all parts for each of the three
+  # layers, every pass with the final statistics of the layers before
+  # (3 % of M's operations).  What a pass says about later layers, whose
+  # statistics are still the old ones, is not used.
+  #
+  # Parts are equally large, so the mean is the mean of their means, and the
+  # variance the mean of their variances plus the variance of their means.
   point_net = MiniPointNet(encoder.size.sa_dim, encoder.dtype)
+  params = variables["params"]["point_net"]
   statistics = dict(variables["batch_stats"]["point_net"])
 
   @jax.checkpoint
@@ -94,50 +129,14 @@ def _batch_statistics(
     )
     return seen["intermediates"]
 
-  def over_all_parts(statistics, layer: str) -> dict[str, jax.Array]:
-    params = variables["params"]["point_net"]
+  for layer in sorted(statistics):
     ((mean_PC, variance_PC),) = jax.lax.map(
-      lambda part: moments(params, statistics, part)[f"into_{layer}"],
+      lambda part, known=dict(statistics), layer=layer: moments(
+        params, known, part
+      )[f"into_{layer}"],
       groups.features,
     )
     mean_C = mean_PC.mean(axis=0)
     variance_C = (variance_PC + (mean_PC - mean_C) ** 2).mean(axis=0)
-    return {"mean": mean_C, "var": variance_C}
-
-  for layer in sorted(statistics):
-    statistics[layer] = over_all_parts(dict(statistics), layer)
+    statistics[layer] = {"mean": mean_C, "var": variance_C}
   return {"point_net": statistics}
-
-
-def _split(encoder: PointBERT, tree, parts: int):
-  """(B, ...) -> (parts, B / parts, ...), each with a share of every device."""
-  return _locally(
-    encoder,
-    lambda x: x.reshape(parts, -1, *x.shape[1:]),
-    tree,
-    lambda batch: (P(batch), P(None, batch)),
-  )
-
-
-def _join(encoder: PointBERT, tree):
-  """The reverse of `_split`."""
-  return _locally(
-    encoder,
-    lambda x: x.reshape(-1, *x.shape[2:]),
-    tree,
-    lambda batch: (P(None, batch), P(batch)),
-  )
-
-
-def _locally(encoder: PointBERT, reshape, tree, specs):
-  """Reshapes what each device holds; nothing moves between devices."""
-  layout = encoder.batch_sharding
-  if layout is None:
-    return jax.tree.map(reshape, tree)
-  before, after = specs(layout.spec[0])
-  return jax.shard_map(
-    lambda tree: jax.tree.map(reshape, tree),
-    mesh=layout.mesh,
-    in_specs=before,
-    out_specs=after,
-  )(tree)

@@ -1,8 +1,4 @@
-"""Where a run's time and memory go.
-
-`Clock` is the one notion of where the training loop stands: it splits the
-wall time into stages for metrics.jsonl, and `training/watchdog.py` reads it.
-"""
+"""Measures where a run's time and memory go."""
 
 import collections
 import contextlib
@@ -29,9 +25,10 @@ class Position(NamedTuple):
 
 
 class Clock:
-  """Where the loop stands, and for how long it was in which stage.
+  """Notes where the loop stands, and for how long it was in which stage.
 
-  It is in one stage at any time, so the stages add up to the wall time.
+  It is in one stage at any time, so the stages, which metrics.jsonl has, add
+  up to the wall time; `training/watchdog.py` reads the position.
 
   Attributes:
     step: Steps done; the loop's to set.
@@ -69,14 +66,21 @@ class Clock:
 
 
 def memory() -> dict[str, float]:
-  """Memory in GiB, named as in metrics.jsonl.
+  """Measures memory in GiB, named as in metrics.jsonl.
 
   Returns:
     `memory/host_gib`, the resident size of this process, and where the
     backend tells, `memory/in_use_gib` and `memory/peak_gib` of the fullest of
     its devices.
   """
-  sizes = {"memory/host_gib": _resident_bytes() / _GIB}
+  try:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    resident = pages * os.sysconf("SC_PAGE_SIZE")
+  except FileNotFoundError:  # not Linux: the peak is the next best
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform != "darwin":
+      resident *= 1024
+  sizes = {"memory/host_gib": resident / _GIB}
   devices = [stats for d in jax.local_devices() if (stats := d.memory_stats())]
   if devices:
     sizes |= {
@@ -84,12 +88,3 @@ def memory() -> dict[str, float]:
       "memory/peak_gib": max(x["peak_bytes_in_use"] for x in devices) / _GIB,
     }
   return sizes
-
-
-def _resident_bytes() -> int:
-  try:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-  except FileNotFoundError:  # not Linux: the peak is the next best
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,40 +1,69 @@
-"""What the training loop measures on held-out splits."""
+"""Scores held-out splits during pre-training."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from mrd_jax.config.pretraining import EvalConfig
+from jax.sharding import Mesh
+
+from mrd_jax.config.pretraining import Config
 from mrd_jax.data import dataset
-from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings, unit
+from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings
 from mrd_jax.errors import BadInput
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.metrics.relation_gap import relation_gap
 from mrd_jax.metrics.retrieval import retrieval
 from mrd_jax.metrics.zero_shot import zero_shot
+from mrd_jax.models.pointbert import PointBERT
 
 
 class HeldOut:
-  """The held-out splits of a dataset and how they are scored.
+  """Scores the held-out splits of a config.
 
   Metrics are named "SPLIT/top1", "SPLIT/text_to_shape_r1", and so on.
 
+  Attributes:
+    embeddings: By split, what the newest scores were computed from.
+
   Args:
     config: Which splits are scored how.
-    data_dir: The prepared dataset.
-    embedder: Embeds a split.
+    encoder: The encoder.
+    mesh: The devices.
+
+  Raises:
+    BadInput: if a split cannot be scored so, or none has the best metric.
   """
 
-  def __init__(self, config: EvalConfig, data_dir: Path, embedder: Embedder):
-    self._config = config
-    self._data_dir = data_dir
-    self._embedder = embedder
-    splits = dict.fromkeys(
-      config.zero_shot + config.retrieval + config.relation_gap
+  def __init__(self, config: Config, encoder: PointBERT, mesh: Mesh):
+    self._config = config.eval
+    self._data_dir = Path(config.eval.data_dir or config.data.dir)
+    meta = dataset.read_meta(self._data_dir)
+    if meta.embed_dim != encoder.embed_dim:
+      raise BadInput(
+        f"eval.data_dir: the features in {self._data_dir} have width "
+        f"{meta.embed_dim}, those in {config.data.dir} {encoder.embed_dim}; "
+        "name a dataset of the same teacher"
+      )
+    self._embedder = Embedder(
+      encoder,
+      config.augment,
+      meta,
+      batch_size=config.eval.batch_size,
+      threads=config.data.threads,
+      seed=config.seed,
+      mesh=mesh,
     )
-    self._sources = {s: dataset.open_split(data_dir, s) for s in splits}
+    splits = dict.fromkeys(
+      config.eval.zero_shot + config.eval.retrieval + config.eval.relation_gap
+    )
+    self._sources = {s: dataset.open_split(self._data_dir, s) for s in splits}
     self._classes = {
-      s: unit(dataset.class_features(data_dir, s)) for s in config.zero_shot
+      s: unit(dataset.class_features(self._data_dir, s))
+      for s in config.eval.zero_shot
     }
+    self.embeddings: dict[str, SplitEmbeddings] = {}
+    if config.checkpoint.keep_best:
+      self._check_metric(config.checkpoint.best_metric)
 
   @property
   def chance(self) -> dict[str, float]:
@@ -43,15 +72,12 @@ class HeldOut:
 
   def __call__(
     self, variables, keep_going: Callable[[], None]
-  ) -> tuple[dict[str, float], dict[str, SplitEmbeddings]]:
+  ) -> dict[str, float]:
     """Scores every split.
 
     Args:
       variables: The encoder's.
       keep_going: Called before every batch; may raise to stop.
-
-    Returns:
-      The metrics, and the embeddings they were computed from.
     """
     metrics, embeddings = {}, {}
     for split, source in self._sources.items():
@@ -84,10 +110,11 @@ class HeldOut:
           "eval.zero_shot, eval.retrieval or eval.relation_gap"
         ) from error
       metrics |= {f"{split}/{name}": value for name, value in scores.items()}
-    return metrics, embeddings
+    self.embeddings = embeddings
+    return metrics
 
   def describe(self, metrics: dict[str, float]) -> str:
-    """The scores in one line a split, with the chance level."""
+    """Writes the scores in one line a split, with the chance level."""
     lines = []
     for split in self._sources:
       parts = []
@@ -111,7 +138,7 @@ class HeldOut:
       lines.append(f"{split}: {', '.join(parts)}")
     return "\n  ".join(lines)
 
-  def check_metric(self, name: str) -> None:
+  def _check_metric(self, name: str) -> None:
     """Raises BadInput unless an evaluation yields the metric `name`."""
     split, _, score = name.partition("/")
     known = split in self._classes and re.fullmatch(

@@ -1,4 +1,4 @@
-"""What a run tells: a progress line, metrics.jsonl, TensorBoard events, W&B.
+"""Tells how a run goes: progress, metrics.jsonl, TensorBoard, W&B.
 
 Only process 0 writes.  Both files are cut back to the restored step when a
 run resumes, so that a killed and repeated stretch does not appear twice.
@@ -7,7 +7,6 @@ run resumes, so that a killed and repeated stretch does not appear twice.
 import contextlib
 import importlib.util
 import json
-import os
 import secrets
 import shutil
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from mrd_jax.errors import BadInput, RunFailed
-from mrd_jax.io.files import read_json_lines, write_json
+from mrd_jax.io.files import read_json_lines, write_json, write_text
 
 
 class MetricsWriter:
@@ -56,7 +55,16 @@ class MetricsWriter:
     self._path = workdir / "metrics.jsonl"
     self._mirror = mirror
     if enabled:
-      _keep_until(self._path, start_step, drop_start_evaluation)
+      if self._path.exists():
+        # Without the lines that the run will write again.
+        kept = [
+          json.dumps(line) + "\n"
+          for line in read_json_lines(self._path)
+          if line["step"] < start_step
+          or line["step"] == start_step
+          and not (line["kind"] == "eval" and drop_start_evaluation)
+        ]
+        write_text(self._path, "".join(kept))
       self._file = self._path.open("a")
       self._board = SummaryWriter(
         str(workdir / "tensorboard"), purge_step=start_step + 1
@@ -196,14 +204,14 @@ def check_wandb(project: str) -> None:
 
 
 def duration(seconds: float) -> str:
-  """Seconds as "1h02m" or "2m05s"."""
+  """Writes seconds as "1h02m" or "2m05s"."""
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
 def describe_losses(values: dict[str, float]) -> str:
-  """The loss, its parts if it has any, and one weight of each pair."""
+  """Writes the loss, its parts if it has any, and one weight of each pair."""
   if "contrast/image" not in values:
     return f"loss {values['loss']:.3f}"
   contrast = values["contrast/image"] + values["contrast/text"]
@@ -216,20 +224,3 @@ def describe_losses(values: dict[str, float]) -> str:
     f"loss {values['loss']:.3f} (contrast {contrast:.3f}"
     f" intra {values['intra']:.4f} cross {values['cross']:.4f})  {weights}"
   )
-
-
-def _keep_until(path: Path, step: int, drop_evaluation: bool) -> None:
-  """Drops the lines that the run will write again."""
-  if not path.exists():
-    return
-  kept = [
-    line
-    for line in read_json_lines(path)
-    if line["step"] < step
-    or (
-      line["step"] == step and (line["kind"] == "train" or not drop_evaluation)
-    )
-  ]
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-  os.replace(temporary, path)

@@ -1,7 +1,7 @@
 """The training loop, in one function: evaluate -> save -> next batch -> step.
 
-Pre-training (`training/set_up.py`) and fine-tuning (`finetune/train.py`) say in a `Run`
-what they do; that a run can be killed, stopped and repeated is here.
+What is trained is the objective's; that a run can be killed, stopped and
+repeated is here.
 """
 
 import collections
@@ -10,13 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.data.examples import Batch
 from mrd_jax.errors import RunFailed
@@ -26,13 +25,10 @@ from mrd_jax.parallel.agree import first_says
 from mrd_jax.parallel.stop import Preempted, Preemption
 from mrd_jax.training.clock import Clock, memory
 from mrd_jax.training.log import MetricsWriter, WandbRun, check_wandb
+from mrd_jax.training.objective import Objective
 from mrd_jax.training.profile import Profile
 from mrd_jax.training.resume import check_resumable, check_same_data
-from mrd_jax.training.watchdog import Watchdog
-
-if TYPE_CHECKING:
-  from _typeshed import DataclassInstance
-
+from mrd_jax.training.watchdog import watchdog
 
 NAMED = 8  # shapes of a bad batch in the message; its file has all
 
@@ -43,67 +39,34 @@ class NotFinite(RunFailed):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What the loop works with.
+  """What the loop works with; `training/set_up.py` makes it.
 
   Attributes:
-    config: Goes to config.json, and must be the same when a run goes on.
-    data: What identifies the data; goes to data.json, likewise.
+    objective: What is trained.
     summary: What is printed first.
     init: Makes the first state.
     abstract_state: Its shapes and shardings.
     step_fn: (state, global batch) -> (state, metrics); the state is donated.
     batches: The global batches from a step on, to the end of the run.
-    evaluate: (state, whether it is the last one, keep_going) -> scores, and
-      what else `write_results` wants.  Calls keep_going before every batch,
-      which may raise to stop.
-    describe: (step, scores) -> the scores as they are printed.
-    write_results: (workdir, last step, its scores, what came with them,
-      keep_going); is called in the end, on every process, when all is saved.
-    open_checkpoints: The checkpoints of a workdir.
-    num_steps: Length of the run.
-    batch_size: Global batch.
-    evaluate_every: Interval in steps, besides the last.
-    save_every: The same.
-    log_every: The same, of a line in metrics.jsonl.
-    profile: The steps to trace, as in the config.
-    stall_seconds: Of the watchdog.
-    wandb: Project of Weights & Biases.
     examine: What is to be said of each record of a step's batch, counted from
-      0, as `batches.examine_batch` says it.
+      0, as `examine_batch` says it.
   """
 
-  config: "DataclassInstance"
-  data: dict[str, Any]
+  objective: Objective
   summary: str
   init: Callable[[], TrainState]
   abstract_state: TrainState
   step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
   batches: Callable[[int], Iterator[Batch]]
-  evaluate: Callable[
-    [TrainState, bool, Callable[[], None]], tuple[dict[str, float], Any]
-  ]
-  describe: Callable[[int, dict[str, float]], str]
-  write_results: Callable[
-    [Path, int, dict[str, float], Any, Callable[[], None]], None
-  ]
-  open_checkpoints: Callable[[Path], Checkpoints]
-  num_steps: int
-  batch_size: int
-  evaluate_every: int
-  save_every: int
-  log_every: int
-  profile: str = ""
-  stall_seconds: float = 0.0
-  wandb: str = ""
-  examine: Callable[[int], list[dict[str, Any]]] | None = None
+  examine: Callable[[int], list[dict[str, Any]]]
 
 
 def train_loop(run: Run, workdir: Path) -> bool:
   """Trains, or goes on training, the run in `workdir`.
 
   Leaves there: config.json, data.json, checkpoints/, metrics.jsonl,
-  tensorboard/, and in the end what `run.write_results` writes, of which
-  results.json must be one.
+  tensorboard/, and in the end what the objective writes, of which results.json
+  is one.
 
   Returns:
     Whether the run has come to its end; False if it was asked to stop.
@@ -112,38 +75,34 @@ def train_loop(run: Run, workdir: Path) -> bool:
     BadInput: if the folder holds a run under another config or on other data.
     NotFinite: if the loss or a gradient is no longer finite.
   """
-  check_wandb(run.wandb)
+  objective, last = run.objective, run.objective.num_steps
+  config = objective.config
+  first_process = jax.process_index() == 0
+  check_wandb(config.log.wandb)
   clock = Clock()
   with (
     contextlib.closing(Preemption()) as preemption,
-    contextlib.closing(Watchdog(clock, run.stall_seconds)),
+    watchdog(clock, config.log.stall_seconds),
+    contextlib.ExitStack() as closing,
   ):
-    return _train_loop(run, workdir, preemption, clock)
-
-
-def _train_loop(
-  run: Run, workdir: Path, preemption: Preemption, clock: Clock
-) -> bool:
-  first_process = jax.process_index() == 0
-  with contextlib.ExitStack() as closing:
-    checkpoints = run.open_checkpoints(workdir)
+    checkpoints = objective.open_checkpoints(workdir)
     closing.enter_context(contextlib.closing(checkpoints))
     closing.callback(clock.enter, "save")  # closing waits for the last one
-    start, last, remarks = 0, run.num_steps, []
+    start, remarks = 0, []
     if checkpoints.latest_step() is None:
       state = run.init()
     else:
-      check_resumable(run.config, workdir / "config.json")
-      check_same_data(run.data, workdir / "data.json")
+      check_resumable(config, workdir / "config.json")
+      check_same_data(objective.data, workdir / "data.json")
       restored = checkpoints.restore_newest(run.abstract_state)
       start, state, remarks = restored.step, restored.state, restored.remarks
     profile = Profile(
-      run.profile, workdir / "profile", num_steps=last, enabled=first_process
+      config.profile, workdir / "profile", num_steps=last, enabled=first_process
     )
     closing.enter_context(contextlib.closing(profile))
     if first_process:
-      write_json(workdir / "config.json", dataclasses.asdict(run.config))
-      write_json(workdir / "data.json", run.data)
+      write_json(workdir / "config.json", dataclasses.asdict(config))
+      write_json(workdir / "data.json", objective.data)
     # The step we start from is evaluated again if a stop kept its scores from
     # being recorded.
     has_results = first_says((workdir / "results.json").exists())
@@ -153,35 +112,33 @@ def _train_loop(
     writer = MetricsWriter(
       workdir,
       num_steps=last,
-      batch_size=run.batch_size,
+      batch_size=config.train.batch_size,
       start_step=start,
       drop_start_evaluation=evaluate_start,
       enabled=first_process,
       mirror=(
-        WandbRun(run.wandb, workdir, dataclasses.asdict(run.config))
-        if run.wandb and first_process
+        WandbRun(config.log.wandb, workdir, dataclasses.asdict(config))
+        if config.log.wandb and first_process
         else None
       ),
     )
     closing.enter_context(contextlib.closing(writer))
-    writer.say(run.summary)
-    for remark in remarks:
-      writer.say(remark)
+    writer.say("\n".join([run.summary, *remarks]))
     if start:
       writer.say(f"resumed from the checkpoint of step {start}")
 
-    def due(every: int, step: int) -> bool:
+    def due(every: int) -> bool:
       return step == last or step % every == 0
 
     next_batch = clock.stage("input")(run.batches(start).__next__)
     pending: dict[int, dict] = {}  # the newest step's metrics, on the device
 
     def log_pending() -> None:
-      for step, metrics in pending.items():
+      for done, metrics in pending.items():
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        check_finite(run, workdir, step, values)
-        if due(run.log_every, step):
-          writer.train(step, values | clock.lap() | memory())
+        check_finite(run, workdir, done, values)
+        if done == last or done % config.log.every_steps == 0:
+          writer.train(done, values | clock.lap() | memory())
       pending.clear()
 
     def keep_going() -> None:
@@ -191,21 +148,20 @@ def _train_loop(
     step = saved = clock.step = start
     clock.enter("step")
     clock.lap()  # what was before the first step is no step's
-    stopped = False
-    scores = extra = None
+    stopped, scores = False, None
     try:
       # Evaluate, save, next batch, step: a checkpoint of step s is what the
       # s-th step left, with its scores, before data of the next is read.
       while True:
         scores = None
-        if due(run.evaluate_every, step) and (step > start or evaluate_start):
+        if due(objective.evaluate_every) and (step > start or evaluate_start):
           log_pending()
           with clock.stage("evaluation"):
-            scores, extra = run.evaluate(state, step == last, keep_going)
-          writer.evaluation(step, scores, run.describe(step, scores))
+            scores = objective.evaluate(state, step == last, keep_going)
+          writer.evaluation(step, scores, objective.describe(step, scores))
         if scores and 0 < step == saved and not checkpoints.has_scores(step):
           checkpoints.add_scores(step, scores)  # a stop came before them
-        if step > saved and (scores or due(run.save_every, step)):
+        if step > saved and (scores or due(objective.save_every)):
           log_pending()
           with clock.stage("save"):
             checkpoints.save(step, state, scores)
@@ -230,16 +186,18 @@ def _train_loop(
           checkpoints.save(step, state, None)
       stopped = True
 
-  # The last save is known to be complete only now.
-  if scores and not stopped:
-    try:
-      with clock.stage("results"):
-        run.write_results(workdir, step, scores, extra, keep_going)
-    except Preempted:
-      stopped = True
-  if stopped:
-    writer.say(f"asked to stop at step {step}; repeat the command to go on")
-  return not stopped
+    closing.close()  # the last save is known to be complete only now
+    if scores and not stopped:
+      try:
+        with clock.stage("results"):
+          objective.write_results(
+            workdir, run.abstract_state, step, scores, keep_going
+          )
+      except Preempted:
+        stopped = True
+    if stopped:
+      writer.say(f"asked to stop at step {step}; repeat the command to go on")
+    return not stopped
 
 
 def check_finite(
@@ -253,23 +211,25 @@ def check_finite(
   terms = [name for name, value in values.items() if not math.isfinite(value)]
   if not terms:
     return
-  batch = remedy = ""
+  batch, remedy = "", "Start"
   try:
-    if run.examine and jax.process_index() == 0:
+    if jax.process_index() == 0:
       file = workdir / "not_finite.json"
       shapes = run.examine(step - 1)
       write_json(file, {"step": step, "terms": terms, "shapes": shapes})
-      bad = [x for x in shapes if x["problems"]]
+      bad = [shape for shape in shapes if shape["problems"]]
       names = [
-        repr(x["id"]) + f" ({', '.join(x['problems'])})" * bool(bad)
+        repr(x["id"]) + (f" ({', '.join(x['problems'])})" if bad else "")
         for x in (bad or shapes)[:NAMED]
       ]
       left = len(bad or shapes) - len(names)
       batch = (
         f" Its batch holds {'bad' if bad else 'no visibly bad'} shapes: "
-        f"{', '.join(names)}{f' and {left} more' * bool(left)}; {file} has all."
+        f"{', '.join(names)}{f' and {left} more' if left else ''}; {file} has "
+        "all."
       )
-      remedy = " Mend them in the data, or start" * bool(bad)
+      if bad:
+        remedy = "Mend them in the data, or start"
   finally:
     # All have the same values.  Who leaves takes the others with it, so they
     # wait for the first, which has read a whole batch.
@@ -277,8 +237,8 @@ def check_finite(
       multihost_utils.sync_global_devices("examined")
   raise NotFinite(
     f"step {step}: {', '.join(terms)} not finite; nothing of this step is "
-    f"saved.{batch}{remedy or ' Start'} again in another --workdir with a "
-    "lower optimizer.learning_rate or optimizer.clip_norm"
+    f"saved.{batch} {remedy} again in another --workdir with a lower "
+    "optimizer.learning_rate or optimizer.clip_norm"
   )
 
 

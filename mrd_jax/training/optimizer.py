@@ -1,4 +1,4 @@
-"""Who is updated how: groups by path, schedules, decay mask, averages.
+"""Updates parameters: groups by path, schedules, decay mask, averages.
 
 Every parameter belongs to exactly one group:
 
@@ -10,6 +10,8 @@ by its path, joined with "/": "encoder/block_0/qkv/kernel".
 """
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +28,12 @@ GROUP_RULES = (
 
 
 def path_name(path) -> str:
-  """A key path as "a/b/c"."""
+  """Writes a key path as "a/b/c"."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def group_labels(params, frozen: tuple[str, ...] = ()):
-  """The group of every parameter, as a tree of strings.
+  """Finds the group of every parameter, a tree of strings.
 
   Raises:
     BadInput: if a parameter matches no rule, or a frozen pattern no
@@ -62,7 +64,7 @@ def group_labels(params, frozen: tuple[str, ...] = ()):
 
 
 def decay_mask(params):
-  """True for weight matrices: the leaves named "kernel"."""
+  """Marks what is decayed, the weight matrices: leaves named "kernel"."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path_name(path[-1:]) == "kernel", params
   )
@@ -71,7 +73,7 @@ def decay_mask(params):
 def cosine_schedule(
   peak: float, config: AdamWConfig, *, steps_per_epoch: int, num_steps: int
 ) -> optax.Schedule:
-  """Linear warm-up from zero to `peak`, then half a cosine down.
+  """Makes the rate: linear warm-up from zero to `peak`, then half a cosine.
 
   Raises:
     BadInput: if both warm-up fields are set, or warm-up fills the run.
@@ -92,17 +94,44 @@ def cosine_schedule(
   )
 
 
-def adamw_direction(
-  config: AdamWConfig, weight_decay: float
+def adamw(
+  config: AdamWConfig,
+  peak: float,
+  weight_decay: float,
+  *,
+  steps_per_epoch: int,
+  num_steps: int,
+  acts: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
-  """AdamW's update before it is multiplied with the learning rate."""
-  return optax.chain(
+  """Makes AdamW for one group of parameters.
+
+  The norm that is clipped is the group's: gradients that move nothing must not
+  shrink others.
+
+  Args:
+    config: Its moments, the norm, and the warm-up.
+    peak: Largest learning rate.
+    weight_decay: On weight matrices.
+    steps_per_epoch: For a warm-up given in epochs.
+    num_steps: Length of the run.
+    acts: Whether the group is updated in a step; None: in all.
+  """
+  direction = optax.chain(
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm
     else optax.identity(),
     optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
     optax.add_decayed_weights(weight_decay, mask=decay_mask),
   )
+  if acts:
+    direction = optax.transforms.conditionally_mask(
+      direction, lambda step, **_: acts(step)
+    )
+  schedule = cosine_schedule(
+    peak, config, steps_per_epoch=steps_per_epoch, num_steps=num_steps
+  )
+  # Outside the condition, so that the schedule counts every step.
+  return optax.chain(direction, optax.scale_by_learning_rate(schedule))
 
 
 def make_optimizer(
@@ -112,7 +141,7 @@ def make_optimizer(
   num_steps: int,
   alternating: bool,
 ) -> optax.GradientTransformation:
-  """The optimizer over the tree {encoder, logit_scale, dynamic_weights}.
+  """Makes pre-training's optimizer, of {encoder, logit_scale, dynamic_weights}.
 
   Args:
     config: Its configuration.
@@ -122,23 +151,15 @@ def make_optimizer(
       ones only the dynamic weights, as DARTS alternates.
   """
 
-  def schedule(peak: float) -> optax.Schedule:
-    return cosine_schedule(
-      peak, config, steps_per_epoch=steps_per_epoch, num_steps=num_steps
-    )
-
   def group(peak: float, weight_decay: float, turn: int):
-    # Clips within the group: gradients that move nothing must not shrink
-    # others.
-    direction = adamw_direction(config, weight_decay)
-    if alternating:
-
-      def is_my_turn(step, **_):
-        return step % 2 == turn
-
-      direction = optax.transforms.conditionally_mask(direction, is_my_turn)
-    # Outside the alternation, so that the schedule counts every step.
-    return optax.chain(direction, optax.scale_by_learning_rate(schedule(peak)))
+    return adamw(
+      config,
+      peak,
+      weight_decay,
+      steps_per_epoch=steps_per_epoch,
+      num_steps=num_steps,
+      acts=(lambda step: step % 2 == turn) if alternating else None,
+    )
 
   return optax.multi_transform(
     {
@@ -151,7 +172,7 @@ def make_optimizer(
 
 
 def update_average(average, params, decay: float):
-  """One step of the moving average of the parameters."""
+  """Moves the average of the parameters by one step."""
   return jax.tree.map(
     lambda a, p: a + (1 - decay) * (p - a).astype(a.dtype), average, params
   )

@@ -1,6 +1,7 @@
-"""What a training step carries on, and how it starts."""
+"""How the state of a run starts."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,52 +9,27 @@ import optax
 from jax.sharding import Mesh
 
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.pretraining import LossConfig
-from mrd_jax.losses.mrd import init_dynamic_weights
-from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 
 
-def eval_variables(state: TrainState):
-  """The encoder's variables to evaluate: averaged where an average is kept."""
-  params = state.average or state.params
-  return {"params": params["encoder"], "batch_stats": state.batch_stats}
-
-
-def init_params(
-  encoder: PointBERT, loss: LossConfig, logit_scale: float, key: jax.Array
-):
-  """Fresh parameters and BatchNorm statistics.
-
-  Args:
-    encoder: The encoder.
-    loss: Decides which dynamic weights exist.
-    logit_scale: Initial contrastive scale.
-    key: Randomness of the encoder's initialisation.
-  """
-  # One cloud is enough to learn the shapes; a mesh could not share it.
-  variables = encoder.clone(batch_sharding=None).init(
-    key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
-  )
-  params = {
-    "encoder": variables["params"],
-    "logit_scale": jnp.log(jnp.float32(logit_scale)),
-    "dynamic_weights": init_dynamic_weights(loss),
-  }
-  return params, variables["batch_stats"]
-
-
 def make_state(
-  encoder: PointBERT,
-  loss: LossConfig,
-  logit_scale: float,
+  init: Callable[..., tuple[Any, Any]],
   optimizer: optax.GradientTransformation,
-  *,
+  *loaded: Any,
   keep_average: bool,
   seed: int,
   mesh: Mesh,
 ) -> tuple[Callable[[], TrainState], TrainState]:
-  """How a state starts, and what it looks like.
+  """Prepares the first state.
+
+  Args:
+    init: (key, *loaded) -> parameters and BatchNorm statistics.
+    optimizer: The optimizer.
+    *loaded: Weights that `init` takes.  They are arguments of the compiled
+      program: what it closes over, it holds a second time.
+    keep_average: Whether a moving average of the parameters is kept.
+    seed: Of the key.
+    mesh: The devices.
 
   Returns:
     A function that makes the first state, in place on the devices that hold
@@ -61,8 +37,8 @@ def make_state(
     shardings, for which a checkpoint can be read without making the first.
   """
 
-  def init(key: jax.Array) -> TrainState:
-    params, batch_stats = init_params(encoder, loss, logit_scale, key)
+  def first(key: jax.Array, *loaded: Any) -> TrainState:
+    params, batch_stats = init(key, *loaded)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
@@ -72,6 +48,8 @@ def make_state(
     )
 
   key = jax.random.key(seed)
-  abstract = sharding.with_state_sharding(mesh, jax.eval_shape(init, key))
-  jitted = jax.jit(init, out_shardings=sharding.shardings_of(abstract))
-  return lambda: jitted(key), abstract
+  abstract = sharding.with_state_sharding(
+    mesh, jax.eval_shape(first, key, *loaded)
+  )
+  jitted = jax.jit(first, out_shardings=sharding.shardings_of(abstract))
+  return lambda: jitted(key, *loaded), abstract

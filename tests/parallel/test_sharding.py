@@ -1,5 +1,6 @@
 """The rule by which a state is laid out."""
 
+import functools
 import math
 
 import jax
@@ -13,6 +14,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 from mrd_jax.training.optimizer import make_optimizer
+from mrd_jax.training.pretraining import init_params
 from mrd_jax.training.state import make_state
 
 
@@ -21,9 +23,9 @@ def test_parameters_moments_and_average_are_split_alike():
   mesh = sharding.make_mesh(4)
   assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
   init, abstract = make_state(
-    PointBERT(config.model.size, 24),
-    config.loss,
-    14.28,
+    functools.partial(
+      init_params, PointBERT(config.model.size, 24), config.loss, 14.28
+    ),
     make_optimizer(
       config.optimizer, steps_per_epoch=5, num_steps=10, alternating=False
     ),

@@ -19,8 +19,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
-from mrd_jax.training.state import init_params
-from mrd_jax.training.step import loss_gradients
+from mrd_jax.training.pretraining import init_params, loss_of_examples
 
 SIZE = PointBERTSize(
   32, 1, 2, 64, sa_dim=16, groups=8, radius=0.5, group_size=8
@@ -42,6 +41,23 @@ def make_examples(dtype) -> Examples:
   )
 
 
+def gradients_of(encoder: PointBERT, loss: LossConfig, parts: int, mesh=None):
+  """(params, batch_stats, examples) -> gradients, (metrics, statistics)."""
+  return jax.jit(
+    jax.grad(
+      functools.partial(
+        loss_of_examples,
+        encoder=encoder,
+        loss=loss,
+        parts=parts,
+        mesh=mesh,
+        key=jax.random.key(2),
+      ),
+      has_aux=True,
+    )
+  )
+
+
 def gradients(
   parts: int, *, dtype, fsdp: int | None, loss: LossConfig, remat="none"
 ):
@@ -60,16 +76,10 @@ def gradients(
   examples = make_examples(dtype)
   if layout:
     examples = jax.device_put(examples, layout)
-  return jax.jit(
-    functools.partial(
-      loss_gradients,
-      encoder=encoder,
-      loss_config=loss,
-      parts=parts,
-      mesh=layout and layout.mesh,
-      key=jax.random.key(2),
-    )
+  found, (metrics, running) = gradients_of(
+    encoder, loss, parts, layout and layout.mesh
   )(params, batch_stats, examples)
+  return found, metrics, running
 
 
 def relative_error(found, expected) -> float:
@@ -157,18 +167,9 @@ def test_parts_on_their_own_would_give_another_gradient(x64):
   params["dynamic_weights"] = jax.tree.map(
     lambda x: x + jnp.array([0.3, -0.2]), init_dynamic_weights(loss)
   )
-  gradients_of = jax.jit(
-    functools.partial(
-      loss_gradients,
-      encoder=encoder,
-      loss_config=loss,
-      parts=1,
-      mesh=None,
-      key=None,
-    )
-  )
+  of_half = gradients_of(encoder, loss, 1)
   halves = [
-    gradients_of(
+    of_half(
       params,
       batch_stats,
       jax.tree.map(lambda x, part=part: x[part::2], examples),
@@ -189,16 +190,7 @@ def test_memory_is_that_of_a_part():
   )
 
   def temporaries(parts: int) -> int:
-    step = jax.jit(
-      functools.partial(
-        loss_gradients,
-        encoder=encoder,
-        loss_config=loss,
-        parts=parts,
-        mesh=None,
-        key=None,
-      )
-    )
+    step = gradients_of(encoder, loss, parts)
     compiled = step.lower(params, batch_stats, make_examples(jnp.float32))
     return compiled.compile().memory_analysis().temp_size_in_bytes
 

@@ -28,7 +28,7 @@ from mrd_jax.training.optimizer import (
   path_name,
   update_average,
 )
-from mrd_jax.training.state import init_params
+from mrd_jax.training.pretraining import init_params
 
 # No warm-up and no decay of the rate over the few steps of a test.
 CONFIG = OptimizerConfig(

@@ -24,6 +24,7 @@ from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 from mrd_jax.training.optimizer import make_optimizer
+from mrd_jax.training.pretraining import batch_loss, init_params
 from mrd_jax.training.state import make_state
 from mrd_jax.training.step import jit_train_step, train_step
 
@@ -66,6 +67,17 @@ def our_optimizer(config: Config):
   )
 
 
+def step_of(config: Config, encoder: PointBERT, mesh) -> dict:
+  """The arguments of `train_step` but the optimizer."""
+  return {
+    "loss": functools.partial(
+      batch_loss, encoder=encoder, config=config, mesh=mesh
+    ),
+    "ema_decay": 0.0,
+    "max_logit_scale": config.logit_scale.max,
+  }
+
+
 def run_ours(config: Config, twin, dtype):
   """Ten steps of ours from the twin's weights.
 
@@ -94,11 +106,7 @@ def run_ours(config: Config, twin, dtype):
   )
   step = jax.jit(
     functools.partial(
-      train_step,
-      encoder=encoder,
-      optimizer=optimizer,
-      config=config,
-      mesh=None,
+      train_step, optimizer=optimizer, **step_of(config, encoder, None)
     )
   )
   examples = jax.jit(
@@ -231,15 +239,18 @@ def compiled_step(*, devices_share_grouping: bool = False, fsdp: int = 1):
   )
   optimizer = our_optimizer(config)
   _, abstract_state = make_state(
-    encoder,
-    config.loss,
-    14.28,
+    functools.partial(init_params, encoder, config.loss, 14.28),
     optimizer,
     keep_average=False,
     seed=0,
     mesh=mesh,
   )
-  step = jit_train_step(encoder, optimizer, config, abstract_state, mesh)
+  step = jit_train_step(
+    abstract_state,
+    mesh,
+    optimizer=optimizer,
+    **step_of(config, encoder, mesh),
+  )
   return step.lower(abstract_state, make_batch(0)).compile()
 
 
