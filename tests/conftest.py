@@ -25,9 +25,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax
 import pytest
 import runs
+from encoders import make_encoder
 
 from mrd_jax.errors import RunFailed
+from mrd_jax.finetune import start as starts
+from mrd_jax.finetune.classification import Classification
+from mrd_jax.finetune.train import finetune
 from mrd_jax.parallel.processes import check_platform
+from mrd_jax.training import set_up, step
+from mrd_jax.training.loop import Run
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_compilation_cache", False)
@@ -60,6 +66,61 @@ def x64():
     yield
 
 
-@pytest.fixture(scope="module")
+# What several test files start from: to be read, or copied and then changed.
+
+
+@pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
   return runs.make_data(tmp_path_factory.mktemp("data") / "procedural")
+
+
+@pytest.fixture(scope="session")
+def traces() -> list[int]:
+  """An entry for each time that the run of `pretrained` traced its step."""
+  return []
+
+
+@pytest.fixture(scope="session")
+def pretrained(data_dir, tmp_path_factory, traces) -> Path:
+  """A short pre-training on two devices; its best step need not be its last."""
+  workdir = tmp_path_factory.mktemp("runs") / "pretrained"
+  original = step.train_step
+  with runs.on_devices(2), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      "mrd_jax.training.step.train_step",
+      lambda *args, **named: traces.append(1) or original(*args, **named),
+    )
+    set_up.train(runs.pretrained_config(data_dir), workdir)
+  return workdir
+
+
+@pytest.fixture(scope="session")
+def labelled_dir(tmp_path_factory) -> Path:
+  return runs.make_labelled(tmp_path_factory.mktemp("data") / "labelled")
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory) -> Path:
+  """A model folder to fine-tune."""
+  path = tmp_path_factory.mktemp("encoder") / "model"
+  make_encoder(seed=3, num_points=64).save_pretrained(path)
+  return path
+
+
+@pytest.fixture(scope="session")
+def finetuning(labelled_dir, encoder_dir) -> Run:
+  """The run of `finetuned`: whoever repeats it compiles nothing."""
+  config = runs.finetuned_config(labelled_dir)
+  start, variables = starts.load(str(encoder_dir), "latest", config.scratch)
+  with runs.on_devices(2):
+    return set_up.set_up(Classification(config, start, variables))
+
+
+@pytest.fixture(scope="session")
+def finetuned(finetuning, encoder_dir, tmp_path_factory) -> Path:
+  """A short fine-tuning on two devices."""
+  workdir = tmp_path_factory.mktemp("runs") / "finetuned"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("mrd_jax.finetune.train.set_up", lambda _: finetuning)
+    finetune(finetuning.objective.config, str(encoder_dir), workdir)
+  return workdir

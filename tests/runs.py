@@ -17,10 +17,16 @@ from configs import debug
 from configs.finetune import debug as finetune_debug
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.config import finetuning, pretraining
+from mrd_jax.data.records import Shape
 from mrd_jax.io.files import read_json_lines
 from mrd_jax.prepare import procedural
+from mrd_jax.prepare.job.dataset_writer import write_dataset
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+NAMES = ("ball", "rod", "sheet")
+LABELLED_WIDTH = 4  # of the class features
 
 
 def make_data(path: Path) -> Path:
@@ -29,6 +35,44 @@ def make_data(path: Path) -> Path:
     path, train=108, val=54, num_points=160, num_views=2, embed_dim=32
   )
   return path
+
+
+def make_shape(index: int, points: int, label: int) -> Shape:
+  """A noisy ball, rod or sheet without any feature, as ScanObjectNN has it."""
+  rng = np.random.default_rng((index, label))
+  xyz = rng.normal(size=(points, 3))
+  xyz *= [(1, 1, 1), (0.1, 1, 0.1), (1, 0.1, 1)][label % 3]
+  return Shape(
+    id=f"shape-{index}",
+    xyz=xyz.astype(np.float32),
+    rgb=rng.random((points, 3)).astype(np.float32),
+    image_feat=np.zeros((0, LABELLED_WIDTH), np.float32),
+    image_kind=(),
+    texts=(),
+    text_feat=np.zeros((0, LABELLED_WIDTH), np.float32),
+    text_kind=(),
+    label=label,
+  )
+
+
+def write_labelled(path: Path, splits: dict, names: dict) -> Path:
+  """A dataset of such shapes; `names` has the classes of the labelled splits."""
+  features = {
+    split: np.ones((len(classes), LABELLED_WIDTH), np.float32)
+    for split, classes in names.items()
+  }
+  write_dataset(path, "tiny", splits, "nobody", names, features)
+  return path
+
+
+def make_labelled(path: Path, train: int = 48, val: int = 27) -> Path:
+  """Labelled shapes to fine-tune on, `val` of them to be tested on."""
+  shapes = [make_shape(i, 120 - i % 5, i % 3) for i in range(train + val)]
+  return write_labelled(
+    path,
+    {"train": shapes[:train], "val": shapes[train:]},
+    {"train": NAMES, "val": NAMES},
+  )
 
 
 @contextlib.contextmanager
@@ -57,6 +101,33 @@ def finetuning_config(data_dir: Path | str, **changes) -> finetuning.Config:
   return finetuning.from_config_dict(values)
 
 
+def pretrained_config(data_dir: Path, **changes) -> pretraining.Config:
+  """That of the fixture `pretrained`."""
+  return pretraining_config(
+    data_dir,
+    **{
+      "train": {"steps": 12},
+      "optimizer": {"ema_decay": 0.9},
+      "checkpoint": {"every_steps": 4, "best_metric": "val/top5"},
+      "eval": {"every_steps": 4, "relation_gap": ("val",)},
+    }
+    | changes,
+  )
+
+
+def finetuned_config(data_dir: Path, **changes) -> finetuning.Config:
+  """That of the fixture `finetuned`: 60 steps, 20 epochs."""
+  return finetuning_config(
+    data_dir,
+    **{
+      "train": {"epochs": 20.0},
+      "eval": {"every_epochs": 2.0, "voting": 2},
+      "optimizer": {"learning_rate": 3e-3},
+    }
+    | changes,
+  )
+
+
 def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
   return [
     sys.executable,
@@ -66,7 +137,13 @@ def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
   ]
 
 
-def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
+def start(
+  arguments: list[str], devices: int = 1, errors: Path | None = None
+) -> subprocess.Popen:
+  """Starts a process; its stderr goes into a pipe, or into the file `errors`.
+
+  A pipe is at its end only when data workers have ended too.
+  """
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
@@ -76,8 +153,8 @@ def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
     arguments,
     cwd=REPOSITORY,
     env=environment,
-    stderr=subprocess.PIPE,
-    stdout=subprocess.PIPE,
+    stderr=errors.open("w") if errors else subprocess.PIPE,
+    stdout=subprocess.DEVNULL if errors else subprocess.PIPE,
     text=True,
   )
 
@@ -107,10 +184,15 @@ def start_together(
   ]
 
 
-def finish(process: subprocess.Popen, expect: int = 0) -> str:
-  _, errors = process.communicate(timeout=240)
-  assert process.returncode == expect, errors
-  return errors
+def finish(
+  process: subprocess.Popen, expect: int = 0, errors: Path | None = None
+) -> str:
+  """Waits for the end; returns what was said on stderr."""
+  _, said = process.communicate(timeout=240)
+  if errors:
+    said = errors.read_text()
+  assert process.returncode == expect, said
+  return said
 
 
 def run(arguments: list[str], devices: int = 1, expect: int = 0) -> str:

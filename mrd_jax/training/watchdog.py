@@ -12,7 +12,7 @@ import jax
 from mrd_jax.training.clock import Clock
 from mrd_jax.training.log import duration
 
-_DOING = {
+DOING = {
   "start": "restoring or making the first state",
   "input": "waiting for the next batch",
   "compile": "compiling the first step",
@@ -51,7 +51,7 @@ def watchdog(clock: Clock, stall_seconds: float) -> Iterator[None]:
         stage, since = position
         say(
           f"has not moved on for {duration(now - since)}\n"
-          f"  after step {clock.step}, stage {stage}: {_DOING[stage]}"
+          f"  after step {clock.step}, stage {stage}: {DOING[stage]}"
         )
         faulthandler.dump_traceback()
 
