@@ -1,40 +1,20 @@
 """python -m mrd_jax.embed: embeddings of point-cloud files or of a split."""
 
 import argparse
-import glob
-import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-from tqdm import tqdm
 
 from mrd_jax.cli import add_checkpoint, at_least, exit_code
-from mrd_jax.data.records import record_cloud
-from mrd_jax.encoder.encoder import fingerprint
+from mrd_jax.embed.files import (
+  Split,
+  checked_output,
+  embed_files,
+  find_files,
+  rejects_path,
+)
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds.read import SUFFIXES, read_cloud
-
-if TYPE_CHECKING:
-  from mrd_jax.config.pretraining import UpAxis
-  from mrd_jax.encoder.encoder import Encoder
-
-_CHUNK = 4  # batches that are read before they are embedded
-
-
-class Split(NamedTuple):
-  """A split of a prepared dataset.
-
-  Attributes:
-    directory: The dataset.
-    name: The split.
-  """
-
-  directory: str
-  name: str
+from mrd_jax.io.clouds.read import SUFFIXES
+from mrd_jax.search import index
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _embed(args: argparse.Namespace) -> int:
-  output = _checked_output(args.output)
+  output = checked_output(args.output)
   if bool(args.input) == bool(args.data) or bool(args.data) != bool(args.split):
     raise BadInput("give either --input, or both --data and --split")
   if args.data and (args.up != "y" or not args.normalize):
@@ -56,15 +36,13 @@ def _embed(args: argparse.Namespace) -> int:
       "--up and --no-normalize are for files: the records of --data are y up, "
       "and every shape is centred and scaled as in training"
     )
-  shapes = (
-    Split(args.data, args.split)
-    if args.data
-    else find_files(args.input, output)
-  )
+  if args.data:
+    shapes = Split(args.data, args.split)
+  else:
+    shapes = find_files(args.input, output)
   if args.index:
     import faiss  # noqa: F401  found out now, not after hours of embedding
 
-    from mrd_jax.search import index
   from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
 
   encoder = load_encoder(args.checkpoint, args.which)
@@ -80,13 +58,13 @@ def _embed(args: argparse.Namespace) -> int:
   if embedded:
     print(f"{embedded} embeddings written to {output}")
     if args.index:
-      built = index.build_index(output)
-      print(
-        f"index written to {built}"
-        if built
-        else f"no index: below {index.SMALLEST:,} embeddings, search compares "
-        "all of them as quickly"
-      )
+      if built := index.build_index(output):
+        print(f"index written to {built}")
+      else:
+        print(
+          f"no index: below {index.SMALLEST:,} embeddings, search compares all "
+          "of them as quickly"
+        )
   if rejected:
     print(
       f"{rejected} of {embedded + rejected} "
@@ -96,169 +74,6 @@ def _embed(args: argparse.Namespace) -> int:
     )
     return 1
   return 0
-
-
-def find_files(inputs: Sequence[str], output: Path) -> list[str]:
-  """The files that the arguments name, sorted, each of them once.
-
-  Args:
-    inputs: Files, folders (every file below whose suffix is known, but hidden
-      ones) or glob patterns (** is any depth).
-    output: Left out, as an .npz of an earlier run.
-
-  Raises:
-    BadInput: naming the argument that matches no file.
-  """
-  found = {}
-  for given in inputs:
-    name = os.path.expanduser(given)
-    if os.path.isfile(name):
-      names = [name]  # even if it reads as a pattern
-    elif os.path.isdir(name):
-      below = os.path.join(glob.escape(name), "**", "*")
-      names = [
-        name
-        for name in glob.iglob(below, recursive=True)
-        if name.lower().endswith(SUFFIXES)
-      ]
-    else:
-      names = glob.glob(name, recursive=True)
-    names = [
-      name
-      for name in names
-      if os.path.isfile(name)
-      and os.path.abspath(name) != os.path.abspath(output)
-    ]
-    if not names:
-      raise BadInput(
-        f"--input {given}: no such point cloud; name a file, a pattern, or a "
-        f"folder with files of {', '.join(SUFFIXES)}"
-      )
-    for name in names:
-      found.setdefault(os.path.abspath(name), name)
-  return sorted(found.values())
-
-
-def embed_files(
-  encoder: "Encoder",
-  files: Sequence[str] | Split,
-  output: Path,
-  *,
-  checkpoint: str,
-  up: "UpAxis" = "y",
-  normalize: bool = True,
-  batch_size: int = 32,
-) -> tuple[int, int]:
-  """Embeds shapes and writes the embeddings as one .npz.
-
-  A shape that cannot be embedded goes to `rejects_path(output)`, at once, and
-  the others are embedded all the same.  Both files of an earlier run are
-  replaced, an index of it is removed; if every shape is rejected, there is no
-  .npz.
-
-  Args:
-    encoder: The encoder.
-    files: What to embed, point-cloud files or a split; a few batches are in
-      memory at a time.
-    output: The .npz: `files` (N,) str, of a split the ids; `embeddings` (N, D)
-      float32 of unit length; `source`, JSON of what the embeddings were made
-      with; and of a split `records`, (N,) int64 rows in it.
-    checkpoint: The name of the encoder, for `source`.
-    up: The axis of the shapes that is up.
-    normalize: Whether clouds are centred and scaled.
-    batch_size: Clouds at a time.
-
-  Returns:
-    How many shapes were embedded, and how many rejected.
-
-  Raises:
-    BadInput: if there is no such split.
-  """
-  stored = None
-  if isinstance(files, Split):
-    from mrd_jax.data.dataset import open_split  # brings TFDS
-
-    stored = open_split(files.directory, files.name)
-  count = len(files if stored is None else stored)
-  rejects = rejects_path(output)
-  rejects.unlink(missing_ok=True)
-  names: list[str] = []
-  rows: list[int] = []
-  embeddings = np.zeros((0, 0), np.float32)
-  with tqdm(total=count, unit="shape", disable=None) as progress:
-    for start in range(0, count, _CHUNK * batch_size):
-      clouds = []
-      for row in range(start, min(start + _CHUNK * batch_size, count)):
-        name = files[row] if stored is None else str(row)
-        try:
-          if stored is None:
-            cloud = read_cloud(name)
-          else:
-            record = stored[row]
-            name, cloud = record["id"], record_cloud(record)
-          clouds.append(encoder.prepare(cloud, up=up, normalize=normalize))
-          names.append(name)
-          rows.append(row)
-        except BadInput as error:
-          # Opened for each line, so that a kill loses none.
-          with rejects.open("a") as lines:
-            line = json.dumps({"file": name, "reason": str(error)})
-            lines.write(line + "\n")
-          progress.update()
-      if clouds:
-        part = encoder.embed(clouds, batch_size=batch_size)
-        if not embeddings.size:
-          # Room for all: joining parts would need twice the memory.
-          embeddings = np.zeros((count, part.shape[1]), np.float32)
-        embeddings[len(rows) - len(part) : len(rows)] = part
-        progress.update(len(clouds))
-  # An index of earlier embeddings goes before they do, never after.
-  output.with_suffix(".faiss").unlink(missing_ok=True)
-  if rows:
-    source = {
-      "checkpoint": checkpoint,
-      "step": encoder.config.step,
-      "embedding_space": encoder.config.embedding_space,
-      "weights": fingerprint(encoder),
-      "up": up,
-      "normalize": normalize,
-    }
-    arrays: dict[str, Any] = {
-      "files": np.array(names),
-      "embeddings": embeddings[: len(rows)],
-    }
-    if isinstance(files, Split):
-      source |= {"data": files.directory, "split": files.name}
-      arrays["records"] = np.array(rows, np.int64)
-    arrays["source"] = np.array(json.dumps(source))
-    temporary = output.with_name(output.name + ".tmp")
-    with temporary.open("wb") as file:
-      np.savez(file, **arrays)
-    os.replace(temporary, output)
-  else:
-    output.unlink(missing_ok=True)
-  return len(rows), count - len(rows)
-
-
-def rejects_path(output: Path) -> Path:
-  """Where the rejected files are listed: embeddings.rejects.jsonl."""
-  return output.with_suffix(".rejects.jsonl")
-
-
-def _checked_output(text: str) -> Path:
-  """The path of the .npz; found out now, not after hours of embedding."""
-  output = Path(text)
-  if output.suffix != ".npz" or output.is_dir():
-    raise BadInput(f"--output is {text}, must be a file that ends in .npz")
-  try:
-    output.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise BadInput(
-      f"--output {text}: {output.parent} cannot be made: {error.strerror}"
-    ) from None
-  if not os.access(output.parent, os.W_OK):
-    raise BadInput(f"--output {text}: {output.parent} cannot be written to")
-  return output
 
 
 def _parser() -> argparse.ArgumentParser:

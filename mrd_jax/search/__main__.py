@@ -1,8 +1,6 @@
 """python -m mrd_jax.search: the shapes closest to texts, images or shapes."""
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +9,13 @@ from typing import TYPE_CHECKING
 from mrd_jax.cli import add_checkpoint, at_least, exit_code
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import SUFFIXES
+from mrd_jax.io.files import write_json
 from mrd_jax.metrics.table import columns
 
 if TYPE_CHECKING:
   from mrd_jax.search.gallery import Gallery
+  from mrd_jax.search.nearest import Hits
   from mrd_jax.search.queries import Query
-  from mrd_jax.search.ranking import Hits
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +50,7 @@ def _search(args: argparse.Namespace) -> int:
         "that exists"
       )
   from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
-  from mrd_jax.search import queries, ranking
+  from mrd_jax.search import nearest, queries
   from mrd_jax.search.gallery import open_gallery
   from mrd_jax.search.index import index_path, open_index
 
@@ -75,7 +74,7 @@ def _search(args: argparse.Namespace) -> int:
   )
   for note in [*notes, *more]:
     print(f"note: {note}", file=sys.stderr)
-  hits = ranking.search(
+  hits = nearest.nearest(
     gallery,
     embedded,
     kinds,
@@ -87,7 +86,19 @@ def _search(args: argparse.Namespace) -> int:
   if len(hits.rows) < args.top:
     print(_shortage(len(gallery), hits, args.threshold), file=sys.stderr)
   if args.json:
-    _write_json(Path(args.json), gallery, asked, hits)
+    files = [
+      {
+        "rank": rank + 1,
+        "score": float(hits.score[rank]),
+        "cosines": hits.cosine[rank].tolist(),
+        "row": int(row),
+        "file": str(gallery.files[row]),
+      }
+      for rank, row in enumerate(hits.rows)
+    ]
+    asked_for = [query._asdict() for query in asked]
+    whole = {"index": args.index, "queries": asked_for, "hits": files}
+    write_json(Path(args.json), whole)
   if args.sheet:
     from mrd_jax.search.sheet import draw_hits
 
@@ -96,7 +107,7 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _shortage(count: int, hits: "Hits", threshold: float | None) -> str:
-  """Why there are fewer hits than were asked for, of `count` shapes."""
+  """Says why there are fewer hits than were asked for, of `count` shapes."""
   among, remedy = f"{count:,} shapes", ""
   if hits.compared < count:
     among = f"the {hits.compared:,} candidates of the index, of {among} in all,"
@@ -108,7 +119,7 @@ def _shortage(count: int, hits: "Hits", threshold: float | None) -> str:
 def _table(
   gallery: "Gallery", asked: Sequence["Query"], hits: "Hits"
 ) -> list[str]:
-  """Rank, score, the cosine with each query if there are several, file."""
+  """Lines up rank, score, the cosine with each of several queries, and file."""
   kinds = [f"{q.kind} {i}" for i, q in enumerate(asked, 1)]
   if len(asked) == 1:
     kinds = []  # its cosine is the score
@@ -118,28 +129,6 @@ def _table(
     file = str(gallery.files[row])
     rows.append([f"{rank + 1}", f"{hits.score[rank]:.4f}", *cosines, file])
   return columns(rows, ">" * (2 + len(kinds)) + "<")
-
-
-def _write_json(
-  path: Path, gallery: "Gallery", asked: Sequence["Query"], hits: "Hits"
-) -> None:
-  values = {
-    "index": os.fspath(gallery.path),
-    "queries": [query._asdict() for query in asked],
-    "hits": [
-      {
-        "rank": rank + 1,
-        "score": float(hits.score[rank]),
-        "cosines": hits.cosine[rank].tolist(),
-        "row": int(row),
-        "file": str(gallery.files[row]),
-      }
-      for rank, row in enumerate(hits.rows)
-    ],
-  }
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(values, indent=2) + "\n")
-  os.replace(temporary, path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The gallery: embeddings as `python -m mrd_jax.embed` writes them, on disk."""
+"""Opens a gallery: embeddings as `python -m mrd_jax.embed` writes them."""
 
 import dataclasses
 import json
@@ -14,7 +14,9 @@ from mrd_jax.io.arrays import map_npz
 
 _BLOCK_BYTES = 1 << 26  # of embeddings that are read at a time
 _OFF = 0.01  # by which a squared length may differ from 1: float16 rounds
-_SOURCE = ("checkpoint", "step", "embedding_space", "up", "normalize")
+_SOURCE = (
+  *("checkpoint", "step", "weights", "embedding_space", "up", "normalize"),
+)
 _REMEDY = "make it with python -m mrd_jax.embed"
 
 
@@ -46,7 +48,7 @@ class Gallery:
     return self.embeddings.shape[1]
 
   def rows(self, rows_K: np.ndarray) -> np.ndarray:
-    """Some embeddings.
+    """Reads some embeddings.
 
     Args:
       rows_K: (K,) row numbers.
@@ -60,7 +62,7 @@ class Gallery:
     return self._checked(self.embeddings[rows_K], rows_K)
 
   def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-    """All embeddings, some 64 MB at a time.
+    """Reads all embeddings, some 64 MB at a time.
 
     Yields:
       The first row, and the (n, D) float32 embeddings from there on.
@@ -74,7 +76,7 @@ class Gallery:
       yield first, self._checked(block_nD, first + np.arange(len(block_nD)))
 
   def sample(self, count: int) -> np.ndarray:
-    """At most `count` embeddings, evenly spaced: (n, D) float32."""
+    """Reads at most `count` embeddings, evenly spaced: (n, D) float32."""
     n = min(count, len(self))
     return self.rows(np.linspace(0, len(self) - 1, n).astype(np.int64))
 
@@ -125,25 +127,16 @@ def open_gallery(path: str | os.PathLike[str]) -> Gallery:
         f"{path}: {name} is {array.dtype} {array.shape}, must have one entry "
         f"for each of {len(embeddings)} embeddings; {_REMEDY}"
       )
-  return Gallery(
-    path,
-    embeddings,
-    files,
-    _source(path, arrays["source"]),
-    records,
-    checksums["embeddings"],
-  )
-
-
-def _source(path: Path, array: np.ndarray) -> dict[str, Any]:
   try:
-    source = json.loads(str(array))
+    source = json.loads(str(arrays["source"]))
     missing = [name for name in _SOURCE if name not in source]
   except (ValueError, TypeError):
-    missing = _SOURCE
+    source, missing = {}, list(_SOURCE)
   if missing:
     raise BadInput(
       f"{path}: source does not say {', '.join(missing)}, with which the "
       f"embeddings were made; {_REMEDY}"
     )
-  return source
+  return Gallery(
+    path, embeddings, files, source, records, checksums["embeddings"]
+  )

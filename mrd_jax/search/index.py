@@ -1,11 +1,11 @@
-"""The index of a large gallery: FAISS's short codes, all of them scanned.
+"""Builds and opens the index of a large gallery: FAISS's short codes.
 
 An embedding becomes D / 2 codes of 4 bits, one for each pair of its
 components (Jegou et al., Product quantization for nearest neighbor search,
 TPAMI 2011; scanned in registers, Andre et al., TPAMI 2019): D / 4 bytes, 320
 MB for a million embeddings of width 1,280, which take 5.1 GB.  Narrow ones,
-below 128, get 8 bits a component.  The scan finds candidates; `losses/ranking.py`
-reads their embeddings and scores them exactly.
+below 128, get 8 bits a component.  All codes are scanned, which finds
+candidates; `nearest.py` reads their embeddings and scores them exactly.
 
 No part of the gallery is left out.  An inverted file or a graph would scan
 less, but is made for queries that are distributed as the gallery is, and a
@@ -15,16 +15,16 @@ The file is FAISS's own and, behind it, a line of JSON that says which
 embeddings it is of, the line's length, and `_MAGIC`; FAISS reads past neither.
 """
 
-import contextlib
 import json
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import replacing
 from mrd_jax.search.gallery import Gallery, open_gallery
 
 # Below it, the exact search takes no longer than reading the index.
@@ -34,20 +34,17 @@ _NARROW = 128  # width below which codes of 4 bits a pair are too few
 _MAGIC = b"mrd-index-1\n"
 
 
-class Index:
+class Index(NamedTuple):
   """An index in memory.
 
-  Args:
-    path: Its file.
-    faiss_index: FAISS's.
+  Attributes:
+    found: FAISS's.
   """
 
-  def __init__(self, path: Path, faiss_index: Any):
-    self.path = path
-    self._index = faiss_index
+  found: Any
 
   def candidates(self, query_D: np.ndarray, count: int) -> np.ndarray:
-    """Rows that probably have the greatest cosine with the query.
+    """Finds rows that probably have the greatest cosine with the query.
 
     Args:
       query_D: (D,) embedding of unit length.
@@ -56,13 +53,13 @@ class Index:
     Returns:
       Them, sorted, int64.
     """
-    count = min(count, self._index.ntotal)
-    _, rows_1C = self._index.search(_even(query_D[None]), count)
+    count = min(count, self.found.ntotal)
+    _, rows_1C = self.found.search(_even(query_D[None]), count)
     return np.unique(rows_1C[rows_1C >= 0])
 
 
 def index_path(gallery: Path) -> Path:
-  """Where the index of an .npz is: embeddings.faiss."""
+  """Names the index of an .npz: embeddings.faiss."""
   return gallery.with_suffix(".faiss")
 
 
@@ -102,26 +99,20 @@ def build_index(gallery: str | os.PathLike[str]) -> Path | None:
   built.train(_even(opened.sample(_TRAINED_ON)))
   for _, block_nD in opened.blocks():
     built.add(_even(block_nD))
-  temporary = path.with_name(path.name + ".tmp")
   try:
-    faiss.write_index(built, os.fspath(temporary))
-    size, checksum = _body(temporary, temporary.stat().st_size)
-    line = json.dumps(
-      {
-        "embeddings": _identity(opened),
-        "body": {"bytes": size, "crc32": checksum},
-      }
-    ).encode()
-    with temporary.open("ab") as file:
-      file.write(line + len(line).to_bytes(4, "little") + _MAGIC)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+      faiss.write_index(built, os.fspath(temporary))
+      size, checksum = _body(temporary, temporary.stat().st_size)
+      line = json.dumps(
+        {
+          "embeddings": _identity(opened),
+          "body": {"bytes": size, "crc32": checksum},
+        }
+      ).encode()
+      with temporary.open("ab") as file:
+        file.write(line + len(line).to_bytes(4, "little") + _MAGIC)
   except RuntimeError as error:  # FAISS's, of a full disk
     raise BadInput(f"{path} cannot be written: {error}") from None
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
   return path
 
 
@@ -166,13 +157,12 @@ def open_index(gallery: Gallery) -> Index | None:
   import faiss  # an extra
 
   try:
-    found = faiss.read_index(os.fspath(path))
+    return Index(faiss.read_index(os.fspath(path)))
   except RuntimeError as error:
     reason = str(error).strip().splitlines()[-1]
     raise BadInput(
       f"{path} cannot be read by FAISS ({reason}); {remedy}"
     ) from None
-  return Index(path, found)
 
 
 def _identity(gallery: Gallery) -> dict[str, int]:

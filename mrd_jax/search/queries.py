@@ -1,4 +1,4 @@
-"""Queries: texts, images and shapes in the space of the gallery."""
+"""Embeds queries: texts, images and shapes, in the space of the gallery."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -12,7 +12,8 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.search.gallery import Gallery
 
-# As `ClipTeacher` names itself: "user/model@commit (sha256 0123456789ab)".
+# As `ClipTeacher` names itself: "user/model@commit (sha256 0123456789ab)".  The
+# commit is cut short there, and the hub wants all of it: only the name is used.
 _HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w.-]+)(@\w+)?( \(sha256 \w+\))?")
 _DIGEST = re.compile(r"\(sha256 (\w+)\)")
 
@@ -61,14 +62,13 @@ def check_gallery(
       f"{gallery.path}: the embeddings have width {gallery.width}, those of "
       f"{checkpoint} {width}; embed the gallery with the same checkpoint"
     )
-  step, weights = gallery.source["step"], gallery.source.get("weights")
+  step, weights = gallery.source["step"], gallery.source["weights"]
   if step != encoder.config.step:
     return [
       f"{gallery.path} was embedded at step {step}, the checkpoint is of step "
       f"{encoder.config.step}: embed the gallery anew"
     ]
-  # An older gallery does not say.
-  if "shape" in kinds and weights and weights != fingerprint(encoder):
+  if "shape" in kinds and weights != fingerprint(encoder):
     return [
       f"{gallery.path} was embedded with other weights, those of "
       f"{gallery.source['checkpoint']}: cosines with --shape mean nothing; "
@@ -123,7 +123,13 @@ def embed_queries(
     from mrd_jax.teachers.clip import ClipTeacher
 
     space = encoder.config.embedding_space
-    name = teacher or _default_teacher(space)
+    name = teacher or (_HUB_NAME.fullmatch(space) or [None, None])[1]
+    if not name:
+      raise BadInput(
+        f"the checkpoint's embedding space is {space!r}, which is no name to "
+        "load a teacher by; name its CLIP model with --teacher, a folder or "
+        "user/model on the Hugging Face hub"
+      )
     clip = ClipTeacher.from_pretrained(name, batch_size=1)
     if clip.embed_dim != width:
       raise BadInput(
@@ -151,16 +157,3 @@ def embed_queries(
       except BadInput as error:
         raise BadInput(f"--image {queries[row].value}: {error}") from None
   return found, notes
-
-
-def _default_teacher(space: str) -> str:
-  """The teacher's name on the hub, from a checkpoint's embedding space."""
-  match = _HUB_NAME.fullmatch(space)
-  if not match:
-    raise BadInput(
-      f"the checkpoint's embedding space is {space!r}, which is no name to "
-      "load a teacher by; name its CLIP model with --teacher, a folder or "
-      "user/model on the Hugging Face hub"
-    )
-  # Not at the commit: it is cut short there, and the hub wants all of it.
-  return match[1]

@@ -10,52 +10,37 @@ import textwrap
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoders import EMBED_DIM, make_encoder
 
-from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.data.dataset import open_split
-from mrd_jax.embed import __main__ as embed
-from mrd_jax.encoder.encoder import Encoder, load_encoder
-from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.embed import files as embed
+from mrd_jax.embed.__main__ import main
+from mrd_jax.encoder.encoder import Encoder, fingerprint, load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
-from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.prepare import procedural
 from mrd_jax.search import index
 from mrd_jax.search.gallery import open_gallery
-
-SIZE = PointBERTSize(
-  64, depth=1, heads=1, mlp_dim=64, sa_dim=16, groups=8, group_size=8
-)
-WIDTH = 16
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory) -> Path:
   """A model folder of a tiny encoder, as if it were trained."""
-  config = EncoderConfig(
-    architecture=SIZE,
-    embed_dim=WIDTH,
-    up_axis="y",
-    num_points=300,
-    colour_fill=0.4,
-    embedding_space="a teacher",
-    step=7,
-  )
-  model = PointBERT(SIZE, WIDTH)
-  variables = model.init(
-    jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
-  )
   folder = tmp_path_factory.mktemp("model")
-  Encoder(config, variables, model).save_pretrained(folder)
+  make_encoder(up_axis="y", num_points=300).save_pretrained(folder)
   return folder
 
 
 @pytest.fixture(scope="module")
 def encoder(model_dir) -> Encoder:
   return load_encoder(model_dir)
+
+
+def alone(encoder: Encoder, clouds, **flags) -> np.ndarray:
+  """Embeddings of clouds one by one: few programs are compiled."""
+  return np.concatenate([encoder([cloud], **flags) for cloud in clouds])
 
 
 def cloud(seed: int, n: int = 100, columns: int = 6) -> np.ndarray:
@@ -91,7 +76,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def run(*args) -> int:
-  return embed.main([str(arg) for arg in args])
+  return main([str(arg) for arg in args])
 
 
 def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
@@ -114,16 +99,16 @@ def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
     "y.XYZ",
     "z.npy",
   ]
-  assert embedding.dtype == np.float32 and embedding.shape == (8, WIDTH)
+  assert embedding.dtype == np.float32 and embedding.shape == (8, EMBED_DIM)
   np.testing.assert_allclose(
-    embedding, encoder([read_cloud(name) for name in files]), atol=1e-6
+    embedding, alone(encoder, map(read_cloud, files)), atol=1e-6
   )
   assert abs(embedding[0] - embedding[7]).max() > 1e-3
   assert source == {
     "checkpoint": str(model_dir),
     "step": 7,
     "embedding_space": "a teacher",
-    "weights": embed.fingerprint(encoder),
+    "weights": fingerprint(encoder),
     "up": "y",
     "normalize": True,
   }
@@ -138,9 +123,9 @@ def test_up_and_no_normalize(model_dir, encoder, shapes, tmp_path):
   with np.load(output) as arrays:
     found, source = arrays["embeddings"], json.loads(str(arrays["source"]))
   clouds = read_cloud(name)[None]
-  expected = encoder(clouds, up="z", normalize=False)
+  expected = alone(encoder, clouds, up="z", normalize=False)
   np.testing.assert_allclose(found, expected, atol=1e-6)
-  assert abs(found - encoder(clouds)).max() > 1e-3
+  assert abs(found - alone(encoder, clouds)).max() > 1e-3
   assert (source["up"], source["normalize"]) == ("z", False)
 
 
@@ -163,12 +148,12 @@ def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):
   with np.load(output) as arrays:
     files, embedding = arrays["files"], arrays["embeddings"]
   assert not bad & set(files)
-  expected = encoder([read_cloud(name) for name in files])
+  expected = alone(encoder, map(read_cloud, files))
   np.testing.assert_allclose(embedding, expected, atol=1e-6)
 
   for name in bad:
     os.remove(name)
-  assert run(*args) == 0  # replaces both
+  assert run(*args, "--batch-size", 1) == 0  # replaces both
   assert not rejects.exists()
   with np.load(output) as arrays:
     assert len(arrays["files"]) == 8
@@ -250,7 +235,7 @@ def test_kill(shapes, tmp_path):
   script = f"""
     import os, signal
     from pathlib import Path
-    from mrd_jax import embed
+    from mrd_jax.embed import files as embed
 
     class Killed:
       def prepare(self, points, **_):
@@ -310,7 +295,9 @@ def test_split(model_dir, encoder, tmp_path, capsys):
     assert arrays["files"].tolist() == [record["id"] for record in records]
     assert arrays["records"].tolist() == list(range(7))
     source = json.loads(str(arrays["source"]))
-    np.testing.assert_allclose(arrays["embeddings"], encoder(clouds), atol=1e-5)
+    np.testing.assert_allclose(
+      arrays["embeddings"], alone(encoder, clouds), atol=1e-5
+    )
   assert (source["data"], source["split"]) == (str(data), "val")
   assert (source["up"], source["normalize"]) == ("y", True)
 
@@ -325,12 +312,15 @@ def test_split(model_dir, encoder, tmp_path, capsys):
 
   object.__setattr__(bad, "prepare", picky)
   split = embed.Split(str(data), "val")
-  assert embed.embed_files(bad, split, output, checkpoint="") == (6, 1)
+  assert embed.embed_files(bad, split, output, checkpoint="", batch_size=1) == (
+    6,
+    1,
+  )
   rejects = read_lines(tmp_path / "val.rejects.jsonl")
   assert rejects == [{"file": records[2]["id"], "reason": "not this one"}]
   with np.load(output) as arrays:
     assert arrays["records"].tolist() == [0, 1, 3, 4, 5, 6]
-    assert arrays["embeddings"].shape == (6, WIDTH)
+    assert arrays["embeddings"].shape == (6, EMBED_DIM)
 
   for wrong, words in (
     (("--split", "test"), "split 'test' is not in"),
@@ -344,11 +334,11 @@ def test_split(model_dir, encoder, tmp_path, capsys):
 
 def test_fingerprint(encoder, tmp_path):
   """Of the weights alone: the same in another folder, another for each bit."""
-  own = embed.fingerprint(encoder)
+  own = fingerprint(encoder)
   assert len(own) == 12 and int(own, 16) > 0
   config = dataclasses.replace(encoder.config, step=8, source="elsewhere")
   Encoder(config, encoder.variables, encoder.model).save_pretrained(tmp_path)
-  assert embed.fingerprint(load_encoder(tmp_path)) == own
+  assert fingerprint(load_encoder(tmp_path)) == own
   values = jax.tree.map(np.array, encoder.variables)
   leaves, structure = jax.tree.flatten(values)
   for i in (0, len(leaves) // 2, -1):
@@ -356,16 +346,18 @@ def test_fingerprint(encoder, tmp_path):
     changed[i].flat[-1] = np.nextafter(changed[i].flat[-1], np.float32(9))
     variables = jax.tree.unflatten(structure, changed)
     other = Encoder(encoder.config, variables, encoder.model)
-    assert embed.fingerprint(other) != own
+    assert fingerprint(other) != own
 
 
 def test_index(model_dir, shapes, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(index, "SMALLEST", 4)
   output = tmp_path / "out.npz"
   args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
-  assert run(*args, "--index") == 0
+  assert run(*args, "--index", "--batch-size", 1) == 0
   path = tmp_path / "out.faiss"
   assert capsys.readouterr().out.endswith(f"index written to {path}\n")
   assert index.open_index(open_gallery(output))
-  assert run(*args) == 0  # the index is of the embeddings before
+  assert (
+    run(*args, "--batch-size", 1) == 0
+  )  # the index is of the embeddings before
   assert not path.exists()

@@ -1,4 +1,4 @@
-"""The shapes that are closest to a query, or to several queries at once."""
+"""Finds the shapes nearest to a query, or to several queries at once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Hits(NamedTuple):
 
 
 class Joint(NamedTuple):
-  """How cosines with Q queries become one score: min_q (s_q - shift_q)/scale_q.
+  """Joins cosines with Q queries to a score: min_q (s_q - shift_q) / scale_q.
 
   Attributes:
     shift: (Q,).
@@ -50,7 +50,7 @@ class Joint(NamedTuple):
 def joint_of(
   gallery: Gallery, query_QD: np.ndarray, kinds: Sequence[str]
 ) -> Joint:
-  """How the cosines with the queries are joined.
+  """Decides how the cosines with the queries are joined.
 
   Of one kind of query: the smallest cosine, so that what is found is close to
   all of them (OpenShape, Fig. 1: shapes "simultaneously closest to both
@@ -74,7 +74,7 @@ def joint_of(
   return Joint(cosine_NQ.mean(axis=0), scale)
 
 
-def search(
+def nearest(
   gallery: Gallery,
   query_QD: np.ndarray,
   kinds: Sequence[str],
@@ -83,7 +83,7 @@ def search(
   threshold: float | None = None,
   index: Index | None = None,
 ) -> Hits:
-  """Finds the shapes closest to all queries.
+  """Finds the shapes nearest to all queries.
 
   Cosines are computed in float64 from the stored embeddings; of equal scores,
   the earlier row comes first.
