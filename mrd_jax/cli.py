@@ -151,11 +151,11 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
     ) from error
   if "get_config" not in module:
     raise BadInput(f"--config {path}: has no function get_config")
-  values = flags.FlagValues()
+  config, values = module["get_config"](), flags.FlagValues()
   try:
     holder = config_flags.DEFINE_config_dict(
       "config",
-      module["get_config"](),
+      config,
       lock_config=True,
       flag_values=values,
       sys_argv=["", *overrides],

@@ -81,14 +81,16 @@ def declared(section: type) -> tuple[Declared, ...]:
   hints = typing.get_type_hints(section)
   fields = []
   for item in dataclasses.fields(section):
+    # Of the nearest class that declares more than another default.
     declarations = (
-      dict(getattr(base, "__dataclass_fields__", {})[item.name].metadata)
+      base.__dataclass_fields__[item.name].metadata
       for base in section.__mro__
-      if item.name in getattr(base, "__dataclass_fields__", {})
+      if item.name in getattr(base, "__dataclass_fields__", ())
     )
-    plain = {"why": "", "low": None, "high": None, "may_change": False}
-    said = next(filter(None, declarations), plain)
-    fields.append(Declared(item.name, hints[item.name], item.default, **said))
+    declaration = next(filter(None, declarations))
+    fields.append(
+      Declared(item.name, hints[item.name], item.default, **declaration)
+    )
   return tuple(fields)
 
 

@@ -140,13 +140,13 @@ class EvalConfig:
 class Config(RunConfig):
   """Everything a run depends on, but the checkpoint that it starts from."""
 
-  data: DataConfig = DataConfig()
-  augment: AugmentConfig = AugmentConfig()
-  scratch: ScratchConfig = ScratchConfig()
-  model: ModelConfig = ModelConfig()
-  optimizer: OptimizerConfig = OptimizerConfig()
-  train: TrainConfig = TrainConfig()
-  mesh: MeshConfig = MeshConfig()
+  data: DataConfig = field(DataConfig())
+  augment: AugmentConfig = field(AugmentConfig())
+  scratch: ScratchConfig = field(ScratchConfig())
+  model: ModelConfig = field(ModelConfig())
+  optimizer: OptimizerConfig = field(OptimizerConfig())
+  train: TrainConfig = field(TrainConfig())
+  mesh: MeshConfig = field(MeshConfig())
   checkpoint: CheckpointConfig = field(CheckpointConfig(), may_change=True)
   eval: EvalConfig = field(EvalConfig(), may_change=True)
   log: LogConfig = field(LogConfig(), may_change=True)

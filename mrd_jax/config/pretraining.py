@@ -205,11 +205,6 @@ class ModelConfig(ComputeConfig, PointBERTSize):
     may_change=True,
   )
 
-  @property
-  def size(self) -> PointBERTSize:
-    names = (item.name for item in dataclasses.fields(PointBERTSize))
-    return PointBERTSize(**{name: getattr(self, name) for name in names})
-
 
 @dataclasses.dataclass(frozen=True)
 class ScaleConfig:
@@ -293,14 +288,14 @@ class EvalConfig:
 class Config(RunConfig):
   """Everything a run depends on."""
 
-  data: DataConfig = DataConfig()
-  augment: AugmentConfig = AugmentConfig()
-  model: ModelConfig = ModelConfig()
-  loss: LossConfig = LossConfig()
-  logit_scale: ScaleConfig = ScaleConfig()
-  optimizer: OptimizerConfig = OptimizerConfig()
-  train: TrainConfig = TrainConfig()
-  mesh: MeshConfig = MeshConfig()
+  data: DataConfig = field(DataConfig())
+  augment: AugmentConfig = field(AugmentConfig())
+  model: ModelConfig = field(ModelConfig())
+  loss: LossConfig = field(LossConfig())
+  logit_scale: ScaleConfig = field(ScaleConfig())
+  optimizer: OptimizerConfig = field(OptimizerConfig())
+  train: TrainConfig = field(TrainConfig())
+  mesh: MeshConfig = field(MeshConfig())
   checkpoint: CheckpointConfig = field(CheckpointConfig(), may_change=True)
   eval: EvalConfig = field(EvalConfig(), may_change=True)
   log: LogConfig = field(LogConfig(), may_change=True)

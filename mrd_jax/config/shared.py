@@ -64,6 +64,12 @@ class PointBERTSize:
   )
   group_size: int = field(64, "K, points per group.", low=1, high=2**16)
 
+  @property
+  def size(self) -> "PointBERTSize":
+    """The architecture alone, of a section that has more fields."""
+    names = (item.name for item in dataclasses.fields(PointBERTSize))
+    return PointBERTSize(**{name: getattr(self, name) for name in names})
+
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:

@@ -58,10 +58,14 @@ def load(
     BadInput: if there is no encoder to load.
   """
   if not checkpoint:
-    names = [field.name for field in dataclasses.fields(PointBERTSize)]
-    size = PointBERTSize(**{name: getattr(scratch, name) for name in names})
     start = Start(
-      "", which, 0, "random weights", size, scratch.up_axis, scratch.colour_fill
+      "",
+      which,
+      0,
+      "random weights",
+      scratch.size,
+      scratch.up_axis,
+      scratch.colour_fill,
     )
     return start, None
   encoder = load_encoder(checkpoint, which)

@@ -245,7 +245,7 @@ class Other(Inner):
 
 @dataclasses.dataclass(frozen=True)
 class Outer:
-  inner: Inner = Inner()
+  inner: Inner = field(Inner())
   other: Other = field(Other(), may_change=True)
 
 

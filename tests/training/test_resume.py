@@ -35,8 +35,8 @@ class Config:
 
   seed: int = field(0)
   profile: str = field("", may_change=True)
-  loss: Loss = Loss()
-  train: Train = Train()
+  loss: Loss = field(Loss())
+  train: Train = field(Train())
   log: Log = field(Log(), may_change=True)
 
 
