@@ -20,6 +20,7 @@ class Counting(Objective):
     self.events = events
     self.config = config
     self.data = {"name": "numbers"}
+    self.source, self.order = [], None
     self.num_steps = num_steps
     self.evaluate_every, self.save_every = every
 
@@ -49,8 +50,8 @@ class Counting(Objective):
   def describe(self, step, scores):
     return f"{step} is {scores['val/top1']}"
 
-  def write_results(self, workdir, abstract_state, step, scores, keep_going):
-    self.events.append(f"results {step, scores}")
+  def write_results(self, end):
+    self.events.append(f"results {end.step, end.scores}")
 
 
 def counting_run(
@@ -90,6 +91,5 @@ def counting_run(
     ),
     step_fn=step_fn,
     batches=batches,
-    examine=lambda step: [],
   )
   return dataclasses.replace(run, **changes)

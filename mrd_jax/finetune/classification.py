@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
-from mrd_jax.training.objective import Objective
+from mrd_jax.training.objective import End, Objective
 from mrd_jax.training.optimizer import adamw
 
 
@@ -96,10 +95,8 @@ class Classification(Objective):
       fps_chunk=config.model.fps_chunk,
       batch_sharding=batch_sharding,
     )
-    # Compiled once, at the first evaluation.
-    self._test_logits, self._voted_logits = (
-      jax.jit(logits, out_shardings=batch_sharding)
-      for logits in (self._logits, self._mean_logits)
+    self._forward = jax.jit(
+      self._logits, static_argnames="voted", out_shardings=batch_sharding
     )
 
   def check(self, record: dict[str, Any], /) -> None:
@@ -159,16 +156,16 @@ class Classification(Objective):
     metrics = {"loss": loss, "accuracy": accuracy}
     return loss, (metrics, updates["batch_stats"])
 
-  def _logits(self, variables: Any, batch: Batch):
+  def _logits(self, variables: Any, batch: Batch, *, voted: bool):
+    """Computes (B, C) logits, with the (B,) labels they are held against."""
     variables = sharding.gathered(variables, self.mesh)
-    clouds = self.drawer.test(batch, seed=self.config.seed)
-    return self.model.apply(variables, *clouds, train=False), batch.label
-
-  def _mean_logits(self, variables: Any, batch: Batch):
-    variables = sharding.gathered(variables, self.mesh)
+    seed = self.config.seed
+    if not voted:
+      clouds = self.drawer.test(batch, seed=seed)
+      return self.model.apply(variables, *clouds, train=False), batch.label
 
     def of_copy(copy: jax.Array):
-      clouds = self.drawer.copies(batch, seed=self.config.seed, copy=copy)
+      clouds = self.drawer.copies(batch, seed=seed, copy=copy)
       return self.model.apply(variables, *clouds, train=False)
 
     logits_VBC = jax.lax.map(of_copy, jnp.arange(self.config.eval.voting))
@@ -184,13 +181,11 @@ class Classification(Objective):
     training.  That is Point-BERT's vote: one, not the best of several hundred.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    rules = {"test": self._test_logits}
-    if is_last and self.config.eval.voting:
-      rules["voted"] = self._voted_logits
+    votes = is_last and self.config.eval.voting
     scores = {}
-    for rule, forward in rules.items():
+    for rule in ("test", "voted") if votes else ("test",):
       logits_NC, label_N = map_split(
-        functools.partial(forward, variables),
+        functools.partial(self._forward, variables, voted=rule == "voted"),
         self.test_source,
         self.meta,
         batch_size=self.config.eval.batch_size,
@@ -214,15 +209,7 @@ class Classification(Objective):
       text += f", voted top-1 {scores['voted/top1']:.1%}"
     return text
 
-  def write_results(
-    self,
-    workdir: Path,
-    abstract_state: TrainState,
-    step: int,
-    scores: dict[str, float],
-    keep_going: Callable[[], None],
-  ) -> None:
-    del abstract_state, step, scores, keep_going
+  def write_results(self, end: End) -> None:
     if jax.process_index():
       return
     # metrics.jsonl has all scores, those of the last and of the best epoch.
@@ -232,7 +219,7 @@ class Classification(Objective):
         "epoch": line["step"] / self.order.steps_per_epoch,
         "metrics": {k: v for k, v in line.items() if "/" in k},
       }
-      for line in read_json_lines(workdir / "metrics.jsonl")
+      for line in read_json_lines(end.workdir / "metrics.jsonl")
       if line["kind"] == "eval"
     ]
     config, start = self.config, self.start
@@ -251,7 +238,7 @@ class Classification(Objective):
       "seed": config.seed,
       "chance_top1": {"test": 1 / len(self.classes)},
     }
-    write_json(workdir / "results.json", results)
+    write_json(end.workdir / "results.json", results)
 
 
 def open_test_split(config: Config, meta: DatasetMeta) -> Source:

@@ -1,4 +1,4 @@
-"""Where a fine-tuning run starts: an encoder, or its sizes alone."""
+"""Loads what a fine-tuning starts from: an encoder, or its sizes alone."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ START_FILE = "start.json"
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """What a run starts from; all but the weights is kept in start.json.
+  """Says what a run starts from; start.json keeps it, without the weights.
 
   Attributes:
     checkpoint: A run, a model folder or a .safetensors file; "" for none.
@@ -58,34 +58,21 @@ def load(
     BadInput: if there is no encoder to load.
   """
   if not checkpoint:
-    start = Start(
-      "",
-      which,
-      0,
-      "random weights",
-      scratch.size,
-      scratch.up_axis,
-      scratch.colour_fill,
-    )
+    drawn = (0, "random weights", scratch.size)
+    start = Start("", which, *drawn, scratch.up_axis, scratch.colour_fill)
     return start, None
   encoder = load_encoder(checkpoint, which)
-  config = encoder.config
-  start = Start(
-    checkpoint,
-    which,
-    config.step,
-    config.source,
-    config.architecture,
-    config.up_axis,
-    config.colour_fill,
-  )
+  kept = {
+    name: getattr(encoder.config, name)
+    for name in ("step", "source", "architecture", "up_axis", "colour_fill")
+  }
   variables = jax.tree.map(np.asarray, dict(encoder.variables))
   params = {k: v for k, v in variables["params"].items() if k != "proj"}
-  return start, variables | {"params": params}
+  return Start(checkpoint, which, **kept), variables | {"params": params}
 
 
 def read(workdir: Path, checkpoint: str, which: str) -> Start:
-  """The start of a run that goes on: its weights are in its checkpoints.
+  """Reads the start of a run that goes on: its checkpoints have the weights.
 
   So it can go on when the encoder was trained further, or is gone.
 

@@ -1,4 +1,4 @@
-"""How a cloud is drawn for classification, on the device.
+"""Draws clouds for classification, on the device.
 
 Point-BERT's recipe (its `runner_finetune.py`): farthest point sampling, in
 training a random choice of what it found, then a scale and a shift by axis.
@@ -20,7 +20,7 @@ from mrd_jax.models.point_ops import farthest_point_sample
 
 
 class Clouds(NamedTuple):
-  """What the classifier takes.
+  """Holds what the classifier takes.
 
   Attributes:
     points: (B, num_points, 6) float32: xyz, and a grey for rgb.
@@ -49,18 +49,18 @@ class Drawer(NamedTuple):
   batch_sharding: NamedSharding
 
   def train(self, batch: Batch, *, seed: int, step: jax.Array) -> Clouds:
-    """The clouds of a training step."""
+    """Draws the clouds of a training step."""
     step_key = jax.random.fold_in(jax.random.key(seed), step)
     keys_B = _fold_in(step_key, jnp.arange(len(batch.row)))
     return self._draw(batch, keys_B, augmented=True)
 
   def test(self, batch: Batch, *, seed: int) -> Clouds:
-    """The clouds as they are evaluated; each the same in every batch."""
+    """Draws the clouds to evaluate, each the same in every batch."""
     keys_B = _fold_in(jax.random.key(seed), batch.row)
     return self._draw(batch, keys_B, augmented=False)
 
   def copies(self, batch: Batch, *, seed: int, copy: jax.Array) -> Clouds:
-    """Copy number `copy` of the clouds, drawn and augmented as in training."""
+    """Draws copy number `copy` of the clouds, augmented as in training."""
     keys_B = _fold_in(jax.random.key(seed), batch.row)
     keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, copy)
     return self._draw(batch, keys_B, augmented=True)
@@ -69,12 +69,13 @@ class Drawer(NamedTuple):
     def one(cloud: tuple) -> Clouds:
       xyz_N3, num_points, key = cloud
       order_key, augment_key = jax.random.split(key)
+      xyz_N3 = xyz_N3.astype(jnp.float32) / XYZ_LEVELS
+      if self.swap_yz:
+        xyz_N3 = xyz_N3[:, jnp.array([0, 2, 1])]
+      exists_N1 = (jnp.arange(len(xyz_N3)) < num_points)[:, None]
+      xyz_N3 = normalize_cloud(xyz_N3, exists_N1)
       xyz_P3, n = draw_points(
-        decode(xyz_N3, num_points, self.swap_yz),
-        num_points,
-        self.config,
-        order_key,
-        random=augmented,
+        xyz_N3, num_points, self.config, order_key, random=augmented
       )
       if augmented:
         xyz_P3 = augment(xyz_P3, self.config, augment_key)
@@ -97,17 +98,6 @@ class Drawer(NamedTuple):
 _fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
 
 
-def decode(
-  xyz_N3: jax.Array, num_points: jax.Array, swap_yz: bool
-) -> jax.Array:
-  """A record's (N, 3) int16 coordinates, normalised over all that exist."""
-  xyz_N3 = xyz_N3.astype(jnp.float32) / XYZ_LEVELS
-  if swap_yz:
-    xyz_N3 = xyz_N3[:, jnp.array([0, 2, 1])]
-  exists_N1 = (jnp.arange(len(xyz_N3)) < num_points)[:, None]
-  return normalize_cloud(xyz_N3, exists_N1)
-
-
 def draw_points(
   xyz_N3: jax.Array,
   num_points: jax.Array,
@@ -116,7 +106,7 @@ def draw_points(
   *,
   random: bool,
 ) -> tuple[jax.Array, jax.Array]:
-  """Points of a cloud in random order.
+  """Draws points of a cloud in random order.
 
   Args:
     xyz_N3: (N, 3) float32.
@@ -153,7 +143,7 @@ def draw_points(
 def augment(
   xyz_P3: jax.Array, config: AugmentConfig, key: jax.Array
 ) -> jax.Array:
-  """A scale and a shift of its own for each axis (Point-BERT's
+  """Scales and shifts each axis on its own (Point-BERT's
   `PointcloudScaleAndTranslate`)."""
   scale_key, shift_key = jax.random.split(key)
   scale_3 = jax.random.uniform(

@@ -23,6 +23,7 @@ class HeldOut:
   Metrics are named "SPLIT/top1", "SPLIT/text_to_shape_r1", and so on.
 
   Attributes:
+    chance: Top-1 accuracy of guessing, by zero-shot split.
     embeddings: By split, what the newest scores were computed from.
 
   Args:
@@ -61,14 +62,10 @@ class HeldOut:
       s: unit(dataset.class_features(self._data_dir, s))
       for s in config.eval.zero_shot
     }
+    self.chance = {split: 1 / len(x) for split, x in self._classes.items()}
     self.embeddings: dict[str, SplitEmbeddings] = {}
     if config.checkpoint.keep_best:
       self._check_metric(config.checkpoint.best_metric)
-
-  @property
-  def chance(self) -> dict[str, float]:
-    """Top-1 accuracy of guessing, by zero-shot split."""
-    return {split: 1 / len(x) for split, x in self._classes.items()}
 
   def __call__(
     self, variables, keep_going: Callable[[], None]
@@ -81,29 +78,17 @@ class HeldOut:
     """
     metrics, embeddings = {}, {}
     for split, source in self._sources.items():
-      found = self._embedder(variables, source, keep_going)
-      embeddings[split] = found
+      found = embeddings[split] = self._embedder(variables, source, keep_going)
+      point, image, has_image, text, has_text, label = found
       scores = {}
       try:
         if split in self._classes:
-          scores |= zero_shot(found.point, found.label, self._classes[split])
+          scores |= zero_shot(point, label, self._classes[split])
         if split in self._config.retrieval:
-          scores |= retrieval(
-            found.point,
-            found.text,
-            found.has_text,
-            image_ND=found.image,
-            has_image_N=found.has_image,
-            label_N=found.label,
-          )
+          pictures = {"image_ND": image, "has_image_N": has_image}
+          scores |= retrieval(point, text, has_text, **pictures, label_N=label)
         if split in self._config.relation_gap:
-          scores |= relation_gap(
-            found.point,
-            found.image,
-            found.text,
-            found.has_image,
-            found.has_text,
-          )
+          scores |= relation_gap(point, image, text, has_image, has_text)
       except BadInput as error:
         raise BadInput(
           f"split {split!r} of {self._data_dir}: {error}; take it out of "
@@ -141,16 +126,17 @@ class HeldOut:
   def _check_metric(self, name: str) -> None:
     """Raises BadInput unless an evaluation yields the metric `name`."""
     split, _, score = name.partition("/")
-    known = split in self._classes and re.fullmatch(
-      "top[135]|class_mean(_top[35])?", score
+    kinds = (
+      (self._config.zero_shot, "top[135]|class_mean(_top[35])?"),
+      (
+        self._config.retrieval,
+        "(text_to_shape|shape_to_text|image_to_shape)(_category)?_r[135]",
+      ),
     )
-    known = known or (
-      split in self._config.retrieval
-      and re.fullmatch(
-        "(text_to_shape|shape_to_text|image_to_shape)(_category)?_r[135]", score
-      )
-    )
-    if not known:
+    if not any(
+      split in splits and re.fullmatch(scores, score)
+      for splits, scores in kinds
+    ):
       raise BadInput(
         f"checkpoint.best_metric is {name!r}, which no evaluation yields; "
         "name one as 'val/top1' (a split of eval.zero_shot) or "

@@ -5,6 +5,7 @@ run resumes, so that a killed and repeated stretch does not appear twice.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import secrets
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 
 from mrd_jax.errors import BadInput, RunFailed
@@ -22,39 +24,37 @@ from mrd_jax.io.files import read_json_lines, write_json, write_text
 
 
 class MetricsWriter:
-  """Writes a run's metrics.
+  """Writes a run's metrics; on every process but the first, nothing.
 
   Args:
     workdir: The run's folder.
+    config: The run's config.
     num_steps: Length of the run, for the remaining time.
-    batch_size: Global batch, for shapes per second.
     start_step: Steps already done; later lines of an earlier try are dropped.
     drop_start_evaluation: Whether `start_step` will be evaluated again.
-    enabled: False on every process but the first: nothing is written.
-    mirror: Gets every line too.
   """
 
   def __init__(
     self,
     workdir: Path,
+    config: Any,
     *,
     num_steps: int,
-    batch_size: int,
     start_step: int,
     drop_start_evaluation: bool,
-    enabled: bool,
-    mirror: "WandbRun | None" = None,
   ):
     self._num_steps = num_steps
-    self._batch_size = batch_size
-    self._enabled = enabled
-    self._live = enabled and sys.stderr.isatty()
+    self._batch_size = config.train.batch_size
+    self._enabled = jax.process_index() == 0
+    self._live = self._enabled and sys.stderr.isatty()
     self._compiled = False
     self._next_line = float(start_step)  # of the few that a log file gets
     self._last_time, self._last_step = time.perf_counter(), start_step
     self._path = workdir / "metrics.jsonl"
-    self._mirror = mirror
-    if enabled:
+    self._mirror = None
+    if self._enabled:
+      if config.log.wandb:
+        self._mirror = WandbRun(config.log.wandb, workdir, config)
       if self._path.exists():
         # Without the lines that the run will write again.
         kept = [
@@ -146,7 +146,7 @@ class WandbRun:
     config: The run's config.
   """
 
-  def __init__(self, project: str, workdir: Path, config: dict[str, Any]):
+  def __init__(self, project: str, workdir: Path, config: Any):
     file = workdir / "wandb.json"
     if not file.exists():
       write_json(file, {"id": secrets.token_hex(4)})
@@ -161,7 +161,7 @@ class WandbRun:
         resume="allow",
         name=workdir.absolute().name,
         dir=workdir,
-        config=config,
+        config=dataclasses.asdict(config),
         # The progress line is not for a log; an end waits for no network.
         settings=wandb.Settings(console="off", finish_timeout=60),
       )

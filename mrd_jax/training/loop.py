@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.data.batches import examine_batch
 from mrd_jax.data.examples import Batch
 from mrd_jax.errors import RunFailed
 from mrd_jax.io.files import write_json
@@ -24,8 +25,8 @@ from mrd_jax.parallel import sharding
 from mrd_jax.parallel.agree import first_says
 from mrd_jax.parallel.stop import Preempted, Preemption
 from mrd_jax.training.clock import Clock, memory
-from mrd_jax.training.log import MetricsWriter, WandbRun, check_wandb
-from mrd_jax.training.objective import Objective
+from mrd_jax.training.log import MetricsWriter, check_wandb
+from mrd_jax.training.objective import End, Objective
 from mrd_jax.training.profile import Profile
 from mrd_jax.training.resume import check_resumable, check_same_data
 from mrd_jax.training.watchdog import watchdog
@@ -48,8 +49,6 @@ class Run:
     abstract_state: Its shapes and shardings.
     step_fn: (state, global batch) -> (state, metrics); the state is donated.
     batches: The global batches from a step on, to the end of the run.
-    examine: What is to be said of each record of a step's batch, counted from
-      0, as `examine_batch` says it.
   """
 
   objective: Objective
@@ -58,7 +57,6 @@ class Run:
   abstract_state: TrainState
   step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
   batches: Callable[[int], Iterator[Batch]]
-  examine: Callable[[int], list[dict[str, Any]]]
 
 
 def train_loop(run: Run, workdir: Path) -> bool:
@@ -111,16 +109,10 @@ def train_loop(run: Run, workdir: Path) -> bool:
     )
     writer = MetricsWriter(
       workdir,
+      config,
       num_steps=last,
-      batch_size=config.train.batch_size,
       start_step=start,
       drop_start_evaluation=evaluate_start,
-      enabled=first_process,
-      mirror=(
-        WandbRun(config.log.wandb, workdir, dataclasses.asdict(config))
-        if config.log.wandb and first_process
-        else None
-      ),
     )
     closing.enter_context(contextlib.closing(writer))
     writer.say("\n".join([run.summary, *remarks]))
@@ -136,7 +128,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
     def log_pending() -> None:
       for done, metrics in pending.items():
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        check_finite(run, workdir, done, values)
+        check_finite(objective, workdir, done, values)
         if done == last or done % config.log.every_steps == 0:
           writer.train(done, values | clock.lap() | memory())
       pending.clear()
@@ -191,7 +183,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
       try:
         with clock.stage("results"):
           objective.write_results(
-            workdir, run.abstract_state, step, scores, keep_going
+            End(workdir, run.abstract_state, step, scores, keep_going)
           )
       except Preempted:
         stopped = True
@@ -201,7 +193,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
 
 
 def check_finite(
-  run: Run, workdir: Path, step: int, values: dict[str, float]
+  objective: Objective, workdir: Path, step: int, values: dict[str, float]
 ) -> None:
   """Raises NotFinite if a value is not, naming the step, the terms, the batch.
 
@@ -215,7 +207,7 @@ def check_finite(
   try:
     if jax.process_index() == 0:
       file = workdir / "not_finite.json"
-      shapes = run.examine(step - 1)
+      shapes = examine_batch(objective.source, objective.order, step - 1)
       write_json(file, {"step": step, "terms": terms, "shapes": shapes})
       bad = [shape for shape in shapes if shape["problems"]]
       names = [

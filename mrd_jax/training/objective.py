@@ -6,7 +6,7 @@ objectives; `training/set_up.py` makes a run of one, `training/loop.py` trains.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
@@ -16,6 +16,24 @@ from mrd_jax.config.fields import in_steps
 from mrd_jax.data import dataset
 from mrd_jax.data.order import TrainOrder
 from mrd_jax.parallel import sharding
+
+
+class End(NamedTuple):
+  """How a run has ended.
+
+  Attributes:
+    workdir: Its folder, in which all is saved.
+    abstract_state: By which a checkpoint can be read.
+    step: The last.
+    scores: Of it.
+    keep_going: As in `Objective.evaluate`.
+  """
+
+  workdir: Path
+  abstract_state: TrainState
+  step: int
+  scores: dict[str, float]
+  keep_going: Callable[[], None]
 
 
 class Objective:
@@ -115,23 +133,6 @@ class Objective:
     """Writes the scores as they are printed."""
     raise NotImplementedError
 
-  def write_results(
-    self,
-    workdir: Path,
-    abstract_state: TrainState,
-    step: int,
-    scores: dict[str, float],
-    keep_going: Callable[[], None],
-  ) -> None:
-    """Writes results.json of a run that has ended, when all is saved.
-
-    Every process calls it.
-
-    Args:
-      workdir: The run's folder.
-      abstract_state: By which a checkpoint can be read.
-      step: The last.
-      scores: Of it.
-      keep_going: As in `evaluate`.
-    """
+  def write_results(self, end: End) -> None:
+    """Writes results.json; every process calls it."""
     raise NotImplementedError

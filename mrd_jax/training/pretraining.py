@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 from mrd_jax.training.accumulate import embed_in_parts
 from mrd_jax.training.held_out import HeldOut
-from mrd_jax.training.objective import Objective
+from mrd_jax.training.objective import End, Objective
 from mrd_jax.training.optimizer import make_optimizer
 
 
@@ -124,12 +123,6 @@ def batch_loss(
   )
 
 
-def eval_variables(state: TrainState):
-  """Picks the encoder to evaluate: averaged where an average is kept."""
-  params = state.average or state.params
-  return {"params": params["encoder"], "batch_stats": state.batch_stats}
-
-
 class Pretraining(Objective):
   """Trains an encoder by MRD's losses, and scores held-out splits.
 
@@ -204,34 +197,32 @@ class Pretraining(Objective):
     self, state: TrainState, is_last: bool, keep_going: Callable[[], None]
   ) -> dict[str, float]:
     del is_last
-    return self.held_out(eval_variables(state), keep_going)
+    params = state.average or state.params
+    variables = {"params": params["encoder"], "batch_stats": state.batch_stats}
+    return self.held_out(variables, keep_going)
 
   def describe(self, step: int, scores: dict[str, float]) -> str:
     del step
     return self.held_out.describe(scores)
 
-  def write_results(
-    self,
-    workdir: Path,
-    abstract_state: TrainState,
-    step: int,
-    scores: dict[str, float],
-    keep_going: Callable[[], None],
-  ) -> None:
-    config = self.config
+  def write_results(self, end: End) -> None:
+    config, step, scores = self.config, end.step, end.scores
     selected_by = None
     if config.checkpoint.rule == "best":
       selected_by = config.checkpoint.best_metric
-      with contextlib.closing(self.open_checkpoints(workdir)) as checkpoints:
+      with contextlib.closing(
+        self.open_checkpoints(end.workdir)
+      ) as checkpoints:
         step = checkpoints.best_step()
-        state = checkpoints.restore(step, abstract_state)
-      scores = self.evaluate(state, True, keep_going)
+        state = checkpoints.restore(step, end.abstract_state)
+      scores = self.evaluate(state, True, end.keep_going)
     if jax.process_index():
       return
     found = self.held_out.embeddings
-    (workdir / "embeddings").mkdir(exist_ok=True)
+    folder = end.workdir / "embeddings"
+    folder.mkdir(exist_ok=True)
     for split, embeddings in found.items():
-      save_embeddings(workdir / "embeddings" / f"{split}.npz", embeddings)
+      save_embeddings(folder / f"{split}.npz", embeddings)
     results = {
       "step": step,
       "checkpoint": config.checkpoint.rule,
@@ -242,4 +233,4 @@ class Pretraining(Objective):
       "chance_top1": self.held_out.chance,
       "metrics": scores,
     }
-    write_json(workdir / "results.json", results)
+    write_json(end.workdir / "results.json", results)

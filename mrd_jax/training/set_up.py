@@ -1,6 +1,5 @@
 """A run and its set-up: data, state, step and batches of an objective."""
 
-import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import jax
 
 from mrd_jax.config.pretraining import Config
-from mrd_jax.data.batches import examine_batch, train_batches
+from mrd_jax.data.batches import train_batches
 from mrd_jax.data.examples import Batch
 from mrd_jax.parallel import sharding
 from mrd_jax.training.loop import Run, one_ahead, train_loop
@@ -87,5 +86,4 @@ def set_up(objective: Objective) -> Run:
     abstract_state=abstract_state,
     step_fn=step_fn,
     batches=batches,
-    examine=functools.partial(examine_batch, objective.source, order),
   )

@@ -116,14 +116,17 @@ def shapes(problems: list[str], count: int = 20) -> list[dict]:
     ),
   ],
 )
-def test_a_bad_batch_is_told_in_a_few_words(tmp_path, found, words):
+def test_a_bad_batch_is_told_in_a_few_words(
+  tmp_path, monkeypatch, found, words
+):
   asked = []
 
-  def examine(step):
+  def examine(source, order, step):
     asked.append(step)
     return found
 
-  run = counting_run(examine=examine)
+  monkeypatch.setattr("mrd_jax.training.loop.examine_batch", examine)
+  run = counting_run()
 
   def step_fn(state, batch):
     state, metrics = run.step_fn(state, batch)

@@ -4,6 +4,7 @@ import json
 import struct
 
 import pytest
+from runs import pretraining_config
 from tensorboardX.proto import event_pb2
 
 from mrd_jax.io.files import read_json_lines, write_json
@@ -22,14 +23,13 @@ VALUES = {
 }
 
 
-def writer_for(workdir, *, start_step=0, enabled=True, num_steps=100):
+def writer_for(workdir, *, start_step=0, num_steps=100):
   return MetricsWriter(
     workdir,
+    pretraining_config("nowhere", train={"batch_size": 8}),
     num_steps=num_steps,
-    batch_size=8,
     start_step=start_step,
     drop_start_evaluation=False,
-    enabled=enabled,
   )
 
 
@@ -135,8 +135,9 @@ def test_tensorboard_is_told_to_forget_what_is_repeated(tmp_path):
   assert 20 < starts[-1] <= 30
 
 
-def test_nothing_is_written_when_disabled(tmp_path, capsys):
-  writer = writer_for(tmp_path, enabled=False)
+def test_no_process_but_the_first_writes(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr("jax.process_index", lambda: 1)
+  writer = writer_for(tmp_path)
   writer.train(10, VALUES)
   writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
   writer.say("hello")

@@ -14,7 +14,7 @@ from runs import losses
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json_lines
-from mrd_jax.training.log import WandbRun
+from mrd_jax.training.log import MetricsWriter, WandbRun
 from mrd_jax.training.loop import train_loop
 
 
@@ -122,7 +122,9 @@ def test_a_failure_of_wandb_is_said_once_and_ends_nothing(
   assert said.count(words) == 1
   assert list(losses(tmp_path)) == [2, 4, 6, 8, 10]
   monkeypatch.setattr(wandb, "init", fail)
-  WandbRun("shapes", tmp_path, {}).log(1, {"loss": 1.0})
+  WandbRun("shapes", tmp_path, counting_run().objective.config).log(
+    1, {"loss": 1.0}
+  )
   assert capfd.readouterr().err == words
 
 
@@ -133,18 +135,25 @@ def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_only_the_first_process_writes_to_wandb(tmp_path, monkeypatch):
-  """The second comes as far as its writer, where the test stops it."""
-  made = []
+@pytest.mark.parametrize(("process", "made"), [(0, 1), (1, 0)])
+def test_only_the_first_process_writes(tmp_path, monkeypatch, process, made):
+  started = []
 
-  def stop(*_, **arguments):
-    made.append((arguments["enabled"], arguments["mirror"]))
-    raise KeyError
+  class Noted:
+    def __init__(self, project, workdir, config):
+      started.append(project)
 
-  monkeypatch.setattr("mrd_jax.training.loop.WandbRun", lambda *_: "W&B")
-  monkeypatch.setattr("mrd_jax.training.loop.MetricsWriter", stop)
-  for process in (0, 1):
-    monkeypatch.setattr("jax.process_index", lambda n=process: n)
-    with pytest.raises(KeyError):
-      train_loop(counting_run(wandb="shapes"), tmp_path)
-  assert made == [(True, "W&B"), (False, None)]
+    def close(self):
+      pass
+
+  monkeypatch.setattr("mrd_jax.training.log.WandbRun", Noted)
+  monkeypatch.setattr("jax.process_index", lambda: process)
+  MetricsWriter(
+    tmp_path,
+    counting_run(wandb="shapes").objective.config,
+    num_steps=3,
+    start_step=0,
+    drop_start_evaluation=False,
+  ).close()
+  assert started == ["shapes"] * made
+  assert len(list(tmp_path.iterdir())) == 2 * made
