@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import exit_code
+from mrd_jax.errors import BadInput, RunFailed
 
 STOPPED = "asked to stop; repeat the command to go on"
 
@@ -27,15 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
   from mrd_jax.ablate import suite as suites  # after --help, likewise the rest
   from mrd_jax.ablate import table
-  from mrd_jax.io.files import write_json
+  from mrd_jax.io.files import write_json, write_text
 
   whole = suites.read_suite(args.suite)
   base = args.config or whole.base
 
-  def make_cells(suite: suites.Suite, seeds: Sequence[int]):
-    return suites.make_cells(suite, base, overrides, seeds, args.output)
+  def make_cells(seeds: Sequence[int]) -> list[suites.Cell]:
+    return suites.make_cells(whole, base, overrides, seeds, args.output)
 
-  cells = make_cells(suites.choose_rows(whole, args.row), args.seeds)
+  for name in args.row or ():
+    if name not in whole.rows:
+      raise BadInput(f"--row {name!r}: rows are {', '.join(whole.rows)}")
+  everything = make_cells(args.seeds)
+  cells = [x for x in everything if not args.row or x.row in args.row]
   if not args.dry_run:
     suites.check_data([cell for cell in cells if not cell.results])
   failed = False
@@ -56,12 +61,11 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
       return 1
   if not args.dry_run:
     # Of all rows and seeds that are there, whichever command ran them.
-    seeds = suites.seeds_of(make_cells(whole, args.seeds))
-    cells = make_cells(whole, seeds)
+    cells = make_cells(suites.seeds_of(everything))
     text = table.tabulate(whole, cells)
     text += " ".join(["Rows change", base, *overrides]) + "\n"
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / f"{args.suite}.md").write_text(text)
+    write_text(args.output / f"{args.suite}.md", text)
     write_json(args.output / f"{args.suite}.json", table.as_json(cells))
     print(f"\n{text}")
   return int(failed)
@@ -72,7 +76,6 @@ def _run(cell) -> str | None:
   import jax
 
   from mrd_jax import prepare
-  from mrd_jax.errors import RunFailed
   from mrd_jax.training import set_up
 
   # Without results of its last step, a run evaluates that step again.

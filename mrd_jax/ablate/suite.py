@@ -1,4 +1,4 @@
-"""The rows of an ablation as runs: suites, cells, and where their runs are."""
+"""Makes the rows of an ablation runs, each with a folder of its own."""
 
 import dataclasses
 import hashlib
@@ -13,6 +13,7 @@ from mrd_jax.cli import load_config
 from mrd_jax.config.fields import flatten, may_change
 from mrd_jax.config.pretraining import Config, LossConfig, from_config_dict
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import read_json
 
 SUITES = Path("configs/ablations")
 
@@ -47,24 +48,18 @@ class Cell:
   @property
   def results(self) -> dict[str, Any] | None:
     """results.json; None before the end, or if it lacks what is asked for."""
-    try:
-      saved = from_config_dict(
-        json.loads((self.workdir / "config.json").read_text())
-      )
-      results = json.loads((self.workdir / "results.json").read_text())
-    except FileNotFoundError:
+    written, saved = self.workdir / "results.json", self.workdir / "config.json"
+    if not (written.exists() and saved.exists()):
       return None
+    results, evaluated = read_json(written), read_json(saved)["eval"]
     asked, rule = self.config.eval, self.config.checkpoint
     has_all = all(
-      set(getattr(asked, kind)) <= set(getattr(saved.eval, kind))
+      set(getattr(asked, kind)) <= set(evaluated[kind])
       for kind in ("zero_shot", "retrieval", "relation_gap")
     )
     selected_by = rule.best_metric if rule.rule == "best" else None
-    has_all &= (results["checkpoint"], results.get("selected_by")) == (
-      rule.rule,
-      selected_by,
-    )
-    return results if has_all else None
+    by_rule = (results["checkpoint"], results["selected_by"])
+    return results if has_all and by_rule == (rule.rule, selected_by) else None
 
 
 def read_suite(name: str) -> Suite:
@@ -92,19 +87,6 @@ def read_suite(name: str) -> Suite:
     raise BadInput(f"{path} has no {error.args[0]}") from None
 
 
-def choose_rows(suite: Suite, names: Sequence[str] | None) -> Suite:
-  """The suite with these rows alone; with all if none are named.
-
-  Raises:
-    BadInput: if there is no such row, listing those that are.
-  """
-  for name in names or ():
-    if name not in suite.rows:
-      raise BadInput(f"--row {name!r}: rows are {', '.join(suite.rows)}")
-  rows = {r: c for r, c in suite.rows.items() if not names or r in names}
-  return dataclasses.replace(suite, rows=rows)
-
-
 def make_cells(
   suite: Suite,
   config_file: str,
@@ -112,7 +94,7 @@ def make_cells(
   seeds: Sequence[int],
   output: Path,
 ) -> list[Cell]:
-  """Every row on every seed; seeds change slowest, so that a table fills up.
+  """Makes every row a run on every seed, seeds slowest: so a table fills up.
 
   The folder of a run is named after its row and a hash of all that is learned
   from, so rows of several suites that are the same run are run once.
@@ -162,7 +144,7 @@ def make_cells(
 
 
 def seeds_of(cells: Sequence[Cell]) -> list[int]:
-  """The seeds of the cells, and all others that are in their folders."""
+  """Finds the seeds of the cells, and all others that are in their folders."""
   there = (p.name for c in cells for p in c.workdir.parent.glob("seed*"))
   found = {int(name[4:]) for name in there if name[4:].isdigit()}
   return sorted({cell.seed for cell in cells} | found)
@@ -179,12 +161,13 @@ def check_data(cells: Sequence[Cell]) -> None:
   from mrd_jax.data import dataset
 
   for cell in cells:
-    config = cell.config
-    evaluated = config.eval.zero_shot + config.eval.retrieval
-    evaluated += config.eval.relation_gap
+    data, asked = cell.config.data, cell.config.eval
     for path, splits in (
-      (config.data.dir, (config.data.split,)),
-      (config.eval.data_dir or config.data.dir, evaluated),
+      (data.dir, (data.split,)),
+      (
+        asked.data_dir or data.dir,
+        asked.zero_shot + asked.retrieval + asked.relation_gap,
+      ),
     ):
       if Path(path).exists():
         missing = [s for s in splits if s not in dataset.split_names(path)]

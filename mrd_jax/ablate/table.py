@@ -1,4 +1,4 @@
-"""The table of an ablation: mean and deviation over seeds, as the paper's."""
+"""Tables an ablation: mean and deviation over seeds, as the paper's."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,21 +6,26 @@ from typing import Any
 
 from mrd_jax.ablate.suite import Cell, Suite
 from mrd_jax.evaluate import published
-from mrd_jax.metrics.table import group_metrics, label, number, render
-
-
-def spread(values: Sequence[float]) -> tuple[float, float | None]:
-  """Mean and sample standard deviation; none of a single value."""
-  deviation = statistics.stdev(values) if len(values) > 1 else None
-  return statistics.fmean(values), deviation
+from mrd_jax.metrics.table import (
+  group_metrics,
+  label,
+  number,
+  published_cell,
+  render,
+)
 
 
 def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
-  """Every row's finished runs and metrics: mean, deviation, value by seed."""
+  """Collects every row's finished runs and metrics.
+
+  Returns:
+    By row its folders, "runs", by which metrics their checkpoints were
+    "selected_by", and "metrics", of each the "mean", the sample standard
+    deviation "std" (None of a single value) and the value "by_seed".
+  """
   rows: dict[str, Any] = {
     cell.row: {"runs": [], "selected_by": [], "metrics": {}} for cell in cells
   }
-  values: dict[tuple[str, str], dict[int, float]] = {}
   for cell in cells:
     if results := cell.results:
       row = rows[cell.row]
@@ -28,19 +33,18 @@ def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
       if results["selected_by"] not in (None, *row["selected_by"]):
         row["selected_by"].append(results["selected_by"])
       for name, value in results["metrics"].items():
-        values.setdefault((cell.row, name), {})[cell.seed] = value
-  for (row, name), by_seed in values.items():
-    mean, deviation = spread(list(by_seed.values()))
-    rows[row]["metrics"][name] = {
-      "mean": mean,
-      "std": deviation,
-      "by_seed": by_seed,
-    }
+        found = row["metrics"].setdefault(name, {"by_seed": {}})
+        found["by_seed"][cell.seed] = value
+  for row in rows.values():
+    for found in row["metrics"].values():
+      values = list(found["by_seed"].values())
+      found["mean"] = statistics.fmean(values)
+      found["std"] = statistics.stdev(values) if len(values) > 1 else None
   return rows
 
 
 def tabulate(suite: Suite, cells: Sequence[Cell]) -> str:
-  """The suite's tables in Markdown, one a split and kind of metric.
+  """Makes the suite's tables in Markdown, one a split and kind of metric.
 
   Shares are in percent.  A row that the paper reports has its figures below,
   where the split has as many shapes as the paper's.
@@ -69,15 +73,9 @@ def tabulate(suite: Suite, cells: Sequence[Cell]) -> str:
           + [number(v["mean"], percent, v["std"]) if v else "" for v in values]
         )
         paper = suite.published.get(row, {}) if comparable else {}
-        if any(name in paper for name in columns):
-          digits = 1 if percent else 2
-          lines.append(
-            [f"{row} (published)", ""]
-            + [
-              f"{paper[name]:.{digits}f}" if name in paper else ""
-              for name in columns
-            ]
-          )
+        figures = [published_cell(paper, name, percent) for name in columns]
+        if any(figures):
+          lines.append([f"{row} (published)", "", *figures])
       text += [render(header, lines), ""]
     if not comparable:
       text += [f"{split}: {shapes[split]:,} shapes, not the paper's.", ""]

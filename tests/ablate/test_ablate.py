@@ -240,11 +240,6 @@ def test_results_without_a_metric_that_is_asked_for_do_not_count(tmp_path):
   assert more[0].results is None
 
 
-def test_one_seed_has_no_deviation():
-  assert table.spread([0.5]) == (0.5, None)
-  assert table.spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
-
-
 def test_the_papers_figures_are_those_of_its_tables():
   """A few from each corner, typed from the paper a second time."""
   table4 = suites.read_suite("table4").published
