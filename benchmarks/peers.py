@@ -1,6 +1,6 @@
 """What users come from, in PyTorch, as other programs write it.
 
-The weights' names are those of `mrd_jax/convert/pointbert_torch.py`, which is
+The weights' names are those of `mrd_jax/convert/pointbert_modules.py`, which is
 our own port; here its parts are exchanged:
 
   eager    as OpenShape writes it: the ball query sorts the indices of all
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrd_jax.convert import pointbert_torch
+from mrd_jax.convert import pointbert_modules
 
 FORMS = ("eager", "tuned", "compile")
 
@@ -40,7 +40,7 @@ def sorting_ball_query(
   return torch.where(first < xyz.shape[1], first, first[..., :1])
 
 
-class FusedAttention(pointbert_torch.Attention):
+class FusedAttention(pointbert_modules.Attention):
   """The port's attention, but for its kernel."""
 
   def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class FusedAttention(pointbert_torch.Attention):
 
 
 def encoder(
-  model: pointbert_torch.Projected, form: str
+  model: pointbert_modules.Projected, form: str
 ) -> Callable[[Tensor, Tensor], Tensor]:
   """(xyz (B, N, 3), features (B, N, 6)) -> embeddings, with `model`'s weights.
 
@@ -62,13 +62,15 @@ def encoder(
   if form == "eager":
 
     def eager(xyz: Tensor, features: Tensor) -> Tensor:
-      with mock.patch.object(pointbert_torch, "ball_query", sorting_ball_query):
+      with mock.patch.object(
+        pointbert_modules, "ball_query", sorting_ball_query
+      ):
         return eager.model(xyz, features)
 
     eager.model = model
     return eager
   for module in model.modules():
-    if type(module) is pointbert_torch.Attention:
+    if type(module) is pointbert_modules.Attention:
       module.__class__ = FusedAttention
   run = torch.compile(model) if form == "compile" else model
 

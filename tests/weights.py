@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mrd_jax.config.pretraining import PointBERTSize
-from mrd_jax.convert.pointbert_torch import PointPatchTransformer, Projected
+from mrd_jax.convert.pointbert_modules import PointPatchTransformer, Projected
 from mrd_jax.encoder.names import to_tree
 
 

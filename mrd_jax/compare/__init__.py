@@ -1,6 +1,6 @@
 """Our numerics against PyTorch's, stage by stage and for a training step.
 
-`torch_losses.py`, `torch_optimizer.py` and `convert/pointbert_torch.py` are
+`torch_losses.py`, `torch_optimizer.py` and `convert/pointbert_modules.py` are
 the PyTorch side: an independent implementation, written from the equations
 and never from our JAX code.  The tests are held against it, too.
 """

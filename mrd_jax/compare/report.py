@@ -1,4 +1,4 @@
-"""The comparison as a table, as JSON and as a figure."""
+"""Writes the comparison as a table, as JSON and as a figure."""
 
 import itertools
 import math
@@ -25,37 +25,38 @@ from mrd_jax.draw.style import (
   figure,
 )
 from mrd_jax.io.files import write_json
+from mrd_jax.metrics.table import render
 
 _STYLES: dict[str, Any] = {"eval": "-", "train": "--", "tolerance": ":"}
 _COLOURS = {"float64": GREEN, "float32": BLUE, "bfloat16": VERMILION}
 
 
 def table(rows: Sequence[Row]) -> str:
-  """The rows as text, a block for each part.
+  """Writes the rows as Markdown, a table for each part.
 
   bfloat16 is held against PyTorch's float32; the column "PyTorch's" is the
   relative error of PyTorch's own bfloat16.
   """
-  lines = []
+  tables = []
   for part, block in itertools.groupby(rows, lambda row: row.part):
-    peer = "PyTorch's" if part.endswith("bfloat16") else ""
-    lines.append(
-      f"\n{part:35} {'max abs':>9} {'relative':>9} {'1 - cosine':>10} "
-      f"{'tolerance':>9} {peer}"
-    )
+    header = [part, "max abs", "relative", "1 - cosine", "tolerance"]
+    if part.endswith("bfloat16"):
+      header.append("PyTorch's")
+    lines = []
     for row in block:
-      limit = "-" if row.tolerance is None else f"{row.tolerance:.0e}"
-      own = "" if row.torch_relative is None else f" {row.torch_relative:9.1e}"
-      lines.append(
-        f"  {row.stage:33} {row.max_abs:9.1e} {row.relative:9.1e} "
-        f"{max(1 - row.cosine, 0):10.1e} {limit:>9}{own}"
-        + ("" if row.passed else "  ABOVE")
-      )
-  return "\n".join(lines)
+      values = [row.max_abs, row.relative, max(1 - row.cosine, 0)]
+      cells = [row.stage, *(f"{value:.1e}" for value in values)]
+      cells.append("-" if row.tolerance is None else f"{row.tolerance:.0e}")
+      if len(header) == 6:
+        own = row.torch_relative
+        cells.append("" if own is None else f"{own:.1e}")
+      lines.append([*cells, "" if row.passed else "ABOVE"])
+    tables.append(render([*header, ""], lines))
+  return "\n\n".join(tables)
 
 
 def verdict(rows: Sequence[Row]) -> str:
-  """One sentence."""
+  """Says in one sentence whether all agree."""
   judged = [row for row in rows if row.tolerance is not None]
   failed = [row for row in judged if not row.passed]
   if not failed:
@@ -101,7 +102,7 @@ def write(
 
 
 def _as_json(row: Row) -> dict[str, Any]:
-  """A row; JSON has no infinity and no NaN."""
+  """Returns a row; JSON has no infinity and no NaN."""
   values = row._asdict() | {"passed": row.passed}
   return {
     name: None if isinstance(x, float) and not math.isfinite(x) else x
@@ -110,7 +111,7 @@ def _as_json(row: Row) -> dict[str, Any]:
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
-  """Relative error against depth: of the stages, and of the gradients."""
+  """Draws the relative error against depth: of the stages, and of the gradients."""
   height = 5.2
   notes = [title, "what is equal is not drawn"]
   with figure(path, "JAX against PyTorch, by depth", notes, height) as drawn:

@@ -16,7 +16,7 @@ from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
 from mrd_jax.compare.stages import Clouds
 from mrd_jax.config.pretraining import AugmentConfig, from_config_dict
-from mrd_jax.convert import pointbert_torch
+from mrd_jax.convert import pointbert_modules
 from mrd_jax.data import batches, dataset
 from mrd_jax.data.examples import Examples, eval_examples
 from mrd_jax.encoder.encoder import Encoder
@@ -100,7 +100,7 @@ def read_examples(
 
 def compare(
   encoder: Encoder,
-  model: pointbert_torch.Projected,
+  model: pointbert_modules.Projected,
   examples: Examples,
   *,
   dtypes: tuple[str, ...],
@@ -169,7 +169,7 @@ def _indices(
 
 def _forward(
   encoder: Encoder,
-  model: pointbert_torch.Projected,
+  model: pointbert_modules.Projected,
   clouds: Clouds,
   train: bool,
   dtype: str,
@@ -203,7 +203,7 @@ def _forward(
 def _step(
   setting: training.Setting,
   encoder: Encoder,
-  model: pointbert_torch.Projected,
+  model: pointbert_modules.Projected,
   examples: Examples,
   dtype: str,
 ) -> list[Row]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mrd_jax.config.pretraining import PointBERTSize
-from mrd_jax.convert import pointbert_torch
+from mrd_jax.convert import pointbert_modules
 from mrd_jax.encoder import names
 from mrd_jax.models import point_ops
 from mrd_jax.models.mini_pointnet import MOMENTUM
@@ -89,9 +89,9 @@ def torch_indices(
     torch.tensor(x, device=device)
     for x in (clouds.points[..., :3], clouds.num_points)
   )
-  chosen = pointbert_torch.farthest_point_sample(xyz, size.groups, num_points)
+  chosen = pointbert_modules.farthest_point_sample(xyz, size.groups, num_points)
   centers = xyz.gather(1, chosen[..., None].expand(-1, -1, 3))
-  neighbours = pointbert_torch.ball_query(
+  neighbours = pointbert_modules.ball_query(
     xyz, centers, size.radius, size.group_size, num_points
   )
   return {SAMPLES: chosen.cpu().numpy(), NEIGHBOURS: neighbours.cpu().numpy()}
@@ -148,7 +148,7 @@ def _apply(
 
 
 def torch_forward(
-  model: pointbert_torch.Projected,
+  model: pointbert_modules.Projected,
   clouds: Clouds,
   *,
   train: bool,
@@ -197,7 +197,7 @@ def torch_forward(
 
 
 def torch_apply(
-  model: pointbert_torch.Projected,
+  model: pointbert_modules.Projected,
   clouds: Clouds,
   *,
   train: bool,
@@ -245,7 +245,7 @@ def unbias(statistics: Any, new: Any, count: int) -> Any:
   return jax.tree_util.tree_map_with_path(correct, statistics, new)
 
 
-def _statistics(model: pointbert_torch.Projected) -> Any:
+def _statistics(model: pointbert_modules.Projected) -> Any:
   buffers = {k: _numpy(v) for k, v in model.named_buffers()}
   return names.to_tree(buffers)["batch_stats"]["point_net"]
 

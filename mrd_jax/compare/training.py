@@ -19,7 +19,7 @@ import torch
 from mrd_jax.compare import torch_losses, torch_optimizer
 from mrd_jax.compare.stages import Clouds, torch_apply
 from mrd_jax.config.pretraining import LossConfig, OptimizerConfig
-from mrd_jax.convert import pointbert_torch
+from mrd_jax.convert import pointbert_modules
 from mrd_jax.data.examples import Examples
 from mrd_jax.encoder import names
 from mrd_jax.losses.mrd import init_dynamic_weights
@@ -158,7 +158,7 @@ def _update(config: OptimizerConfig, params: Any, gradients: Any) -> Any:
 
 def torch_step(
   setting: Setting,
-  model: pointbert_torch.Projected,
+  model: pointbert_modules.Projected,
   examples: Examples,
   *,
   bfloat16: bool,

@@ -1,4 +1,4 @@
-"""Encoders to and from PyTorch and ONNX: what the command line does."""
+"""Converts encoders to and from PyTorch and ONNX."""
 
 import dataclasses
 import tempfile
@@ -24,12 +24,7 @@ from mrd_jax.encoder.files import (
 )
 from mrd_jax.errors import BadInput
 
-OVERRIDES = (
-  *Grouping._fields,
-  "up_axis",
-  "num_points",
-  "embedding_space",
-)
+OVERRIDES = (*Grouping._fields, "up_axis", "num_points", "embedding_space")
 
 
 def to_torch(
@@ -57,11 +52,9 @@ def to_torch(
     prefix = "module." if style == "module" else ""
     write(out, sidecar, encoder.config, encoder.variables, prefix=prefix)
   elif out.suffix == ".pt":
-    state = names.to_state_dict(
-      encoder.variables, num_batches_tracked=encoder.config.step
-    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch_files.write(out, state, encoder.config.logit_scale, style)
+    scale = encoder.config.logit_scale
+    torch_files.write(out, _state(encoder), scale, style)
     write_sidecar(sidecar, encoder.config)
   else:
     raise BadInput(f"--out is {out}, must end in .safetensors or .pt")
@@ -122,7 +115,8 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   out.parent.mkdir(parents=True, exist_ok=True)
   # A large model is two files, which are moved when they are whole.
   with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-    onnx_export.export(torch_model(encoder), Path(folder) / out.name)
+    model = torch_model(encoder)
+    onnx_export.export(model, Path(folder) / out.name, model.config)
     write_sidecar(sidecar, encoder.config)
     files = [
       file.replace(out.parent / file.name) for file in Path(folder).iterdir()
@@ -130,18 +124,15 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   return [*sorted(files), sidecar]
 
 
-def torch_model(encoder: Encoder) -> pointbert_torch.Projected:
-  """The encoder as a PyTorch module, in evaluation mode."""
-  state = names.to_state_dict(
-    encoder.variables, num_batches_tracked=encoder.config.step
-  )
-  return _build(encoder.config, state)
+def torch_model(encoder: Encoder) -> pointbert_torch.Encoder:
+  """Builds the encoder as a PyTorch module, in evaluation mode."""
+  return _build(encoder.config, _state(encoder))
 
 
 def read_torch_model(
   path: Path, config: EncoderConfig
-) -> pointbert_torch.Projected:
-  """A PyTorch file's weights in a module that is otherwise as the config says.
+) -> pointbert_torch.Encoder:
+  """Reads a file's weights into a module that is otherwise as the config says.
 
   Raises:
     BadInput: if the file is of another size.
@@ -152,9 +143,14 @@ def read_torch_model(
   return _build(config, state)
 
 
+def _state(encoder: Encoder) -> names.State:
+  steps = encoder.config.step
+  return names.to_state_dict(encoder.variables, num_batches_tracked=steps)
+
+
 def _build(
   config: EncoderConfig, state: names.State
-) -> pointbert_torch.Projected:
+) -> pointbert_torch.Encoder:
   model = pointbert_torch.build(dataclasses.asdict(config))
   # A copy: what JAX lends is read-only, which PyTorch does not know.
   model.load_state_dict(
@@ -166,7 +162,7 @@ def _build(
 def _published(
   path: Path, shapes: names.Shapes, overrides: dict
 ) -> EncoderConfig:
-  """The config of a file that is not ours."""
+  """Returns the config of a file that is not ours."""
   model = published.MODELS.get(shapes)
   grouping = published.known_grouping(shapes)
   if grouping is None:

@@ -5,11 +5,12 @@ import json
 import logging
 import os
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mrd_jax.convert.pointbert_torch import Projected
+from mrd_jax.convert.pointbert_modules import Projected
 from mrd_jax.errors import BadInput
 
 
@@ -25,18 +26,23 @@ class _Unit(nn.Module):
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def export(model: Projected, path: str | os.PathLike[str]) -> None:
+def export(
+  model: Projected,
+  path: str | os.PathLike[str],
+  config: dict[str, Any] | None = None,
+) -> None:
   """Writes an encoder as ONNX.
 
   Input `points`: (B, N, 6) float32, any B and N, each cloud as `prepare` of
   `pointbert_torch` returns it. Output `embedding`: (B, D) float32, unit
-  length. The model's config, if it has one, is the file's metadata "config",
-  as JSON. Sampling is unrolled, one step a group: an M encoder takes a minute
+  length. `config`, if there is one, is the file's metadata "config", as
+  JSON. Sampling is unrolled, one step a group: an M encoder takes a minute
   or two. Weights above 1.5 GiB go to a second file, `path` with .data added.
 
   Args:
     model: in float32, in eval mode, on the CPU.
     path: the file to write, .onnx by custom.
+    config: of the model.
 
   Raises:
     BadInput: if the model is in training mode.
@@ -77,6 +83,6 @@ def export(model: Projected, path: str | os.PathLike[str]) -> None:
   assert program is not None
   # It would hold this machine's paths.
   ClearMetadataAndDocStringPass()(program.model)
-  if model.config is not None:
-    program.model.metadata_props["config"] = json.dumps(model.config)
+  if config is not None:
+    program.model.metadata_props["config"] = json.dumps(config)
   program.save(path)

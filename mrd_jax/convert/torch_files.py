@@ -1,4 +1,4 @@
-"""Files of OpenShape's kind: reads all its published layouts, writes its own.
+"""Reads all the layouts of OpenShape's published files, and writes its own.
 
 Nothing in a file is executed: PyTorch reads it with `weights_only=True`.
 """
@@ -15,6 +15,7 @@ from numpy._core.multiarray import scalar
 from mrd_jax.encoder import names
 from mrd_jax.encoder.files import read_safetensors
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import replacing
 
 Style = Literal["bare", "module"]
 
@@ -103,12 +104,12 @@ def write(
   }
   if logit_scale is not None:
     content["logit_scale"] = {f"{prefix}logit_scale": torch.tensor(logit_scale)}
-  temporary = path.with_name(path.name + ".tmp")
-  torch.save(content, temporary)
-  temporary.replace(path)
+  with replacing(path) as temporary:
+    torch.save(content, temporary)
 
 
 def _load(path: Path) -> Any:
+  """Reads a .pt file of tensors and plain values."""
   try:
     with torch.serialization.safe_globals(_NUMBERS):
       return torch.load(path, map_location="cpu", weights_only=True)
@@ -145,7 +146,7 @@ def _without_prefix(tensors: dict[str, Any], path: Path) -> names.State:
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
-  """A tensor; floating-point ones as float32, as numpy has no bfloat16."""
+  """Returns a tensor; floating-point ones as float32, as numpy has no bfloat16."""
   # Sparse, quantised, nested and meta tensors stay what they are.
   with contextlib.suppress(TypeError, RuntimeError):
     if isinstance(value, torch.Tensor):

@@ -14,7 +14,8 @@ encoder = Encoder.from_pretrained("user/model")  # or this folder
 embeddings = encoder(points)  # (B, N, 3 or 6): xyz (y up), rgb -> (B, {dim})
 ```
 
-With PyTorch alone (`pointbert_torch.py` is one file of mrd_jax):
+With PyTorch alone (`pointbert_torch.py` and `pointbert_modules.py` are files
+of mrd_jax, in `mrd_jax/convert/`):
 
 ```python
 from pointbert_torch import load

@@ -6,9 +6,11 @@ torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
 
 import math
 
+from torch_schedule import cosine_with_warmup
+
 from mrd_jax.compare import torch_losses as losses
 from mrd_jax.compare import torch_optimizer as optimizer
-from mrd_jax.convert import pointbert_torch as pointbert
+from mrd_jax.convert import pointbert_modules as pointbert
 
 # Arguments; parameters with a projection to 1280; state-dict entries.
 SIZES = {
@@ -298,4 +300,4 @@ def test_parameter_groups():
 )
 def test_schedule(step, rate):
   shape = {"peak": 2.0, "warmup_steps": 10, "total_steps": 20, "floor": 0.2}
-  assert optimizer.cosine_with_warmup(step, **shape) == pytest.approx(rate)
+  assert cosine_with_warmup(step, **shape) == pytest.approx(rate)

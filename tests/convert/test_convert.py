@@ -26,6 +26,7 @@ from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.pretraining import SIZES, PointBERTSize, from_config_dict
 from mrd_jax.convert import bridge, onnx_export, pointbert_torch
+from mrd_jax.convert.pointbert_modules import Projected
 from mrd_jax.convert.__main__ import main
 from mrd_jax.encoder import names
 from mrd_jax.encoder.encoder import load_encoder
@@ -40,7 +41,7 @@ COUNTERS = [f"ppat.sa.mlp_bns.{i}.num_batches_tracked" for i in range(3)]
 SMALL = PointBERTSize(512, 12, 8, 1024, 128, 64, 0.4, 256)
 
 
-def twin_of(size: PointBERTSize, embed_dim: int) -> pointbert_torch.Projected:
+def twin_of(size: PointBERTSize, embed_dim: int) -> Projected:
   twin = make_twin(size, embed_dim).eval()
   for name, buffer in twin.named_buffers():
     if name.endswith("num_batches_tracked"):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from mrd_jax.convert import pointbert_torch as twin
+from mrd_jax.convert import pointbert_modules as twin
 from mrd_jax.models import point_ops
 
 

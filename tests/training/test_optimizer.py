@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from torch_schedule import cosine_with_warmup
 
-from mrd_jax.compare.torch_optimizer import cosine_with_warmup
 from mrd_jax.config.pretraining import (
   LossConfig,
   OptimizerConfig,

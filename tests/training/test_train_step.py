@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from torch_schedule import cosine_with_warmup
 from weights import make_twin, to_flax
 
 from benchmarks.collectives import count
@@ -160,7 +161,7 @@ def run_twin(config: Config, twin, seen, dtype):
     optimizer.zero_grad()
     loss.backward()
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-      group["lr"] = twin_optimizer.cosine_with_warmup(
+      group["lr"] = cosine_with_warmup(
         i, peak=peak, warmup_steps=o.warmup_steps, total_steps=STEPS
       )
     optimizer.step()
