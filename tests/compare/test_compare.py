@@ -8,6 +8,7 @@ import dataclasses
 import json
 
 import numpy as np
+from encoders import make_encoder
 
 from benchmarks.pytorch import random_encoder, random_examples
 from configs import debug
@@ -20,7 +21,7 @@ from mrd_jax.compare import (
   torch_optimizer,
 )
 from mrd_jax.compare.__main__ import main
-from mrd_jax.config.pretraining import SIZES, PointBERTSize
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import bridge, pointbert_modules, torch_files
 from mrd_jax.prepare import procedural
 
@@ -38,6 +39,7 @@ STAGES = [
   "head",
   "normalised embedding",
 ]
+MODULES = ["mini-PointNet", "lift", "cls token", "block 0", "block 1", "head"]
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +57,9 @@ def encoder():
 
 
 def tiny_encoder(embed_dim: int | None):
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(SIZES, "tiny", TINY)
-    return random_encoder("tiny", embed_dim, 160)
+  return make_encoder(
+    architecture=TINY, embed_dim=embed_dim, num_points=160, logit_scale=None
+  )
 
 
 def compared(encoder, model=None, dtypes=("float32",), clouds=6, points=160):
@@ -74,54 +76,61 @@ def above(rows) -> list[tuple[str, str]]:
   return [(row.part, row.stage) for row in rows if not row.passed]
 
 
-def test_everything_agrees_and_is_there(encoder):
-  rows = compared(encoder, dtypes=("float64", "float32", "bfloat16"))
-  assert above(rows) == []
-  parts = {}
+def by_part(rows) -> dict[str, list[str]]:
+  parts: dict[str, list[str]] = {}
   for row in rows:
     parts.setdefault(row.part, []).append(row.stage)
+  return parts
+
+
+def worst(rows, part) -> float:
+  return max(row.relative for row in rows if row.part == part)
+
+
+def test_everything_agrees_and_is_there(encoder):
+  dtypes = ("float32", "bfloat16")
+  rows = compared(encoder, dtypes=dtypes)
+  assert above(rows) == []
+  parts = by_part(rows)
   assert parts["points"] == ["FPS indices", "ball query indices"]
-  for dtype in ("float64", "float32", "bfloat16"):
+  for dtype in dtypes:
     assert parts[f"eval {dtype}"] == STAGES
     assert parts[f"train {dtype}"] == [*STAGES, "running statistics"]
-    assert parts[f"gradients {dtype}"] == [
-      *("mini-PointNet", "lift", "cls token", "block 0", "block 1", "head"),
-      "scale, dynamic weights",
-    ]
-    assert {"loss", "contrast/text", "relation/PI-IT"} <= set(
-      parts[f"loss {dtype}"]
-    )
-  worst = {
-    dtype: max(
-      row.relative for row in rows if row.part in (f"eval {dtype}", dtype)
-    )
-    for dtype in ("float64", "float32", "bfloat16")
-  }
-  assert worst["float64"] < 1e-7 < worst["float32"] < 1e-5
+    assert parts[f"gradients {dtype}"] == [*MODULES, "scale, dynamic weights"]
+    terms = parts[f"loss {dtype}"]
+    assert {"loss", "contrast/text", "relation/PI-IT"} <= set(terms)
+  assert 1e-7 < worst(rows, "eval float32") < 1e-5
   # It did round, and PyTorch's own bfloat16 is told beside ours.
-  assert worst["bfloat16"] > 1e-4
+  assert worst(rows, "eval bfloat16") > 1e-4
   own = [r.torch_relative for r in rows if r.part.endswith("bfloat16")]
   assert None not in own and max(own) > 1e-4
 
 
 @pytest.mark.parametrize(
-  "loss",
+  ("embed_dim", "loss"),
   [
-    {"representation": "euclidean", "normalize_intra": False},
-    {
-      "representation": "partial_order",
-      "sampled_pairs": 4,
-      "cross_form": "matched",
-    },
-    {"weighting": "fixed", "relation_scale": 20.0, "keep_diagonal": True},
-    {"weighting": "alternating", "intra": False, "cross": False},
+    (DIM, {"representation": "euclidean", "normalize_intra": False}),
+    (
+      DIM,
+      {
+        "representation": "partial_order",
+        "sampled_pairs": 4,
+        "cross_form": "matched",
+      },
+    ),
+    (
+      DIM,
+      {"weighting": "fixed", "relation_scale": 20.0, "keep_diagonal": True},
+    ),
+    (None, {"weighting": "alternating", "intra": False, "cross": False}),
   ],
-  ids=lambda loss: "-".join(map(str, loss.values())),
+  ids=["euclidean", "partial order", "fixed", "without a projection"],
 )
-def test_the_runs_own_loss_is_compared(encoder, loss):
+def test_the_runs_own_loss_is_compared(embed_dim, loss):
   config = debug.get_config()
   config.loss.update(loss)
   config.loss.relation_weight = 2.0
+  encoder = tiny_encoder(embed_dim)
   found = dataclasses.replace(
     encoder,
     config=dataclasses.replace(
@@ -130,11 +139,14 @@ def test_the_runs_own_loss_is_compared(encoder, loss):
   )
   rows = compared(found, dtypes=("float64",))
   assert above(rows) == []
-  terms = {row.stage for row in rows if row.part == "loss float64"}
+  assert worst(rows, "eval float64") < 1e-7
+  parts = by_part(rows)
+  terms = parts["loss float64"]
   assert ("relation/PP-II" in terms) == loss.get("intra", True)
   assert ("relation/PI-IT" in terms) == (
     loss.get("cross", True) and loss.get("cross_form") != "matched"
   )
+  assert ("head" in parts["gradients float64"]) == (embed_dim is not None)
 
 
 def test_a_changed_weight_shows_where_it_is(encoder):
@@ -198,13 +210,6 @@ def test_decayed_norms_show_in_the_optimizer_alone(encoder, monkeypatch):
   )
   parts = {part for part, _ in above(compared(encoder))}
   assert parts == {"optimizer, same gradients float32"}
-
-
-def test_without_a_projection():
-  encoder = tiny_encoder(None)
-  rows = compared(encoder)
-  assert above(rows) == []
-  assert "head" not in {r.stage for r in rows if r.part.startswith("gradients")}
 
 
 def test_padded_clouds(encoder):

@@ -6,87 +6,57 @@ import shutil
 
 import numpy as np
 import pytest
+from report_runs import (
+  DIM,
+  change_embeddings,
+  make_data,
+  make_run,
+  write_json,
+  write_lines,
+  write_metrics,
+)
 
 from configs.finetune import debug
+from mrd_jax.draw import cloud
 from mrd_jax.draw.style import DPI, WIDTH
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import procedural
 from mrd_jax.report import figures, retrieval_sheet, weights
 from mrd_jax.report.__main__ import main
-from mrd_jax.report.retrieval import choose_queries
 from mrd_jax.report.run_folder import read_run
 
-DIM = 8
 NAMES = ["losses", "dynamic_weights", "zero_shot", "retrieval_text_to_shape"]
-FULL = ("PP-II", "PP-TT", "PI-TI", "PI-IT", "PT-IT", "PT-TI")
+SHAPES = 6
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("data") / "procedural"
-  procedural.generate(
-    directory, train=1, val=6, num_points=200, num_views=1, embed_dim=DIM
+def few(tmp_path_factory):
+  """A dataset of six shapes, all with texts."""
+  return make_data(tmp_path_factory.mktemp("few") / "procedural", SHAPES)
+
+
+@pytest.fixture(scope="module")
+def finished(few, tmp_path_factory):
+  run = make_run(tmp_path_factory.mktemp("run") / "run", few)
+  change_embeddings(
+    run, has_text=np.ones(SHAPES, bool), label=np.arange(SHAPES) % 3
   )
-  return directory
+  return run
 
 
 @pytest.fixture
-def run(tmp_path, data):
-  """A finished run's folder, as training/set_up.py leaves it."""
-  write_json(
-    tmp_path / "config.json",
-    {
-      "data": {"dir": str(data)},
-      "loss": {"weighting": "dynamic", "representation": "similarity"},
-      "eval": {"zero_shot": ["val"], "retrieval": ["val"]},
-    },
-  )
-  write_metrics(tmp_path, FULL)
-  write_json(
-    tmp_path / "results.json",
-    {
-      "step": 80,
-      "chance_top1": {"val": 1 / 54},
-      "metrics": {"val/text_to_shape_r1": 0.5, "val/text_to_shape_r5": 1.0},
-    },
-  )
-  (tmp_path / "embeddings").mkdir()
-  write_embeddings(tmp_path, 6)
-  return tmp_path
+def run(finished, tmp_path):
+  return shutil.copytree(finished, tmp_path / "run")
 
 
-def write_json(path, value):
-  path.write_text(json.dumps(value))
-
-
-def write_metrics(workdir, terms, steps=80):
-  lines = []
-  for step in range(1, steps + 1):
-    values = {"loss": 9 / step, "contrast/image": 1 / step, "intra": 0.0}
-    values |= {f"relation/{term}": 2 / step for term in terms}
-    values |= {f"weight/{term}": 0.5 for term in terms}
-    lines.append({"step": step, "kind": "train", "time": 0.0} | values)
-    if step % 40 == 0:
-      scores = {f"val/top{k}": k * step / 1000 for k in (1, 3, 5)}
-      lines.append({"step": step, "kind": "eval", "time": 0.0} | scores)
-  text = "".join(json.dumps(line) + "\n" for line in lines)
-  (workdir / "metrics.jsonl").write_text(text)
-
-
-def write_embeddings(workdir, rows, has_text=True):
-  rng = np.random.default_rng(0)
-  np.savez(
-    workdir / "embeddings" / "val.npz",
-    point=rng.normal(size=(rows, DIM)).astype(np.float16),
-    text=rng.normal(size=(rows, DIM)).astype(np.float16),
-    image=rng.normal(size=(rows, DIM)).astype(np.float16),
-    has_image=np.ones(rows, bool),
-    has_text=np.full(rows, has_text),
-    label=np.arange(rows, dtype=np.int32) % 3,
+@pytest.fixture
+def fast(monkeypatch):
+  """Clouds are drawn as grey squares."""
+  monkeypatch.setattr(
+    cloud, "render", lambda xyz, rgb, size: np.full((size, size, 3), 0.5)
   )
 
 
-def make_finetuning(workdir, data, steps=4, **changes):
+def make_finetuning(workdir, data, steps=4):
   """A fine-tuning run's folder, as finetune/train.py leaves it."""
   workdir.mkdir()
   config = debug.get_config().to_dict()
@@ -99,25 +69,20 @@ def make_finetuning(workdir, data, steps=4, **changes):
   lines = []
   for step in range(1, steps + 1):
     values = {"loss": 4 / step, "accuracy": step / 10, "grad_norm": 1.0}
-    lines.append({"step": step, "kind": "train", "time": 0.0} | values)
+    lines.append({"step": step, "kind": "train"} | values)
     # The second step is the best.
     scores = {f"test/top{k}": k / (10 + abs(step - 2)) for k in (1, 3, 5)}
-    lines.append({"step": step, "kind": "eval", "time": 0.0} | scores)
-  text = "".join(json.dumps(line) + "\n" for line in lines)
-  (workdir / "metrics.jsonl").write_text(text)
+    lines.append({"step": step, "kind": "eval"} | scores)
+  write_lines(workdir, lines)
   results = {
     "step": 4,
     "epoch": 4.0,
     "metrics": {"test/top1": 0.0833, "voted/top1": 0.0917},
     "checkpoint": "last",
-    "best_test_epoch": {
-      "step": 2,
-      "epoch": 2.0,
-      "metrics": {"test/top1": 0.1},
-    },
+    "best_test_epoch": {"step": 2, "metrics": {"test/top1": 0.1}},
     "chance_top1": {"test": 1 / 54},
   }
-  write_json(workdir / "results.json", results | changes)
+  write_json(workdir / "results.json", results)
   return workdir
 
 
@@ -144,8 +109,8 @@ def test_draws_every_figure(run, capsys):
   assert sizes[3][1] > 1.5 * sizes[0][1]
 
 
-def test_draws_a_fine_tuning(data, tmp_path, capsys):
-  run = make_finetuning(tmp_path / "run", data)
+def test_draws_a_fine_tuning(few, tmp_path, capsys):
+  run = make_finetuning(tmp_path / "run", few)
   assert main([str(run)]) == 0
   output = capsys.readouterr()
   drawn = [run / "figures" / f"{name}.png" for name in ("losses", "accuracy")]
@@ -186,7 +151,7 @@ def test_draws_a_fine_tuning(data, tmp_path, capsys):
   assert "no evaluation in metrics.jsonl yet" in text
 
 
-def test_figures_that_cannot_be_written(run, tmp_path, capsys):
+def test_figures_that_cannot_be_written(run, fast, tmp_path, capsys):
   """The page comes all the same, and says so; and with --output elsewhere."""
   (run / "figures").write_text("in the way of the folder")
   page = tmp_path / "elsewhere.html"
@@ -197,12 +162,10 @@ def test_figures_that_cannot_be_written(run, tmp_path, capsys):
   assert "figures" in output.err and "<!doctype html>" in page.read_text()
 
 
-def test_rank_does_not_profit_from_ties(run, monkeypatch, capsys):
+def test_rank_does_not_profit_from_ties(run, fast, monkeypatch, capsys):
   """A run that has collapsed: all scores are equal, the order is the rows'."""
-  with np.load(run / "embeddings" / "val.npz") as arrays:
-    one = np.eye(1, DIM).repeat(6, axis=0)  # its products are not rounded
-    changed = dict(arrays) | {"point": one}
-  np.savez(run / "embeddings" / "val.npz", **changed)
+  # Its products are not rounded.
+  change_embeddings(run, point=np.eye(1, DIM).repeat(SHAPES, axis=0))
   sheets = []
   monkeypatch.setattr(
     retrieval_sheet, "draw_sheet", lambda *args, **_: sheets.append(args)
@@ -227,7 +190,7 @@ def test_the_same_run_gives_the_same_file(run):
   assert first == second
 
 
-def test_unfinished_run_is_drawn_as_far_as_it_is(run, capsys):
+def test_unfinished_run_is_drawn_as_far_as_it_is(run, fast, capsys):
   (run / "results.json").unlink()
   shutil.rmtree(run / "embeddings")
   assert main([str(run)]) == 0
@@ -237,7 +200,7 @@ def test_unfinished_run_is_drawn_as_far_as_it_is(run, capsys):
   assert "unfinished" in read_run(run).describe()[-1]
 
 
-def test_header_names_data_and_teacher(run, data, tmp_path):
+def test_header_names_data_and_teacher(run, few, tmp_path):
   text = " ".join(read_run(run).describe())
   assert "procedural" in text and "synthetic" in text and "80" in text
   config = json.loads((run / "config.json").read_text())
@@ -245,7 +208,7 @@ def test_header_names_data_and_teacher(run, data, tmp_path):
   assert "not readable" in " ".join(read_run(run).describe())
   with pytest.raises(BadInput, match="gone does not exist"):
     retrieval_sheet.draw(read_run(run), run / "a.png")
-  assert "synthetic" in " ".join(read_run(run, data).describe())  # it moved
+  assert "synthetic" in " ".join(read_run(run, few).describe())  # it moved
   with pytest.raises(BadInput, match="elsewhere does not exist"):
     read_run(run, tmp_path / "elsewhere")
 
@@ -260,7 +223,7 @@ def test_header_names_data_and_teacher(run, data, tmp_path):
   ],
 )
 def test_variants_of_the_loss(run, terms, weights):
-  write_metrics(run, terms, steps=3)
+  write_metrics(run, terms=terms, steps=3)
   shutil.rmtree(run / "embeddings")
   drawn, left_out = figures.draw(read_run(run))
   assert ("dynamic_weights.png" in [path.name for path in drawn]) == weights
@@ -273,20 +236,18 @@ def test_variants_of_the_loss(run, terms, weights):
 def test_many_splits_and_one_logged_step(run):
   scores = {f"{split}/top{k}": 0.1 * k for split in "abcd" for k in (1, 3, 5)}
   lines = [
-    {"step": 5, "kind": "train", "time": 0.0, "loss": 1.0},
-    {"step": 5, "kind": "eval", "time": 0.0} | scores,
+    {"step": 5, "kind": "train", "loss": 1.0},
+    {"step": 5, "kind": "eval"} | scores,
   ]
-  text = "\n".join(map(json.dumps, lines)) + '\n{"torn'
-  (run / "metrics.jsonl").write_text(text)
+  write_lines(run, lines)
+  with (run / "metrics.jsonl").open("a") as file:
+    file.write('{"torn')
   shutil.rmtree(run / "embeddings")
   names = [path.name for path in figures.draw(read_run(run))[0]]
   assert "losses.png" in names and "zero_shot.png" in names
 
 
-def test_refuses_a_folder_without_a_run(tmp_path, capsys):
-  assert main([str(tmp_path)]) == 2
-  error = capsys.readouterr().err
-  assert "config.json does not exist" in error and error.count("\n") == 1
+def test_refuses_a_folder_without_a_config(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(BadInput, match="config.json: is not JSON"):
     read_run(tmp_path)
@@ -302,15 +263,24 @@ def test_refuses_a_run_with_nothing_to_draw(run):
     figures.draw(read_run(run))
 
 
+def shorten(workdir):
+  path = workdir / "embeddings" / "val.npz"
+  with np.load(path) as arrays:
+    shorter = {name: array[:5] for name, array in arrays.items()}
+  np.savez(path, **shorter)
+
+
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
     (lambda path: path.write_bytes(b""), r"cannot be read as \.npz"),
     (lambda path: path.write_bytes(b"PK\x03\x04"), r"cannot be read as \.npz"),
     (lambda path: np.savez(path, point=np.eye(6)), "not what training writes"),
-    (lambda path: write_embeddings(path.parent.parent, 5), "has 5 rows.*has 6"),
+    (lambda path: shorten(path.parent.parent), "has 5 rows.*has 6"),
     (
-      lambda path: write_embeddings(path.parent.parent, 6, has_text=False),
+      lambda path: change_embeddings(
+        path.parent.parent, has_text=np.zeros(SHAPES, bool)
+      ),
       "has no texts",
     ),
   ],
@@ -327,19 +297,3 @@ def test_no_retrieval_split_is_said(run):
   write_json(run / "config.json", config)
   with pytest.raises(BadInput, match="no split in eval.retrieval"):
     retrieval_sheet.draw(read_run(run), run / "a.png")
-
-
-def test_queries_are_spread_over_classes():
-  label = np.repeat(np.arange(20), 3)
-  has_text = np.ones(60, bool)
-  has_text[0] = False
-  chosen = choose_queries(has_text, label, 8)
-  assert len(set(label[chosen])) == 8
-  assert (chosen[0], label[chosen[-1]]) == (1, 19)
-  # Fewer classes than rows: their records in turn.
-  chosen = choose_queries(np.ones(9, bool), np.arange(9) // 3, 5)
-  assert chosen.tolist() == [0, 3, 6, 1, 4]
-  # No labels: evenly over the records.
-  chosen = choose_queries(np.ones(9, bool), np.full(9, -1), 3)
-  assert chosen.tolist() == [0, 4, 8]
-  assert choose_queries(np.zeros(9, bool), np.full(9, -1), 3).size == 0
