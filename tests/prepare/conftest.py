@@ -1,13 +1,62 @@
-"""A stand-in for the hub that has OpenShape's release."""
+"""A tiny teacher, a quick command, and a hub that has OpenShape's release."""
 
+import functools
+import os
 import random
 import types
 from pathlib import Path
 
 import pytest
+from clips import make_clip
 from hub import COMMITS, serving
 from huggingface_hub import constants, file_download
 from openshape_hub import CHUNK, NAME, lists, zip_of
+
+from mrd_jax.prepare.__main__ import main
+from mrd_jax.prepare.job.teacher import TeacherConfig
+
+_load = functools.cache(TeacherConfig.load)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+  """A teacher is loaded and compiled once; units run in this process."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(TeacherConfig, "load", _load)
+    patch.setattr(os, "cpu_count", lambda: 1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+  small = {"num_hidden_layers": 1}
+  folder = tmp_path_factory.mktemp("clip") / "tiny"
+  return make_clip(folder, text=small, vision=small)
+
+
+@pytest.fixture(scope="session")
+def by_clip(clip) -> list[str]:
+  """The flags that name the teacher."""
+  return ["--dtype=float32", "--batch-size=2", f"--teacher={clip}"]
+
+
+@pytest.fixture(scope="session")
+def teacher(clip):
+  config = TeacherConfig(model=str(clip), dtype="float32", batch_size=2)
+  return _load(config).clip
+
+
+@pytest.fixture
+def prepare(tmp_path, capsys):
+  """Runs a kind on tmp_path/in; returns its exit code and what it printed."""
+
+  def run(kind, *args, output=tmp_path / "out"):
+    paths = ["--input", tmp_path / "in", "--output", output]
+    code = main([kind, *map(str, [*paths, *args])])
+    printed = capsys.readouterr()
+    return code, printed.out if code == 0 else printed.err.strip()
+
+  return run
 
 
 @pytest.fixture

@@ -1,13 +1,9 @@
 """Labelled sets that become splits to evaluate on, and Cap3D's captions."""
 
 import csv
-import functools
-import json
-import os
 
 import numpy as np
 import pytest
-from clips import make_clip
 from labelled_sets import CLASSES as MODELNET
 from labelled_sets import (
   clouds,
@@ -17,12 +13,13 @@ from labelled_sets import (
   write_txt,
 )
 from openshape_bundle import npy_bytes
+from prepared import assert_cloud, rejects_of, report_of, stamps
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
 from mrd_jax.data.records import Shape
 from mrd_jax.errors import BadInput
+from mrd_jax.metrics.embeddings import unit
 from mrd_jax.prepare.__main__ import main
-from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.test_sets import convert
 from mrd_jax.prepare.test_sets.common import EvaluationSet
 from mrd_jax.prepare.test_sets.scanobjectnn import CLASS_NAMES as SCAN
@@ -31,26 +28,6 @@ from mrd_jax.teachers.prompts import read_templates
 
 DIM = 8
 VARIANTS = ("obj_only", "obj_bg", "pb_t50_rs")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, tmp_path):
-  """Units run in this process; class features are kept nowhere else."""
-  monkeypatch.setattr(os, "cpu_count", lambda: 1)
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-  """Runs a verb on tmp_path/in; returns its exit code and what it printed."""
-
-  def run_verb(verb, *args, output=tmp_path / "out"):
-    paths = ["--input", str(tmp_path / "in"), "--output", str(output)]
-    code = main([verb, *paths, *map(str, args)])
-    printed = capsys.readouterr()
-    return code, printed.out if code == 0 else printed.err.strip()
-
-  return run_verb
 
 
 def write_scan(root, variant, labels, part="test", seed=0):
@@ -82,15 +59,6 @@ def shuffled(names, seed=1):
   return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
-def decoded(record):
-  return record["center"] + record["xyz"] / 32767 * record["scale"]
-
-
-def assert_cloud(record, cloud):
-  atol = 1.01 * float(record["scale"]) / 65534 + 1e-6
-  np.testing.assert_allclose(decoded(record), cloud, rtol=0, atol=atol)
-
-
 def assert_classes(output, split, names, expected):
   assert tuple(read_meta(output).class_names[split]) == tuple(names)
   found = class_features(output, split)
@@ -99,23 +67,16 @@ def assert_classes(output, split, names, expected):
   np.testing.assert_allclose(found, [expected[name] for name in names], 1e-5)
 
 
-def rejects_of(output):
-  lines = (output / "rejects.jsonl").read_text().splitlines()
-  return [json.loads(line) for line in lines]
-
-
-def report_of(output):
-  return json.loads((output / "report.json").read_text())
-
-
-def test_scanobjectnn_with_openshape_features(tmp_path, run):
+def test_scanobjectnn_with_openshape_features(tmp_path, prepare):
   labels = {v: [14, 0, 5, 5 + i] for i, v in enumerate(VARIANTS)}
   data = {
     v: write_scan(tmp_path / "in", v, labels[v], seed=i)
     for i, v in enumerate(VARIANTS)
   }
   features = write_features(tmp_path / "f.npy", shuffled([*SCAN, "lamp"]))
-  code, printed = run("scanobjectnn", "--class-features", tmp_path / "f.npy")
+  code, printed = prepare(
+    "scanobjectnn", "--class-features", tmp_path / "f.npy"
+  )
   assert code == 0 and "written to" in printed
   output = tmp_path / "out"
   for variant in VARIANTS:
@@ -135,12 +96,12 @@ def test_scanobjectnn_with_openshape_features(tmp_path, run):
   assert "f.npy" in read_meta(output).teacher
 
 
-def test_chosen_variants_and_parts(tmp_path, run):
+def test_chosen_variants_and_parts(tmp_path, prepare):
   for part in ("train", "test"):
     write_scan(tmp_path / "in", "obj_bg", [1, 2], part)
   write_features(tmp_path / "f.npy", SCAN)
   given = ["--class-features", tmp_path / "f.npy", "--variants", "obj_bg"]
-  assert run("scanobjectnn", *given, "--parts", "train,test")[0] == 0
+  assert prepare("scanobjectnn", *given, "--parts", "train,test")[0] == 0
   names = {f"scanobjectnn_obj_bg_{part}" for part in ("train", "test")}
   assert read_meta(tmp_path / "out").class_names.keys() == names
 
@@ -150,7 +111,7 @@ def modelnet_labels(output, split):
   return [names[record["label"]] for record in open_split(output, split)]
 
 
-def test_modelnet40_hdf5(tmp_path, run):
+def test_modelnet40_hdf5(tmp_path, prepare):
   categories, ids = write_hdf5(tmp_path / "in")
   names = [name.replace("_", " ") for name in MODELNET]
   # OpenShape's file and the lists differ in case and underscores.
@@ -158,7 +119,7 @@ def test_modelnet40_hdf5(tmp_path, run):
     tmp_path / "f.npy", ["Tv_Stand", "airplane", "night stand"]
   )
   given = ["--class-features", tmp_path / "f.npy", "--form", "hdf5"]
-  assert run("modelnet40", *given)[0] == 0
+  assert prepare("modelnet40", *given)[0] == 0
   output, split = tmp_path / "out", "modelnet40_hdf5_test"
   expected = [name.replace("_", " ") for name in categories]
   assert modelnet_labels(output, split) == expected
@@ -170,8 +131,7 @@ def test_modelnet40_hdf5(tmp_path, run):
   assert_classes(output, split, names, features)
 
 
-@pytest.mark.parametrize("classes", [10, 40])
-def test_modelnet40_txt_and_a_bad_cloud(tmp_path, run, classes):
+def test_modelnet40_txt_and_a_bad_cloud(tmp_path, prepare):
   bad = clouds(1)[0].copy()
   bad[3, 1] = np.nan
   contents = {
@@ -180,15 +140,15 @@ def test_modelnet40_txt_and_a_bad_cloud(tmp_path, run, classes):
     "airplane_0003": None,
     "night_stand_0004": clouds(3)[2],
   }
-  write_txt(tmp_path / "in", contents, classes)
+  write_txt(tmp_path / "in", contents, classes=10)
   names = [name.replace("_", " ") for name in MODELNET]
   write_features(tmp_path / "f.npy", names)
   given = ["--class-features", tmp_path / "f.npy", "--form", "txt"]
-  code, printed = run("modelnet40", *given, "--classes", classes)
+  code, printed = prepare("modelnet40", *given, "--classes", 10)
   assert code == 0 and "1 refused: missing file" in printed
-  output, split = tmp_path / "out", f"modelnet{classes}_txt_test"
+  output, split = tmp_path / "out", "modelnet10_txt_test"
   assert modelnet_labels(output, split) == ["tv stand", "night stand"]
-  rejects = {row["id"]: row for row in rejects_of(output)}
+  rejects = rejects_of(output)
   assert rejects.keys() == {"airplane_0002", "airplane_0003"}
   first = rejects["airplane_0002"]
   assert (first["split"], first["field"]) == (split, "xyz")
@@ -199,90 +159,63 @@ def test_modelnet40_txt_and_a_bad_cloud(tmp_path, run, classes):
   assert sum(count["refused"].values()) == 2
 
 
-def test_modelnet40_of_openshape(tmp_path, run):
+def test_modelnet40_of_openshape(tmp_path, prepare):
   xyz = clouds(3)
   grey = np.full((16, 3), 100, np.uint8)
   write_openshape(tmp_path / "in", [{"xyz": x, "rgb": grey} for x in xyz])
   features = write_features(tmp_path / "f.npy", ["airplane", "tv stand"])
   given = ["--class-features", tmp_path / "f.npy", "--form", "openshape"]
-  assert run("modelnet40", *given)[0] == 0
+  assert prepare("modelnet40", *given)[0] == 0
   output, split = tmp_path / "out", "modelnet40_openshape_test"
   assert modelnet_labels(output, split) == ["airplane", "tv stand"]
   assert_classes(output, split, ["tv stand", "airplane"], features)
   assert (open_split(output, split)[0]["rgb"] == 100).all()
-  (reject,) = rejects_of(output)
+  (reject,) = rejects_of(output).values()
   assert (reject["id"], reject["field"]) == ("lamp_0125", "category")
 
 
-def test_features_of_a_teacher(tmp_path, run, monkeypatch):
-  monkeypatch.setattr(
-    TeacherConfig, "load", functools.cache(TeacherConfig.load)
-  )
-  small = {"num_hidden_layers": 1}
-  clip = make_clip(tmp_path / "clip", text=small, vision=small)
+def test_features_of_a_teacher(tmp_path, prepare, by_clip, teacher):
   write_hdf5(tmp_path / "in")
-  flags = ["--dtype", "float32", "--batch-size", 2, "--teacher", clip]
-  code, _ = run("modelnet40", *flags, "--form", "hdf5")
-  assert code == 0
+  assert prepare("modelnet40", *by_clip, "--form", "hdf5")[0] == 0
   output, split = tmp_path / "out", "modelnet40_hdf5_test"
-  teacher = TeacherConfig(model=str(clip), dtype="float32", batch_size=2).load()
-  expected = {}
   names = [name.replace("_", " ") for name in MODELNET]
-  for name in names:
-    prompts = [t.replace("{}", name) for t in read_templates()]
-    mean = teacher.clip.text_features(prompts).mean(axis=0)
-    expected[name] = mean / np.linalg.norm(mean)
-  np.testing.assert_allclose(
-    class_features(output, split),
-    [expected[name] for name in names],
-    rtol=1e-4,
-    atol=1e-6,
+  assert read_meta(output).class_names[split] == names
+  prompts = [[t.replace("{}", n) for t in read_templates()] for n in names]
+  expected = unit(
+    np.stack([teacher.text_features(texts).mean(axis=0) for texts in prompts])
   )
-  assert_classes(
-    output,
-    split,
-    names,
-    dict(zip(names, class_features(output, split), strict=True)),
-  )
+  found = class_features(output, split)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
   assert open_split(output, split)[0]["image_feat"].shape == (0, 24)
-  assert read_meta(output).teacher == teacher.clip.name
+  assert read_meta(output).teacher == teacher.name
   # The templates are part of the job.
   (tmp_path / "one.txt").write_text("a {}\n")
-  given = [*flags, "--form", "hdf5", "--templates", tmp_path / "one.txt"]
-  code, printed = run("modelnet40", *given)
+  given = [*by_clip, "--form", "hdf5", "--templates", tmp_path / "one.txt"]
+  code, printed = prepare("modelnet40", *given)
   assert code == 2 and "already holds a complete dataset" in printed
-  assert run("modelnet40", *given, output=tmp_path / "other")[0] == 0
-  rows = teacher.clip.text_features([f"a {name}" for name in names])
+  assert prepare("modelnet40", *given, output=tmp_path / "other")[0] == 0
+  rows = teacher.text_features([f"a {name}" for name in names])
   found = class_features(tmp_path / "other", split)
   np.testing.assert_allclose(found, rows, rtol=1e-4, atol=1e-6)
 
 
-def test_a_class_that_the_file_lacks(tmp_path, run):
+def test_a_class_that_the_file_lacks(tmp_path, prepare):
   write_scan(tmp_path / "in", "obj_bg", [1, 2])
   names = [name for name in SCAN if name != "pillow"]
   write_features(tmp_path / "f.npy", names)
   given = ["--class-features", tmp_path / "f.npy", "--variants", "obj_bg"]
-  code, printed = run("scanobjectnn", *given)
+  code, printed = prepare("scanobjectnn", *given)
   assert code == 2 and len(printed.splitlines()) == 1
   assert "f.npy: lacks the class 'pillow'; it has bag, bin" in printed
   assert not (tmp_path / "out").exists()
   assert not (tmp_path / "out.incomplete").exists()
 
 
-@pytest.mark.parametrize("verb", ["scanobjectnn", "modelnet40"])
-@pytest.mark.parametrize(
-  "flags", [[], ["--teacher", "clip", "--class-features", "f.npy"]]
-)
-def test_one_source_of_class_features(tmp_path, run, verb, flags):
-  form = ["--form", "hdf5"] if verb == "modelnet40" else []
-  code, printed = run(verb, *form, *flags)
-  assert code == 2
-  assert printed == "give either --teacher or --class-features"
-
-
 @pytest.mark.parametrize(
   "flags, message",
   [
+    ([], "give either --teacher or --class-features"),
+    (["--teacher", "clip", "--class-features", "f.npy"], "give either"),
     (["--class-features", "none.npy"], "none.npy"),
     (["--class-features", "{f}", "--variants", "obj"], "variant 'obj'"),
     (["--class-features", "{f}", "--parts", "val"], "part 'val'"),
@@ -291,18 +224,18 @@ def test_one_source_of_class_features(tmp_path, run, verb, flags):
     (["--teacher", "nowhere/at/all"], "nowhere/at/all"),
   ],
 )
-def test_what_cannot_be_used(tmp_path, run, flags, message):
+def test_what_cannot_be_used(tmp_path, prepare, flags, message):
   write_scan(tmp_path / "in", "obj_bg", [1, 2])
   write_features(tmp_path / "f.npy", SCAN)
   flags = [flag.replace("{f}", str(tmp_path / "f.npy")) for flag in flags]
-  code, printed = run("scanobjectnn", "--variants", "obj_bg", *flags)
+  code, printed = prepare("scanobjectnn", "--variants", "obj_bg", *flags)
   assert code == 2 and len(printed.splitlines()) == 1
   assert message in printed
   assert not (tmp_path / "out").exists()
   assert not (tmp_path / "out.incomplete").exists()
 
 
-def test_a_bad_cloud_is_refused_alone(tmp_path, run):
+def test_a_bad_cloud_is_refused_alone(tmp_path, prepare):
   data = write_scan(tmp_path / "in", "obj_bg", [1, 2, 3, 4])
   data[1] = 7  # all points coincide
   data[2] = np.where(np.arange(16)[:, None] % 2, 3e38, 2e38)
@@ -311,12 +244,12 @@ def test_a_bad_cloud_is_refused_alone(tmp_path, run):
   write_h5(file, data, np.uint8([1, 2, 3, 4]))
   write_features(tmp_path / "f.npy", SCAN)
   given = ["--class-features", tmp_path / "f.npy", "--variants", "obj_bg"]
-  assert run("scanobjectnn", *given)[0] == 0
+  assert prepare("scanobjectnn", *given)[0] == 0
   output, split = tmp_path / "out", "scanobjectnn_obj_bg_test"
   assert [record["label"] for record in open_split(output, split)] == [1, 4]
   rows = [
     (row["id"], row["field"], row["reason"], row["detail"])
-    for row in rejects_of(output)
+    for row in rejects_of(output).values()
   ]
   assert [row[:3] for row in rows] == [
     ("obj_bg-test-00001", "xyz", "bad value"),
@@ -325,21 +258,17 @@ def test_a_bad_cloud_is_refused_alone(tmp_path, run):
   assert "coincide" in rows[0][3] and "beyond" in rows[1][3]
 
 
-def test_a_repeated_command_changes_nothing(tmp_path, run):
+def test_a_repeated_command_changes_nothing(tmp_path, prepare):
   write_scan(tmp_path / "in", "obj_bg", [1, 2])
   write_features(tmp_path / "f.npy", SCAN)
   given = ["--class-features", tmp_path / "f.npy", "--variants", "obj_bg"]
-  first = run("scanobjectnn", *given)
-  output = tmp_path / "out"
-  stamps = {
-    p: (p.stat().st_mtime_ns, p.stat().st_size) for p in output.iterdir()
-  }
-  assert run("scanobjectnn", *given) == first
+  first = prepare("scanobjectnn", *given)
+  before = stamps(tmp_path / "out")
+  assert prepare("scanobjectnn", *given) == first
   write_features(tmp_path / "f.npy", SCAN, width=DIM + 1)
-  code, printed = run("scanobjectnn", *given)
+  code, printed = prepare("scanobjectnn", *given)
   assert code == 2 and "already holds a complete dataset" in printed
-  now = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in output.iterdir()}
-  assert now == stamps
+  assert stamps(tmp_path / "out") == before
 
 
 def test_a_set_that_ends_early_is_refused_to_its_end():
@@ -366,20 +295,15 @@ def test_a_set_that_ends_early_is_refused_to_its_end():
 
 
 def captions(tmp_path, *splits):
-  given = [
-    "--input",
-    str(tmp_path / "cap.csv"),
-    "--data",
-    str(tmp_path / "out"),
-  ]
-  return main(["captions", *given, *splits])
+  file, data = f"--input={tmp_path / 'cap.csv'}", f"--data={tmp_path / 'out'}"
+  return main(["captions", file, data, *splits])
 
 
-def test_captions_beside_a_dataset(tmp_path, run, capsys):
+def test_captions_beside_a_dataset(tmp_path, prepare, capsys):
   write_scan(tmp_path / "in", "obj_bg", [1, 2, 3])
   write_features(tmp_path / "f.npy", SCAN)
   given = ["--class-features", tmp_path / "f.npy", "--variants", "obj_bg"]
-  assert run("scanobjectnn", *given)[0] == 0
+  assert prepare("scanobjectnn", *given)[0] == 0
   rows = [
     ("elsewhere", "of another set"),
     ("obj_bg-test-00002", 'a chair, "red"'),

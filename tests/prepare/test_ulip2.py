@@ -3,19 +3,17 @@
 import functools
 import io
 import json
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import make_clip
 from PIL import Image
+from prepared import assert_cloud, contents, rejects_of, report_of, stamps
 
 from mrd_jax.data.dataset import open_split, read_meta
 from mrd_jax.data.records import ImageKind, TextKind
 from mrd_jax.prepare import ulip2
-from mrd_jax.prepare.__main__ import main
 from mrd_jax.prepare.job import add_features
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.teachers.prompts import read_templates
@@ -26,28 +24,6 @@ KEYS += [f"{CHAIR}-e"]
 VIEWS = {key: (0, 12, 348)[: 2 + i % 2] for i, key in enumerate(KEYS)}
 FOREIGN = "/export/home/someone/rendered_images"
 WORDS = ("red", "green", "blue", "round", "tall")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-  """A teacher is loaded and compiled once, units run in this process."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(TeacherConfig, "load", functools.cache(TeacherConfig.load))
-    patch.setattr(os, "cpu_count", lambda: 1)
-    yield
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-  small = {"num_hidden_layers": 1}
-  folder = tmp_path_factory.mktemp("clip") / "tiny"
-  return make_clip(folder, text=small, vision=small)
-
-
-@pytest.fixture(scope="module")
-def teacher(clip):
-  config = TeacherConfig(model=str(clip), dtype="float32", batch_size=2)
-  return config.load().clip
 
 
 def captions_of(key, degree):
@@ -102,17 +78,9 @@ def release(tmp_path):
 
 
 @pytest.fixture
-def convert(tmp_path, clip, capsys):
+def convert(prepare, by_clip):
   """Runs the command; returns its exit code, and what it printed."""
-
-  def run(*args, output=tmp_path / "out", root=tmp_path / "in"):
-    flags = ["--dtype", "float32", "--batch-size", "2", "--teacher", str(clip)]
-    paths = ["--input", str(root), "--output", str(output)]
-    code = main(["ulip2", *paths, *flags, *args])
-    printed = capsys.readouterr()
-    return code, printed.out if code == 0 else printed.err.strip()
-
-  return run
+  return functools.partial(prepare, "ulip2", *by_clip)
 
 
 def image_files(root, key, flat=False):
@@ -121,13 +89,8 @@ def image_files(root, key, flat=False):
   return [folder / f"{key}_r_{degree:03d}.png" for degree in VIEWS[key]]
 
 
-def rejects_of(folder):
-  lines = (folder / "rejects.jsonl").read_text().splitlines()
-  return {row["id"]: row for row in map(json.loads, lines)}
-
-
 def count_of(folder):
-  return json.loads((folder / "report.json").read_text())["splits"]["train"]
+  return report_of(folder)["splits"]["train"]
 
 
 def assert_stored(found, expected):
@@ -148,14 +111,6 @@ def name_feature(teacher, name):
   return mean / np.linalg.norm(mean)
 
 
-def files_of(folder):
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in folder.rglob("*")
-    if path.is_file()
-  }
-
-
 @pytest.mark.parametrize("flat", [False, True])
 def test_records(tmp_path, teacher, convert, flat):
   root = make_release(tmp_path / "in", flat)
@@ -165,9 +120,7 @@ def test_records(tmp_path, teacher, convert, flat):
   assert [record["id"] for record in found] == KEYS
   for record, key in zip(found, KEYS, strict=True):
     cloud = np.load(root / "shapenet_pc" / f"{key}.npy")
-    xyz = record["center"] + record["xyz"] / 32767 * record["scale"]
-    most = float(record["scale"]) / 65534
-    np.testing.assert_allclose(xyz, cloud, rtol=0, atol=1.01 * most + 1e-6)
+    assert_cloud(record, cloud)
     assert record["rgb"].shape == (64, 3) and (record["rgb"] == 102).all()
     files = image_files(root, key, flat)
     assert_stored(record["image_feat"], teacher.image_features(files))
@@ -253,7 +206,7 @@ def test_what_is_unusable_is_refused_alone(tmp_path, release, convert):
   write_lists(release, [*keys.values(), *KEYS], [])
   code, printed = convert()
   assert code == 0
-  assert files_of(tmp_path / "out").keys() == files_of(whole).keys()
+  assert contents(tmp_path / "out").keys() == contents(whole).keys()
   for found, expected in zip(
     open_split(tmp_path / "out", "train"),
     open_split(whole, "train"),
@@ -302,17 +255,12 @@ def test_a_list_cannot_point_out_of_its_folder(
   assert reject["file"] == f"{name}.npy"
 
 
-def test_lists_are_joined_without_repetition(tmp_path, release, convert):
-  write_lists(release, [*KEYS[:2], KEYS[0]], [KEYS[1], KEYS[2]])
+def test_lists_are_joined_also_one_folder_deeper(tmp_path, convert):
+  root = make_release(tmp_path / "in" / "ULIP_Shapenet_Triplets")
+  write_lists(root, [*KEYS[:2], KEYS[0]], [KEYS[1], KEYS[2]])
   assert convert()[0] == 0
   found = [record["id"] for record in open_split(tmp_path / "out", "train")]
   assert found == KEYS[:3]
-
-
-def test_the_release_may_lie_one_folder_deeper(tmp_path, convert):
-  make_release(tmp_path / "in" / "ULIP_Shapenet_Triplets")
-  assert convert("--limit", "2")[0] == 0
-  assert count_of(tmp_path / "out")["listed"] == 2
 
 
 def test_nothing_converted_is_mended_and_repeated(tmp_path, release, convert):
@@ -337,7 +285,7 @@ def test_a_job_that_was_stopped_goes_on(
   monkeypatch.setattr(ulip2, "DRAFTS_PER_SHARD", 2)
   monkeypatch.setattr(add_features, "_GROUP", 1)
   assert convert("--captions-per-view", "3", output=tmp_path / "whole")[0] == 0
-  expected = files_of(tmp_path / "whole")
+  expected = contents(tmp_path / "whole")
   assert sum(name.startswith("ulip2-train") for name in expected) == 3
 
   encode = add_features.encode
@@ -375,7 +323,7 @@ def test_a_job_that_was_stopped_goes_on(
     assert convert("--captions-per-view", "3")[0] == 0
   again = 1 if stop == 3 else 0  # the shape whose shard was not finished
   assert len(calls) == len(KEYS) + again
-  assert files_of(output) == expected
+  assert contents(output) == expected
   assert not Path(f"{output}.incomplete").exists()
 
 
@@ -384,15 +332,13 @@ def test_a_finished_output_is_left_alone(
 ):
   assert convert("--limit", "3")[0] == 0
   output = tmp_path / "out"
-  stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-  before = files_of(output)
+  before = contents(output), stamps(output)
   monkeypatch.setattr(TeacherConfig, "load", None)  # none is needed
   code, printed = convert("--limit", "3")
   assert code == 0 and "written to" in printed
   code, printed = convert("--limit", "2")
   assert code == 2 and "already holds a complete dataset" in printed
-  assert files_of(output) == before
-  assert stamps == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+  assert (contents(output), stamps(output)) == before
 
 
 def rewrite(path, change):

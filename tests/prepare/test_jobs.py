@@ -1,0 +1,171 @@
+"""The commands of `prepare`: what they print, restart and refuse; real data."""
+
+import collections
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from openshape_bundle import (
+  Attack,
+  make_sample,
+  npy_bytes,
+  simple_bundle,
+)
+from runs import REPOSITORY
+
+from mrd_jax.data.dataset import class_features, open_split, read_meta
+from mrd_jax.data.records import TextKind
+from mrd_jax.errors import BadInput
+from mrd_jax.prepare import procedural
+from mrd_jax.prepare.__main__ import main
+from mrd_jax.prepare.job import job
+from mrd_jax.prepare.openshape import convert
+
+
+def test_procedural(tmp_path, capsys):
+  command = "procedural --train 9 --val 4 --num-points 64 --embed-dim 32"
+  assert main([*command.split(), "--output", str(tmp_path / "out")]) == 0
+  meta = read_meta(tmp_path / "out")
+  assert meta.teacher == procedural.TEACHER and meta.embed_dim == 32
+  assert set(meta.class_names) == {"train", "val"}
+  assert len(open_split(tmp_path / "out", "train")) == 9
+  features = class_features(tmp_path / "out", "val")
+  assert features.shape == (len(meta.class_names["val"]), 32)
+  out, err = capsys.readouterr()
+  assert "not CLIP" in out and not err
+
+
+def test_bad_input_is_one_sentence_and_code_2(tmp_path, capsys):
+  arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out")]
+  assert main(["openshape", *arguments]) == 2
+  out, err = capsys.readouterr()
+  assert not out and err.count("\n") == 1 and str(tmp_path) in err
+
+
+@pytest.fixture(scope="module")
+def mini() -> Path:
+  shared = os.environ.get("MRD_SHARED_DATA", str(REPOSITORY / "../shared/data"))
+  root = Path(shared) / "openshape-mini"
+  if not root.is_dir():
+    pytest.skip(f"no real data at {root}; set MRD_SHARED_DATA")
+  return root
+
+
+def test_real_bundle(mini, tmp_path, capsys):
+  """Counts are those of its README."""
+  arguments = ["--input", str(mini), "--output", str(tmp_path / "out")]
+  assert main(["openshape", *arguments]) == 0
+  assert "refused:" not in capsys.readouterr().out
+  meta = read_meta(tmp_path / "out")
+  assert meta.embed_dim == 384 and meta.max_points == 2048
+  assert len(meta.class_names["lvis"]) == 110
+  assert "not CLIP" in meta.teacher
+  sources, kinds, no_text = {}, collections.Counter(), 0
+  for split, count in {
+    "train": 2582,
+    "val": 287,
+    "lvis": 214,
+    "modelnet40": 1000,
+  }.items():
+    source = open_split(tmp_path / "out", split)
+    assert len(source) == count
+    if split in ("train", "val"):
+      records = list(source)
+      names = [record["dataset"] for record in records]
+      sources[split] = collections.Counter(names)
+      no_text += sum(not record["texts"] for record in records)
+      for record in records:
+        kinds.update(set(record["text_kind"].tolist()))
+  assert sources == {
+    "train": {
+      "Quaternius": 1147,
+      "KayKit": 455,
+      "SweetHome3D": 715,
+      "MarketAssets": 265,
+    },
+    "val": {
+      "Quaternius": 128,
+      "KayKit": 50,
+      "SweetHome3D": 80,
+      "MarketAssets": 29,
+    },
+  }
+  assert no_text == 57
+  # Shapes, of all 2,869, with a text of this kind.
+  assert kinds[TextKind.BLIP] == 166
+  assert kinds[TextKind.MSFT] == 830
+  assert kinds[TextKind.RETRIEVAL] == 2812
+
+
+def test_a_malicious_pickle_in_the_middle_of_an_archive(mini, tmp_path):
+  root = tmp_path / "in"
+  root.mkdir()
+  (root / "meta_data").symlink_to(mini / "meta_data")
+  trace = tmp_path / "executed"
+  with (
+    tarfile.open(mini / "KayKit.tar.gz") as old,
+    tarfile.open(root / "KayKit.tar.gz", "w:gz", compresslevel=1) as new,
+  ):
+    for index, member in enumerate(old):
+      file = old.extractfile(member)
+      content = file.read() if file else b""
+      if index == 250:
+        planted = member.name
+        content = npy_bytes({"xyz": Attack(trace)})
+        member.size = len(content)
+      new.addfile(member, io.BytesIO(content))
+  report = convert.convert(
+    root, tmp_path / "out", splits=["train", "val"], parts=["KayKit"]
+  )
+  assert not trace.exists()
+  counts = report.splits["train"], report.splits["val"]
+  assert [count.listed for count in counts] == [455, 50]
+  assert sum(count.converted for count in counts) == 504
+  (reject,) = report.rejects
+  assert reject.reason == "unreadable or unsafe file"
+  assert reject.file.endswith(planted) and "system" in reject.detail
+
+
+def test_input_that_was_added_during_a_stop(tmp_path, monkeypatch):
+  """Nothing that was found missing before is kept as missing."""
+  contents = [npy_bytes(make_sample(0)), None]
+  root = simple_bundle(tmp_path / "in", contents)
+
+  def stop(*_, **__):
+    raise InterruptedError("stopped")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(job, "assemble", stop)
+    with pytest.raises(InterruptedError):
+      convert.convert(root, tmp_path / "out")
+  (root / "Objaverse/a/id1.npy").write_bytes(npy_bytes(make_sample(1)))
+  with pytest.raises(BadInput, match=r"other settings or input \(unpacked\)"):
+    convert.convert(root, tmp_path / "out")
+  shutil.rmtree(tmp_path / "out.incomplete")
+  report = convert.convert(root, tmp_path / "out")
+  assert report.splits["train"].converted == 2
+
+
+def test_a_kill_after_the_last_rename(tmp_path, monkeypatch):
+  root = simple_bundle(tmp_path / "in", [npy_bytes(make_sample(0))])
+  with monkeypatch.context() as patch:
+    patch.setattr(job.shutil, "rmtree", lambda *_, **__: None)
+    convert.convert(root, tmp_path / "out")
+  assert (tmp_path / "out.incomplete").exists()
+  report = convert.convert(root, tmp_path / "out")
+  assert report.splits["train"].converted == 1
+  assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_finished_and_changed_jobs(tmp_path):
+  root = simple_bundle(tmp_path / "in", [npy_bytes(make_sample(0))])
+  first = convert.convert(root, tmp_path / "out")
+  files = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+  again = convert.convert(root, tmp_path / "out")
+  assert again == first
+  assert files == {p: p.stat().st_mtime_ns for p in files}
+  with pytest.raises(BadInput, match="already holds a complete dataset"):
+    convert.convert(root, tmp_path / "out", limit=1)
