@@ -54,47 +54,46 @@ def mini() -> Path:
   return root
 
 
-def test_real_bundle(mini, tmp_path, capsys):
+def test_lists_of_the_real_bundle(mini, tmp_path, capsys):
   """Counts are those of its README."""
-  arguments = ["--input", str(mini), "--output", str(tmp_path / "out")]
-  assert main(["openshape", *arguments]) == 0
+  paths = ["--input", str(mini), "--output", str(tmp_path / "out")]
+  assert main(["openshape", *paths, "--splits=val,lvis"]) == 0
   assert "refused:" not in capsys.readouterr().out
   meta = read_meta(tmp_path / "out")
   assert meta.embed_dim == 384 and meta.max_points == 2048
   assert len(meta.class_names["lvis"]) == 110
   assert "not CLIP" in meta.teacher
-  sources, kinds, no_text = {}, collections.Counter(), 0
-  for split, count in {
-    "train": 2582,
-    "val": 287,
-    "lvis": 214,
-    "modelnet40": 1000,
-  }.items():
-    source = open_split(tmp_path / "out", split)
-    assert len(source) == count
-    if split in ("train", "val"):
-      records = list(source)
-      names = [record["dataset"] for record in records]
-      sources[split] = collections.Counter(names)
-      no_text += sum(not record["texts"] for record in records)
-      for record in records:
-        kinds.update(set(record["text_kind"].tolist()))
-  assert sources == {
-    "train": {
-      "Quaternius": 1147,
-      "KayKit": 455,
-      "SweetHome3D": 715,
-      "MarketAssets": 265,
-    },
-    "val": {
-      "Quaternius": 128,
-      "KayKit": 50,
-      "SweetHome3D": 80,
-      "MarketAssets": 29,
-    },
+  assert sources_of(tmp_path / "out", "val") == {
+    "Quaternius": 128,
+    "KayKit": 50,
+    "SweetHome3D": 80,
+    "MarketAssets": 29,
   }
-  assert no_text == 57
+  assert len(open_split(tmp_path / "out", "lvis")) == 214
+
+
+def sources_of(data: Path, split: str) -> dict[str, int]:
+  records = open_split(data, split)
+  return collections.Counter(record["dataset"] for record in records)
+
+
+@pytest.mark.slow
+def test_the_whole_real_bundle(mini, tmp_path):
+  paths = ["--input", str(mini), "--output", str(tmp_path / "out")]
+  assert main(["openshape", *paths, "--workers=2"]) == 0
+  assert len(open_split(tmp_path / "out", "modelnet40")) == 1000
+  assert sources_of(tmp_path / "out", "train") == {
+    "Quaternius": 1147,
+    "KayKit": 455,
+    "SweetHome3D": 715,
+    "MarketAssets": 265,
+  }
+  kinds: collections.Counter[int] = collections.Counter()
+  for split in ("train", "val"):
+    for record in open_split(tmp_path / "out", split):
+      kinds.update(set(record["text_kind"].tolist()) or {TextKind.NONE})
   # Shapes, of all 2,869, with a text of this kind.
+  assert kinds[TextKind.NONE] == 57
   assert kinds[TextKind.BLIP] == 166
   assert kinds[TextKind.MSFT] == 830
   assert kinds[TextKind.RETRIEVAL] == 2812

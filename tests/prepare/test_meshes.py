@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import make_clip
+import runs
 from meshes import make_meshes
 from PIL import Image
-from runs import REPOSITORY
+from prepared import assert_cloud, contents, rejects_of, report_of
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
-from mrd_jax.data.records import XYZ_LEVELS, TextKind
+from mrd_jax.data.records import TextKind
 from mrd_jax.data.surfaces import sample_surface
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.read import read_mesh
@@ -25,7 +25,6 @@ from mrd_jax.prepare.__main__ import main
 from mrd_jax.prepare.job import add_features
 from mrd_jax.prepare.mesh import convert as meshes
 from mrd_jax.prepare.mesh.renders import render_views
-from mrd_jax.teachers.clip import ClipTeacher
 from mrd_jax.teachers.prompts import prompt_features, read_templates
 
 OPTIONS = ("--num-points", "400", "--views", "4", "--image-size", "32")
@@ -33,12 +32,7 @@ COUNT = 36
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> Path:
-  return make_clip(tmp_path_factory.mktemp("teacher") / "clip")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, clip) -> tuple[Path, Path]:
+def prepared(tmp_path_factory, by_clip) -> tuple[Path, Path]:
   """(folder of meshes, dataset), four of the meshes unusable."""
   folder = tmp_path_factory.mktemp("meshes")
   files = make_meshes(folder / "in" / "some where", COUNT)
@@ -58,25 +52,20 @@ def prepared(tmp_path_factory, clip) -> tuple[Path, Path]:
       captions = ["a red shape", ""] if index % 3 == 0 else ["", ""]
       rows.writerow([path.name, f"small {kind}", *captions, kind, split])
     rows.writerow(["nothing.glb", "", "", "", "", ""])
-  assert run(folder, clip, "out") == 0
+  assert main(arguments(folder, by_clip, "out")) == 0
   return folder, folder / "out"
 
 
-def run(folder: Path, clip: Path, output: str, *options: str) -> int:
-  return main(
-    [
-      *("meshes", str(folder / "in"), "--output", str(folder / output)),
-      *("--texts", str(folder / "table.csv"), "--teacher", str(clip)),
-      *("--dtype", "float32", *OPTIONS, *options),
-    ]
-  )
+def arguments(folder: Path, by_clip: list[str], output: str) -> list[str]:
+  return [
+    *("meshes", str(folder / "in"), "--output", str(folder / output)),
+    *("--texts", str(folder / "table.csv"), *by_clip, *OPTIONS),
+  ]
 
 
 def test_totals(prepared):
   folder, data = prepared
-  report = json.loads((data / "report.json").read_text())
-  rows = (data / "rejects.jsonl").read_text().splitlines()
-  rejects = [json.loads(row) for row in rows]
+  report, rejects = report_of(data), rejects_of(data).values()
   assert {(r["file"], r["split"], r["field"]) for r in rejects} == {
     ("cut.glb", "train", "file"),
     ("empty.obj", "train", "file"),
@@ -93,28 +82,20 @@ def test_totals(prepared):
     assert sheet.size[0] > 400
 
 
-def test_records(prepared, clip):
+def test_records(prepared, teacher):
   folder, data = prepared
-  teacher = ClipTeacher.from_pretrained(clip, dtype="float32")
   meta = read_meta(data)
   assert meta.teacher == teacher.name and meta.embed_dim == teacher.embed_dim
-  assert meta.class_names["val"] == [
-    "ball",
-    "box",
-    "capsule",
-    "cone",
-    "cylinder",
-    "ring",
-  ]
-  expected = prompt_features(teacher, meta.class_names["val"], read_templates())
+  names = ["ball", "box", "capsule", "cone", "cylinder", "ring"]
+  assert meta.class_names["val"] == names
+  expected = prompt_features(teacher, names, read_templates())
   np.testing.assert_allclose(class_features(data, "val"), expected, atol=1e-6)
   records = {r["id"]: r for r in [*open_split(data, "train")]}
   id = "some where/ball_01.gltf"
   mesh = read_mesh(folder / "in" / id)
   xyz, rgb = sample_surface(mesh, 400, seed=[0, zlib.crc32(id.encode())])
   record = records[id]
-  decoded = record["center"] + record["xyz"] / XYZ_LEVELS * record["scale"]
-  np.testing.assert_allclose(decoded, xyz, atol=record["scale"] / 60000)
+  assert_cloud(record, xyz)
   assert rgb is not None
   np.testing.assert_allclose(record["rgb"] / 255, rgb, atol=0.5 / 255 + 1e-6)
   views = render_views(mesh, views=4, image_size=32)
@@ -133,7 +114,7 @@ def test_records(prepared, clip):
   assert (grey["rgb"] == 102).all()  # 0.4
 
 
-def test_a_stop_between_the_stages(prepared, clip, monkeypatch, capsys):
+def test_a_stop_between_the_stages(prepared, by_clip, monkeypatch, capsys):
   """What the workers drew is kept, and the end is the same, byte for byte."""
   folder, data = prepared
 
@@ -144,38 +125,33 @@ def test_a_stop_between_the_stages(prepared, clip, monkeypatch, capsys):
     raise Stop
 
   monkeypatch.setattr(add_features, "ShardWriter", stop)
+  again = arguments(folder, by_clip, "again")
   with pytest.raises(Stop):
-    run(folder, clip, "again")
+    main(again)
   drafts = folder / "again.incomplete" / "drafts"
   times = {p: p.stat().st_mtime_ns for p in drafts.glob("*.array_record")}
   assert times
   # Another job does not go on with it.
-  assert run(folder, clip, "again", "--seed", "1") == 2
-  assert (
-    "begun with other settings or input (meshes)" in capsys.readouterr().err
-  )
+  assert main([*again, "--seed=1"]) == 2
+  said = "begun with other settings or input (meshes)"
+  assert said in capsys.readouterr().err
   monkeypatch.undo()
-  assert run(folder, clip, "again") == 0
-  assert {p.name: p.read_bytes() for p in data.iterdir()} == {
-    p.name: p.read_bytes() for p in (folder / "again").iterdir()
-  }
+  assert main(again) == 0
+  assert contents(folder / "again") == contents(data)
   assert not drafts.exists()
 
 
 @pytest.mark.slow
-def test_kills(prepared, clip):
+def test_kills(prepared, by_clip):
   """SIGKILL of the whole command, once in each stage."""
   folder, data = prepared
   work = folder / "killed.incomplete"
-  code = (
-    "import sys; sys.path[:0] = ['tests', 'tests/prepare']; import test_meshes as t;"
-    "from pathlib import Path;"
-    "sys.exit(t.run(Path(sys.argv[1]), Path(sys.argv[2]), 'killed'))"
-  )
+  command = [sys.executable, "-m", "mrd_jax.prepare"]
+  command += arguments(folder, by_clip, "killed")
   for sign in ("drafts/*.done", "shards/*.tmp-*", None):
     process = subprocess.Popen(
-      [sys.executable, "-c", code, folder, clip],
-      cwd=REPOSITORY,
+      command,
+      cwd=runs.REPOSITORY,
       env=os.environ
       | {
         "JAX_PLATFORMS": "cpu",
@@ -192,30 +168,15 @@ def test_kills(prepared, clip):
       time.sleep(0.002)
     _, errors = process.communicate()
     assert process.returncode == (0 if sign is None else -9), errors
-  assert {p.name: p.read_bytes() for p in data.iterdir()} == {
-    p.name: p.read_bytes() for p in (folder / "killed").iterdir()
-  }
+  assert contents(folder / "killed") == contents(data)
 
 
 @pytest.mark.slow
 def test_training_on_the_result(prepared, tmp_path):
   _, data = prepared
-  command = [
-    sys.executable,
-    *("-m", "mrd_jax.main", "--config", "configs/debug.py"),
-    *("--workdir", str(tmp_path / "run"), f"--config.data.dir={data}"),
-    "--config.train.steps=6",
-    "--config.train.batch_size=8",
-    "--config.eval.batch_size=8",
-  ]
-  done = subprocess.run(
-    command,
-    cwd=REPOSITORY,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
+  options = ("train.steps=6", "train.batch_size=8", "eval.batch_size=8")
+  flags = [f"--config.{option}" for option in options]
+  runs.run(runs.command(data, tmp_path / "run", *flags))
   results = json.loads((tmp_path / "run" / "results.json").read_text())
   assert results["step"] == 6
 

@@ -135,16 +135,10 @@ def run_one(tmp_path, clip, drafts, captioner=None):
 
 
 def records(tmp_path, commits, split="train"):
-  made = Made(
-    folder=tmp_path / "shards",
-    commits=commits,
-    teacher="fake",
-    embed_dim=DIM,
-    class_names={},
-    class_features={},
-  )
-  out = tmp_path / "out"
-  assemble(made, out, "x")
+  of_all = {"teacher": "x", "embed_dim": DIM}
+  empty = {"class_names": {}, "class_features": {}}
+  shards, out = tmp_path / "shards", tmp_path / "out"
+  assemble(Made(folder=shards, commits=commits, **of_all, **empty), out, "x")
   return list(open_split(out, split))
 
 

@@ -168,19 +168,6 @@ def test_the_caption_that_fits_its_view_best(
   assert other_than_first > 0
 
 
-def test_a_transparent_render_lies_on_white(
-  tmp_path, release, teacher, convert
-):
-  file = image_files(release, KEYS[0])[0]
-  pixels = np.array(picture(3, "RGBA"))
-  pixels[..., 3] = np.where(pixels[..., 3] > 120, 255, 0)
-  Image.fromarray(pixels).save(file)
-  white = np.where(pixels[..., 3:] == 255, pixels[..., :3], np.uint8(255))
-  assert convert("--limit", "1")[0] == 0
-  (record,) = open_split(tmp_path / "out", "train")
-  assert_stored(record["image_feat"][:1], teacher.image_features([white]))
-
-
 def test_what_is_unusable_is_refused_alone(tmp_path, release, convert):
   whole = tmp_path / "whole"
   assert convert(output=whole)[0] == 0
@@ -350,48 +337,40 @@ CAPTIONS = "ULIP-shapenet_triplets_captions.json"
 
 
 @pytest.mark.parametrize(
-  "spoil, message",
+  "name, change, message",
   [
-    (lambda r: (r / "shapenet_pc").rename(r / "x"), "no folder shapenet_pc"),
-    (lambda r: (r / "rendered_images").rename(r / "x"), "rendered_images"),
-    (lambda r: (r / CAPTIONS).unlink(), r"holds no \*captions\*\.json"),
-    (lambda r: (r / "taxonomy.json").unlink(), "taxonomy.json: cannot be read"),
-    (lambda r: write_lists(r, [], []), "train.txt is missing or empty"),
+    ("taxonomy.json", lambda _: {"a": "b"}, "expected a list of objects"),
+    ("taxonomy.json", lambda _: [{"name": "b"}], "expected a list of objects"),
+    (CAPTIONS, list, "expected path of an image"),
+    (CAPTIONS, lambda c: c | {"/x/image.png": []}, "'/x/image.png' is not SYN"),
+    (CAPTIONS, lambda c: c | {"x_r_².png": ["a"]}, "is not SYNSET-MODEL_r_DEG"),
     (
-      lambda r: rewrite(r / "taxonomy.json", lambda _: {"a": "b"}),
-      "taxonomy.json: expected a list of objects",
+      CAPTIONS,
+      lambda c: c | {"x_r_000.png": [None]},
+      "with a list of captions",
     ),
-    (
-      lambda r: rewrite(r / "taxonomy.json", lambda _: [{"name": "b"}]),
-      "taxonomy.json: expected a list of objects",
-    ),
-    (
-      lambda r: rewrite(r / CAPTIONS, list),
-      "captions.json: expected path of an image",
-    ),
-    (
-      lambda r: rewrite(r / CAPTIONS, lambda c: c | {"/x/image.png": []}),
-      "'/x/image.png' is not SYNSET-MODEL_r_DEGREES",
-    ),
-    (
-      lambda r: rewrite(r / CAPTIONS, lambda c: c | {"x_r_².png": ["a"]}),
-      "is not SYNSET-MODEL_r_DEGREES",
-    ),
-    (
-      lambda r: rewrite(r / CAPTIONS, lambda c: c | {"x_r_000.png": [None]}),
-      "'x_r_000.png' is not .* with a list of captions",
-    ),
-    (
-      lambda r: rewrite(r / CAPTIONS, lambda _: {"x_r_000.png": ["a"]}),
-      f"captions of x and none of {KEYS[0]}",
-    ),
-    (lambda r: (r / CAPTIONS).write_text("{"), "captions.json: is not JSON"),
+    (CAPTIONS, lambda _: {"x_r_000.png": ["a"]}, f"of x and none of {KEYS[0]}"),
   ],
 )
-def test_releases_that_cannot_be_used(
-  tmp_path, release, convert, spoil, message
-):
-  spoil(release)
+def test_files_of_another_form(release, convert, name, change, message):
+  rewrite(release / name, change)
+  code, printed = convert()
+  assert code == 2 and re.search(rf"{name}: .*{message}", printed), printed
+
+
+@pytest.mark.parametrize(
+  "name, message",
+  [
+    ("shapenet_pc", "no folder shapenet_pc"),
+    ("rendered_images", "rendered_images"),
+    (CAPTIONS, r"holds no \*captions\*\.json"),
+    ("taxonomy.json", "taxonomy.json: cannot be read"),
+    ("train.txt", "train.txt is missing or empty"),
+  ],
+)
+def test_files_that_are_missing(tmp_path, release, convert, name, message):
+  (release / "test.txt").unlink()
+  (release / name).rename(release / "away")
   code, printed = convert()
   assert code == 2 and len(printed.splitlines()) == 1
   assert re.search(message, printed), printed
