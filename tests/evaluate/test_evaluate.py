@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import make_clip
-from runs import REPOSITORY
-from short_run import on_devices, pretrained_config
+from runs import REPOSITORY, on_devices, pretrained_config
 
 from mrd_jax.data import dataset
 from mrd_jax.encoder import load_encoder
@@ -215,7 +214,8 @@ def test_class_names_and_captions_by_a_teacher(pretrained, tmp_path, data_dir):
     csv.writer(file).writerows(
       (uid, f"a red chair {i}") for i, uid in enumerate(ids[:40])
     )
-  clip = make_clip(tmp_path / "clip", embed_dim=32)
+  short = {"num_hidden_layers": 1, "max_position_embeddings": 16}
+  clip = make_clip(tmp_path / "clip", embed_dim=32, text=short)
   templates = tmp_path / "t.txt"
   templates.write_text("a photo of {}\na render of the {}\n")
   found = evaluate(
@@ -264,22 +264,23 @@ def test_points_and_colours_reach_the_encoder(
   assert (protocol["points"], protocol["colour"]) == (300, None)
 
 
-def test_fine_tuning_is_a_suite(pretrained, data_dir, tmp_path):
+def test_fine_tuning_is_a_suite(
+  finetuning, encoder_dir, labelled_dir, tmp_path, monkeypatch
+):
+  monkeypatch.setattr("mrd_jax.finetune.train.set_up", lambda _: finetuning)
+  command = (encoder_dir, labelled_dir, tmp_path)
   options = (
     *("--finetune", REPOSITORY / "configs/finetune/debug.py"),
-    f"--config.data.dir={data_dir}",
-    "--config.train.epochs=1.0",
-    "--config.optimizer.warmup_epochs=0.5",
+    f"--config.data.dir={labelled_dir}",
   )
-  found = evaluate(pretrained, data_dir, tmp_path, *options, suites="finetune")
+  found = evaluate(*command, *options, suites="finetune")
   suite = found["rows"][0]["suites"]["finetune debug"]
-  own = read_json(tmp_path / "pretrained/finetune_debug/results.json")
+  own = read_json(tmp_path / "model/finetune_debug/results.json")
   assert suite["metrics"]["top1"] == own["metrics"]["test/top1"]
-  assert suite["protocol"]["from_step"] == 12
-  assert suite["protocol"]["shapes"] == 54
+  assert suite["protocol"]["from_step"] == 7
+  assert suite["protocol"]["shapes"] == 27
   # Repeated, it is finished.
-  again = evaluate(pretrained, data_dir, tmp_path, *options, suites="finetune")
-  assert again == found
+  assert evaluate(*command, *options, suites="finetune") == found
 
 
 @pytest.mark.parametrize(
