@@ -1,5 +1,7 @@
 """Encoders with random weights, without training and without PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,13 +54,17 @@ def random_variables(
       value = value + 0.1 * rng.uniform(-1, 1, shape)
     return value.astype(np.float32)
 
-  shapes = jax.eval_shape(
+  return jax.tree_util.tree_map_with_path(draw, _shapes(size, embed_dim))
+
+
+@functools.cache
+def _shapes(size: PointBERTSize, embed_dim: int | None) -> dict:
+  return jax.eval_shape(
     lambda key: PointBERT(size, embed_dim).init(
       key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
     ),
     jax.random.key(0),
   )
-  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def make_encoder(seed: int = 0, dtype: str = "float32", **changes) -> Encoder:

@@ -17,8 +17,8 @@ from mrd_jax.errors import BadInput
 
 # XLA may round differently in another program: another batch, another padding.
 TOLERANCE = 1e-6  # of components of unit vectors
-# Of 1 up to more than `num_points`; fewer than `groups`, than `group_size`.
-LENGTHS = (2, 5, 11, 100, 256, 257, 600, 1000)
+# Up to more than `num_points`; fewer than `groups`, than `group_size`.
+LENGTHS = (2, 11, 256, 257, 600, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_is_the_models_output_at_unit_length(encoder, clouds):
   assert isinstance(found, np.ndarray) and found.dtype == np.float32
   assert found.shape == (len(clouds), EMBED_DIM) and distinct(found)
   np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
-  for i in (1, 3, 7):
+  for i in (1, 5):
     np.testing.assert_allclose(
       found[i], direct(encoder, clouds[i]), atol=TOLERANCE
     )
@@ -107,10 +107,9 @@ def test_does_not_depend_on_the_batch(encoder, clouds):
     np.testing.assert_allclose(
       encoder([points]), expected[i : i + 1], atol=TOLERANCE
     )
-  order = np.random.default_rng(0).permutation(np.arange(24) % len(clouds))
-  for batch_size in (3, 24):
-    found = encoder([clouds[i] for i in order], batch_size=batch_size)
-    np.testing.assert_allclose(found, expected[order], atol=TOLERANCE)
+  order = np.random.default_rng(0).permutation(np.arange(12) % len(clouds))
+  found = encoder([clouds[i] for i in order], batch_size=3)
+  np.testing.assert_allclose(found, expected[order], atol=TOLERANCE)
 
 
 def test_is_deterministic(encoder, clouds):
@@ -119,7 +118,9 @@ def test_is_deterministic(encoder, clouds):
   np.testing.assert_allclose(twice[0], twice[1], atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("size", ["t", "m"])
+@pytest.mark.parametrize(
+  "size", ["t", pytest.param("m", marks=pytest.mark.slow)]
+)
 def test_published_sizes_do_not_depend_on_the_batch(size):
   """10,000 points: three clouds, one alone, one padded by 6,384 rows."""
   encoder = make_encoder(

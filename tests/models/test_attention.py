@@ -19,7 +19,7 @@ def inputs(length: int, dtype: str) -> list[np.ndarray]:
   return [3 * rng.normal(size=shape).astype(dtype) for _ in range(4)]
 
 
-@pytest.mark.parametrize("length", [1, 7, 65])
+@pytest.mark.parametrize("length", [1, 65])
 def test_values_and_gradients_equal_pytorchs(x64, length):
   *qkv, weights = inputs(length, "float64")
 
@@ -35,7 +35,9 @@ def test_values_and_gradients_equal_pytorchs(x64, length):
   np.testing.assert_allclose(
     attention(*arrays, "xla"), y.detach().numpy(), rtol=1e-12, atol=1e-13
   )
-  for found, tensor in zip(jax.grad(total)(arrays), (q, k, v), strict=True):
+  for found, tensor in zip(
+    jax.jit(jax.grad(total))(arrays), (q, k, v), strict=True
+  ):
     assert tensor.grad is not None
     np.testing.assert_allclose(
       found, tensor.grad.numpy(), rtol=1e-10, atol=1e-11
@@ -47,7 +49,7 @@ def test_float32_is_as_near_as_jaxs_own(x64):
 
   def gradients(form, dtype):
     arrays = [jnp.asarray(x, dtype) for x in qkv]
-    return jax.grad(lambda x: (form(*x) * weights).sum())(arrays)
+    return jax.jit(jax.grad(lambda x: (form(*x) * weights).sum()))(arrays)
 
   exact = gradients(jax.nn.dot_product_attention, "float64")
   errors = [

@@ -93,6 +93,9 @@ SHAPES = {
     "text": {"hidden_act": "gelu_new", "vocab_size": 600, "eos_token_id": 2},
     "vision": {"hidden_act": "silu", "image_size": 8},
   },
+  "heads of 104": {
+    "vision": {"hidden_size": 208, "num_attention_heads": 2},
+  },
   "bigG, two layers": {
     "text": {
       "hidden_size": 1280,
@@ -113,7 +116,13 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+  "shape",
+  [
+    pytest.param(x, marks=[pytest.mark.slow] if "bigG" in x else [])
+    for x in SHAPES
+  ],
+)
 def test_equals_pytorch(tmp_path, shape):
   folder = make_clip(tmp_path, **SHAPES[shape])
   for found, expected in zip(ours(folder), theirs(folder), strict=True):

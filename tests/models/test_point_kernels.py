@@ -187,7 +187,7 @@ def test_unsupported_without_mosaic_gpu(monkeypatch):
 
 def test_importing_the_module_does_not_import_pallas():
   code = (
-    "import sys; from mrd_jax.models import point_kernels; "
+    "import sys; from mrd_jax.models import sampling_kernel; "
     "assert not sampling_kernel.is_supported(); "
     "assert 'jax.experimental.pallas' not in sys.modules"
   )

@@ -31,7 +31,14 @@ def test_a_run_that_was_told_cuda_and_finds_a_cpu_ends(tmp_path, platforms):
 
 def test_gpu_tests_without_a_gpu_say_so_in_one_sentence():
   ended = subprocess.run(
-    [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_platform.py"],
+    [
+      sys.executable,
+      "-m",
+      "pytest",
+      "-m",
+      "gpu",
+      "tests/parallel/test_platform.py",
+    ],
     cwd=REPOSITORY,
     env=os.environ | NO_GPU | {"JAX_PLATFORMS": "cuda"},
     capture_output=True,
