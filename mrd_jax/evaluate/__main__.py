@@ -102,41 +102,37 @@ def _options(args: argparse.Namespace):
   from mrd_jax.evaluate.evaluator import Options
   from mrd_jax.evaluate.protocol import Protocol
 
-  options = Options(
+  of_names = of_texts = None
+  teacher = ""
+  if args.teacher:
+    from mrd_jax.teachers.clip import ClipTeacher
+    from mrd_jax.teachers.prompts import class_features, read_templates
+
+    templates = read_templates(args.templates, args.templates_key)
+    clip = ClipTeacher.from_pretrained(args.teacher, dtype=args.dtype)
+    of_names = functools.partial(
+      class_features,
+      clip,
+      templates=templates,
+      keep_underscores=args.raw_names,
+    )
+    if args.captions:
+      of_texts = functools.cache(clip.text_features)  # for every checkpoint
+    teacher = f"{args.teacher}, {len(templates)} templates"
+    teacher += f" of {args.templates}" if args.templates else ""
+  elif args.templates or args.templates_key or args.raw_names or args.captions:
+    raise BadInput(
+      "--templates, --templates-key, --raw-names and --captions need a --teacher"
+    )
+  return Options(
     protocol=Protocol(args.points, args.colour),
     batch_size=args.batch_size,
     shots=args.shots,
     repeats=args.repeats,
     regularisation=args.regularisation,
-  )
-  if not args.teacher:
-    if args.templates or args.templates_key or args.raw_names or args.captions:
-      raise BadInput(
-        "--templates, --templates-key, --raw-names and --captions need a "
-        "--teacher"
-      )
-    return options
-  import dataclasses
-
-  from mrd_jax.teachers.clip import ClipTeacher
-  from mrd_jax.teachers.prompts import class_features, read_templates
-
-  templates = read_templates(args.templates, args.templates_key)
-  teacher = ClipTeacher.from_pretrained(args.teacher, dtype=args.dtype)
-  features = functools.cache(teacher.text_features)  # for every checkpoint
-  return dataclasses.replace(
-    options,
-    class_features=functools.partial(
-      class_features,
-      teacher,
-      templates=templates,
-      keep_underscores=args.raw_names,
-    ),
-    text_features=(lambda texts: features(tuple(texts)))
-    if args.captions
-    else None,
-    teacher=f"{args.teacher}, {len(templates)} templates"
-    + (f" of {args.templates}" if args.templates else ""),
+    class_features=of_names,
+    text_features=of_texts,
+    teacher=teacher,
   )
 
 

@@ -63,7 +63,7 @@ class Options:
   repeats: int
   regularisation: float
   class_features: Callable[[Sequence[str]], np.ndarray] | None = None
-  text_features: Callable[[Sequence[str]], np.ndarray] | None = None
+  text_features: Callable[[tuple[str, ...]], np.ndarray] | None = None
   teacher: str = ""
 
 
@@ -220,9 +220,8 @@ class Evaluator:
         f"{found.data}: no shape of {', '.join(found.splits)} has a caption; "
         "write them with python -m mrd_jax.prepare captions"
       )
-    features = self._options.text_features(
-      [captions[uid] for uid in ids if uid in captions]
-    )
+    texts = tuple(captions[uid] for uid in ids if uid in captions)
+    features = self._options.text_features(texts)
     self._check_width(found, features.shape[1])
     text_ND = np.zeros_like(shapes.point)
     text_ND[has_text_N] = unit(features)

@@ -126,7 +126,7 @@ def shapes(
   what: str,
   remedy: str,
   *,
-  above: float,
+  above: float = ODD_SHAPES,
   where: Callable[[Split], bool] = lambda split: True,
 ) -> Check:
   """Makes the check for odd shapes.
@@ -169,44 +169,39 @@ def up_axis(split: Split) -> Iterator[Finding]:
 
 def class_features(split: Split) -> Iterator[Finding]:
   names, class_CD = split.class_names, split.class_CD
-
-  def named(chosen_C: np.ndarray) -> str:
-    chosen = [repr(names[i]) for i in np.flatnonzero(chosen_C).tolist()]
-    more = f" and {len(chosen) - 5} more" if len(chosen) > 5 else ""
-    return ", ".join(chosen[:5]) + more
-
-  count, problems = len(names), []
+  shape = (len(names), split.meta.embed_dim)
+  problems: list[tuple[int, str]] = []
   if not names:
     return
   if class_CD is None:
-    problems.append((count, f"its {count} class names have no features"))
-  elif class_CD.shape != (count, split.meta.embed_dim):
-    problems.append(
-      (
-        count,
-        f"{count} class names have features of shape {class_CD.shape}, must "
-        f"be {(count, split.meta.embed_dim)}",
-      )
-    )
+    text = f"its {len(names)} class names have no features"
+    problems.append((len(names), text))
+  elif class_CD.shape != shape:
+    text = f"{len(names)} class names have features of shape {class_CD.shape}, "
+    problems.append((len(names), f"{text}must be {shape}"))
   else:
-    empty_C = np.asarray(
-      ~np.isfinite(class_CD).all(axis=1) | ~class_CD.any(axis=1)
-    )
-    if empty_C.any():
-      text = f"the features of {named(empty_C)} are zero, NaN or infinite"
-      problems.append((int(empty_C.sum()), text))
+    empty_C = ~np.isfinite(class_CD).all(axis=1) | ~class_CD.any(axis=1)
     _, first_C, count_C = np.unique(
       class_CD, axis=0, return_inverse=True, return_counts=True
     )
-    equal_C = np.asarray((count_C[first_C] > 1) & ~empty_C)
-    if equal_C.any():
-      text = f"{named(equal_C)} have the feature of another class, and ties "
-      problems.append((int(equal_C.sum()), text + "count as wrong"))
+    equal_C = (count_C[first_C] > 1) & ~empty_C
+    for odd_C, text in (
+      (empty_C, "the features of {} are zero, NaN or infinite"),
+      (
+        equal_C,
+        "{} have the feature of another class, and ties count as wrong",
+      ),
+    ):
+      odd = [repr(names[i]) for i in np.flatnonzero(odd_C).tolist()]
+      if odd:
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        text = text.format(", ".join(odd[:5]) + more)
+        problems.append((len(odd), text))
   for affected, problem in problems:
     yield split.finding(
       "class features",
       affected,
-      count,
+      len(names),
       problem,
       "make the features of all class names with the teacher of the shapes and "
       "prepare the dataset again",
@@ -266,7 +261,6 @@ WARNINGS: tuple[Check, ...] = (
     "float32 has lost their detail",
     "centre the clouds before they are stored as float32, then prepare them "
     "again",
-    above=ODD_SHAPES,
   ),
   shapes(
     "outlying points",
@@ -275,7 +269,6 @@ WARNINGS: tuple[Check, ...] = (
     "stray points: 99 % of the points fill less than half of the extent, so "
     "that normalising makes the shape itself small",
     "remove the outliers (or the far parts of the mesh) and prepare them again",
-    above=ODD_SHAPES,
   ),
   shapes(
     "few distinct points",
@@ -285,7 +278,6 @@ WARNINGS: tuple[Check, ...] = (
     "L)",
     "sample more points of the surface, at full precision, and prepare them "
     "again",
-    above=ODD_SHAPES,
   ),
   shapes(
     "black",
@@ -294,7 +286,6 @@ WARNINGS: tuple[Check, ...] = (
     "black points only",
     "colours from 0 to 1 have probably been divided by 255; store them on the "
     "scale 0 to 1, or leave them out where there are none (0.4 grey)",
-    above=ODD_SHAPES,
   ),
   up_axis,
   shapes(

@@ -4,6 +4,34 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
+# Title, key of the summary, and what is said of it.
+_NUMBERS = (
+  (
+    "colours",
+    "colors",
+    "mean {mean[0]:.2f} {mean[1]:.2f} {mean[2]:.2f}; 0.4 grey {grey:.1%}, of "
+    "one colour {constant:.1%}",
+  ),
+  (
+    "classes",
+    "classes",
+    "{named:,}, of which {empty:,} empty, the others with {fewest:,} to "
+    "{most:,} shapes; {unlabelled:,} shapes without a label",
+  ),
+  (
+    "teacher",
+    "alignment",
+    "image -> text R@1 {image_to_text_r1:.1%}, text -> image R@1 "
+    "{text_to_image_r1:.1%} of {pairs:,} pairs (chance {chance:.2%}); cosine "
+    "{cosine_matched:.3f} matched, {cosine_all:.3f} all",
+  ),
+  (
+    "zero-shot",
+    "zero_shot",
+    "images against class names: top-1 {top1:.1%} of {shapes:,} shapes (chance "
+    "{chance:.2%})",
+  ),
+)
 
 
 def text_report(report: Mapping[str, Any]) -> str:
@@ -52,33 +80,9 @@ def _split(split: str, of: Mapping[str, Any]) -> Iterator[str]:
     yield _row(
       "norm", f"{kind}: {numbers} (min / mean / max of {found['count']:,})"
     )
-  color = of["colors"]
-  yield _row(
-    "colours",
-    "mean {:.2f} {:.2f} {:.2f}".format(*color["mean"])
-    + f"; 0.4 grey {color['grey']:.1%}, of one colour {color['constant']:.1%}",
-  )
-  if classes := of["classes"]:
-    yield _row(
-      "classes",
-      f"{classes['named']:,}, of which {classes['empty']:,} empty, the others "
-      f"with {classes['fewest']:,} to {classes['most']:,} shapes; "
-      f"{classes['unlabelled']:,} shapes without a label",
-    )
-  if found := of["alignment"]:
-    yield _row(
-      "teacher",
-      f"image -> text R@1 {found['image_to_text_r1']:.1%}, text -> image R@1 "
-      f"{found['text_to_image_r1']:.1%} of {found['pairs']:,} pairs (chance "
-      f"{found['chance']:.2%}); cosine {found['cosine_matched']:.3f} matched, "
-      f"{found['cosine_all']:.3f} all",
-    )
-  if found := of["zero_shot"]:
-    yield _row(
-      "zero-shot",
-      f"images against class names: top-1 {found['top1']:.1%} of "
-      f"{found['shapes']:,} shapes (chance {found['chance']:.2%})",
-    )
+  for title, key, words in _NUMBERS:
+    if found := of[key]:
+      yield _row(title, words.format(**found))
   if of["up_axis"]:
     found = ", ".join(
       f"{collection or '(unnamed)'} {up['axis']} ({up['confidence']:.0%} sure)"
