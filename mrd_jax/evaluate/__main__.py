@@ -111,10 +111,7 @@ def _options(args: argparse.Namespace):
     templates = read_templates(args.templates, args.templates_key)
     clip = ClipTeacher.from_pretrained(args.teacher, dtype=args.dtype)
     of_names = functools.partial(
-      class_features,
-      clip,
-      templates=templates,
-      keep_underscores=args.raw_names,
+      class_features, clip, templates=templates, keep_underscores=args.raw_names
     )
     if args.captions:
       of_texts = functools.cache(clip.text_features)  # for every checkpoint

@@ -153,11 +153,7 @@ class Evaluator:
     self._check_width(found, dataset.read_meta(found.data).embed_dim)
     shapes = self._embed(found)
     metrics = relation_gap(
-      shapes.point,
-      shapes.image,
-      shapes.text,
-      shapes.has_image,
-      shapes.has_text,
+      shapes.point, shapes.image, shapes.text, shapes.has_image, shapes.has_text
     )
     return Result(metrics, self._protocol(found))
 

@@ -40,11 +40,7 @@ class Inspection:
 
 
 def inspect_dataset(
-  directory: str | os.PathLike[str],
-  *,
-  samples: int,
-  counted: int,
-  seed: int,
+  directory: str | os.PathLike[str], *, samples: int, counted: int, seed: int
 ) -> Inspection:
   """Reads a dataset and says what is in it, and what would hurt training.
 

@@ -70,9 +70,7 @@ def posture(xyz_BP3: np.ndarray) -> Posture:
     place_BP3, xyz_BP3 < (low_B3 + slab_B1)[:, None]
   ) - _spread(place_BP3, xyz_BP3 > (high_B3 - slab_B1)[:, None])
   return Posture(
-    extent_B3,
-    (moved_B3H.sum(axis=-1) / 2).astype(np.float32),
-    footprint_B3,
+    extent_B3, (moved_B3H.sum(axis=-1) / 2).astype(np.float32), footprint_B3
   )
 
 
@@ -99,9 +97,7 @@ def _spread(place_BP3: np.ndarray, inside_BP3: np.ndarray) -> np.ndarray:
 
 
 def up_axis(
-  asymmetry_N3: np.ndarray,
-  footprint_N3: np.ndarray,
-  rng: np.random.Generator,
+  asymmetry_N3: np.ndarray, footprint_N3: np.ndarray, rng: np.random.Generator
 ) -> dict[str, Any]:
   """Decides what is up in a collection of N shapes measured by `posture`.
 

@@ -136,11 +136,7 @@ def nearest(
 
 
 def _scan(
-  gallery: Gallery,
-  query_QD: np.ndarray,
-  joint: Joint,
-  top: int,
-  least: float,
+  gallery: Gallery, query_QD: np.ndarray, joint: Joint, top: int, least: float
 ) -> np.ndarray:
   """All rows that may be among the best, by products in float32.
 

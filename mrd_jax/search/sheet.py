@@ -22,12 +22,7 @@ COLUMNS = 5
 
 
 def draw_hits(
-  gallery: Gallery,
-  asked: Sequence[Query],
-  hits: Hits,
-  path: Path,
-  *,
-  up: str,
+  gallery: Gallery, asked: Sequence[Query], hits: Hits, path: Path, *, up: str
 ) -> None:
   """Draws the queries and the first 50 hits, best first, as a PNG.
 

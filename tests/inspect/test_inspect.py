@@ -115,14 +115,9 @@ def test_measures_against_naive_forms(tmp_path, splits):
       sample.image[i], mean / np.linalg.norm(mean), atol=1e-6
     )
     owned = scanned.image_features[scanned.image_features.owner == i]
-    assert owned.kind.tolist() == [
-      ImageKind.VIEW,
-      ImageKind.THUMBNAIL,
-    ]
+    assert owned.kind.tolist() == [ImageKind.VIEW, ImageKind.THUMBNAIL]
     np.testing.assert_allclose(
-      owned.norm,
-      np.linalg.norm(images, axis=1),
-      rtol=1e-6,
+      owned.norm, np.linalg.norm(images, axis=1), rtol=1e-6
     )
     color = record["rgb"].astype(np.float64).mean(axis=0) / 255
     np.testing.assert_allclose(sample.color[i], color, atol=1e-6)

@@ -119,11 +119,7 @@ def test_few_shot_draws(draws, shots):
   _, counts = few_shot(x, label, shots=shots, seeds=(0, 1, 5), c=1)
   # Class 4 has one shape; class 3 has one to fit on, class 2 has four.
   short = {1: 0, 4: 1, 16: 2}[shots]
-  assert counts == {
-    "classes": 4,
-    "classes_short": short,
-    "classes_left_out": 1,
-  }
+  assert counts == {"classes": 4, "classes_short": short, "classes_left_out": 1}
   fitted = np.minimum(shots, [38, 19, 4, 1])
   used = (label >= 0) & (label < 4)
   labels = {

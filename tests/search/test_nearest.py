@@ -125,10 +125,7 @@ def test_bad_galleries(tmp_path):
     "lacks files, source": {"files": None, "source": None},
     "embeddings is": {"embeddings": x[0]},
     "must be floats": {"embeddings": np.ones((40, 8), int)},
-    "holds no embeddings": {
-      "embeddings": x[:0],
-      "files": np.zeros(0, "U3"),
-    },
+    "holds no embeddings": {"embeddings": x[:0], "files": np.zeros(0, "U3")},
     "files is": {"files": np.array(["a"])},
     "records is": {"records": np.arange(3)},
     "a pickle": {"files": np.array(["a", None] * 20, dtype=object)},

@@ -280,9 +280,7 @@ def test_bad_arguments(world, tmp_path, capsys):
   source = json.loads(str(np.load(folder / "shapes.npz")["source"]))
   foreign = write_gallery(tmp_path / "foreign.npz", x)
   narrow = write_gallery(
-    tmp_path / "narrow.npz",
-    unit(x[:, :4]),
-    source=np.array(json.dumps(source)),
+    tmp_path / "narrow.npz", unit(x[:, :4]), source=np.array(json.dumps(source))
   )
   for given, words in (
     ([], "nothing to look for"),
