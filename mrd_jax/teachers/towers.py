@@ -1,8 +1,8 @@
 """Runs CLIP's towers on all local devices, in batches of one shape."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,10 +96,10 @@ class Towers:
     self.model = CLIP(size, jnp.dtype(dtype), attention)
     self.throughput = Throughput()
     self.params: Any = None
-    self._pixels = scale, mean, std
+    self._pixels = scale, tuple(mean.tolist()), tuple(std.tolist())
     self._whole = NamedSharding(mesh, P())
     self._rows = NamedSharding(mesh, P("batch"))
-    self._programs: dict[Any, Callable[..., jax.Array]] = {}
+    self._compiled: set[Any] = set()
 
   def put(self, parameter: np.ndarray) -> jax.Array:
     """Copies a parameter to every device."""
@@ -122,19 +122,29 @@ class Towers:
   def _run(self, tower: str, *inputs: np.ndarray) -> jax.Array:
     # A copy: on CPUs a device may go on reading the caller's memory.
     placed = jax.device_put([x.copy() for x in inputs], self._rows)
-    key = tower, inputs[0].shape
-    if key not in self._programs:
-      start = time.perf_counter()
-      features = jax.jit(
-        self._features, static_argnums=0, out_shardings=self._rows
-      )
-      lowered = features.lower(tower, self.params, *placed)
-      self._programs[key] = lowered.compile()
+    start = time.perf_counter()
+    features = _features(
+      self.model, tower, self._pixels, self._rows, self.params, *placed
+    )
+    if (tower, inputs[0].shape) not in self._compiled:
+      self._compiled.add((tower, inputs[0].shape))
       self.throughput.compile_seconds += time.perf_counter() - start
-    return self._programs[key](self.params, *placed)
+    return features
 
-  def _features(self, tower: str, params: Any, *inputs: jax.Array) -> jax.Array:
-    if tower == "image":
-      inputs = (normalize(inputs[0], *self._pixels),)
-    x_BD = self.model.apply({"params": params}, *inputs, method=tower)
-    return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _features(
+  model: CLIP,
+  tower: str,
+  pixels: tuple[float, tuple[float, ...], tuple[float, ...]],
+  rows: NamedSharding,
+  params: Any,
+  *inputs: jax.Array,
+) -> jax.Array:
+  """Computes features; compiled once for all teachers of one architecture."""
+  if tower == "image":
+    scale, mean, std = pixels
+    inputs = (normalize(inputs[0], scale, *np.array([mean, std], np.float32)),)
+  x_BD = model.apply({"params": params}, *inputs, method=tower)
+  x_BD = x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+  return jax.lax.with_sharding_constraint(x_BD, rows)
