@@ -1,4 +1,4 @@
-"""Small meshes of every format and way of colouring, made by a seed."""
+"""Builds small meshes of every format and way of colouring, made by a seed."""
 
 import base64
 import io
@@ -12,6 +12,8 @@ import numpy as np
 import trimesh
 from PIL import Image
 from trimesh.visual import ColorVisuals
+
+from mrd_jax.data.surfaces import color_at
 
 FORMATS = ("glb", "gltf", "obj", "ply", "stl", "off")
 _COMPONENT = {"u1": 5121, "i1": 5120, "u2": 5123, "i2": 5122, "u4": 5125}
@@ -118,6 +120,44 @@ class Gltf:
     head = b"glTF" + struct.pack("<II", 2, 12 + len(chunks))
     path.write_bytes(head + chunks)
     return path
+
+
+def gltf_quad(
+  material: dict[str, Any] | None = None,
+  attributes: Any = (),
+  image: np.ndarray | None = None,
+  **sampler: int,
+) -> Gltf:
+  """A document with one quad; `material` may refer to texture 0."""
+  gltf = Gltf()
+  if image is not None:
+    gltf.texture(png(image), **sampler)
+  index = None if material is None else gltf.add("materials", material)
+  found = {
+    name: gltf.accessor(*args) for name, args in dict(attributes).items()
+  }
+  gltf.node(mesh=gltf.mesh(QUAD, QUAD_FACES, index, **found))
+  return gltf
+
+
+def textured(**info: Any) -> dict[str, Any]:
+  return {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0, **info}}}
+
+
+def check_corners(mesh: Any) -> None:
+  """Checks that the quad shows `CORNERS` the right way up."""
+  signs = {(-1, 1): (0, 0), (1, 1): (0, 1), (-1, -1): (1, 0), (1, -1): (1, 1)}
+  for face in range(len(mesh.faces)):
+    for corner in range(3):  # near each corner
+      weights = np.full((1, 3), 0.05)
+      weights[0, corner] = 0.9
+      place = weights[0] @ mesh.vertices[mesh.faces[face]]
+      rgba = color_at(mesh, np.array([face]), weights)[0]
+      if np.abs(place[:2]).min() > 0.1:
+        row, column = signs[tuple(np.sign(place[:2]).astype(int))]
+        np.testing.assert_array_equal(
+          np.rint(rgba[:3] * 255), CORNERS[row, column]
+        )
 
 
 def write_obj(

@@ -1,0 +1,98 @@
+"""Decodes pictures of any kind; refuses what would fill the memory."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from meshes import CORNERS, png
+from PIL import Image
+
+from mrd_jax.errors import BadInput
+from mrd_jax.io import images
+from mrd_jax.io.images import to_rgb
+
+
+def encoded(image, kind, **args):
+  file = io.BytesIO()
+  image.save(file, kind, **args)
+  return file.getvalue()
+
+
+def test_transparency_is_white():
+  alpha = np.zeros((4, 6, 4), np.uint8)
+  alpha[..., 0] = 200
+  alpha[:, 2:4, 3] = 102
+  alpha[:, 4:, 3] = 255
+  expected = np.full((4, 6, 3), 255, np.uint8)
+  expected[:, 2:4] = (233, 153, 153)
+  expected[:, 4:] = (200, 0, 0)
+  image = Image.fromarray(alpha)
+  for form in (alpha, image, encoded(image, "PNG")):
+    np.testing.assert_array_equal(to_rgb(form), expected)
+
+  grey = Image.merge("LA", [image.getchannel("R"), image.getchannel("A")])
+  assert np.asarray(to_rgb(grey))[0].tolist() == (
+    [[255] * 3] * 2 + [[233] * 3] * 2 + [[200] * 3] * 2
+  )
+  palette = Image.new("P", (2, 1))
+  palette.putpalette([9, 8, 7, 30, 20, 10])
+  palette.putpixel((1, 0), 1)
+  assert np.asarray(to_rgb(palette)).tolist() == [[[9, 8, 7], [30, 20, 10]]]
+  keyed = encoded(palette, "PNG", transparency=0)
+  assert np.asarray(to_rgb(keyed)).tolist() == [[[255] * 3, [30, 20, 10]]]
+
+
+def test_other_modes_and_rotation():
+  grey = np.array([[0, 257 * 9, 51200, 65535]], np.uint16)
+  expected = [[[0] * 3, [9] * 3, [199] * 3, [255] * 3]]
+  image = Image.fromarray(grey)
+  for form in (image, encoded(image, "PNG"), image.convert("I")):
+    assert np.asarray(to_rgb(form)).tolist() == expected
+  small = Image.fromarray((grey // 257).astype(np.uint8))
+  assert np.asarray(to_rgb(small)).tolist() == expected
+  turned = Image.new("RGB", (4, 2))
+  exif = turned.getexif()
+  exif[0x0112] = 6  # the camera was held upright
+  assert to_rgb(encoded(turned, "JPEG", exif=exif)).size == (2, 4)
+
+
+@pytest.mark.parametrize("side", [9000, 60_000])
+def test_textures_too_large_are_refused(side):
+  """Before they are decoded, whatever Pillow's own limit is."""
+
+  def chunk(kind, body):
+    crc = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + crc
+
+  head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+  bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"")
+  with pytest.raises(BadInput, match=r"a texture of .* is larger than"):
+    images.decode_texture(bomb, alpha=False)
+
+
+def test_large_textures_are_reduced(monkeypatch):
+  monkeypatch.setattr(images, "MAX_SIDE", 4)
+  big = np.kron(CORNERS, np.ones((5, 8, 1), np.uint8))
+  found = images.decode_texture(png(big), alpha=False)
+  assert found.shape == (2, 4, 3)
+  np.testing.assert_array_equal(found[:, ::2], CORNERS)
+  # Where alpha is not asked for, the colour below it counts in full.
+  clear = np.dstack([big, np.zeros(big.shape[:2], np.uint8)])
+  found = images.decode_texture(png(clear), alpha=False)
+  np.testing.assert_array_equal(found[:, ::2], CORNERS)
+
+
+def test_images_of_other_modes():
+  grey = images.decode_texture(png(np.array([[7, 200]], np.uint8)), alpha=True)
+  np.testing.assert_array_equal(grey, [[[7, 7, 7, 255], [200, 200, 200, 255]]])
+  deep = np.array([[0x1234, 0xFFFF]], np.uint16)
+  found = images.decode_texture(png(deep), alpha=False)
+  np.testing.assert_array_equal(found[0, :, 0], [0x12, 0xFF])
+  file = io.BytesIO()
+  Image.fromarray(CORNERS).convert("P").save(file, "PNG")
+  found = images.decode_texture(file.getvalue(), alpha=False)
+  np.testing.assert_array_equal(found, CORNERS)
+  with pytest.raises(OSError, match="cannot be read as an image"):
+    images.decode_texture(b"%!PS-Adobe-3.0 EPSF-3.0\n", alpha=False)
