@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from PIL import Image
 from safetensors.numpy import save_file
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -216,3 +217,14 @@ def random_tensors(
 
 def write(path: Path, values: Any) -> None:
   path.write_text(json.dumps(values, indent=2))
+
+
+def pictures(n: int = 11, seed: int = 0) -> list[np.ndarray]:
+  """Arrays of different sizes; smooth, as photos are."""
+  rng = np.random.default_rng(seed)
+  found = []
+  for height, width in rng.integers(20, 90, (n, 2)):
+    small = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    size = (int(width), int(height))
+    found.append(np.asarray(Image.fromarray(small).resize(size)))
+  return found

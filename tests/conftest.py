@@ -22,10 +22,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import clips
 import jax
 import pytest
 import runs
 from encoders import make_encoder
+from hub import serving
 
 from mrd_jax.errors import RunFailed
 from mrd_jax.finetune import start as starts
@@ -124,3 +126,24 @@ def finetuned(finetuning, encoder_dir, tmp_path_factory) -> Path:
     patch.setattr("mrd_jax.finetune.train.set_up", lambda _: finetuning)
     finetune(finetuning.objective.config, str(encoder_dir), workdir)
   return workdir
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory) -> Path:
+  """A tiny CLIP; not to be changed."""
+  return clips.make_clip(tmp_path_factory.mktemp("clip") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def clip_teacher(clip_folder):
+  """Its teacher, in float32, a row a device at a time."""
+  from mrd_jax.teachers.clip import ClipTeacher
+
+  return ClipTeacher.from_pretrained(clip_folder, dtype="float32", batch_size=1)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+  """A local stand-in for the Hugging Face hub, of which this process is a user."""
+  with serving(tmp_path / "home", monkeypatch) as hub:
+    yield hub

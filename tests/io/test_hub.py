@@ -7,17 +7,11 @@ import huggingface_hub
 import numpy as np
 import pytest
 from encoders import cloud, make_encoder
-from hub import COMMITS, serving
+from hub import COMMITS
 from huggingface_hub import constants
 
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-  with serving(tmp_path / "home", monkeypatch) as hub:
-    yield hub
 
 
 @pytest.fixture

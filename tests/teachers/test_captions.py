@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import transformers
-from hub import COMMITS, serving
+from hub import COMMITS
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -269,12 +269,6 @@ def test_without_pytorch(folder, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
   with pytest.raises(ModuleNotFoundError, match="torch"):
     Captioner.from_pretrained(folder)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-  with serving(tmp_path / "home", monkeypatch) as hub:
-    yield hub
 
 
 def test_a_model_of_the_hub(hub, folder, tmp_path):

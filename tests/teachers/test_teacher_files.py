@@ -1,0 +1,153 @@
+"""Finds a teacher's files, in a folder or on the hub; names what is missing."""
+
+import json
+import time
+
+import pytest
+from clips import END, make_clip, write
+from hub import COMMITS
+
+from mrd_jax.errors import BadInput
+from mrd_jax.teachers.clip import ClipTeacher
+
+
+def load(folder, **args) -> ClipTeacher:
+  args = {"dtype": "float32", "batch_size": 1} | args
+  return ClipTeacher.from_pretrained(folder, **args)
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("config.json", r"/config\.json does not exist; a model is"),
+    ("preprocessor_config.json", r"/preprocessor_config\.json does not exist"),
+    ("vocab.json", r"/vocab\.json does not exist, and no tokenizer\.json"),
+    ("merges.txt", r"/merges\.txt does not exist, and no tokenizer\.json"),
+    ("model.safetensors", r"/model\.safetensors does not exist; a model is"),
+  ],
+)
+def test_a_file_is_missing(tmp_path, name, message):
+  folder = make_clip(tmp_path)
+  (folder / name).unlink()
+  with pytest.raises(BadInput, match=f"^{tmp_path}{message}"):
+    load(folder)
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("pytorch_model.bin", r"is a pickle.*name a revision.*save_pretrained"),
+    ("pytorch_model-00001-of-00002.bin", "is a pickle"),
+    ("open_clip_model.safetensors", "has open_clip's own names"),
+  ],
+)
+def test_weights_of_another_kind(tmp_path, name, message):
+  folder = make_clip(tmp_path)
+  (folder / "model.safetensors").rename(folder / name)
+  with pytest.raises(BadInput, match=rf"/model\.safetensors.*{message}"):
+    load(folder)
+  with pytest.raises(BadInput, match="is a file; name the folder"):
+    load(folder / name)
+
+
+def test_shards(tmp_path):
+  folder = make_clip(tmp_path, shards=2)
+  index = folder / "model.safetensors.index.json"
+  (folder / "model-00002-of-00002.safetensors").unlink()
+  with pytest.raises(BadInput, match=r"00002\.safetensors does not exist"):
+    load(folder)
+  for text in ("{}", "[", '{"weight_map": ["a"]}'):
+    index.write_text(text)
+    with pytest.raises(BadInput, match=r"index\.json is not an index"):
+      load(folder)
+  for name in ("../a.safetensors", "a.bin", 1):
+    write(index, {"weight_map": {"a": name}})
+    with pytest.raises(BadInput, match="no .safetensors file of this folder"):
+      load(folder)
+
+
+def test_a_tokenizer_of_another_model(tmp_path):
+  with pytest.raises(BadInput, match="tokenizer has the token .* vocab_size 9"):
+    load(make_clip(tmp_path / "a", text={"vocab_size": 9}))
+  with pytest.raises(
+    BadInput, match="ends a text with token .* eos_token_id 7"
+  ):
+    load(make_clip(tmp_path / "b", text={"eos_token_id": 7}))
+  folder = make_clip(tmp_path / "c")
+  (folder / "vocab.json").write_text("{")
+  with pytest.raises(BadInput, match="its tokenizer cannot be read"):
+    load(folder)
+  vocabulary = json.loads((tmp_path / "b" / "vocab.json").read_text())
+  assert vocabulary[END] == len(vocabulary) - 1
+
+
+def publish(hub, folder):
+  hub.repositories["user/clip", COMMITS["main"]] = folder
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_from_the_hub(hub, tmp_path, clip_teacher, shards):
+  publish(hub, make_clip(tmp_path / "clip", shards=shards))
+  found = load("user/clip")
+  digest = clip_teacher.name.partition(" ")[2]
+  assert found.name == f"user/clip@{'a' * 12} {digest}"
+  assert found.fingerprint == clip_teacher.fingerprint
+  weights = [path for _, path in hub.asked() if path.endswith(".safetensors")]
+  # All of one commit, though `main` may have moved meanwhile.
+  assert weights and all("/resolve/" + "a" * 40 in path for path in weights)
+  hub.asked_ranges()
+  load("user/clip", revision="a" * 40)
+  assert hub.asked_ranges() == []  # no file is fetched twice
+  hub.stop()
+  assert load("user/clip").name == found.name
+
+
+def refused(source, message, **args):
+  start = time.monotonic()
+  with pytest.raises(BadInput, match=message):
+    load(source, **args)
+  assert time.monotonic() - start < 10
+
+
+def test_what_the_hub_does_not_have(hub, tmp_path):
+  folder = make_clip(tmp_path / "clip")
+  publish(hub, folder)
+  refused("user/none", "user/none is neither .* no such repository")
+  refused("user/clip", "there is no revision 'v7'", revision="v7")
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+  refused(
+    "user/clip", r"^user/clip: model\.safetensors does not exist.*refs/pr"
+  )
+  assert not any(path.endswith(".bin") for _, path in hub.asked())
+  (folder / "vocab.json").unlink()
+  (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
+  hub.repositories["user/new", COMMITS["main"]] = folder
+  refused("user/new", r"/vocab\.json does not exist")
+  (folder / "config.json").unlink()
+  hub.repositories["user/newer", COMMITS["main"]] = folder
+  refused("user/newer", r"there is no file config\.json")
+
+
+def test_no_network(hub, tmp_path):
+  publish(hub, make_clip(tmp_path / "clip"))
+  hub.failing = 503
+  sentence = (
+    r"^user/clip is neither a folder nor a CLIP model that could be fetched "
+    r"from the Hugging Face hub: \w+: .*503.*; config\.json is not in the cache "
+    r"either; where there is a network, fetch config\.json, "
+    r"model\.safetensors .* and name that folder instead$"
+  )
+  refused("user/clip", sentence)
+  hub.stop()
+  refused("user/clip", sentence.replace("503", "refused"))
+
+
+def test_half_a_model_in_the_cache(hub, tmp_path):
+  folder = make_clip(tmp_path / "clip")
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+  publish(hub, folder)
+  refused("user/clip", r"model\.safetensors does not exist")
+  hub.stop()
+  refused(
+    "user/clip", r"^user/clip is neither .*; model\.safetensors is not in"
+  )
