@@ -23,6 +23,7 @@ setup(
     "mrd_jax": [
       "report/page.css",
       "report/page.js",
+      "report/viewer.html",
       "report/viewer.js",
       "teachers/templates.json",
     ]

@@ -1,4 +1,4 @@
-"""How far two results are apart, and whether that is within a tolerance."""
+"""Measures how far two results are apart, and judges it by a tolerance."""
 
 import math
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The whole comparison: what is run, and what it is held against."""
+"""Runs the whole comparison."""
 
 import dataclasses
 import functools
@@ -54,7 +54,7 @@ TOLERANCES = {
 def read_examples(
   data: Path, split: str, config: EncoderConfig, count: int
 ) -> Examples:
-  """The first shapes of a split as evaluation sees them, on the host.
+  """Reads the first shapes of a split as evaluation sees them, on the host.
 
   Args:
     data: Prepared dataset.
@@ -140,7 +140,7 @@ def compare(
 
 
 def _in_dtype(encoder: Encoder, dtype: str) -> Encoder:
-  """The encoder computing in a type; float64 has parameters of its own."""
+  """Returns the encoder computing in a type; float64 has parameters of its own."""
   variables = encoder.variables
   if dtype == "float64":
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
@@ -174,7 +174,7 @@ def _forward(
   train: bool,
   dtype: str,
 ) -> list[Row]:
-  """One forward pass: a row a stage, and the running statistics."""
+  """Runs one forward pass: a row a stage, and the running statistics."""
   part = f"{'train' if train else 'eval'} {dtype}"
   before = jax.device_get(encoder.variables["batch_stats"]["point_net"])
   size = encoder.config.architecture
@@ -207,7 +207,7 @@ def _step(
   examples: Examples,
   dtype: str,
 ) -> list[Row]:
-  """One training step: loss terms, gradients, updated parameters."""
+  """Takes one training step: loss terms, gradients, updated parameters."""
   limits = TOLERANCES[dtype]
   start = jax.device_get(
     training.start_params(setting, encoder.variables["params"])
@@ -266,7 +266,7 @@ def _rows(
   tolerance: Callable[[str], float | None],
   scale: float | None = None,
 ) -> list[Row]:
-  """A row for each of our stages; `rounded` is PyTorch's in bfloat16."""
+  """Makes a row for each of our stages; `rounded` is PyTorch's in bfloat16."""
   rows = []
   for name, value in ours.items():
     if name == stages.EMBEDDING:

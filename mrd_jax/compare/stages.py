@@ -1,12 +1,10 @@
-"""The encoder's stages on both sides, on the same clouds and weights.
+"""Runs the encoder's stages on both sides, on the same clouds and weights.
 
 A stage is named as it is printed; both functions return the same names in
 the order of computation.
 """
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +58,7 @@ def snap(clouds: Clouds) -> Clouds:
 
 
 def jax_indices(size: PointBERTSize, clouds: Clouds) -> dict[str, np.ndarray]:
-  """What our tokenizer chooses."""
+  """Returns what our tokenizer chooses."""
   return jax.device_get(
     _choose(size, clouds.points[..., :3], clouds.num_points)
   )
@@ -84,7 +82,7 @@ def _choose(
 def torch_indices(
   size: PointBERTSize, clouds: Clouds, device: str
 ) -> dict[str, np.ndarray]:
-  """What PyTorch's tokenizer chooses."""
+  """Returns what PyTorch's tokenizer chooses."""
   xyz, num_points = (
     torch.tensor(x, device=device)
     for x in (clouds.points[..., :3], clouds.num_points)
@@ -100,7 +98,7 @@ def torch_indices(
 def jax_forward(
   model: PointBERT, variables: Any, clouds: Clouds, *, train: bool
 ) -> Forward:
-  """Our forward pass with all its intermediate results."""
+  """Runs our forward pass with all its intermediate results."""
   groups, embedding, updates = jax.device_get(
     _apply(model, train, variables, clouds.points, clouds.num_points)
   )
@@ -154,7 +152,7 @@ def torch_forward(
   train: bool,
   bfloat16: bool,
 ) -> Forward:
-  """PyTorch's forward pass with all its intermediate results.
+  """Runs PyTorch's forward pass with all its intermediate results.
 
   The model is left as it was, its running statistics included.
   """
@@ -185,7 +183,8 @@ def torch_forward(
   try:
     with torch.no_grad():
       embedding = torch_apply(model, clouds, train=train, bfloat16=bfloat16)
-    statistics = _statistics(model)
+    buffers = {k: _numpy(v) for k, v in model.named_buffers()}
+    statistics = names.to_tree(buffers)["batch_stats"]["point_net"]
   finally:
     for hook in hooks:
       hook.remove()
@@ -203,29 +202,21 @@ def torch_apply(
   train: bool,
   bfloat16: bool,
 ) -> torch.Tensor:
-  """PyTorch's embeddings (B, D); with bfloat16 under `torch.autocast`."""
+  """Returns PyTorch's embeddings (B, D); with bfloat16 under `torch.autocast`."""
   weight = model.ppat.cls_token
   device = weight.device
   points = torch.tensor(clouds.points, device=device, dtype=weight.dtype)
   num_points = torch.tensor(clouds.num_points, device=device)
-  with (
-    _mode(model, train),
-    torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
-  ):
-    return model(points[..., :3], points, num_points).to(weight.dtype)
-
-
-@contextmanager
-def _mode(model: torch.nn.Module, train: bool) -> Iterator[None]:
   model.train(train)
   try:
-    yield
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+      return model(points[..., :3], points, num_points).to(weight.dtype)
   finally:
     model.eval()
 
 
 def unbias(statistics: Any, new: Any, count: int) -> Any:
-  """Our running statistics as PyTorch keeps them, after one training pass.
+  """Returns our running statistics as PyTorch keeps them, after one training pass.
 
   Both mix the batch's variance into the running one; PyTorch's is the
   unbiased, a factor n / (n - 1) with n values a channel.
@@ -243,11 +234,6 @@ def unbias(statistics: Any, new: Any, count: int) -> Any:
     return MOMENTUM * old + factor * (new - MOMENTUM * old)
 
   return jax.tree_util.tree_map_with_path(correct, statistics, new)
-
-
-def _statistics(model: pointbert_modules.Projected) -> Any:
-  buffers = {k: _numpy(v) for k, v in model.named_buffers()}
-  return names.to_tree(buffers)["batch_stats"]["point_net"]
 
 
 def _numpy(x: torch.Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One training step on both sides: loss terms, gradients, updated parameters.
+"""Takes one training step on both sides: loss terms, gradients, updated parameters.
 
 Schedule, clipping and freezing are left out, so that every parameter moves;
 the dynamic weights start apart from each other, so that a pair that is
@@ -7,6 +7,7 @@ exchanged shows.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -62,40 +63,34 @@ class Step(NamedTuple):
 
 
 def make_setting(config: Any, logit_scale: float | None) -> Setting:
-  """The setting of a run's `Config`; the paper's where there is none (None).
+  """Makes the setting of a run's `Config`; the paper's where there is none (None).
 
   Pairs are not sampled: that is random.
   """
-  loss = dataclasses.replace(
-    config.loss if config else LossConfig(), sampled_pairs=0
-  )
-  plain = OptimizerConfig(
-    learning_rate=LEARNING_RATE,
-    dynamic_learning_rate=LEARNING_RATE,
-    final_learning_rate=1.0,
-    warmup_epochs=0.0,
-    warmup_steps=0,
-    weight_decay=0.05,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    clip_norm=0.0,
-    ema_decay=0.0,
-    frozen=(),
-  )
-  if config:
-    # Not the learning rate: too small a step would show nothing.
-    kept = ("weight_decay", "b1", "b2", "eps")
-    plain = dataclasses.replace(
-      plain, **{name: getattr(config.optimizer, name) for name in kept}
-    )
+  loss = config.loss if config else LossConfig()
+  optimizer = config.optimizer if config else OptimizerConfig()
   if logit_scale is None:
     logit_scale = float(np.log(14.28))
-  return Setting(loss, plain, logit_scale)
+  return Setting(
+    dataclasses.replace(loss, sampled_pairs=0),
+    dataclasses.replace(
+      optimizer,
+      # Not the run's: too small a step would show nothing.
+      learning_rate=LEARNING_RATE,
+      dynamic_learning_rate=LEARNING_RATE,
+      final_learning_rate=1.0,
+      warmup_epochs=0.0,
+      warmup_steps=0,
+      clip_norm=0.0,
+      ema_decay=0.0,
+      frozen=(),
+    ),
+    logit_scale,
+  )
 
 
 def start_params(setting: Setting, encoder_params: Any) -> dict[str, Any]:
-  """What both sides start from, in the type of the encoder's parameters."""
+  """Makes what both sides start from, in the type of the encoder's parameters."""
   dtype = np.asarray(encoder_params["cls_token"]).dtype
   return {
     "encoder": encoder_params,
@@ -110,7 +105,7 @@ def start_params(setting: Setting, encoder_params: Any) -> dict[str, Any]:
 def jax_step(
   setting: Setting, model: PointBERT, variables: Any, examples: Examples
 ) -> Step:
-  """Our step."""
+  """Takes our step."""
   params = start_params(setting, variables["params"])
   gradients, metrics = jax.device_get(
     _gradients(setting.loss, model, params, variables["batch_stats"], examples)
@@ -142,7 +137,7 @@ def _gradients(
 
 
 def jax_update(setting: Setting, params: Any, gradients: Any) -> Any:
-  """The parameters after our optimizer's first step with given gradients."""
+  """Returns the parameters after our optimizer's first step with given gradients."""
   params, gradients = jax.tree.map(jnp.asarray, (params, gradients))
   return jax.device_get(_update(setting.optimizer, params, gradients))
 
@@ -163,7 +158,7 @@ def torch_step(
   *,
   bfloat16: bool,
 ) -> Step:
-  """PyTorch's step; the model is left as it was."""
+  """Takes PyTorch's step; the model is left as it was."""
   before = {k: v.clone() for k, v in model.state_dict().items()}
 
   dtype = model.ppat.cls_token.dtype
@@ -173,9 +168,10 @@ def torch_step(
 
   pairs = init_dynamic_weights(setting.loss)
   logit_scale = tensor(setting.logit_scale).requires_grad_()
+  # The matched form's only pair has another name there.
+  theirs = {name: "cross_image" if name == "cross" else name for name in pairs}
   dynamic = {
-    _twins_name(name): tensor(_DYNAMIC_WEIGHTS).requires_grad_()
-    for name in pairs
+    name: tensor(_DYNAMIC_WEIGHTS).requires_grad_() for name in theirs.values()
   }
   clouds = Clouds(*map(np.asarray, (examples.points, examples.num_points)))
   loss, found = torch_losses.mrd_loss(
@@ -199,8 +195,8 @@ def torch_step(
       "encoder": names.to_tree(arrays)["params"],
       "logit_scale": of(logit_scale).detach().cpu().numpy().copy(),
       "dynamic_weights": {
-        name: of(dynamic[_twins_name(name)]).detach().cpu().numpy().copy()
-        for name in pairs
+        ours: of(dynamic[name]).detach().cpu().numpy().copy()
+        for ours, name in theirs.items()
       },
     }
 
@@ -224,12 +220,16 @@ def torch_step(
   params = as_tree(named, of=lambda p: p)
   model.zero_grad(set_to_none=True)
   model.load_state_dict(before)
-  terms = {_our_term(name): value.item() for name, value in found.items()}
+  # PyTorch's "cross/PI-TI" is our "relation/PI-TI".
+  terms = {
+    re.sub("^(intra|cross)/", "relation/", name): value.item()
+    for name, value in found.items()
+  }
   return Step(terms, gradients, params)
 
 
 def torch_options(config: LossConfig) -> dict[str, Any]:
-  """A loss as the keyword arguments of `torch_losses.mrd_loss`."""
+  """Returns a loss as the keyword arguments of `torch_losses.mrd_loss`."""
   return {
     "representation": config.representation,
     "intra": config.intra,
@@ -245,7 +245,7 @@ def torch_options(config: LossConfig) -> dict[str, Any]:
 
 
 def modules(tree: dict[str, Any]) -> dict[str, Any]:
-  """A tree of parameters by module, in the order of computation."""
+  """Returns a tree of parameters by module, in the order of computation."""
   encoder = tree["encoder"]
   blocks = sorted(
     (name for name in encoder if name.startswith("block_")),
@@ -264,14 +264,3 @@ def modules(tree: dict[str, Any]) -> dict[str, Any]:
     name: tree[name] for name in ("logit_scale", "dynamic_weights")
   }
   return found
-
-
-def _twins_name(pair: str) -> str:
-  """The matched form's only pair has another name there."""
-  return "cross_image" if pair == "cross" else pair
-
-
-def _our_term(name: str) -> str:
-  """PyTorch's "cross/PI-TI" is our "relation/PI-TI"."""
-  side, _, term = name.partition("/")
-  return f"relation/{term}" if side in ("intra", "cross") and term else name

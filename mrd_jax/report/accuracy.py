@@ -6,6 +6,7 @@ from pathlib import Path
 from mrd_jax.draw.chart import GREY, Chart, Curve, png, svg
 from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.errors import BadInput
+from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders, RunFolder
 
 TOP_K = (1, 3, 5)
@@ -109,3 +110,19 @@ def draw(run: RunFolder, path: Path) -> None:
     title = "Classification accuracy of the test split, by step"
   columns = min(len(made), 2)
   png(path, title, run.describe(), made, columns=columns, tall=2.6)
+
+
+ZERO_SHOT = Section(
+  "Zero-shot",
+  "Zero-shot accuracy",
+  "Of held-out shapes, by step; dotted: chance.",
+  zero_shot,
+)
+
+
+FINETUNING = Section(
+  "Fine-tuning",
+  "Accuracy after fine-tuning",
+  "Of the test split, by step; dotted: chance.",
+  finetuning,
+)

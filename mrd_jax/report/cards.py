@@ -1,6 +1,7 @@
 """Shows what each run is."""
 
 from mrd_jax.draw.markup import Markup, join, tag
+from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders
 
 
@@ -39,3 +40,11 @@ def section(folders: Folders) -> list[Markup]:
       )
     )
   return [tag("div", *cards, class_="cards")] if cards else []
+
+
+SECTION = Section(
+  "Runs",
+  "Runs",
+  "",
+  section,
+)

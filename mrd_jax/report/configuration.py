@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mrd_jax.draw.markup import Markup, table, tag
+from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders
 
 NOT_SET = "—"
@@ -49,3 +50,11 @@ def _text(value: Any) -> str:
   if isinstance(value, str) and value:
     return value
   return json.dumps(value, ensure_ascii=False)
+
+
+SECTION = Section(
+  "Configuration",
+  "Configuration",
+  "",
+  section,
+)

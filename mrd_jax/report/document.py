@@ -6,11 +6,12 @@ only the script that is part of this package runs.
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from typing import NamedTuple
 
 from mrd_jax.draw.markup import Markup, tag
+from mrd_jax.report.run_folder import Folders
 
 
 class Section(NamedTuple):
@@ -20,30 +21,32 @@ class Section(NamedTuple):
     name: In the navigation.
     title: Its heading.
     note: What to know about it; may be empty.
-    blocks: What it shows; without blocks it is left out.
+    blocks: Makes what it shows; without blocks it is left out.
   """
 
   name: str
   title: str
   note: str
-  blocks: Sequence[Markup]
+  blocks: Callable[[Folders], list[Markup]]
 
 
-def document(title: str, sections: Iterable[Section]) -> str:
-  """Writes the whole HTML file; `title` is "NAME · report"."""
-  files = resources.files("mrd_jax.report")
-  style = (files / "page.css").read_text(encoding="utf-8")
-  script = "".join(
-    (files / name).read_text(encoding="utf-8")
-    for name in ("page.js", "viewer.js")
-  )
+def document(
+  title: str, filled: Iterable[tuple[Section, Sequence[Markup]]]
+) -> str:
+  """Writes the whole HTML file.
+
+  Args:
+    title: Of the page, "NAME · report".
+    filled: Sections and their blocks.
+  """
+  script = read("page.js") + read("viewer.js")
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   policy = (
     f"default-src 'none'; script-src 'sha256-{digest}'; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
   )
   links, parts = [], []
-  for name, heading, note, blocks in sections:
+  for (name, heading, note, _), blocks in filled:
     if blocks:
       anchor = name.lower().replace(" ", "-")
       links.append(tag("a", name, href=f"#{anchor}"))
@@ -59,51 +62,20 @@ def document(title: str, sections: Iterable[Section]) -> str:
     tag("meta", http_equiv="Content-Security-Policy", content=policy),
     tag("meta", name="viewport", content="width=device-width,initial-scale=1"),
     tag("title", title),
-    tag("style", Markup(style)),
+    tag("style", Markup(read("page.css"))),
   ]
   body = [
     tag("a", "Skip to the results", class_="skip", href="#main"),
     tag("header", tag("h1", title.removesuffix(" · report")), toggle),
     tag("nav", *links, aria_label="Sections"),
     tag("main", *parts, id="main"),
-    _viewer(),
+    Markup(read("viewer.html")),
     tag("script", Markup(script)),
   ]
   page = tag("html", tag("head", *head), tag("body", *body), lang="en")
   return f"<!doctype html>\n{page}\n"
 
 
-def _viewer() -> Markup:
-  """Makes the dialog in which one cloud is turned; viewer.js brings it to life."""
-  buttons = [
-    tag("button", text, type="button", data_act=act, aria_label=label)
-    for act, text, label in (
-      ("left", "←", "Turn left"),
-      ("right", "→", "Turn right"),
-      ("up", "↑", "Tilt up"),
-      ("down", "↓", "Tilt down"),
-      ("in", "+", "Nearer"),
-      ("out", "−", "Farther"),
-      ("reset", "Reset", "Reset the view"),
-    )
-  ]
-  turn = tag(
-    "button", "Auto-turn", type="button", data_act="turn", aria_pressed="false"
-  )
-  close = tag(
-    "button", "Close", type="button", data_act="close", class_="close"
-  )
-  return tag(
-    "dialog",
-    tag("header", tag("h2", "", id="viewer-title"), close),
-    tag("canvas", tabindex=0, role="img", aria_labelledby="viewer-title"),
-    tag("div", *buttons, turn, class_="controls"),
-    tag(
-      "p",
-      "Drag or use the arrow keys to turn, + and − to zoom, space to start and "
-      "stop turning.",
-      class_="note",
-    ),
-    id="viewer",
-    aria_labelledby="viewer-title",
-  )
+def read(name: str) -> str:
+  """Reads a file of this folder."""
+  return (resources.files("mrd_jax.report") / name).read_text("utf-8")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.draw.markup import tag
+from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import replacing
 from mrd_jax.report import (
@@ -20,76 +20,27 @@ from mrd_jax.report import (
 from mrd_jax.report.document import Section, document
 from mrd_jax.report.run_folder import EvaluationFolder, Folders, RunFolder
 
-# Name, function, heading and note of every section, in the order of the page.
-# A function makes the blocks of the page of `Folders`, none if it has none.
+# In the order of the page; a new one is a file and a line here.
 SECTIONS = (
-  (
-    "Runs",
-    cards.section,
-    "Runs",
-    "",
-  ),
-  (
-    "Results",
-    results.section,
-    "Results",
-    "The best value of a column is bold where there are several; of "
-    "relation gaps (mean absolute errors) it is the smallest.",
-  ),
-  (
-    "Losses",
-    losses.section,
-    "The loss and its parts",
-    "By step.",
-  ),
-  (
-    "Weights",
-    weights.section,
-    "Dynamic weights",
-    "Which teacher relation each pair follows (Eq. 9, Fig. 5 of the "
-    "paper); the two weights of a pair sum to 1, dotted: 1/2.",
-  ),
-  (
-    "Zero-shot",
-    accuracy.zero_shot,
-    "Zero-shot accuracy",
-    "Of held-out shapes, by step; dotted: chance.",
-  ),
-  (
-    "Fine-tuning",
-    accuracy.finetuning,
-    "Accuracy after fine-tuning",
-    "Of the test split, by step; dotted: chance.",
-  ),
-  (
-    "Confusion",
-    confusion.section,
-    "Confusion",
-    "Which class is taken for which, from the stored embeddings.",
-  ),
-  (
-    "Map",
-    embedding_map.section,
-    "Embedding map",
-    "Shapes in the joint space, laid out by t-SNE: neighbours are alike, "
-    "distances between groups mean little. The most frequent classes are "
-    "coloured; point at a dot to read its class.",
-  ),
-  (
-    "Retrieval",
-    gallery.section,
-    "Retrieval",
-    "What each query finds, best first, with cosine similarities. Queries"
-    " are spread over the classes, not picked by result. Open a shape to "
-    "turn it.",
-  ),
-  (
-    "Configuration",
-    configuration.section,
-    "Configuration",
-    "",
-  ),
+  cards.SECTION,
+  results.SECTION,
+  losses.SECTION,
+  weights.SECTION,
+  accuracy.ZERO_SHOT,
+  accuracy.FINETUNING,
+  confusion.SECTION,
+  embedding_map.SECTION,
+  gallery.SECTION,
+  configuration.SECTION,
 )
+
+
+def _left_out(folders: Folders) -> list[Markup]:
+  items = [tag("li", sentence) for sentence in folders.missing]
+  return [tag("ul", *items, class_="missing")] if items else []
+
+
+LEFT_OUT = Section("Left out", "What is not on this page", "", _left_out)
 
 
 def write_page(
@@ -114,21 +65,15 @@ def write_page(
     evaluations=[f for f in folders if isinstance(f, EvaluationFolder)],
     missing=[],
   )
-  sections = [
-    Section(name, heading, note, blocks(given))
-    for name, blocks, heading, note in SECTIONS
-  ]
-  if given.missing:
-    items = [tag("li", sentence) for sentence in given.missing]
-    listed = [tag("ul", *items, class_="missing")]
-    sections.append(Section("Left out", "What is not on this page", "", listed))
+  # In this order: what is left out is known when all have been made.
+  filled = [(one, one.blocks(given)) for one in (*SECTIONS, LEFT_OUT)]
   title = f"{labels[0]} · report"
   if len(labels) > 1:
     title = f"{len(labels)} side by side · report"
   try:
     with replacing(path) as temporary:
       # A lone surrogate, which JSON allows and UTF-8 does not, becomes "?".
-      text = document(title, sections)
+      text = document(title, filled)
       temporary.write_bytes(text.encode("utf-8", "replace"))
   except OSError as error:
     raise BadInput(

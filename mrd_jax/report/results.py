@@ -6,6 +6,7 @@ from typing import NamedTuple
 from mrd_jax.draw.markup import Markup, table, tag
 from mrd_jax.encoder.embed_split import AT_THE_END
 from mrd_jax.metrics.table import group_metrics, label, number
+from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import EvaluationFolder, Folders, RunFolder
 
 
@@ -188,3 +189,12 @@ def results_table(
     table(title, head, body, class_="numbers"),
     *(tag("p", note, class_="note") for note in notes),
   )
+
+
+SECTION = Section(
+  "Results",
+  "Results",
+  "The best value of a column is bold where there are several; of "
+  "relation gaps (mean absolute errors) it is the smallest.",
+  section,
+)

@@ -1,4 +1,4 @@
-"""What a training run, or an evaluation, has left in its folder."""
+"""Reads what a training run, or an evaluation, has left in its folder."""
 
 import dataclasses
 import os
@@ -51,7 +51,7 @@ class RunFolder:
     return "test" in self.config["data"]
 
   def series(self, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The metrics of one kind, "train" or "eval".
+    """Returns the metrics of one kind, "train" or "eval".
 
     Returns:
       For every name the (N,) steps at which it was recorded, and its (N,)
@@ -68,7 +68,7 @@ class RunFolder:
     }
 
   def last_evaluation(self) -> dict[str, Any]:
-    """The newest line of kind "eval"; empty if there is none."""
+    """Returns the newest line of kind "eval"; empty if there is none."""
     found = [line for line in self.lines if line["kind"] == "eval"]
     return found[-1] if found else {}
 
@@ -100,7 +100,7 @@ class RunFolder:
     )
 
   def describe(self) -> list[str]:
-    """The dataset, the teacher and the run, a phrase each for the reader."""
+    """Names the dataset, the teacher and the run, a phrase each for the reader."""
     data = [f"data: {self.data_dir} (not readable here)"]
     if self.meta:
       data = [f"data: {self.meta.name}"]
@@ -170,15 +170,13 @@ def read_folder(
   results = _read_optional(path)
   if not isinstance(results, dict) or results.get("kind") != "evaluation":
     return read_run(directory, data_dir)
-  try:
-    whole = all(
+  if not _holds(
+    lambda: all(
       isinstance(row["name"], str) and isinstance(suite["metrics"], dict)
       for row in results["rows"]
       for suite in row["suites"].values()
     )
-  except (KeyError, TypeError, AttributeError):
-    whole = False
-  if not whole:
+  ):
     raise BadInput(
       f"{path} is not what mrd_jax.evaluate writes: a row lacks its name, or "
       "a suite its metrics; repeat the evaluation"
@@ -262,21 +260,19 @@ def read_run(
 
 
 def _read_results(path: Path) -> dict[str, Any] | None:
-  """A run's results.json, or None when there is none."""
+  """Reads a run's results.json, or returns None when there is none."""
   results = _read_optional(path)
   if results is None:
     return None
-  try:
-    best = results.get("best_test_epoch", {"step": 0, "metrics": {}})
-    parts = (
-      results["metrics"],
-      results.get("chance_top1", {}),
-      best["metrics"],
+  best = {"step": 0, "metrics": {}}
+  if not _holds(
+    lambda: (
+      isinstance(results["metrics"], dict)
+      and isinstance(results.get("chance_top1", {}), dict)
+      and isinstance(results.get("best_test_epoch", best)["metrics"], dict)
+      and "step" in results.get("best_test_epoch", best)
     )
-    whole = "step" in best and all(isinstance(part, dict) for part in parts)
-  except (KeyError, TypeError, AttributeError):
-    whole = False
-  if not whole:
+  ):
     raise BadInput(
       f"{path} has no metrics, or is in another form than training writes; "
       "remove it and repeat the training command"
@@ -284,10 +280,18 @@ def _read_results(path: Path) -> dict[str, Any] | None:
   return results
 
 
+def _holds(condition: Callable[[], bool]) -> bool:
+  """Returns whether something is true of values that may lack anything."""
+  try:
+    return condition()
+  except (KeyError, TypeError, AttributeError):
+    return False
+
+
 def _renamed(
   values: Mapping[str, Any], names: Mapping[str, str]
 ) -> dict[str, Any]:
-  """Values by "SPLIT" or "SPLIT/METRIC", with other names of splits."""
+  """Returns values by "SPLIT" or "SPLIT/METRIC", with other names of splits."""
   renamed = {}
   for key, value in values.items():
     split, slash, metric = key.partition("/")
