@@ -214,7 +214,7 @@ def test_unknown_shapes_demand_the_flags(unknown, tmp_path, capsys):
     message = failed(
       capsys, "from-torch", "--input", path, "--out", out, *FLAGS[:left]
     )
-    assert message.startswith(f"{path} is a PointBERT of ")
+    assert message.startswith(f"error: {path} is a PointBERT of ")
     assert message.endswith(f"{missing}\n")
     assert not out.exists()
   assert run("from-torch", "--input", path, "--out", out, *FLAGS) == 0

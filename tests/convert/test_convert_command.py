@@ -158,29 +158,18 @@ def test_hostile_and_broken_files(unknown, tmp_path, capsys):
   assert not out.exists() and not trace.exists()
 
 
-def test_help_is_quick():
-  program = """
+def test_without_pytorch(model_dir, tmp_path):
+  """Help is quick, and what needs PyTorch says so."""
+  program = f"""
 import sys
+sys.modules["torch"] = None
 from mrd_jax.convert.__main__ import main
 for args in ([], ["to-torch"], ["from-torch"], ["to-onnx"]):
   try:
     main([*args, "--help"])
   except SystemExit as error:
     assert error.code == 0
-assert not {"jax", "flax", "torch", "onnx", "numpy"} & sys.modules.keys()
-"""
-  done = subprocess.run(
-    [sys.executable, "-c", program], capture_output=True, text=True, check=True
-  )
-  for word in ("to-torch", "from-torch", "to-onnx", "--style", "--radius"):
-    assert word in done.stdout
-
-
-def test_without_pytorch(model_dir, tmp_path):
-  program = f"""
-import sys
-sys.modules["torch"] = None
-from mrd_jax.convert.__main__ import main
+assert not {{"jax", "flax", "onnx", "numpy"}} & sys.modules.keys()
 model, out = {str(model_dir)!r}, {str(tmp_path / "out")!r}
 for args in (
   ["to-torch", "--checkpoint", model, "--out", out + ".pt"],
@@ -193,6 +182,8 @@ for args in (
     [sys.executable, "-c", program], capture_output=True, text=True, check=False
   )
   assert done.returncode == 0, done.stderr
+  for word in ("to-torch", "from-torch", "to-onnx", "--style", "--radius"):
+    assert word in done.stdout
   sentence = (
     "error: this needs PyTorch, which is not installed: pip install mrd-jax"
   )

@@ -113,9 +113,14 @@ def test_tensors_of_a_gpu_are_read_where_there_is_none(tmp_path, state):
   assert_read(path, state)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("wrap", [True, False])
-@pytest.mark.parametrize("prefix", ["", "module.", "module.pc_encoder."])
+@pytest.mark.parametrize(
+  ("prefix", "wrap", "zipped"),
+  [
+    ("", False, True),
+    ("module.", True, False),
+    ("module.pc_encoder.", True, True),
+  ],
+)
 def test_state_dicts(tmp_path, state, prefix, wrap, zipped):
   content = prefixed(prefix, state)
   torch.save(
@@ -126,9 +131,8 @@ def test_state_dicts(tmp_path, state, prefix, wrap, zipped):
   assert_read(tmp_path / "model.pth", state)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_safetensors(tmp_path, state, prefix):
-  save_file(prefixed(prefix, state), tmp_path / "model.safetensors")
+def test_safetensors(tmp_path, state):
+  save_file(prefixed("module.", state), tmp_path / "model.safetensors")
   assert_read(tmp_path / "model.safetensors", state)
 
 
@@ -231,14 +235,6 @@ def test_nothing_is_executed(tmp_path, state, layout):
   else:
     pickle.loads(path.read_bytes())
   assert trace.exists()
-
-
-def test_a_pickle_of_any_protocol_is_not_executed(tmp_path):
-  trace, path = tmp_path / "executed", tmp_path / "model.pt"
-  for protocol in range(6):
-    path.write_bytes(pickle.dumps(Attack(trace), protocol=protocol))
-    refused(path, "refused|cannot be read")
-  assert not trace.exists()
 
 
 class Subclass(torch.Tensor):
