@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from ml_collections import ConfigDict
 
 from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
@@ -124,7 +123,7 @@ def compare(
   examples = examples._replace(points=clouds.points)
   training_config = encoder.config.training_config
   setting = training.make_setting(
-    from_config_dict(ConfigDict(training_config)) if training_config else None,
+    from_config_dict(training_config) if training_config else None,
     encoder.config.logit_scale,
   )
   rows = _indices("points", encoder, clouds, device, tolerance=0.0)
