@@ -45,8 +45,7 @@ def test_help_of_a_run_needs_no_jax(verb):
 
 
 def test_the_page_of_all_fields_is_current():
-  """`python -m mrd_jax.config` writes it."""
-  assert PAGE.read_text() == write_page()
+  assert PAGE.read_text() == write_page(), "run python -m mrd_jax.config"
 
 
 @pytest.mark.parametrize(
