@@ -1,4 +1,4 @@
-"""What makes training records out of published or generated data."""
+"""Makes training records out of published or generated data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""python -m mrd_jax.prepare KIND ...: makes a dataset."""
+"""Makes a dataset: python -m mrd_jax.prepare KIND ..."""
 
 import argparse
 import importlib

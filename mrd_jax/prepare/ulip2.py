@@ -112,7 +112,7 @@ def convert(
 
 
 def _root(given: Path) -> Path:
-  """The folder that holds `shapenet_pc`: the given one, or one below."""
+  """Finds the folder that holds `shapenet_pc`: the given one, or one below."""
   found = [given, *sorted(path.parent for path in given.glob(f"*/{_CLOUDS}"))]
   for folder in found:
     if (folder / _CLOUDS).is_dir():
@@ -124,7 +124,7 @@ def _root(given: Path) -> Path:
 
 
 def _listed(root: Path) -> list[str]:
-  """File names of the clouds in train.txt and test.txt."""
+  """Reads the file names of the clouds in train.txt and test.txt."""
   files: list[str] = []
   for name in ("train.txt", "test.txt"):
     if (root / name).is_file():
@@ -135,7 +135,7 @@ def _listed(root: Path) -> list[str]:
 
 
 def _names(path: Path) -> dict[str, str]:
-  """Synset -> its names, "chair,armchair"."""
+  """Reads the names of every synset, "chair,armchair"."""
   rows = read_json(path)
   try:
     return {str(row["synsetId"]): str(row["name"]) for row in rows}
@@ -199,7 +199,7 @@ def _write_captions(
 
 
 def _key(file: str) -> str:
-  """SYNSET-MODEL, the name of a shape in all of the files."""
+  """Returns SYNSET-MODEL, the name of a shape in all of the files."""
   return PurePosixPath(file).stem
 
 

@@ -1,4 +1,4 @@
-"""Surfaces: triangle soups that are built, moved and sampled with numpy alone.
+"""Builds, moves and samples surfaces: triangle soups, with numpy alone.
 
 Everything is a `Part`, a set of triangles with a colour role and perhaps a
 name.  Triangles (and not one closed form per primitive) because any affine
@@ -60,7 +60,7 @@ class Part:
 
 
 def triangle_areas(triangles: np.ndarray) -> np.ndarray:
-  """Areas (F,) of triangles (F, 3, 3)."""
+  """Returns the areas (F,) of triangles (F, 3, 3)."""
   # The cross product by hand: np.cross takes five times as long.
   origin = triangles[:, 0]
   ax, ay, az = (triangles[:, 1] - origin).T
@@ -98,7 +98,7 @@ def sample_triangles(
 
 
 def _strip(rings: np.ndarray) -> np.ndarray:
-  """Triangles (2 (K-1) S, 3, 3) between K closed rings (K, S, 3)."""
+  """Joins K closed rings (K, S, 3) by triangles (2 (K-1) S, 3, 3)."""
   count, sides = rings.shape[:2]
   after = rings[:, np.arange(1, sides + 1) % sides]
   order = (rings[:-1], after[:-1], rings[1:], after[:-1], after[1:], rings[1:])
@@ -109,12 +109,12 @@ def _strip(rings: np.ndarray) -> np.ndarray:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-  """Vectors (K, 3) scaled to length 1."""
+  """Scales vectors (K, 3) to length 1."""
   return vectors / np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
 
 
 def box(width: float, height: float, depth: float) -> Part:
-  """A box that stands on y=0: sizes along x, y and z."""
+  """Builds a box that stands on y=0: sizes along x, y and z."""
   return extrude(
     [
       (-width / 2, 0),
@@ -127,7 +127,7 @@ def box(width: float, height: float, depth: float) -> Part:
 
 
 def extrude(outline: ArrayLike, depth: float) -> Part:
-  """A flat outline (K, 2) in the xy plane, thickened by `depth` about z=0.
+  """Thickens a flat outline (K, 2) in the xy plane by `depth` about z=0.
 
   The outline must be star-shaped about the mean of its corners.
   """
@@ -140,7 +140,7 @@ def extrude(outline: ArrayLike, depth: float) -> Part:
 
 
 def revolve(profile: ArrayLike, sides: int = SEGMENTS) -> Part:
-  """The surface that a profile (K, 2) of (radius, y) sweeps about the y axis.
+  """Sweeps a profile (K, 2) of (radius, y) about the y axis.
 
   A profile that starts and ends at radius 0 is closed; one that turns back
   inside itself is a vessel with an inner wall.
@@ -155,18 +155,18 @@ def revolve(profile: ArrayLike, sides: int = SEGMENTS) -> Part:
 
 
 def cylinder(radius: float, height: float, top: float | None = None) -> Part:
-  """A closed cylinder on y=0, or a frustum when the `top` radius differs."""
+  """Builds a cylinder on y=0, or a frustum when the `top` radius differs."""
   top = radius if top is None else top
   return revolve([(0, 0), (radius, 0), (top, height), (0, height)])
 
 
 def cone(radius: float, height: float) -> Part:
-  """A closed cone that stands on y=0."""
+  """Builds a cone that stands on y=0."""
   return cylinder(radius, height, 0)
 
 
 def vessel(profile: ArrayLike, wall: float = 0.02) -> Part:
-  """An open container: the profile (radius, y), bottom up, and its inside."""
+  """Builds an open container of its profile (radius, y), bottom up."""
   outside = np.asarray(profile, np.float32)
   inside = outside[::-1].copy()
   inside[:, 0] = np.maximum(inside[:, 0] - wall, 0)
@@ -176,12 +176,12 @@ def vessel(profile: ArrayLike, wall: float = 0.02) -> Part:
 
 
 def sphere(radius: float) -> Part:
-  """A sphere about the origin; `scale` makes it an ellipsoid."""
+  """Builds a sphere about the origin; `scale` makes it an ellipsoid."""
   return dome(radius, -90)
 
 
 def dome(radius: float, from_degrees: float = 0) -> Part:
-  """The part of a sphere about the origin above a latitude, open below."""
+  """Builds what of a sphere lies above a latitude, open below."""
   # Small balls (eyes, dots) come by the dozen and can be coarser.
   coarse = radius < 0.1
   latitude = np.radians(np.linspace(from_degrees, 90, 7 if coarse else 11))
@@ -192,7 +192,7 @@ def dome(radius: float, from_degrees: float = 0) -> Part:
 
 
 def torus(radius: float, thickness: float) -> Part:
-  """A ring about the y axis; `thickness` is the radius of its tube."""
+  """Builds a ring about the y axis; `thickness` is its tube's radius."""
   angle = np.linspace(0, 2 * np.pi, 13)
   return revolve(
     np.stack(
@@ -202,7 +202,7 @@ def torus(radius: float, thickness: float) -> Part:
 
 
 def tube(points: ArrayLike, radius: ArrayLike) -> Part:
-  """A closed tube along a polyline (K, 3), its radius constant or per point.
+  """Builds a closed tube along a polyline (K, 3), of one radius or one a point.
 
   The line may bend in a plane or gently in space, but not turn right round
   about an axis that it also runs along.
@@ -226,14 +226,14 @@ def tube(points: ArrayLike, radius: ArrayLike) -> Part:
 
 
 def rod(start: ArrayLike, stop: ArrayLike, radius: float) -> Part:
-  """A straight round bar between two points."""
+  """Builds a straight round bar between two points."""
   return tube(np.stack([np.asarray(start), np.asarray(stop)]), radius)
 
 
 def arc(
   radius: float, start: float, stop: float, *, tall: float = 1.0
 ) -> np.ndarray:
-  """Points (13, 3) along a circle in the xy plane, angles in degrees from +x.
+  """Returns points (13, 3) along a circle in the xy plane, degrees from +x.
 
   `tall` stretches it along y.
   """
@@ -249,15 +249,15 @@ def arc(
 
 
 def pair(part: Part, axis: str = "x") -> list[Part]:
-  """The part and its mirror image across the origin along `axis`."""
+  """Adds its mirror image across the origin along `axis` to a part."""
   return [part, part.scale(**{axis: -1})]
 
 
 def corners(part: Part, x: float, z: float) -> list[Part]:
-  """Four mirrored copies of a part moved to (x, z)."""
+  """Puts four mirrored copies of a part to (x, z)."""
   return [q for p in pair(part.at(x, 0, z)) for q in pair(p, "z")]
 
 
 def around(part: Part, count: int, start: float = 0) -> list[Part]:
-  """`count` copies, evenly turned about the y axis."""
+  """Makes `count` copies, evenly turned about the y axis."""
   return [part.turn("y", start + 360 * i / count) for i in range(count)]

@@ -1,4 +1,4 @@
-"""From a family to one coloured object, with a description that is true of it.
+"""Draws coloured objects of a family, with descriptions that are true of them.
 
 The description is the single source of what the captions say and of what the
 teacher sees, so text, image and points of a shape agree.
@@ -63,7 +63,7 @@ class Description:
   parts: tuple[str, ...] = ()
 
   def concepts(self) -> list[Concept]:
-    """All concepts of the object, the family first."""
+    """Lists all concepts of the object, the family first."""
     pairs = [
       ("family", self.family),
       ("color", self.color),
@@ -126,7 +126,7 @@ def draw_similar(
 
 
 def _names(parts: Iterable[Part], family: Family) -> list[str]:
-  """Distinct part names in order of declaration."""
+  """Lists distinct part names in order of declaration."""
   present = {part.name for part in parts} - {""}
   if unknown := present - set(family.parts):
     raise ValueError(
@@ -158,7 +158,7 @@ def _pick(words: Mapping[str, object], rng: np.random.Generator) -> str:
 def _role_colors(
   description: Description, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-  """Role -> (3,) float32 colour, with the object's own shade."""
+  """Draws a (3,) float32 colour a role, with the object's own shade."""
   base = {
     "main": COLORS[description.color],
     "accent": MATERIALS.get(description.material, DARK),

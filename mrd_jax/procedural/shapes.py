@@ -1,4 +1,4 @@
-"""An embedded, download-free, *synthetic* dataset with a *synthetic* teacher.
+"""Makes the shapes of a *synthetic* dataset with a *synthetic* teacher.
 
 Coloured point clouds of parametric everyday objects, captions from a small
 grammar, and features that no network ever computed (`teacher.py` says how).

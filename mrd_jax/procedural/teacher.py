@@ -1,4 +1,4 @@
-"""The synthetic teacher: concept vectors in the place of a CLIP model.
+"""Makes synthetic features: concept vectors in the place of a CLIP model.
 
 Nothing here has seen an image or was trained.  Every concept (a family, a
 colour, a material, a size word, a part) has a fixed random direction; a text
@@ -85,7 +85,7 @@ class SyntheticTeacher:
     return f"synthetic teacher (D={self.embed_dim}, seed {self.seed})"
 
   def text_features(self, texts: Sequence[str]) -> np.ndarray:
-    """Features (T, D) of texts; equal texts have equal features.
+    """Returns features (T, D) of texts; equal texts have equal features.
 
     A text that mentions no known concept gets the offset and its noise only.
     """
@@ -100,7 +100,7 @@ class SyntheticTeacher:
   def image_features(
     self, description: Description, num_views: int, rng: np.random.Generator
   ) -> np.ndarray:
-    """Features (V, D) of `num_views` imagined views of a shape.
+    """Returns features (V, D) of `num_views` imagined views of a shape.
 
     Args:
       description: What is true of the shape.
@@ -119,7 +119,7 @@ class SyntheticTeacher:
     return _normalize(content + rng.normal(0, VIEW_NOISE / scale, shape))
 
   def class_features(self, class_names: Sequence[str]) -> np.ndarray:
-    """Zero-shot classifier (C, D): the mean over templates, normalised.
+    """Returns a zero-shot classifier (C, D): means over templates, normalised.
 
     Raises:
       BadInput: for a name that is neither a family nor a synonym of one.
@@ -147,7 +147,7 @@ class SyntheticTeacher:
     return vector / np.linalg.norm(vector)
 
   def _direction(self, key: str) -> np.ndarray:
-    """A fixed random unit vector (D,) for a key; never Python's hash()."""
+    """Returns a fixed random unit vector (D,) for a key; never by hash()."""
     entropy = (self.seed, zlib.crc32(key.encode()))
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
     vector = rng.normal(size=self.embed_dim)
@@ -155,7 +155,7 @@ class SyntheticTeacher:
 
 
 def _relative(family: str, rng: np.random.Generator) -> str:
-  """Another family of the same super-category."""
+  """Draws another family of the same super-category."""
   group = FAMILIES[family].group
   others = [
     name for name, f in FAMILIES.items() if f.group == group and name != family

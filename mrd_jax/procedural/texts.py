@@ -1,4 +1,4 @@
-"""Captions: a small grammar, and the vocabulary that reads it back.
+"""Writes captions by a small grammar, and reads them by its vocabulary.
 
 What `draw_texts` writes, `mentions` understands; the synthetic teacher sees a
 text only through `mentions`.
@@ -64,14 +64,14 @@ def draw_texts(
 
 
 def with_article(noun: str, plural: bool = False) -> str:
-  """ "an orange cup", "a pair of scissors", "armrests"."""
+  """Adds an article: "an orange cup", "a pair of scissors"."""
   if plural:
     return f"a pair of {noun}"
   return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def mentions(text: str) -> list[Concept]:
-  """The distinct concepts that a text names, in order.
+  """Lists the distinct concepts that a text names, in order.
 
   The longest phrase wins ("traffic cone" is no "cone"), words that mean
   nothing here are passed over, case and punctuation do not matter.
@@ -94,7 +94,7 @@ def mentions(text: str) -> list[Concept]:
 def _caption(
   description: Description, kind: TextKind, rng: np.random.Generator
 ) -> str:
-  """A bare name for RAW, else a phrase in one of the kind's frames."""
+  """Writes a bare name for RAW, else a phrase in one of the kind's frames."""
   words, part = _words(description, kind, rng)
   if kind == TextKind.RAW:
     return words
@@ -108,7 +108,7 @@ def _caption(
 def _words(
   description: Description, kind: TextKind, rng: np.random.Generator
 ) -> tuple[str, str]:
-  """The adjectives and the noun, and the one part to mention or ""."""
+  """Chooses adjectives and noun, and the one part to mention or ""."""
   says = {what: rng.random() < share for what, share in _SAYS[kind].items()}
   nouns = (description.family, *FAMILIES[description.family].synonyms)
   noun = nouns[0]
@@ -127,7 +127,7 @@ def _words(
 
 
 def _vocabulary() -> dict[str, Concept]:
-  """Every phrase that means something; raises ValueError on a homonym."""
+  """Lists every phrase that means something; ValueError on a homonym."""
   vocabulary: dict[str, Concept] = {}
 
   def add(phrase: str, kind: str, name: str) -> None:

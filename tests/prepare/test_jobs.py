@@ -19,7 +19,7 @@ from runs import REPOSITORY
 from mrd_jax.data.dataset import class_features, open_split, read_meta
 from mrd_jax.data.records import TextKind
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import procedural
+from mrd_jax.prepare import kinds, procedural
 from mrd_jax.prepare.__main__ import main
 from mrd_jax.prepare.job import job
 from mrd_jax.prepare.openshape import convert
@@ -43,6 +43,24 @@ def test_bad_input_is_one_sentence_and_code_2(tmp_path, capsys):
   assert main(["openshape", *arguments]) == 2
   out, err = capsys.readouterr()
   assert not out and err.count("\n") == 1 and str(tmp_path) in err
+
+
+def test_a_kind_is_one_file(tmp_path, monkeypatch, capsys):
+  (tmp_path / "mine.py").write_text(
+    '''"""Makes mine."""
+def add_flags(parser):
+  parser.add_argument("--name")
+def run(args):
+  return f"made {args.name}"
+'''
+  )
+  monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path)])
+  assert main(["mine", "--name=x"]) == 0
+  with pytest.raises(SystemExit):
+    main(["--help"])
+  out = capsys.readouterr().out
+  assert out.startswith("made x\n") and "Makes mine" in out
+  assert "Makes records of ULIP-2's ShapeNet triplets" in out
 
 
 @pytest.fixture(scope="module")

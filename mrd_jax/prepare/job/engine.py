@@ -51,7 +51,7 @@ class Unit(Protocol):
   def name(self) -> str: ...
 
   def items(self) -> Iterable[Item]:
-    """The same items in the same order every time; cheap until called."""
+    """Yields the same items in the same order every time; cheap to skip."""
     ...
 
 
@@ -140,7 +140,7 @@ def _stem(unit: Unit, index: int) -> str:
 
 
 def _done(folder: Path, unit: Unit) -> Path:
-  """The file that says how many commits a finished unit has."""
+  """Names the file that says how many commits a finished unit has."""
   return folder / f"{unit.name}.done"
 
 

@@ -176,7 +176,7 @@ def _job_folder(output: Path, job: Mapping[str, Any]) -> Iterator[Path | None]:
   """
 
   def is_made() -> bool:
-    """Whether `output` is the finished dataset of this very job."""
+    """Says whether `output` is the finished dataset of this very job."""
     file = output / JOB_FILE
     return file.is_file() and read_json(file) == job
 

@@ -171,6 +171,7 @@ def chunks(items: Iterable[_T]) -> Iterator[Iterator[_T]]:
 
 
 def is_committed(folder: Path, stem: str) -> bool:
+  """Says whether a piece of work is finished."""
   return (folder / f"{stem}.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The teacher of a preparation job: which, and loaded."""
+"""Loads the teacher of a preparation job."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Teacher:
   captioner: "Captioner | None" = None
 
   def class_features(self, classes: Sequence[str]) -> np.ndarray:
-    """(C, D) features of class names by prompts; C may be 0."""
+    """Returns (C, D) features of class names by prompts; C may be 0."""
     if not classes:
       return np.zeros((0, self.clip.embed_dim), np.float32)
     return class_features(self.clip, classes, self.templates)
@@ -57,7 +57,7 @@ class TeacherConfig:
   captioner: str | None = None
 
   def description(self) -> dict[str, Any]:
-    """What decides the features, as far as it is known without the model."""
+    """Says what decides the features, as far as is known without the model."""
     templates = read_templates(self.templates, self.template_key)
     return dataclasses.asdict(self) | {"templates": templates}
 

@@ -224,7 +224,7 @@ class MeshUnit:
 
 
 def name_of(file: str) -> str:
-  """What the name of a file says in words: "" for numbers and hashes.
+  """Reads a file's name as words: "" for numbers and hashes.
 
   "chairs/OfficeChair_03.glb" is "office chair".
   """
@@ -237,7 +237,7 @@ def name_of(file: str) -> str:
 
 
 def _utf8(text: str) -> str:
-  """The text without the bytes of a file's name that are not UTF-8."""
+  """Replaces the bytes of a file's name that are not UTF-8."""
   return text.encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a mesh from around it, by casting rays on the CPU.
+"""Draws a mesh from around it, by casting rays on the CPU.
 
 Rays rather than a rasteriser: that needs a display, a GPU or a system library,
 and Embree comes whole in its wheel.  The same mesh gives the same bytes.
@@ -19,7 +19,7 @@ MAX_LAYERS = 16  # surfaces that a ray passes, where they are transparent
 
 
 def camera_directions(views: int) -> np.ndarray:
-  """Where the cameras are, seen from the shape: (views, 3) unit vectors.
+  """Returns where the cameras are, from the shape: (views, 3) unit vectors.
 
   Azimuths run evenly around the vertical axis, from `FIRST_AZIMUTH` on; 0 is
   +z, a glTF's front, and 90 is +x.  Elevations repeat `ELEVATIONS`, so that 12
@@ -107,7 +107,7 @@ def render_views(
 
 
 def _rays(image_size: int, samples: int, tangent: float) -> np.ndarray:
-  """(samples^2, S, S, 3) float32 unit vectors, one sub-pixel a row."""
+  """Returns (samples^2, S, S, 3) float32 unit vectors, one sub-pixel a row."""
   fine = image_size * samples
   along = ((np.arange(fine) + 0.5) / fine * 2 - 1) * tangent
   across, down = np.meshgrid(along, -along)
@@ -134,7 +134,7 @@ def _scene(xyz_V3: np.ndarray, faces: np.ndarray):
 
 
 def _camera_axes(toward: np.ndarray) -> np.ndarray:
-  """(3, 3) rows: right, up and towards the camera."""
+  """Returns (3, 3) rows: right, up and towards the camera."""
   right = np.array([toward[2], 0, -toward[0]])
   right /= np.linalg.norm(right)
   return np.stack([right, np.cross(toward, right), toward])

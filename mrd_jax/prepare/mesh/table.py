@@ -115,7 +115,7 @@ def read_table(
 
 
 def _ends(files: Sequence[str]) -> dict[str, list[str]]:
-  """All ends of all paths, with and without suffix -> the paths."""
+  """Maps all ends of all paths, with and without suffix, to the paths."""
   ends: dict[str, list[str]] = {}
   for file in files:
     parts = Path(file).parts

@@ -156,7 +156,7 @@ def _teacher(root: Path) -> str:
 
 
 def _files(root: Path) -> dict[str, int]:
-  """Sizes of the lists and archives, by which a later run knows its job."""
+  """Lists the sizes by which a later run knows its job."""
   files = [*find_samples.archives(root), *(root / "meta_data").rglob("*")]
   return {
     str(file.relative_to(root)): file.stat().st_size
@@ -166,7 +166,7 @@ def _files(root: Path) -> dict[str, int]:
 
 
 def _fingerprint(units: Iterable[Unit]) -> str:
-  """A hash of what is unpacked, and of which unit looks for what."""
+  """Hashes what is unpacked, and which unit looks for what."""
   digest = hashlib.sha256()
   for unit in units:
     digest.update(unit.name.encode())
@@ -180,7 +180,7 @@ def _fingerprint(units: Iterable[Unit]) -> str:
 
 
 def _in_parts(splits: Sequence[Split], parts: Sequence[str]) -> list[Split]:
-  """The splits with only the entries that lie in one of the folders `parts`.
+  """Keeps the entries that lie in one of the folders `parts`.
 
   Raises:
     BadInput: naming the part in which nothing lies.
@@ -299,7 +299,7 @@ def _plan(
 
 
 def _nameless(file: Path) -> frozenset[str]:
-  """Ids of Objaverse's shapes whose name says nothing."""
+  """Reads the ids of Objaverse's shapes whose name says nothing."""
   flags = read_json(file) if file.is_file() else {}
   try:
     return frozenset(uid for uid, row in flags.items() if row["flag"] == "N")
@@ -308,7 +308,7 @@ def _nameless(file: Path) -> frozenset[str]:
 
 
 def _evaluation_unit(root: Path, split: Split) -> EvaluationUnit:
-  """ModelNet40 or ScanObjectNN, whose clouds all lie in one file."""
+  """Opens ModelNet40 or ScanObjectNN, whose clouds all lie in one file."""
   width = split.class_features.shape[1]
   count = len(split.entries)
   if split.name == SCANOBJECTNN:
@@ -322,7 +322,7 @@ def _evaluation_unit(root: Path, split: Split) -> EvaluationUnit:
 
 
 def _first_width(units: Iterable[Unit]) -> int:
-  """The width of the first shape's features, where no list has classes."""
+  """Reads the width of the first shape's features."""
   items = (item for unit in units for item in unit.items())
   outcomes = itertools.chain.from_iterable(item() for item in items)
   found = (o[1]["image_feat"] for o in outcomes if isinstance(o, tuple))

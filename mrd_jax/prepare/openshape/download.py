@@ -108,7 +108,7 @@ def download(
 
 
 def _archives_of(path: str) -> Iterator[str]:
-  """What an archive of this shape may be called: by one folder, or by two."""
+  """Yields what a shape's archive may be called: by one folder or by two."""
   folders = PurePosixPath(path).parts[:-1]
   for i, folder in enumerate(folders):
     yield f"{folder}.tar.gz"

@@ -24,7 +24,7 @@ from mrd_jax.prepare.job.engine import Item, Outcome
 _ARCHIVES = ("*.tar.gz", "*.tgz", "*.tar")
 _FILES_PER_UNIT = 4096
 _LARGEST_SAMPLE = 2**28  # bytes; OpenShape's have 300 KB
-Parts = tuple[str, ...]
+Components = tuple[str, ...]  # of a path, without / and .
 
 # What makes outcomes of a path and its content, or of what went wrong:
 # `BadInput` where a file is damaged or unsafe, `FileNotFoundError` where there
@@ -88,15 +88,16 @@ class ArchivesUnit:
         for name, content in members:
           path = _match(name, wanted)
           assert path is not None
-          _forget(path, wanted)
-          yield functools.partial(
-            self._load, path, content, f"{archive}:{name}"
-          )
+          last = PurePosixPath(path).name
+          wanted[last].remove(path)
+          if not wanted[last]:
+            del wanted[last]
+          name = f"{archive}:{name}"
+          yield functools.partial(self._load, path, content, name)
           if not wanted:
             break
       except BadInput as error:
-        problem = str(error)
-        yield functools.partial(list, [problem])
+        yield functools.partial(list, [str(error)])
     names = ", ".join(map(str, self.archives))
     for paths in wanted.values():
       for path in paths:
@@ -127,7 +128,7 @@ def plan(
     Units that together give every path once: files in the order of the lists,
     then archives by their names.
   """
-  known_prefixes: list[Parts] = []
+  known_prefixes: list[Components] = []
   found = {p: _find(root, p, root_remap, known_prefixes) for p in paths}
   of_archive = _assign([p for p, file in found.items() if not file], root)
   in_archives = {path for paths in of_archive.values() for path in paths}
@@ -152,19 +153,19 @@ def _assign(
     named[_stem(archive)] = (*named.get(_stem(archive), ()), archive)
   assigned: dict[tuple[Path, ...], list[str]] = collections.defaultdict(list)
   for path in paths:
-    folders = reversed(_parts(path)[:-1])
+    folders = reversed(_components(path)[:-1])
     stem = next((folder for folder in folders if folder in named), None)
-    if stem is not None and ".." not in _parts(path):
+    if stem is not None and ".." not in _components(path):
       assigned[named[stem]].append(path)
   if named and not assigned:  # not named after folders: then all in all
-    inside = [path for path in paths if ".." not in _parts(path)]
+    inside = [path for path in paths if ".." not in _components(path)]
     if inside:
       assigned[tuple(a for group in named.values() for a in group)] = inside
   return dict(sorted(assigned.items()))
 
 
 def archives(root: Path) -> list[Path]:
-  """All archives of a bundle."""
+  """Returns all archives of a bundle."""
   return sorted(
     archive
     for pattern in _ARCHIVES
@@ -176,7 +177,7 @@ def _stem(archive: Path) -> str:
   return archive.name.split(".")[0]
 
 
-def _parts(path: str) -> Parts:
+def _components(path: str) -> Components:
   return tuple(p for p in PurePosixPath(path).parts if p not in ("/", "."))
 
 
@@ -184,10 +185,10 @@ def _find(
   root: Path,
   path: str,
   root_remap: tuple[str, str] | None,
-  known_prefixes: list[Parts],
+  known_prefixes: list[Components],
 ) -> Path | None:
   """Returns the unpacked file, or None; remembers which prefix it dropped."""
-  parts = _parts(path)
+  parts = _components(path)
   if ".." in parts:  # a list must not point out of its bundle
     return None
   if root_remap and path.startswith(root_remap[0]):
@@ -223,20 +224,13 @@ def _load(file: Path | io.BytesIO, name: str) -> Any:
 
 def _match(member: str, wanted: dict[str, list[str]]) -> str | None:
   """Returns the wanted path that ends like `member`, or the reverse."""
-  inside = _parts(member)
+  inside = _components(member)
   if not inside:
     return None
   matches = []
   for path in wanted.get(inside[-1], ()):
-    parts = _parts(path)
+    parts = _components(path)
     common = min(len(parts), len(inside))
     if parts[-common:] == inside[-common:]:
       matches.append(path)
   return matches[0] if len(matches) == 1 else None  # never guess
-
-
-def _forget(path: str, wanted: dict[str, list[str]]) -> None:
-  name = PurePosixPath(path).name
-  wanted[name].remove(path)
-  if not wanted[name]:
-    del wanted[name]

@@ -104,7 +104,7 @@ def read_splits(root: Path, wanted: Sequence[str] | None) -> list[Split]:
 
 
 def _lists(root: Path) -> dict[str, Path]:
-  """Split name -> list file; `train_all.json` is the split "train"."""
+  """Finds the list of every split; `train_all.json` is that of "train"."""
   files = sorted((root / "meta_data" / "split").rglob("*.json"))
   lists = {f.stem if f.stem != "train_all" else "train": f for f in files}
   modelnet = root / "meta_data" / MODELNET / "test_split.json"
@@ -175,16 +175,22 @@ def _lvis_features(path: Path, classes: int) -> np.ndarray:
   return features
 
 
-def read_class_features(path: Path) -> tuple[list[str], np.ndarray]:
-  """Reads a `cat_name_pt_feat.npy` of OpenShape.
+def load_class_features(
+  path: str | os.PathLike[str], wanted: Sequence[str] | None = None
+) -> tuple[list[str], np.ndarray]:
+  """Reads class features as OpenShape ships them (`cat_name_pt_feat.npy`).
+
+  Args:
+    path: A pickled dict, class name -> {"open_clip_text_feat": (1, D)}, of
+      which no more than data is read (`io/safe_pickle.py`).
+    wanted: Names in the order that is asked for; case does not count, nor
+      whether they are joined by blanks or underscores.  None: all as they come.
 
   Returns:
-    The class names in the order of the file, and their (C, D) float32
-    features.
+    C names, and (C, D) float32 in their order.
 
   Raises:
-    BadInput: naming the file, unless it is a dict
-      class name -> {"open_clip_text_feat": (1, D)}.
+    BadInput: naming the file, if it holds something else or lacks a class.
   """
   classes = load_npy(path)
   try:
@@ -195,12 +201,26 @@ def read_class_features(path: Path) -> tuple[list[str], np.ndarray]:
     raise BadInput(
       f"{path}: expected class name -> {{{_CLASS_KEY!r}: (1, D)}} ({error!r})"
     ) from error
-  return [str(name) for name in classes], features
+  if not np.isfinite(features).all():
+    raise BadInput(f"{path}: holds NaN or infinite features; fetch it again")
+  names = [str(name) for name in classes]
+  if wanted is None:
+    return names, features
+  row = {_plain(name): i for i, name in enumerate(names)}
+  if missing := [name for name in wanted if _plain(name) not in row]:
+    raise BadInput(
+      f"{path}: lacks the class {missing[0]!r}; it has {', '.join(names)}"
+    )
+  return list(wanted), features[[row[_plain(name)] for name in wanted]]
+
+
+def _plain(name: str) -> str:
+  return name.replace("_", " ").lower()
 
 
 def _modelnet(path: Path) -> Split:
   """Reads ModelNet40's list; its class order is that of its feature file."""
-  names, features = read_class_features(path.with_name(_CLASS_FILE))
+  names, features = load_class_features(path.with_name(_CLASS_FILE))
   label = {name: i for i, name in enumerate(names)}
   entries = [
     Entry(
@@ -216,14 +236,9 @@ def _modelnet(path: Path) -> Split:
 
 def _scanobjectnn(path: Path) -> Split:
   """Reads ScanObjectNN's one file; its labels follow the published names."""
-  names, features = read_class_features(path.with_name(_CLASS_FILE))
-  row = {name: i for i, name in enumerate(names)}
-  if missing := [name for name in SCANOBJECTNN_CLASSES if name not in row]:
-    raise BadInput(
-      f"{path.with_name(_CLASS_FILE)}: lacks the class {missing[0]!r}; it has "
-      f"{', '.join(names)}"
-    )
-  features = features[[row[name] for name in SCANOBJECTNN_CLASSES]]
+  names, features = load_class_features(
+    path.with_name(_CLASS_FILE), SCANOBJECTNN_CLASSES
+  )
   content = load_npy(path)
   try:
     count = len(content["xyz"])
@@ -232,25 +247,4 @@ def _scanobjectnn(path: Path) -> Split:
   entries = [
     Entry(f"{SCANOBJECTNN}_{i}", SCANOBJECTNN_CLOUDS) for i in range(count)
   ]
-  return Split(SCANOBJECTNN, entries, SCANOBJECTNN_CLASSES, features)
-
-
-def load_class_features(
-  path: str | os.PathLike[str],
-) -> tuple[list[str], np.ndarray]:
-  """Reads class features as OpenShape ships them (`cat_name_pt_feat.npy`).
-
-  Args:
-    path: A pickled dict, class name -> {"open_clip_text_feat": (1, D)}, of
-      which no more than data is read (`io/safe_pickle.py`).
-
-  Returns:
-    C names, and (C, D) float32 as they are in the file.
-
-  Raises:
-    BadInput: naming the file, if it holds something else.
-  """
-  names, features = read_class_features(Path(path))
-  if not np.isfinite(features).all():
-    raise BadInput(f"{path}: holds NaN or infinite features; fetch it again")
-  return names, features
+  return Split(SCANOBJECTNN, entries, names, features)

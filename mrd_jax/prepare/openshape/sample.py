@@ -130,7 +130,7 @@ def _key(
 
 
 def _unwrapped(value: Any) -> Any:
-  """A dict, also where the file has a 0-d object array around it."""
+  """Unwraps a dict, where the file has a 0-d object array around it."""
   return value.item() if isinstance(value, np.ndarray) else value
 
 

@@ -117,7 +117,7 @@ def check_labels(
 def count_problems(
   where: object, count: int, published: int
 ) -> tuple[str, ...]:
-  """A sentence if a file has another number of shapes than was published."""
+  """Tells if a file has another number of shapes than was published."""
   if count == published:
     return ()
   return (

@@ -67,7 +67,7 @@ class ClassFeatures:
   file: str | None = None
 
   def description(self) -> dict[str, Any]:
-    """What decides the features."""
+    """Says what decides the features."""
     if self.teacher is not None:
       return self.teacher.description()
     path = Path(self.file or "")
@@ -85,17 +85,8 @@ class ClassFeatures:
     if self.teacher is not None:
       loaded = self.teacher.load()
       return loaded.clip.name, loaded.class_features(names)
-    found, features = load_class_features(self.file or "")
-    plain = [name.replace("_", " ").lower() for name in found]
-    rows = []
-    for name in names:
-      wanted = name.replace("_", " ").lower()
-      if wanted not in plain:
-        raise BadInput(
-          f"{self.file}: lacks the class {name!r}; it has {', '.join(found)}"
-        )
-      rows.append(plain.index(wanted))
-    return f"class features of {self.file}", features[rows]
+    _, features = load_class_features(self.file or "", names)
+    return f"class features of {self.file}", features
 
 
 def convert(

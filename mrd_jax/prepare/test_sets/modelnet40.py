@@ -93,7 +93,7 @@ def read_hdf5(
 def _ids(
   path: Path, classes: Sequence[str], problems: list[str]
 ) -> Sequence[str]:
-  """The shapes' names, such as airplane_0627 of airplane/airplane_0627.ply."""
+  """Reads names, such as airplane_0627 of airplane/airplane_0627.ply."""
   names = read_json(path)
   if not isinstance(names, list) or len(names) != len(classes):
     raise BadInput(
@@ -233,7 +233,7 @@ def read_clouds(
 
 
 def _lines(path: Path) -> list[str]:
-  """The lines of a list that are not blank."""
+  """Reads the lines of a list that are not blank."""
   try:
     lines = [line.strip() for line in path.read_text().splitlines()]
   except (OSError, UnicodeDecodeError) as error:

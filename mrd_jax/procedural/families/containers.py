@@ -1,4 +1,4 @@
-"""Containers: most are vessels turned about the y axis."""
+"""Builds containers; most are vessels turned about the y axis."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from mrd_jax.procedural.geometry import (
 
 
 def _handle(size: float, tall: float, thick: float, x: float, y: float) -> Part:
-  """A C-shaped handle that bulges towards +x from (x, y)."""
+  """Builds a C-shaped handle that bulges towards +x from (x, y)."""
   return tube(arc(size, -95, 95, tall=tall), thick).at(x, y).paint("accent")
 
 

@@ -1,4 +1,4 @@
-"""Furniture.  The front looks along +z."""
+"""Builds furniture, whose front looks along +z."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from mrd_jax.procedural.geometry import (
 
 
 def _leg(rng: np.random.Generator, height: float, width: float) -> Part:
-  """A square or a turned leg, in the accent material."""
+  """Builds a square or a turned leg, in the accent material."""
   if chance(rng, 0.5):
     return box(width, height, width).paint("accent")
   return cylinder(width * 0.35, height, width * 0.6).paint("accent")

@@ -1,4 +1,4 @@
-"""Animals, that look along +x, and plants."""
+"""Builds animals, which look along +x, and plants."""
 
 import numpy as np
 

@@ -54,8 +54,11 @@ def family(
     name = build.__name__.replace("_", " ")
     if name in FAMILIES:
       raise ValueError(f"family {name!r} is defined twice")
-    words = (tuple(w for w in ws.split(", ") if w) for ws in (synonyms, parts))
-    FAMILIES[name] = Family(name, group, build, *words, plural)
+    words, named = (
+      tuple(word for word in text.split(", ") if word)
+      for text in (synonyms, parts)
+    )
+    FAMILIES[name] = Family(name, group, build, words, named, plural)
     return build
 
   return register

@@ -1,4 +1,4 @@
-"""Tools, upright: the handle is at the bottom unless said otherwise."""
+"""Builds tools, upright: the handle is at the bottom unless noted."""
 
 import numpy as np
 

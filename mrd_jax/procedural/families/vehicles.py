@@ -1,4 +1,4 @@
-"""Vehicles.  They travel along +x."""
+"""Builds vehicles, which travel along +x."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from mrd_jax.procedural.geometry import (
 
 
 def _wheel(radius: float, width: float) -> Part:
-  """A dark wheel about the z axis, centred on the origin."""
+  """Builds a dark wheel about the z axis, centred on the origin."""
   return cylinder(radius, width).at(y=-width / 2).turn("x", 90).paint("dark")
 
 
