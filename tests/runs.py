@@ -138,20 +138,24 @@ def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
 
 
 def start(
-  arguments: list[str], devices: int = 1, errors: Path | None = None
+  arguments: list[str],
+  devices: int = 1,
+  errors: Path | None = None,
+  folder: Path = REPOSITORY,
 ) -> subprocess.Popen:
   """Starts a process; its stderr goes into a pipe, or into the file `errors`.
 
   A pipe is at its end only when data workers have ended too.
   """
   environment = os.environ | {
+    "PYTHONPATH": str(REPOSITORY),
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
     "JAX_ENABLE_COMPILATION_CACHE": str(devices == 1),
   }
   return subprocess.Popen(
     arguments,
-    cwd=REPOSITORY,
+    cwd=folder,
     env=environment,
     stderr=errors.open("w") if errors else subprocess.PIPE,
     stdout=subprocess.DEVNULL if errors else subprocess.PIPE,

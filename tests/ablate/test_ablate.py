@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import os
 import re
 import signal
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import runs
 from runs import REPOSITORY
 
 from mrd_jax.ablate import suite as suites
@@ -285,7 +283,7 @@ def test_a_row_that_names_no_field_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_repeated_ablation_ends_with_the_table(tmp_path):
+def test_killed_and_repeated_ablation_ends_with_the_table(data_dir, tmp_path):
   """SIGTERM, then SIGKILL, in the middle of a run; the rest is run once."""
   (tmp_path / "configs" / "ablations").mkdir(parents=True)
   (tmp_path / "configs" / "ablations" / "two.py").write_text(
@@ -293,56 +291,35 @@ def test_killed_and_repeated_ablation_ends_with_the_table(tmp_path):
     'ROWS = {"Base": {"loss.intra": False, "loss.cross": False}, "MRD": {}}\n'
     "PUBLISHED = {}\n"
   )
-  data = tmp_path / "data"
-  procedural.generate(
-    data, train=108, val=54, num_points=160, num_views=2, embed_dim=32
-  )
   output = tmp_path / "out"
   command = [
     sys.executable,
     *("-m", "mrd_jax.ablate", "--suite", "two", "--output", str(output)),
-    f"--config.data.dir={data}",
+    f"--config.data.dir={data_dir}",
     "--config.train.steps=12",
     "--config.eval.every_steps=12",
     "--config.checkpoint.every_steps=2",
   ]
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": str(REPOSITORY),
-  }
-
-  def start() -> subprocess.Popen:
-    return subprocess.Popen(
-      command,
-      cwd=tmp_path,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def wait_for_a_step(row: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-      for path in output.glob(f"{row}-*/seed0/metrics.jsonl"):
-        if any(line["kind"] == "train" for line in read_json_lines(path)):
-          return
-      time.sleep(0.02)
-    raise TimeoutError(row)
-
   for row, number, code in (
     ("base", signal.SIGTERM, 1),
     ("mrd", signal.SIGKILL, -signal.SIGKILL),
   ):
-    process = start()
-    wait_for_a_step(row)
+    process = runs.start(command, folder=tmp_path)
+    pattern = f"{row}-*/seed0/metrics.jsonl"
+    runs.wait_until(
+      process,
+      lambda pattern=pattern: any(
+        line["kind"] == "train"
+        for path in output.glob(pattern)
+        for line in read_json_lines(path)
+      ),
+    )
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors
+    errors = runs.finish(process, expect=code)
     assert not (output / "two.md").exists()
     if number == signal.SIGTERM:
       assert "Base, seed 0: asked to stop" in errors
-  process = start()
+  process = runs.start(command, folder=tmp_path)
   printed, errors = process.communicate(timeout=300)
   assert process.returncode == 0, errors
   assert "Base, seed 0: finished" in printed
@@ -352,9 +329,9 @@ def test_killed_and_repeated_ablation_ends_with_the_table(tmp_path):
   assert list(rows) == ["Base", "MRD"]
   for found in rows.values():
     assert list(found["metrics"]["val/top1"]["by_seed"]) == ["0"]
+    assert "val/text_to_shape_r1" in found["metrics"]
   score = rows["Base"]["metrics"]["val/top1"]["by_seed"]["0"]
   assert f"{100 * score:.1f}" in written
-  assert all("val/text_to_shape_r1" in row["metrics"] for row in rows.values())
 
 
 def test_the_study_config_is_valid():

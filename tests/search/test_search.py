@@ -38,7 +38,7 @@ def world(tmp_path_factory):
   """A model, its teacher, twelve shapes, a picture, and embeddings."""
   folder = tmp_path_factory.mktemp("world")
   # One length of texts, one size of batches: each is compiled once.
-  short = {"max_position_embeddings": 16}
+  short = {"num_hidden_layers": 1, "max_position_embeddings": 16}
   clip = make_clip(folder / "clip", embed_dim=EMBED_DIM, text=short)
   load = functools.cache(ClipTeacher.from_pretrained)
   teacher = load(str(clip), batch_size=1)
