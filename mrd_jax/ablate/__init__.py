@@ -1,0 +1,1 @@
+"""Trains the rows of a table on several seeds."""

@@ -1,4 +1,4 @@
-"""python -m mrd_jax.ablate: a table of training runs, each on several seeds.
+"""Fills a table of training runs, each on several seeds.
 
 python -m mrd_jax.ablate --suite table4 --seeds 0,1,2 --output runs/ablations
 """

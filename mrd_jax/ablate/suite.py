@@ -47,7 +47,7 @@ class Cell:
 
   @property
   def results(self) -> dict[str, Any] | None:
-    """results.json; None before the end, or if it lacks what is asked for."""
+    """Reads results.json; None before the end, or if it lacks what is asked."""
     written, saved = self.workdir / "results.json", self.workdir / "config.json"
     if not (written.exists() and saved.exists()):
       return None

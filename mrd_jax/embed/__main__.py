@@ -1,4 +1,4 @@
-"""python -m mrd_jax.embed: embeddings of point-cloud files or of a split."""
+"""Embeds point-cloud files or a split: python -m mrd_jax.embed."""
 
 import argparse
 import sys

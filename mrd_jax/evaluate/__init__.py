@@ -1,0 +1,1 @@
+"""Measures encoders on test sets."""

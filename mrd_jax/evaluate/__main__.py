@@ -1,4 +1,4 @@
-"""python -m mrd_jax.evaluate: measures encoders on test sets."""
+"""Measures encoders on test sets: python -m mrd_jax.evaluate."""
 
 import argparse
 import functools
@@ -82,7 +82,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _recipes(args: argparse.Namespace, overrides: Sequence[str]) -> dict:
-  """The configs of --finetune by their names."""
+  """Reads the configs of --finetune, by their names."""
   from mrd_jax.config.finetuning import from_config_dict
 
   if ("finetune" in args.suite) != bool(args.finetune):

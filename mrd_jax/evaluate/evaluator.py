@@ -203,7 +203,7 @@ class Evaluator:
   def _with_captions(
     self, found: Found, shapes: SplitEmbeddings
   ) -> tuple[SplitEmbeddings, str]:
-    """The split with its captions as texts, and how many have one."""
+    """Takes captions as the split's texts, and says how many shapes have one."""
     assert self._options.text_features is not None
     captions: dict[str, str] = {}
     ids = []
@@ -236,7 +236,7 @@ class Evaluator:
       )
 
   def _embed(self, found: Found) -> SplitEmbeddings:
-    """The splits one after the other, each of them embedded once."""
+    """Embeds splits, each of them once, and joins them."""
     data, options, devices = found.data, self._options, self._mesh.size
     if data not in self._embedders:
       self._embedders[data] = Embedder(
@@ -263,7 +263,7 @@ class Evaluator:
     return SplitEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
 
   def _protocol(self, found: Found) -> dict[str, Any]:
-    """What the figures of every suite depend on."""
+    """Says what the figures of every suite depend on."""
     protocol = {
       "shapes": len(self._embed(found).label),
       **dataclasses.asdict(self._options.protocol),

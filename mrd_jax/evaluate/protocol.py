@@ -1,4 +1,4 @@
-"""How the clouds of a test set are presented: where published systems differ.
+"""Presents the clouds of a test set, in which published systems differ.
 
 ModelNet40 and ScanObjectNN have no colours: OpenShape's ModelNet40 file says
 100/255 = .392, ULIP-2 takes .4.  ScanObjectNN has 2,048 points: Uni3D and MRD
@@ -30,7 +30,7 @@ class Protocol:
   colour: float | None = None
 
   def augment(self, config: EncoderConfig) -> AugmentConfig:
-    """How the device draws points for an encoder."""
+    """Says how the device draws points for an encoder."""
     return AugmentConfig.plain(
       num_points=self.points or config.num_points,
       swap_yz=config.up_axis == "z",
@@ -38,7 +38,7 @@ class Protocol:
     )
 
   def meta(self, meta: DatasetMeta) -> DatasetMeta:
-    """The padded sizes of the clouds that `ProtocolSource` yields."""
+    """Says the padded sizes of the clouds that `ProtocolSource` yields."""
     return dataclasses.replace(
       meta, max_points=max(meta.max_points, self.points or 0)
     )

@@ -228,7 +228,7 @@ def tabulate(rows: Sequence[dict[str, Any]]) -> str:
 def _by_suite(
   rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, dict[str, Mapping[str, Any]]]:
-  """For every suite what was found, by the name of the row."""
+  """Sorts what was found by suite, and by the name of the row."""
   suites: dict[str, dict[str, Mapping[str, Any]]] = {}
   for row in rows:
     for suite, found in row["suites"].items():
@@ -239,7 +239,7 @@ def _by_suite(
 def _published(
   suite: str, measured: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-  """The paper's rows, if a row was measured on the test set of the paper."""
+  """Finds the paper's rows, if a row was measured on the paper's test set."""
   if not any(_is_published_set(suite, found) for found in measured):
     return []
   table, split = _TABLES.get(suite, _FINE_TUNING)

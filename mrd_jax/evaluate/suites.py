@@ -1,4 +1,4 @@
-"""Where the suites of `python -m mrd_jax.evaluate` find their shapes.
+"""Finds the shapes of the suites of `python -m mrd_jax.evaluate`.
 
 A suite looks for its splits under the names that `mrd_jax.prepare` gives them,
 in the datasets that it is given; the user may name others.

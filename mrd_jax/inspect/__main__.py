@@ -1,4 +1,4 @@
-"""python -m mrd_jax.inspect DATA: what is in a dataset, and what is wrong."""
+"""Says what is in a dataset, and what is wrong: python -m mrd_jax.inspect."""
 
 import argparse
 import os

@@ -16,6 +16,7 @@ FEWEST = 50  # shapes, to judge a distribution by
 
 
 def norms(split: Split) -> Iterator[Finding]:
+  """Finds features that are not finite, or far longer than their kind."""
   for kind, features in split.scan.kinds():
     title, norm = kind.replace(" ", " features "), features.norm
     finite = np.isfinite(norm)
@@ -44,6 +45,7 @@ def norms(split: Split) -> Iterator[Finding]:
 
 
 def constant_images(split: Split) -> Iterator[Finding]:
+  """Finds image features that many shapes share, as of empty renders."""
   sample, features = split.scan.sample, split.scan.image_features
   # The copies of one shape are duplicates, which have their own finding.
   cloud = split.scan.census.cloud[sample.at][features.owner]
@@ -64,6 +66,7 @@ def constant_images(split: Split) -> Iterator[Finding]:
 
 
 def constant_texts(split: Split) -> Iterator[Finding]:
+  """Finds different texts of one feature."""
   features = split.scan.text_features
   shared = _num_sources(features.content, features.words) > 1
   if shared.sum() > ODD_FEATURES * len(shared):
@@ -77,7 +80,7 @@ def constant_texts(split: Split) -> Iterator[Finding]:
 
 
 def _num_sources(content_F: np.ndarray, source_F: np.ndarray) -> np.ndarray:
-  """(F,) from how many different sources an equal content comes."""
+  """Counts from how many different sources an equal content comes: (F,)."""
   _, content_F = np.unique(content_F, return_inverse=True)
   sources, source_F = np.unique(source_F, return_inverse=True)
   # Numbers of the different pairs (content, source), by content.
@@ -86,6 +89,7 @@ def _num_sources(content_F: np.ndarray, source_F: np.ndarray) -> np.ndarray:
 
 
 def collapsed(split: Split) -> Iterator[Finding]:
+  """Finds features that do not tell shapes apart."""
   for name in ("image", "text"):
     unit_SD = split.scan.sample[name]
     present_PD = unit_SD[unit_SD.any(axis=1)]
@@ -107,6 +111,7 @@ def collapsed(split: Split) -> Iterator[Finding]:
 
 
 def disagreement(split: Split) -> Iterator[Finding]:
+  """Finds images and texts that seem to be of different shapes."""
   found = split.summary["alignment"]
   if found and found["pairs"] >= FEWEST and found["gap"] < GAP:
     yield split.finding(
@@ -122,6 +127,7 @@ def disagreement(split: Split) -> Iterator[Finding]:
 
 
 def not_unit_norm(split: Split) -> Iterator[Finding]:
+  """Notes kinds of features that are not of unit norm."""
   for kind, features in split.scan.kinds():
     median = np.median(features.norm)
     if np.isfinite(median) and abs(median - 1) > UNIT_NORM:

@@ -152,6 +152,7 @@ def shapes(
 
 
 def up_axis(split: Split) -> Iterator[Finding]:
+  """Finds collections that do not seem to stand with y up."""
   for collection, up in split.summary["up_axis"].items():
     if up["confidence"] >= CONFIDENT and up["axis"] != "y":
       yield split.finding(
@@ -168,6 +169,7 @@ def up_axis(split: Split) -> Iterator[Finding]:
 
 
 def class_features(split: Split) -> Iterator[Finding]:
+  """Finds features of class names that cannot be scored against."""
   names, class_CD = split.class_names, split.class_CD
   shape = (len(names), split.meta.embed_dim)
   problems: list[tuple[int, str]] = []
@@ -209,6 +211,7 @@ def class_features(split: Split) -> Iterator[Finding]:
 
 
 def labels_out_of_range(split: Split) -> Iterator[Finding]:
+  """Finds labels of no class."""
   label, count = split.scan.census.label, len(split.class_names)
   bad = np.flatnonzero((label < -1) | (label >= count))
   if count and len(bad):
@@ -222,6 +225,7 @@ def labels_out_of_range(split: Split) -> Iterator[Finding]:
 
 
 def no_labels(split: Split) -> Iterator[Finding]:
+  """Finds class names without a labelled shape."""
   classes = split.summary["classes"]
   if classes and classes["most"] == 0:
     count = split.summary["counted"]
@@ -236,7 +240,7 @@ def no_labels(split: Split) -> Iterator[Finding]:
 
 
 def _missing_texts(named: bool) -> Check:
-  """Texts that an evaluation split lacks, if it has class names or not."""
+  """Makes the check for texts that an evaluation split lacks."""
   return shapes(
     "missing evaluation texts",
     "census",

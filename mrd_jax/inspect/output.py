@@ -1,4 +1,4 @@
-"""The files of an inspection: report.json, and a sheet of drawn shapes."""
+"""Writes the files of an inspection: report.json, a sheet of drawn shapes."""
 
 import json
 import os

@@ -177,7 +177,7 @@ def hash_cloud(xyz_N3: np.ndarray) -> int:
 
 
 def _point_keys(xyz_N3: np.ndarray) -> np.ndarray:
-  """(N,) uint64, equal exactly where the int16 points are."""
+  """Makes (N,) uint64 that are equal exactly where the int16 points are."""
   x, y, z = xyz_N3.astype(np.uint16).astype(np.uint64).T
   return x | y << np.uint64(16) | z << np.uint64(32)
 
@@ -189,7 +189,7 @@ def finite_unit(x_ND: np.ndarray) -> np.ndarray:
 
 
 def _measure(record: dict[str, Any], rng: np.random.Generator) -> tuple:
-  """The columns of the sample behind "at"."""
+  """Measures a record: the columns of the sample behind "at"."""
   xyz, rgb = record["xyz"], record["rgb"]
   arrays = (
     np.asarray(value)

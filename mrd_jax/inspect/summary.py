@@ -161,7 +161,7 @@ def image_zero_shot(
 
 
 def _spread(values: np.ndarray, middle: str) -> dict[str, float | None]:
-  """Min, median or mean, and max; None for what is not finite."""
+  """Computes min, median or mean, and max; None for what is not finite."""
   names = ("min", middle, "max")
   found = {name: getattr(np, name)(values) for name in names}
   return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}

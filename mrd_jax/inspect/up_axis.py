@@ -75,7 +75,7 @@ def posture(xyz_BP3: np.ndarray) -> Posture:
 
 
 def _spread(place_BP3: np.ndarray, inside_BP3: np.ndarray) -> np.ndarray:
-  """(B, 3) spread of the points of each axis' slab over the other axes.
+  """Measures how far each axis' slab spreads over the other axes: (B, 3).
 
   It is the product of their standard deviations, in units of that of an
   evenly filled extent, 1 / sqrt(12).

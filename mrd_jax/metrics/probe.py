@@ -137,7 +137,7 @@ def few_shot(
 def _labelled(
   split: str, x_ND: np.ndarray, label_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The shapes that have a label: float64 embeddings, checked, and labels."""
+  """Takes the shapes that have a label: checked float64 embeddings, labels."""
   chex.assert_shape(label_N, (len(x_ND),))
   labelled_N = label_N >= 0
   if not labelled_N.any():

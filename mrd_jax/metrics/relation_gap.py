@@ -70,7 +70,7 @@ def relation_gap(
 
 
 def _row_sums(rows, columns) -> jax.Array:
-  """sum_j |a_i . b_j - c_i . d_j| for the rows i of a tile: (Q,) float64."""
+  """Sums |a_i . b_j - c_i . d_j| over j for the rows i of a tile: (Q,)."""
   student_QN, teacher_QN = (
     jnp.matmul(row_QD, column_ND.T, precision=jax.lax.Precision.HIGHEST)
     for row_QD, column_ND in zip(rows, columns, strict=True)

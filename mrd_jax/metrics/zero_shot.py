@@ -111,7 +111,7 @@ def confusion(
 def _classify(
   point_ND: np.ndarray, label_N: np.ndarray, class_CD: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Labels of the labelled shapes, classes ahead of them, predicted classes."""
+  """Finds labels, how many classes are ahead of them, and predicted classes."""
   chex.assert_shape(label_N, (len(point_ND),))
   chex.assert_shape(class_CD, (None, point_ND.shape[1]))
   labelled_N = label_N >= 0

@@ -1,1 +1,1 @@
-"""Search in embeddings: by text, by image, by shape, by several at once."""
+"""Searches in embeddings: by text, image and shape, by several at once."""

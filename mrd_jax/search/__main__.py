@@ -1,4 +1,4 @@
-"""python -m mrd_jax.search: the shapes closest to texts, images or shapes."""
+"""Finds the shapes closest to texts, images, shapes: python -m mrd_jax.search."""
 
 import argparse
 import sys

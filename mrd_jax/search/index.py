@@ -174,7 +174,7 @@ def _identity(gallery: Gallery) -> dict[str, int]:
 
 
 def _body(path: Path, size: int) -> tuple[int, int]:
-  """How many of the first `size` bytes there are, and their CRC-32."""
+  """Counts which of the first `size` bytes there are, with their CRC-32."""
   count = checksum = 0
   with path.open("rb") as file:
     while chunk := file.read(min(size - count, 1 << 24)):
@@ -184,6 +184,6 @@ def _body(path: Path, size: int) -> tuple[int, int]:
 
 
 def _even(x_ND: np.ndarray) -> np.ndarray:
-  """With a column of zeros, which changes no product, if D is odd."""
+  """Adds a column of zeros, which changes no product, if D is odd."""
   x_ND = np.pad(x_ND, ((0, 0), (0, x_ND.shape[1] % 2)))
   return np.ascontiguousarray(x_ND, np.float32)

@@ -138,7 +138,7 @@ def nearest(
 def _scan(
   gallery: Gallery, query_QD: np.ndarray, joint: Joint, top: int, least: float
 ) -> np.ndarray:
-  """All rows that may be among the best, by products in float32.
+  """Finds all rows that may be among the best, by products in float32.
 
   How a product is rounded depends on the rows beside it, so equal embeddings
   may differ: kept is what comes within the rounding of the `top`-th best.
@@ -157,7 +157,7 @@ def _scan(
 
 
 def _cosine(x_ND: np.ndarray, query_QD: np.ndarray) -> np.ndarray:
-  """(N, Q) float64; equal rows have equal cosines, wherever they stand."""
+  """Computes (N, Q) float64 cosines, equal for equal rows wherever they stand."""
   return np.stack(
     [(x_ND * query_D).sum(axis=1) for query_D in query_QD.astype(np.float64)],
     axis=1,
