@@ -287,17 +287,6 @@ def test_a_model_of_the_hub(hub, folder, tmp_path):
   assert not list((tmp_path / "home").rglob("*.bin"))
 
 
-@pytest.mark.parametrize(
-  ("revision", "reason"),
-  [(None, "there is no such repository"), ("v2", "there is no revision 'v2'")],
-)
-def test_what_the_hub_does_not_have(hub, folder, revision, reason):
-  if revision:
-    hub.repositories["user/blip", COMMITS["main"]] = folder
-  with pytest.raises(BadInput, match=reason):
-    Captioner.from_pretrained("user/blip", revision=revision)
-
-
 def test_no_network(hub):
   hub.stop()
   with pytest.raises(

@@ -1,7 +1,6 @@
 """Finds a teacher's files, in a folder or on the hub; names what is missing."""
 
 import json
-import time
 
 import pytest
 from clips import END, make_clip, write
@@ -102,52 +101,26 @@ def test_from_the_hub(hub, tmp_path, clip_teacher, shards):
   assert load("user/clip").name == found.name
 
 
-def refused(source, message, **args):
-  start = time.monotonic()
-  with pytest.raises(BadInput, match=message):
-    load(source, **args)
-  assert time.monotonic() - start < 10
-
-
 def test_what_the_hub_does_not_have(hub, tmp_path):
   folder = make_clip(tmp_path / "clip")
   publish(hub, folder)
-  refused("user/none", "user/none is neither .* no such repository")
-  refused("user/clip", "there is no revision 'v7'", revision="v7")
   (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-  refused(
-    "user/clip", r"^user/clip: model\.safetensors does not exist.*refs/pr"
-  )
+  with pytest.raises(
+    BadInput, match=r"^user/clip: model\.safetensors does not exist.*refs/pr"
+  ):
+    load("user/clip")
   assert not any(path.endswith(".bin") for _, path in hub.asked())
   (folder / "vocab.json").unlink()
   (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
   hub.repositories["user/new", COMMITS["main"]] = folder
-  refused("user/new", r"/vocab\.json does not exist")
-  (folder / "config.json").unlink()
-  hub.repositories["user/newer", COMMITS["main"]] = folder
-  refused("user/newer", r"there is no file config\.json")
-
-
-def test_no_network(hub, tmp_path):
-  publish(hub, make_clip(tmp_path / "clip"))
-  hub.failing = 503
+  with pytest.raises(BadInput, match=r"/vocab\.json does not exist"):
+    load("user/new")
+  hub.stop()  # with half a model in the cache
   sentence = (
     r"^user/clip is neither a folder nor a CLIP model that could be fetched "
-    r"from the Hugging Face hub: \w+: .*503.*; config\.json is not in the cache "
-    r"either; where there is a network, fetch config\.json, "
+    r"from the Hugging Face hub: \w+: .*refused.*; model\.safetensors is not in "
+    r"the cache either; where there is a network, fetch config\.json, "
     r"model\.safetensors .* and name that folder instead$"
   )
-  refused("user/clip", sentence)
-  hub.stop()
-  refused("user/clip", sentence.replace("503", "refused"))
-
-
-def test_half_a_model_in_the_cache(hub, tmp_path):
-  folder = make_clip(tmp_path / "clip")
-  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-  publish(hub, folder)
-  refused("user/clip", r"model\.safetensors does not exist")
-  hub.stop()
-  refused(
-    "user/clip", r"^user/clip is neither .*; model\.safetensors is not in"
-  )
+  with pytest.raises(BadInput, match=sentence):
+    load("user/clip")
