@@ -5,7 +5,6 @@ The folder is a TFDS dataset in ArrayRecord files, written by
 """
 
 import dataclasses
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from mrd_jax.data.records import SCHEMA, DatasetMeta
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
+from mrd_jax.io.files import read_json
 
 CLASS_FEATURES_FILE = "class_features.npz"
 _REMEDY = "prepare one with: python -m mrd_jax.prepare"
@@ -150,7 +150,7 @@ def _builder(directory: str | os.PathLike[str]) -> Any:
     raise BadInput(f"data.dir: {directory} {state}; {_REMEDY} --output DIR")
   metadata = Path(directory) / "metadata.json"
   if metadata.is_file():
-    schema = json.loads(metadata.read_text()).get("schema", SCHEMA)
+    schema = read_json(metadata, "prepare the data again").get("schema", SCHEMA)
     if schema > SCHEMA:
       raise BadInput(
         f"data.dir: {directory} holds records of schema {schema}, this mrd_jax "

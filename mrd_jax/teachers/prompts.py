@@ -84,12 +84,33 @@ def class_features(
   key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
   folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
   path = folder / f"class_features-{key[:32]}.npz"
-  shape = len(names), teacher.embed_dim
-  features = _read(path, key, shape)
-  if features is None:
-    features = prompt_features(teacher, names, templates)
-    about = {"teacher_name": teacher.name} | inputs
-    _write(path, key, features, json.dumps(about))
+  try:
+    cached = read_npz(path, "remove it")
+    features = cached["features"]
+    if (
+      str(cached["key"]) == key
+      and features.shape == (len(names), teacher.embed_dim)
+      and features.dtype == np.float32
+      and np.isfinite(features).all()
+    ):
+      return features
+  except (BadInput, KeyError):
+    pass  # there is none that can be used
+  features = prompt_features(teacher, names, templates)
+  about = json.dumps({"teacher_name": teacher.name} | inputs)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all, and in a folder of its own: several runs may make
+    # the same file at once.
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+      whole = Path(own) / path.name
+      np.savez(whole, features=features, key=key, about=about)
+      os.replace(whole, path)
+  except OSError as error:
+    raise BadInput(
+      f"{path}: class features cannot be kept there ({error.strerror}); name "
+      "another cache_dir"
+    ) from error
   return features
 
 
@@ -163,31 +184,3 @@ def default_cache_dir() -> Path:
   """`mrd_jax` in XDG_CACHE_HOME, or in ~/.cache."""
   home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
   return Path(home) / "mrd_jax"
-
-
-def _read(path: Path, key: str, shape: tuple[int, int]) -> np.ndarray | None:
-  """The features of a cache file; None if there is none that can be used."""
-  try:
-    arrays = read_npz(path, "remove it")
-    features, of = arrays["features"], str(arrays["key"])
-  except (BadInput, KeyError):
-    return None
-  fits = of == key and features.shape == shape
-  fits = fits and features.dtype == np.float32 and np.isfinite(features).all()
-  return features if fits else None
-
-
-def _write(path: Path, key: str, features: np.ndarray, about: str) -> None:
-  """Writes a cache file whole or not at all."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In a folder of its own: several runs may make the same file at once.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-      whole = Path(folder) / path.name
-      np.savez(whole, features=features, key=key, about=about)
-      os.replace(whole, path)
-  except OSError as error:
-    raise BadInput(
-      f"{path}: class features cannot be kept there ({error.strerror}); name "
-      "another cache_dir"
-    ) from error

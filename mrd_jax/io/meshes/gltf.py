@@ -64,10 +64,22 @@ def read(
       f"needs {meshopt.pop()}, which is not read: unpack it, for example with "
       "gltf-transform, or export it without compression"
     )
-  buffers = [
-    _buffer(index, entry, chunk if index == 0 else None, folder)
-    for index, entry in enumerate(tree.get("buffers", []))
-  ]
+  buffers: list[bytes] = []
+  for index, entry in enumerate(tree.get("buffers", [])):
+    try:
+      buffer = (
+        read_reference(folder, entry["uri"], escaped=True)
+        if "uri" in entry
+        else chunk or b""
+      )
+    except OSError as error:
+      raise BadInput(f"buffers[{index}].uri: {error}") from None
+    if len(buffer) < entry["byteLength"]:
+      raise BadInput(
+        f"buffers[{index}] has {len(buffer)} of {entry['byteLength']} bytes: "
+        "it is cut off, fetch it anew"
+      )
+    buffers.append(buffer)
 
   def view(index: int) -> bytes:
     entry = tree["bufferViews"][index]
@@ -139,24 +151,6 @@ def _split_glb(data: bytes) -> tuple[bytes, bytes | None]:
   return chunks[0], chunks[1] if len(chunks) > 1 else None
 
 
-def _buffer(
-  index: int, entry: dict[str, Any], chunk: bytes | None, folder: Path
-) -> bytes:
-  try:
-    if "uri" in entry:
-      data = read_reference(folder, entry["uri"], escaped=True)
-    else:
-      data = chunk or b""
-  except OSError as error:
-    raise BadInput(f"buffers[{index}].uri: {error}") from None
-  if len(data) < entry["byteLength"]:
-    raise BadInput(
-      f"buffers[{index}] has {len(data)} of {entry['byteLength']} bytes: it is "
-      "cut off, fetch it anew"
-    )
-  return data
-
-
 def _drawn(tree: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
   """All primitives that are triangles and that can be read.
 
@@ -181,22 +175,21 @@ def _drawn(tree: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
       used = [*primitive["attributes"].values()]
       used += [primitive["indices"]] if "indices" in primitive else []
       for index in used:
-        _check_accessor(f"accessors[{index}]", accessors[index])
+        count = accessors[index]["count"]
+        if not 0 <= count <= _MAX_ITEMS:
+          raise BadInput(
+            f"accessors[{index}].count is {count}, must be at most "
+            f"{_MAX_ITEMS:,}: decimate the mesh"
+          )
+        if "sparse" in accessors[index]:
+          raise BadInput(
+            f"accessors[{index}] is sparse, which is not read: export it anew"
+          )
       mesh["numbers"].append(len(primitives))
       primitives.append(primitive)
   if skipped:
     notes.append(f"{skipped} primitives of points, lines or fans are left out")
   return primitives
-
-
-def _check_accessor(field: str, accessor: dict[str, Any]) -> None:
-  if not 0 <= accessor["count"] <= _MAX_ITEMS:
-    raise BadInput(
-      f"{field}.count is {accessor['count']}, must be at most {_MAX_ITEMS:,}: "
-      "decimate the mesh"
-    )
-  if "sparse" in accessor:
-    raise BadInput(f"{field} is sparse, which is not read: export it anew")
 
 
 def _plain(
