@@ -13,7 +13,6 @@ from mrd_jax.prepare.job.drafts import (
   serialize_draft,
   to_record,
 )
-from mrd_jax.prepare.job.shards import ShardWriter, read_commit, read_files
 
 TEXTS = (
   Text("chair", TextKind.RAW, prompted=True),
@@ -65,31 +64,8 @@ def test_round_trip(images, texts):
   assert serialize_draft(to_record(draft)) == content  # the same every time
 
 
-def test_defaults():
-  """A text of no view and a shape of no class stay so."""
-  text = Text("a", TextKind.MSFT)
-  draft = make_draft([b"x"], [text], label=-1, dataset="")
-  found = read_draft(serialize_draft(to_record(draft)))
-  assert_same(found, draft)
-  assert (found.texts[0].view, found.texts[0].prompted) == (-1, False)
-
-
 def test_holds_no_pickle():
   """An array of objects would need one; it is refused when it is written."""
   draft = make_draft([b"x"], xyz=np.array([[{}]], dtype=object))
   with pytest.raises(ValueError, match="allow_pickle"):
     serialize_draft(to_record(draft))
-
-
-def test_through_a_shard(tmp_path):
-  drafts = [make_draft([b"a" * i], TEXTS[:i], label=i) for i in range(4)]
-  with ShardWriter(tmp_path, "s", serialize_draft) as writer:
-    for draft in drafts:
-      writer.add("train" if draft.label % 2 else "test", to_record(draft))
-  commit = read_commit(tmp_path, "s")
-  counts = {s.split: (s.records, s.without_text) for s in commit.shards}
-  assert counts == {"test": (2, 1), "train": (2, 0)}
-  for split, content in read_files(tmp_path, commit):
-    found = read_draft(content)
-    assert_same(found, drafts[found.label])
-    assert split == ("train" if found.label % 2 else "test")
