@@ -6,17 +6,16 @@ Value and gradient (by embeddings, logit scale and dynamic weights) of the
 losses with random embeddings.  For every --batch and --devices, each form is
 compiled, not run: XLA's own count of temporary memory on one device, and, on
 several, the bytes of the collectives in the compiled program beside those that
-the forms' description leads to expect.  For every --timed, medians of
-interleaved rounds on one device.  Prints a line of JSON, then the tables.
+the forms' description leads to expect.  For every --timed, on one device,
+medians of interleaved rounds and of the rounds' ratios.  Prints a line of JSON,
+then the tables.
 """
 
 import argparse
 import dataclasses
 import json
 import re
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from benchmarks import collectives
+from benchmarks import collectives, timing
 from mrd_jax.config.pretraining import LossConfig, Representation
 from mrd_jax.losses import mrd
 from mrd_jax.metrics.table import render
 from mrd_jax.parallel import sharding
 
-FORMS = ("dense", "gather", "ring")
+FORMS = ("dense", "gather")
 
 
 def gradient(config: LossConfig, mesh: Mesh | None):
@@ -105,17 +104,11 @@ def largest_array(text: str) -> int:
 def expected_bytes(form: str, batch: int, dim: int, devices: int):
   """What the features alone should cost; the rest is O(B).
 
-  dense, gather: P, I, T once; the gradient of P back.  ring: P, I and T make
-  a round forward and, with the gradient of P, one backward.
+  P, I, T once; the gradient of P back.
   """
   features = 4 * batch * dim
-  if form == "dense":
-    return {"all-gather": 3 * features, "all-reduce": features}
-  if form == "gather":
-    return {"all-gather": 3 * features, "reduce-scatter": features}
-  if form == "ring":
-    return {"collective-permute": (3 + 4) * features}
-  return {}
+  back = "all-reduce" if form == "dense" else "reduce-scatter"
+  return {"all-gather": 3 * features, back: features}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -157,17 +150,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     forms = {
       form: gradient(dataclasses.replace(base, form=form), None)
       for form in args.forms
-      if form != "ring"  # on one device it is "gather"
     }
-    seconds: dict[str, list[float]] = {form: [] for form in forms}
-    for i in range(args.rounds + 1):
-      for form, function in forms.items():
-        start = time.perf_counter()
-        jax.block_until_ready(function(*inputs))
-        if i:  # the first round compiles
-          seconds[form].append(time.perf_counter() - start)
-    medians = {form: statistics.median(x) for form, x in seconds.items()}
-    result["times"].append({"batch": batch, "seconds": medians})
+    seconds = timing.interleaved(
+      {
+        form: lambda f=function, x=inputs: jax.block_until_ready(f(*x))
+        for form, function in forms.items()
+      },
+      args.rounds,
+    )
+    result["times"].append({"batch": batch, "seconds": seconds})
   return result
 
 
@@ -196,18 +187,18 @@ def tables(result: dict[str, Any]) -> str:
     header = [*head, *(f"{kind}, MiB" for kind in collectives.NAMES)]
     text += [render(header, moved), "", "(in brackets: expected)", ""]
   if result["times"]:
-    forms = list(result["times"][0]["seconds"])
-    text += [
-      render(
-        ["batch", *(f"{form}, ms" for form in forms)],
-        [
-          [f"{row['batch']:,}"]
-          + [f"{row['seconds'][form] * 1e3:.1f}" for form in forms]
-          for row in result["times"]
-        ],
-      ),
-      "",
-    ]
+    first, *others = list(result["times"][0]["seconds"])
+    times = []
+    for row in result["times"]:
+      medians = timing.medians(row["seconds"])
+      times.append(
+        [f"{row['batch']:,}"]
+        + [f"{x * 1e3:.1f}" for x in medians.values()]
+        + [f"{timing.ratio(row['seconds'], x, first):.2f}" for x in others]
+      )
+    header = ["batch", *(f"{form}, ms" for form in (first, *others))]
+    header += [f"{form} / {first}" for form in others]
+    text += [render(header, times), ""]
   return "\n".join(text)
 
 

@@ -28,7 +28,7 @@ from mrd_jax.errors import BadInput
 Representation = Literal["similarity", "euclidean", "partial_order"]
 CrossForm = Literal["full", "matched"]
 Weighting = Literal["dynamic", "alternating", "fixed"]
-Form = Literal["auto", "dense", "gather", "ring"]
+Form = Literal["auto", "dense", "gather"]
 Sampling = Literal["auto", "xla", "kernel"]
 UpAxis = Literal["y", "z"]
 
@@ -160,8 +160,7 @@ class LossConfig:
     "auto",
     "How the terms are computed, the numbers are the same: 'dense' from (B, B) "
     "matrices; 'gather' tile by tile, every device its rows against all "
-    "columns; 'ring' the same, the columns on their way from device to "
-    "device; 'auto' chooses by the size.",
+    "columns; 'auto' chooses by the size.",
     may_change=True,
   )
   stripe: int = field(

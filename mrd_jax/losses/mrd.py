@@ -4,7 +4,6 @@ Pure functions of the global batch's embeddings: P of the student, I and T of
 the frozen image and text teachers.  Everything is at least float32.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,9 +14,14 @@ from jax.sharding import Mesh
 
 from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.losses import ranking, relations
-from mrd_jax.losses.block_terms import block_terms
-from mrd_jax.losses.terms import choose_form, relation_terms, term_groups
-from mrd_jax.losses.tiles import Blocks
+from mrd_jax.losses.terms import (
+  CONTRASTS,
+  Term,
+  choose_form,
+  relation_terms,
+  term_groups,
+)
+from mrd_jax.losses.tiled import tiled_terms
 from mrd_jax.parallel import sharding
 
 
@@ -45,35 +49,28 @@ def init_dynamic_weights(config: LossConfig) -> dict[str, jax.Array]:
 
 
 def contrastive(
-  a_BD: jax.Array,
-  b_BD: jax.Array,
-  scale: jax.Array,
-  valid_B: jax.Array,
-  columns: tuple[jax.Array, jax.Array] | None = None,
+  logits_AB: jax.Array, mask_AB: jax.Array, own_AB: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Symmetric InfoNCE, Eq. 1: the pair of row i is column i.
+  """Symmetric InfoNCE, Eq. 1: every pair of a sample with itself is positive.
 
   Args:
-    a_BD: (B, D) unit vectors.
-    b_BD: (B, D) unit vectors.
-    scale: () factor of the cosines (1 / temperature).
-    valid_B: (B,) bool; the others leave rows and columns.
-    columns: The same two vectors as columns, where several devices hold them
-      otherwise than as rows.
+    logits_AB: (A, B) cosines times the contrast's scale (1 / temperature).
+    mask_AB: (A, B) bool pairs of valid samples.
+    own_AB: (A, B) bool pairs of a sample with itself.
 
   Returns:
-    The loss, () mean over valid rows of both directions' cross-entropies
-    halved, and the share of valid rows whose pair scores highest.
+    The loss, () mean over the valid samples' own pairs of both directions'
+    cross-entropies halved, and the share of them that score highest in their
+    row.
   """
-  mask_BB = relations.make_pair_mask(valid_B, keep_diagonal=True)
-  a_columns_BD, b_columns_BD = columns or (a_BD, b_BD)
-  rows_BB = relations.log_similarities(a_BD, b_columns_BD, mask_BB, scale)
-  columns_BB = relations.log_similarities(b_BD, a_columns_BD, mask_BB, scale)
-  count = jnp.maximum(valid_B.sum(), 1).astype(a_BD.dtype)
-  log_likelihood_B = (jnp.diagonal(rows_BB) + jnp.diagonal(columns_BB)) / 2
-  loss = -jnp.sum(jnp.where(valid_B, log_likelihood_B, 0)) / count
-  hit_B = valid_B & (jnp.diagonal(rows_BB) >= rows_BB.max(axis=1))
-  return loss, hit_B.sum().astype(loss.dtype) / count
+  own_AB = own_AB & mask_AB
+  count = jnp.maximum(own_AB.sum(), 1).astype(logits_AB.dtype)
+  by_row_AB, by_column_AB = (
+    jax.nn.log_softmax(logits_AB, axis=axis) for axis in (1, 0)
+  )
+  loss = -jnp.sum(jnp.where(own_AB, by_row_AB + by_column_AB, 0)) / 2 / count
+  hits_AB = own_AB & (logits_AB >= logits_AB.max(axis=1, keepdims=True))
+  return loss, hits_AB.sum().astype(loss.dtype) / count
 
 
 def mean_squared_error(
@@ -101,8 +98,9 @@ def margin_ranking(
   teacher_BB: jax.Array,
   mask_BB: jax.Array,
   margin: float,
+  draws_B2S: jax.Array | None = None,
 ) -> jax.Array:
-  """Eq. 12 over all pairs: mean hinge of the student's distances.
+  """Eq. 12: mean hinge of the student's distances in the teacher's order.
 
   For every anchor i and every pair (j, k) of its columns, k after j in the
   teacher's order (equal distances by index): max(0, m - (d_ik - d_ij)).
@@ -112,31 +110,16 @@ def margin_ranking(
     teacher_BB: (B, B) the teacher's distances.
     mask_BB: (B, B) pairs of the relation.
     margin: m.
+    draws_B2S: (B, 2, S) int, as `draw_columns` makes them: only these pairs
+      instead of all.  A pair outside the mask or of a column with itself counts
+      for nothing.
   """
-  hinges_B = ranking.all_pairs_hinges(student_BB, teacher_BB, mask_BB, margin)
-  columns_B = mask_BB.sum(axis=1).astype(hinges_B.dtype)
-  pairs = jnp.sum(columns_B * (columns_B - 1) / 2)
-  return hinges_B.sum() / jnp.maximum(pairs, 1)
-
-
-def sampled_margin_ranking(
-  student_BB: jax.Array,
-  teacher_BB: jax.Array,
-  mask_BB: jax.Array,
-  margin: float,
-  *,
-  pairs: int,
-  key: jax.Array,
-) -> jax.Array:
-  """Eq. 12 over `pairs` random pairs of columns per anchor.
-
-  A pair outside the mask or of a column with itself counts for nothing.
-  """
-  draws_B2S = draw_columns(key, student_BB.shape[0], pairs)
-  hinges_B, counts_B = ranking.sampled_hinges(
-    student_BB, teacher_BB, mask_BB, margin, draws_B2S
-  )
-  return hinges_B.sum() / jnp.maximum(counts_B.sum(), 1)
+  matrices = student_BB, teacher_BB, mask_BB
+  if draws_B2S is None:
+    hinges_B, pairs_B = ranking.all_pairs_hinges(*matrices, margin)
+  else:
+    hinges_B, pairs_B = ranking.sampled_hinges(*matrices, margin, draws_B2S)
+  return hinges_B.sum() / jnp.maximum(pairs_B.sum(), 1)
 
 
 def draw_columns(key: jax.Array, size: int, pairs: int) -> jax.Array:
@@ -146,95 +129,86 @@ def draw_columns(key: jax.Array, size: int, pairs: int) -> jax.Array:
 
 def discrepancy(
   config: LossConfig,
+  term: Term,
   student: tuple[jax.Array, jax.Array],
   teacher: tuple[jax.Array, jax.Array],
-  valid_B: jax.Array,
-  *,
-  intra: bool,
+  mask_BB: jax.Array,
   scale: jax.Array,
-  key: jax.Array | None = None,
+  draws_B2S: jax.Array | None,
 ) -> jax.Array:
   """One term D of Eq. 9: how far the student's relation is from a teacher's.
 
   Args:
     config: Representation and its options.
+    term: Which relations.
     student: Query and key embeddings, (B, D) unit vectors.
-    teacher: The same of the teacher; constant.
-    valid_B: (B,) bool samples that take part.
-    intra: Whether the relation is within one modality.
+    teacher: The same of the teacher; constants.
+    mask_BB: (B, B) pairs of the relation.
     scale: () scale of Eq. 5-6.
-    key: Randomness for `sampled_pairs`.
+    draws_B2S: Random pairs of columns of Eq. 12, instead of all.
 
   Returns:
     () the discrepancy.
   """
-  mask_BB = relations.make_pair_mask(
-    valid_B, keep_diagonal=config.keep_diagonal or not intra
-  )
-  teacher = jax.lax.stop_gradient(teacher)
   if config.representation == "similarity":
     return jeffrey(
       relations.log_similarities(*student, mask_BB, scale),
       relations.log_similarities(*teacher, mask_BB, scale),
       mask_BB,
     )
-  if config.representation == "euclidean":
-    relation = (
-      relations.distances
-      if intra and not config.normalize_intra
-      else functools.partial(
-        relations.mean_normalized_distances, mask_BB=mask_BB
-      )
+  student_BB = relations.distances(*student)
+  teacher_BB = relations.distances(*teacher)
+  if config.representation == "partial_order":
+    return margin_ranking(
+      student_BB, teacher_BB, mask_BB, config.margin, draws_B2S
     )
-    return mean_squared_error(relation(*student), relation(*teacher), mask_BB)
-  matrices = (
-    relations.distances(*student),
-    relations.distances(*teacher),
-    mask_BB,
-  )
-  if config.sampled_pairs:
-    assert key is not None, "sampled_pairs needs a key"
-    return sampled_margin_ranking(
-      *matrices, config.margin, pairs=config.sampled_pairs, key=key
+  if config.normalize_intra or not term.intra:
+    student_BB, teacher_BB = (
+      relations.divide_by_mean(d_BB, mask_BB)
+      for d_BB in (student_BB, teacher_BB)
     )
-  return margin_ranking(*matrices, config.margin)
+  return mean_squared_error(student_BB, teacher_BB, mask_BB)
 
 
 def dense_terms(
   config: LossConfig,
-  features: Mapping[str, jax.Array],
+  features: dict[str, jax.Array],
   has_text_B: jax.Array,
-  scales: Mapping[str, jax.Array],
-  keys: Mapping[str, jax.Array],
+  scales: dict[str, jax.Array],
+  draws: dict[str, jax.Array],
   mesh: Mesh | None,
 ) -> dict[str, jax.Array]:
   """Every term of the losses, from (B, B) matrices.
 
   Args:
     config: The variant.
-    features: {"P", "I", "T"}: (B, D) unit vectors.
+    features: {"P", "I", "T"}: (B, D) unit vectors; I and T are constants.
     has_text_B: (B,) bool.
-    scales: {"contrast", "relation"}: () factors of the cosines.
-    keys: Randomness of each relation term, for `sampled_pairs`.
+    scales: () factors of the cosines, of "contrast" and of each relation term.
+    draws: Of each relation term, for `sampled_pairs`: as `draw_columns`.
     mesh: The devices that share the rows; None is one device.
 
   Returns:
     "contrast/image", "accuracy/image", the same of "text", and each relation
     term before its weight, as "relation/PI-TI".
   """
-  everyone_B = jnp.ones_like(has_text_B)
   columns = sharding.gathered(features, mesh)
+  own_BB = jnp.eye(len(has_text_B), dtype=bool)
+
+  def mask(needs_text: bool, keep_diagonal: bool = True) -> jax.Array:
+    valid_B = has_text_B if needs_text else jnp.ones_like(has_text_B)
+    return relations.make_pair_mask(
+      valid_B, valid_B, own_BB, keep_diagonal=keep_diagonal
+    )
+
   found = {}
-  for name, teacher, valid_B in (
-    ("image", "I", everyone_B),
-    ("text", "T", has_text_B),
-  ):
+  for name, pair in CONTRASTS.items():
+    mask_BB = mask(name == "text")
+    cosines_BB = relations.dot(features[pair[0]], columns[pair[1]])
     found[f"contrast/{name}"], found[f"accuracy/{name}"] = contrastive(
-      features["P"],
-      features[teacher],
-      scales["contrast"],
-      valid_B,
-      (columns["P"], columns[teacher]),
+      relations.masked_logits(cosines_BB, mask_BB, scales["contrast"]),
+      mask_BB,
+      own_BB,
     )
   for term in relation_terms(config):
     student, teacher = (
@@ -243,12 +217,12 @@ def dense_terms(
     )
     found[f"relation/{term.name}"] = discrepancy(
       config,
+      term,
       student,
       teacher,
-      has_text_B if term.needs_text else everyone_B,
-      intra=term.intra,
-      scale=scales["relation"],
-      key=keys.get(term.name),
+      mask(term.needs_text, term.diagonal),
+      scales[term.name],
+      draws.get(term.name),
     )
   return found
 
@@ -289,35 +263,23 @@ def mrd_loss(
     "T": jax.lax.stop_gradient(relations.l2_normalize(text.astype(dtype))),
   }
   scale = jnp.exp(logit_scale.astype(dtype))
-  scales = {
-    "contrast": scale,
-    "relation": jnp.asarray(config.relation_scale, dtype)
-    if config.relation_scale
-    else jax.lax.stop_gradient(scale),
-  }
-  keys = {}
-  if config.sampled_pairs:
-    for i, term in enumerate(relation_terms(config)):
+  scales = {"contrast": scale}
+  draws = {}
+  for i, term in enumerate(relation_terms(config)):
+    scales[term.name] = (
+      jnp.asarray(term.scale, dtype)
+      if term.scale
+      else jax.lax.stop_gradient(scale)
+    )
+    if config.sampled_pairs:
       assert key is not None, "sampled_pairs needs a key"
-      key = jax.random.fold_in(key, i % 2)
-      keys[term.name] = key
+      draws[term.name] = draw_columns(
+        jax.random.fold_in(key, i), len(point), config.sampled_pairs
+      )
 
   form = choose_form(config, len(point), mesh.size if mesh else 1)
-  if form == "dense":
-    terms = dense_terms(config, features, has_text, scales, keys, mesh)
-  else:
-    draws = {
-      name: draw_columns(key, len(point), config.sampled_pairs)
-      for name, key in keys.items()
-    }
-    terms = block_terms(
-      config,
-      features,
-      has_text,
-      scales,
-      draws,
-      Blocks(form, config.stripe, mesh),
-    )
+  make_terms = dense_terms if form == "dense" else tiled_terms
+  terms = make_terms(config, features, has_text, scales, draws, mesh)
 
   metrics = {"logit_scale": scale, **terms}
   sums = {"intra": jnp.zeros((), dtype), "cross": jnp.zeros((), dtype)}

@@ -11,108 +11,116 @@ piecewise linear with gradient dL/du_r = c_r.  So only counts are needed:
 matrix (one stable partition per bit of the rank) answers in O(log B) for each
 query.  O(B log B) time and O(B) memory an anchor, against O(B^2) for the
 pairs.
+
+Columns to which the teacher gives one distance are ordered by index, or their
+pairs are left out: then r and q must be of different groups of equal distance,
+"q > r" becomes "q from the end of r's group on" and "q < r" "q before the
+start of r's group".
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from mrd_jax.losses import relations
 
+Ties = Literal["by_index", "left_out"]
+
+_AT_A_TIME = 2**18  # columns, of as many anchors as that makes
+
 
 def _prefix_counts(
   rank_B: jax.Array, prefix_Q: jax.Array, threshold_Q: jax.Array
 ) -> jax.Array:
-  """For every query, #{i < prefix: rank_i < threshold}: (Q,) int32."""
-  n = rank_B.shape[0]
-  sequence_B = rank_B
-  low_Q, high_Q = jnp.zeros_like(prefix_Q), prefix_Q
-  count_Q = jnp.zeros_like(prefix_Q)
-  # n.bit_length() bits hold every threshold, which goes up to n inclusive.
-  for bit in reversed(range(n.bit_length())):
-    is_one_B = (sequence_B >> bit) & 1
-    zeros_before = jnp.cumulative_sum(1 - is_one_B, include_initial=True)
+  """Counts, for every query, #{i < prefix: rank_i < threshold}: (Q,) int32.
+
+  Compares ranks and thresholds bit by bit, the highest first.  Before each bit
+  the ranks are sorted by the higher bits they have (and, where these are
+  equal, stand in their first order), because each bit ends with a stable
+  partition by it: zeros to the front, ones behind.  So the ranks that began
+  within a query's prefix and that share the threshold's higher bits are one
+  interval [low, high) of the sequence.  If the threshold's bit is 1, those of
+  them with a 0 are below it: they are counted, and the interval goes on with
+  the ones.  If it is 0, those with a 1 are above it, and the interval goes on
+  with the zeros.  Where an interval's ends move to, the number of zeros before
+  them tells.  (The structure is known as a wavelet matrix.)
+
+  Args:
+    rank_B: (B,) int32, a permutation of 0 .. B - 1.
+    prefix_Q: (Q,) int32, up to B.
+    threshold_Q: (Q,) int32, up to B.
+  """
+  n = len(rank_B)
+  bits = n.bit_length()  # hold every threshold, n included
+  index_B = jnp.arange(n, dtype=jnp.int32)
+
+  def level(i, state):
+    sequence_B, low_Q, high_Q, count_Q = state
+    bit_B, threshold_bit_Q = (
+      (x >> (bits - 1 - i)) & 1 for x in (sequence_B, threshold_Q)
+    )
+    zeros_before = jnp.cumulative_sum(
+      1 - bit_B, dtype=jnp.int32, include_initial=True
+    )
     zeros = zeros_before[n]
-    # Ranks that share the threshold's higher bits sit in [low, high) of the
-    # sequence; those with a 0 where the threshold has a 1 are below it.
-    low_zeros_Q, high_zeros_Q = zeros_before[low_Q], zeros_before[high_Q]
-    one_Q = ((threshold_Q >> bit) & 1) == 1
-    count_Q = count_Q + jnp.where(one_Q, high_zeros_Q - low_zeros_Q, 0)
-    low_Q = jnp.where(one_Q, zeros + low_Q - low_zeros_Q, low_zeros_Q)
-    high_Q = jnp.where(one_Q, zeros + high_Q - high_zeros_Q, high_zeros_Q)
-    # Stable partition by this bit.
     position_B = jnp.where(
-      is_one_B == 1,
-      zeros + jnp.arange(n) - zeros_before[:n],
-      zeros_before[:n],
+      bit_B == 1, zeros + index_B - zeros_before[:n], zeros_before[:n]
     )
-    sequence_B = (
-      jnp.zeros_like(sequence_B)
-      .at[position_B]
-      .set(sequence_B, unique_indices=True)
+    next_B = jnp.zeros_like(sequence_B).at[position_B]
+    low_zeros_Q, high_zeros_Q = zeros_before[low_Q], zeros_before[high_Q]
+    is_one_Q = threshold_bit_Q == 1
+    return (
+      next_B.set(sequence_B, unique_indices=True),
+      jnp.where(is_one_Q, zeros + low_Q - low_zeros_Q, low_zeros_Q),
+      jnp.where(is_one_Q, zeros + high_Q - high_zeros_Q, high_zeros_Q),
+      count_Q + jnp.where(is_one_Q, high_zeros_Q - low_zeros_Q, 0),
     )
-  return count_Q
+
+  zero_Q = jnp.zeros_like(prefix_Q)
+  return jax.lax.fori_loop(0, bits, level, (rank_B, zero_Q, prefix_Q, zero_Q))[
+    3
+  ]
 
 
-def _active_pairs(u_B: jax.Array, margin: float) -> tuple[jax.Array, jax.Array]:
-  """How often each element is in an active pair, as earlier and as later.
+def _active_pairs(
+  u_B: jax.Array, teacher_B: jax.Array | None, margin: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Counts the active pairs of one anchor.
 
   A pair r < q is active when u_q < u_r + margin.  Both counts use this one
   floating-point predicate; two differently rounded ones would disagree on
   ties.  Infinite elements are in no active pair.
+
+  Args:
+    u_B: (B,) the student's distances in the teacher's order, then +inf.
+    teacher_B: (B,) the teacher's distances, if their ties are left out.
+    margin: m.
+
+  Returns:
+    How often each element is in an active pair as the earlier one and as the
+    later one, (B,) int; the number of pairs that are left out, () int.
   """
   index_B = jnp.arange(u_B.shape[0], dtype=jnp.int32)
+  start_B, end_B = index_B, index_B + 1  # of each element's group
+  if teacher_B is not None:
+    start_B, end_B = (
+      jnp.searchsorted(teacher_B, teacher_B, side=side).astype(jnp.int32)
+      for side in ("left", "right")
+    )
   order_B = jnp.argsort(u_B, stable=True)
   sorted_B = u_B[order_B]
   rank_B = jnp.zeros_like(index_B).at[order_B].set(index_B)
-  shifted_B = u_B + margin
-  below = jnp.searchsorted(sorted_B, shifted_B, side="left")
+  below = jnp.searchsorted(sorted_B, u_B + margin, side="left")
   not_above = jnp.searchsorted(sorted_B + margin, u_B, side="right")
   counts = _prefix_counts(
     rank_B,
-    jnp.concatenate([index_B + 1, index_B]),
+    jnp.concatenate([end_B, start_B]),
     jnp.concatenate([below, not_above]).astype(jnp.int32),
   )
-  up_to_r, before_q = jnp.split(counts, 2)
-  return below - up_to_r, index_B - before_q
-
-
-def ranking_hinge(
-  u_AB: jax.Array, margin: float, *, anchor_chunk: int = 64
-) -> jax.Array:
-  """Sum over anchors and pairs r < q of max(0, u_r + margin - u_q).
-
-  Args:
-    u_AB: (A, B) the student's distances, each row in the teacher's order;
-      +inf marks columns that do not exist, which must come last.
-    margin: Non-negative margin.
-    anchor_chunk: Anchors counted at a time.
-
-  Returns:
-    () the sum; its gradient with respect to `u_AB` is exact, 0 at +inf.
-  """
-  return anchor_hinges(u_AB, margin, anchor_chunk=anchor_chunk).sum()
-
-
-def anchor_hinges(
-  u_AB: jax.Array, margin: float, *, anchor_chunk: int = 64
-) -> jax.Array:
-  """`ranking_hinge`, the sum of each anchor: (A,)."""
-  earlier_AB, later_AB = jax.lax.map(
-    lambda u_B: _active_pairs(u_B, margin),
-    jax.lax.stop_gradient(u_AB),
-    batch_size=min(anchor_chunk, u_AB.shape[0]),
-  )
-  exists_AB = jnp.isfinite(u_AB)
-  # The coefficients of a row sum to zero, so a shift changes nothing; it
-  # keeps the sum from cancelling.
-  value_AB = jnp.where(exists_AB, u_AB, 0)
-  shift_A1 = value_AB.sum(-1, keepdims=True) / jnp.maximum(
-    exists_AB.sum(-1, keepdims=True), 1
-  )
-  centred_AB = jnp.where(exists_AB, u_AB - jax.lax.stop_gradient(shift_A1), 0)
-  coefficient_AB = (earlier_AB - later_AB).astype(u_AB.dtype)
-  active_A = earlier_AB.astype(u_AB.dtype).sum(-1)
-  return jnp.sum(coefficient_AB * centred_AB, axis=-1) + margin * active_A
+  below_up_to_r, before_q = jnp.split(counts, 2)
+  left_out = jnp.where(jnp.isfinite(u_B), index_B - start_B, 0).sum()
+  return below - below_up_to_r, start_B - before_q, left_out
 
 
 def all_pairs_hinges(
@@ -120,22 +128,48 @@ def all_pairs_hinges(
   teacher_AB: jax.Array,
   mask_AB: jax.Array,
   margin: float,
-) -> jax.Array:
+  ties: Ties = "by_index",
+) -> tuple[jax.Array, jax.Array]:
   """Eq. 12 before the mean: each anchor's sum over all pairs of its columns.
 
   Args:
     student_AB: (A, B) the student's distances, which carry the gradient.
     teacher_AB: (A, B) the teacher's distances.
     mask_AB: (A, B) pairs of the relation.
-    margin: m.
+    margin: m, not negative.
+    ties: What becomes of columns with equal teacher distances.
 
   Returns:
-    (A,) sums of max(0, m - (d_ik - d_ij)), k after j in the teacher's order
-    (equal distances by index).
+    (A,) sums of max(0, m - (d_ik - d_ij)), k after j in the teacher's order,
+    and (A,) over how many pairs.  The gradient is exact.
   """
   order_AB = relations.rank_order(teacher_AB, mask_AB)
-  existing_AB = jnp.where(mask_AB, student_AB, jnp.inf)
-  return anchor_hinges(jnp.take_along_axis(existing_AB, order_AB, 1), margin)
+
+  def ordered(x_AB: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(
+      jnp.where(mask_AB, x_AB, jnp.inf), order_AB, axis=1
+    )
+
+  u_AB = ordered(student_AB)
+  earlier_AB, later_AB, left_out_A = jax.lax.map(
+    lambda pair: _active_pairs(pair[0], pair[1], margin),
+    jax.lax.stop_gradient(
+      (u_AB, ordered(teacher_AB) if ties == "left_out" else None)
+    ),
+    batch_size=max(_AT_A_TIME // u_AB.shape[1], 1),
+  )
+  exists_AB = jnp.isfinite(u_AB)
+  columns_A = exists_AB.sum(axis=1)
+  # The coefficients of a row sum to zero, so a shift changes nothing; it
+  # keeps the sum from cancelling.
+  mean_A = jnp.where(exists_AB, u_AB, 0).sum(axis=1) / jnp.maximum(columns_A, 1)
+  shift_A1 = jax.lax.stop_gradient(mean_A)[:, None]
+  centred_AB = jnp.where(exists_AB, u_AB - shift_A1, 0)
+  coefficient_AB = (earlier_AB - later_AB).astype(u_AB.dtype)
+  active_A = earlier_AB.astype(u_AB.dtype).sum(axis=1)
+  sum_A = jnp.sum(coefficient_AB * centred_AB, axis=1) + margin * active_A
+  columns_A = columns_A.astype(u_AB.dtype)
+  return sum_A, columns_A * (columns_A - 1) / 2 - left_out_A
 
 
 def sampled_hinges(
@@ -144,6 +178,7 @@ def sampled_hinges(
   mask_AB: jax.Array,
   margin: float,
   columns_A2S: jax.Array,
+  ties: Ties = "by_index",
 ) -> tuple[jax.Array, jax.Array]:
   """`all_pairs_hinges` over the given pairs of columns only.
 
@@ -155,11 +190,14 @@ def sampled_hinges(
     mask_AB: (A, B) pairs of the relation.
     margin: m.
     columns_A2S: (A, 2, S) int, both columns of S pairs of each anchor.
+    ties: What becomes of columns with equal teacher distances.
 
   Returns:
     (A,) each anchor's sum, and (A,) over how many pairs.
   """
-  rank_AB = jnp.argsort(relations.rank_order(teacher_AB, mask_AB), axis=1)
+  rank_AB = teacher_AB
+  if ties == "by_index":
+    rank_AB = jnp.argsort(relations.rank_order(teacher_AB, mask_AB), axis=1)
 
   def pick(x_AB: jax.Array) -> tuple[jax.Array, jax.Array]:
     j, k = (

@@ -25,22 +25,27 @@ def l2_normalize(x_BD: jax.Array) -> jax.Array:
 def dot(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
   """All inner products: (A, B), entry ij is a_i . b_j."""
   chex.assert_equal_shape_suffix([a_AD, b_BD], 1)
-  return jnp.matmul(a_AD, b_BD.T, precision=jax.lax.Precision.HIGHEST)
+  return jnp.einsum("ad,bd->ab", a_AD, b_BD, precision="highest")
 
 
-def make_pair_mask(valid_B: jax.Array, *, keep_diagonal: bool) -> jax.Array:
-  """Pairs of valid samples: (B, B) bool.
+def make_pair_mask(
+  row_valid_A: jax.Array,
+  column_valid_B: jax.Array,
+  own_AB: jax.Array,
+  *,
+  keep_diagonal: bool,
+) -> jax.Array:
+  """Finds the pairs of valid samples: (A, B) bool.
 
   Args:
-    valid_B: (B,) bool, samples that have every modality of the term.
-    keep_diagonal: Whether a sample is paired with itself.  True for cross
-      relations, where that pair is the positive; False for intra relations,
-      where it is constant and would swallow the softmax of Eq. 5.
+    row_valid_A: (A,) bool, samples that have every modality of the term.
+    column_valid_B: (B,) bool, the same.
+    own_AB: (A, B) bool, where row and column are one sample: the diagonal.
+    keep_diagonal: Whether a sample is paired with itself.  In a cross relation
+      that pair is the positive; in an intra relation it is constant.
   """
-  pairs_BB = valid_B[:, None] & valid_B[None, :]
-  return (
-    pairs_BB if keep_diagonal else pairs_BB & ~jnp.eye(len(valid_B), dtype=bool)
-  )
+  pairs_AB = row_valid_A[:, None] & column_valid_B[None, :]
+  return pairs_AB if keep_diagonal else pairs_AB & ~own_AB
 
 
 def masked_mean(x_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:
@@ -70,25 +75,29 @@ def distances_of_products(
   return jnp.where(resolved_AB, jnp.sqrt(jnp.where(resolved_AB, d2_AB, 1)), 0)
 
 
-def mean_normalized_distances(
-  a_BD: jax.Array, b_BD: jax.Array, mask_BB: jax.Array
-) -> jax.Array:
+def divide_by_mean(d_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:
   """Eq. 4: distances divided by their mean over the pairs."""
-  d_BB = distances(a_BD, b_BD)
   mean = masked_mean(d_BB, mask_BB)
   return d_BB / jnp.where(mean > 0, mean, 1)
 
 
+def masked_logits(
+  product_AB: jax.Array, mask_AB: jax.Array, scale: jax.Array
+) -> jax.Array:
+  """Scales inner products; outside the mask (A, B) has the lowest number."""
+  lowest = jnp.finfo(product_AB.dtype).min / 2
+  return jnp.where(mask_AB, scale * product_AB, lowest)
+
+
 def log_similarities(
-  a_BD: jax.Array, b_BD: jax.Array, mask_BB: jax.Array, scale: jax.Array
+  a_AD: jax.Array, b_BD: jax.Array, mask_AB: jax.Array, scale: jax.Array
 ) -> jax.Array:
   """Eq. 5 and 6, in logarithm: log softmax over j of scale * a_i . b_j.
 
   The softmax runs over the pairs of row i inside the mask.
   """
-  logits_BB = scale * dot(a_BD, b_BD)
-  lowest = jnp.finfo(logits_BB.dtype).min / 2
-  return jax.nn.log_softmax(jnp.where(mask_BB, logits_BB, lowest), axis=-1)
+  logits_AB = masked_logits(dot(a_AD, b_BD), mask_AB, scale)
+  return jax.nn.log_softmax(logits_AB, axis=1)
 
 
 def rank_order(d_AB: jax.Array, mask_AB: jax.Array) -> jax.Array:

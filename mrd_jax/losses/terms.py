@@ -4,6 +4,9 @@ from typing import Literal, NamedTuple
 
 from mrd_jax.config.pretraining import LossConfig
 
+# Eq. 2: the teachers of the contrast, and which embeddings are compared.
+CONTRASTS = {"image": "PI", "text": "PT"}
+
 # What a gradient by dense matrices keeps at its peak (docs/losses.md).
 _DENSE_MATRICES = 40
 _DENSE_BYTES = 2**30  # that "auto" allows a device
@@ -19,6 +22,7 @@ class Term(NamedTuple):
     intra: Whether both are within one modality.
     needs_text: Whether only samples with a text take part.
     diagonal: Whether a sample is paired with itself.
+    scale: Of the similarities in Eq. 5-6; 0 is the contrast's.
   """
 
   name: str
@@ -27,6 +31,7 @@ class Term(NamedTuple):
   intra: bool
   needs_text: bool
   diagonal: bool
+  scale: float
 
 
 def term_groups(config: LossConfig) -> dict[str, tuple[str, str]]:
@@ -48,25 +53,29 @@ def term_groups(config: LossConfig) -> dict[str, tuple[str, str]]:
 
 def relation_terms(config: LossConfig) -> tuple[Term, ...]:
   """The terms of `term_groups`, in order."""
-  terms = []
-  for group, names in term_groups(config).items():
-    for name in names:
-      student, teacher = name.split("-")
-      intra = group == "intra"
-      diagonal = config.keep_diagonal or not intra
-      terms.append(Term(name, student, teacher, intra, "T" in name, diagonal))
-  return tuple(terms)
+  return tuple(
+    Term(
+      name=name,
+      student=name[:2],
+      teacher=name[3:],
+      intra=group == "intra",
+      needs_text="T" in name,
+      diagonal=config.keep_diagonal or group != "intra",
+      scale=config.relation_scale,
+    )
+    for group, names in term_groups(config).items()
+    for name in names
+  )
 
 
 def choose_form(
   config: LossConfig, batch_size: int, devices: int
-) -> Literal["dense", "gather", "ring"]:
-  """The form that `config.form` means: "dense", "gather" or "ring".
+) -> Literal["dense", "gather"]:
+  """Chooses the form that `config.form` means: "dense" or "gather".
 
   "auto" is "dense" while its matrices, shared by the devices, take less than
   1 GiB on each, and "gather" from there: up to a global batch of 2,590 on one
-  device and 7,327 on eight.  A ring saves memory only where all devices'
-  features do not fit on one, so it is never chosen, only asked for.
+  device and 7,327 on eight.
 
   Args:
     config: The variant.

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrd_jax.losses.ranking import ranking_hinge
+from mrd_jax.losses import ranking
 
 ANCHORS = 5
-SIZES = (1, 2, 3, 5, 64)
+SIZES = (1, 5, 64)
 MARGINS = (0.0, 0.1, 3.0)
+TIES = ("by_index", "left_out")
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -19,37 +20,53 @@ pytestmark = pytest.mark.usefixtures("x64")
 # Without LLVM's optimisations it compiles in half the time.
 @functools.partial(
   jax.jit,
-  static_argnames="anchor_chunk",
+  static_argnames="ties",
   compiler_options={"xla_backend_optimization_level": 0},
 )
-def hinge(u_AB, margin, anchor_chunk=64):
-  return jax.value_and_grad(
-    lambda u: ranking_hinge(u, margin, anchor_chunk=anchor_chunk)
-  )(u_AB)
+def hinges(u_AB, teacher_AB, margin, ties, draws_A2S=None):
+  """Sum, number of pairs and gradient; what is infinite does not exist."""
+
+  def total(u_AB):
+    matrices = u_AB, teacher_AB, jnp.isfinite(u_AB)
+    sum_A, pairs_A = (
+      ranking.all_pairs_hinges(*matrices, margin, ties)
+      if draws_A2S is None
+      else ranking.sampled_hinges(*matrices, margin, draws_A2S, ties)
+    )
+    return sum_A.sum(), pairs_A.sum()
+
+  (value, pairs), gradient = jax.value_and_grad(total, has_aux=True)(u_AB)
+  return value, pairs, gradient
 
 
-def loop(u_AB: np.ndarray, margin: float) -> tuple[float, np.ndarray]:
-  """Eq. 12 as it is written: every anchor, every pair r < q that exists.
+def loop(u_AB, teacher_AB, margin, ties="by_index", draws_A2S=None):
+  """Eq. 12 as it is written: every anchor and pair of columns that exist.
 
   A pair is active when u_q < u_r + margin, in the precision of `u_AB`.
   """
-  total, gradient = 0.0, np.zeros(u_AB.shape, int)
+  total, pairs, gradient = 0.0, 0, np.zeros(u_AB.shape, int)
   margin = u_AB.dtype.type(margin)
-  for a, u in enumerate(u_AB):
-    for r in range(len(u)):
-      for q in range(r + 1, len(u)):
-        if np.isfinite(u[q]) and u[q] < u[r] + margin:
-          total += float(u[r]) + float(margin) - float(u[q])
-          gradient[a, r] += 1
-          gradient[a, q] -= 1
-  return total, gradient
+  everyone = np.array(np.triu_indices(u_AB.shape[1], 1))
+  for a, (u, teacher) in enumerate(zip(u_AB, teacher_AB, strict=True)):
+    for j, k in (everyone if draws_A2S is None else draws_A2S[a]).T:
+      r, q = sorted((j, k), key=lambda x: (teacher[x], x))
+      tied = ties == "left_out" and teacher[r] == teacher[q]
+      if j == k or tied or not np.isfinite(u[[r, q]]).all():
+        continue
+      pairs += 1
+      if u[q] < u[r] + margin:
+        total += float(u[r]) + float(margin) - float(u[q])
+        gradient[a, r] += 1
+        gradient[a, q] -= 1
+  return total, pairs, gradient
 
 
-def rows(kind: str, size: int) -> np.ndarray:
+def rows(kind: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """The student's distances and the teacher's."""
   rng = np.random.default_rng(size)
-  u = rng.uniform(0, 2, (ANCHORS, size))
-  if kind == "ties":  # many of them exactly a margin of 0.1 apart
-    u = np.round(u, 1)
+  u, teacher = rng.uniform(0, 2, (2, ANCHORS, size))
+  if kind == "ties":  # many of the student's exactly a margin of 0.1 apart
+    u, teacher = np.round(u, 1), np.round(3 * teacher)
   elif kind == "an ulp around the margin":
     # u < v + m and u - m < v round differently.
     half = size // 2
@@ -59,18 +76,19 @@ def rows(kind: str, size: int) -> np.ndarray:
     u[:, size - half :] = np.where(rng.random(near.shape) < 0.5, near, moved)
     u = rng.permuted(u, axis=1)
   elif kind == "one value":
-    u[:] = 0.7
+    u[:], teacher[:] = 0.7, 0.3
   elif kind == "sorted":
-    u.sort(axis=1)
+    u, teacher = np.sort(u, axis=1), np.sort(teacher, axis=1)
   elif kind == "reversed":
-    u = -np.sort(-u, axis=1)
+    u, teacher = -np.sort(-u, axis=1), np.sort(teacher, axis=1)
   elif kind == "padded":
-    # From none to all of a row does not exist.
+    # From none to all of a row does not exist; the teacher has ties.
     exists = np.linspace(0, size, ANCHORS).round().astype(int)
     u[np.arange(size) >= exists[:, None]] = np.inf
+    teacher = np.round(teacher, 1)
   elif kind == "far from zero":
     u += 1000
-  return u
+  return u, teacher
 
 
 KINDS = (
@@ -85,78 +103,86 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_counting_is_the_loop_over_all_pairs(kind, size, margin):
-  u = rows(kind, size)
-  value, gradient = hinge(u, margin)
-  expected, counts = loop(u, margin)
-  assert value == pytest.approx(expected, rel=1e-12, abs=1e-12)
-  # The coefficients are numbers of pairs: exact, whatever ties there are.
-  np.testing.assert_array_equal(gradient, counts)
-  assert value.dtype == gradient.dtype == np.float64
+def test_counting_is_the_loop_over_all_pairs(kind, size, ties):
+  u, teacher = rows(kind, size)
+  for margin in MARGINS:
+    value, pairs, gradient = hinges(u, teacher, margin, ties)
+    total, count, counts = loop(u, teacher, margin, ties)
+    assert value == pytest.approx(total, rel=1e-12, abs=1e-12)
+    # The coefficients are numbers of pairs: exact, whatever ties there are.
+    np.testing.assert_array_equal(gradient, counts)
+    assert pairs == count
+    assert value.dtype == gradient.dtype == np.float64
 
 
-@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("kind", ["random", "ties", "padded"])
-def test_float32_counts_exactly_too(kind, margin):
-  u = rows(kind, 64).astype(np.float32)
-  value, gradient = hinge(u, np.float32(margin))
-  expected, counts = loop(u, margin)
-  np.testing.assert_array_equal(gradient, counts)
-  assert value.dtype == gradient.dtype == np.float32
-  assert value == pytest.approx(expected, rel=1e-5, abs=1e-4)
+def test_float32_counts_exactly_too(kind, ties):
+  u, teacher = (x.astype(np.float32) for x in rows(kind, 64))
+  for margin in MARGINS:
+    value, pairs, gradient = hinges(u, teacher, np.float32(margin), ties)
+    total, count, counts = loop(u, teacher, margin, ties)
+    np.testing.assert_array_equal(gradient, counts)
+    assert pairs == count
+    assert value.dtype == gradient.dtype == np.float32
+    assert value == pytest.approx(total, rel=1e-5, abs=1e-4)
+
+
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("kind", ["random", "ties", "padded"])
+def test_drawn_pairs_are_the_loop_over_them(kind, ties):
+  u, teacher = rows(kind, 64)
+  draws = np.random.default_rng(0).integers(0, 64, (ANCHORS, 2, 300))
+  value, pairs, gradient = hinges(u, teacher, 0.1, ties, draws)
+  total, count, counts = loop(u, teacher, 0.1, ties, draws)
+  assert value == pytest.approx(total, rel=1e-12)
+  assert pairs == count
+  if kind == "random":  # no kinks, where a gradient is 1/2
+    np.testing.assert_array_equal(gradient, counts)
 
 
 @pytest.mark.parametrize("margin", [0, 1, 3])
 def test_integers_give_the_exact_sum(margin):
   # 8 levels of 1/8, 64 columns: sums, means and shifts are exact in float64.
   u = np.random.default_rng(0).integers(0, 8, (ANCHORS, 64)) / 8
-  value, gradient = hinge(u, float(margin))
-  expected, counts = loop(u, margin)
+  order = np.broadcast_to(np.arange(64.0), u.shape)
+  value, _, gradient = hinges(u, order, float(margin), "by_index")
+  expected, _, counts = loop(u, order, margin)
   assert value == expected
   np.testing.assert_array_equal(gradient, counts)
 
 
-@pytest.mark.parametrize("chunk", [1, 3])  # of 5 anchors
-def test_chunks_change_nothing(chunk):
-  u = rows("padded", 5)
-  value, gradient = hinge(u, 0.1, anchor_chunk=chunk)
-  whole_value, whole_gradient = hinge(u, 0.1)
-  assert value == pytest.approx(float(whole_value), rel=1e-14)
-  np.testing.assert_array_equal(gradient, whole_gradient)
+def test_chunks_change_nothing(monkeypatch):
+  monkeypatch.setattr(ranking, "_AT_A_TIME", 3 * 7)  # 3 of 5 anchors
+  u, teacher = rows("padded", 7)
+  value, _, gradient = hinges(u, teacher, 0.1, "by_index")
+  expected, _, counts = loop(u, teacher, 0.1)
+  assert value == pytest.approx(expected, rel=1e-14)
+  np.testing.assert_array_equal(gradient, counts)
 
 
 def test_the_value_has_the_gradient_of_its_finite_differences():
-  rng = np.random.default_rng(1)
   margin, h = 0.1, 1e-6
-  u = rng.uniform(0, 2, (ANCHORS, 5))
+  u, teacher = rows("random", 5)
   # Away from kinks: no pair within 2 h of the margin.
   gaps = np.abs(u[:, :, None] + margin - u[:, None, :])
   assert gaps.min() > 10 * h
-  _, gradient = hinge(u, margin)
+  gradient = hinges(u, teacher, margin, "by_index")[2]
   for index in np.ndindex(u.shape):
     step = np.zeros_like(u)
     step[index] = h
-    up, down = hinge(u + step, margin)[0], hinge(u - step, margin)[0]
+    up, down = (
+      hinges(x, teacher, margin, "by_index")[0] for x in (u + step, u - step)
+    )
     assert (up - down) / (2 * h) == pytest.approx(
       float(gradient[index]), abs=1e-6
     )
 
 
-def test_missing_columns_have_no_gradient_and_no_nan():
-  u = rows("padded", 64)
-  _, gradient = hinge(u, 3.0)
-  assert (np.asarray(gradient)[np.isinf(u)] == 0).all()
-  shorter = rows("random", 64)[:, :40]
-  padded = np.concatenate([shorter, np.full((ANCHORS, 24), np.inf)], axis=1)
-  value, _ = hinge(padded, 0.1)
-  assert value == pytest.approx(loop(shorter, 0.1)[0], rel=1e-12)
-
-
 def test_a_perfect_student_beyond_the_margin_has_no_loss():
   u = np.tile(np.arange(5.0), (ANCHORS, 1))
-  value, gradient = hinge(u, 0.1)
+  value, _, gradient = hinges(u, u, 0.1, "by_index")
   assert value == 0 and not np.asarray(gradient).any()
-  assert jnp.isfinite(value)

@@ -221,7 +221,6 @@ def test_blocks_and_parts_follow_the_same_curve(data_dir, tmp_path, capfd):
   changes = {
     "dense (loss.form is auto)": {},
     "gather, 8 columns at a time": {"loss": {"form": "gather", "stripe": 8}},
-    "ring, 8 columns at a time": {"loss": {"form": "ring", "stripe": 8}},
     "dense": {"loss": {"form": "dense"}, "train": {"accumulate": 4}},
   }
   curves = []
