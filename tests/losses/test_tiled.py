@@ -272,7 +272,7 @@ def test_memory_of_large_batches(representation, batch, devices, gib):
 
 
 def programs(*arguments: str) -> list[dict]:
-  args = ["--devices=2", "--timed=", "--dim=32", "--stripe=4"]
+  args = ["--devices=2", "--timed=", "--dim=32", "--stripe=16"]
   args += ["--cross_form=matched", *arguments]
   return benchmark.measure(benchmark.parse(args))["programs"]
 
