@@ -3,8 +3,8 @@
 A relation compares queries `a` (rows) with keys `b` (columns), both (B, D).
 It is *intra* when both come from one modality and *cross* otherwise.  Which
 pairs belong to it is a boolean (B, B) `pair_mask`; entries outside the mask
-are never read by a discrepancy (`losses/mrd.py`).  A tile of a relation has A
-rows and B columns (`losses/blocks.py`).
+are never read by a discrepancy (`losses/mrd.py`).  (A, B) is any piece of a
+relation: `losses/tiled.py` makes one after the other.
 
 Matrix products run at the highest precision of the array's type: on
 accelerators the default would round float32 to bfloat16 or TF32.
