@@ -8,13 +8,12 @@ import dataclasses
 import ml_collections
 
 from mrd_jax.config.fields import BELOW_ONE, build, field
-from mrd_jax.config.pretraining import UpAxis
+from mrd_jax.config.pretraining import PointBERTSize, UpAxis
 from mrd_jax.config.shared import (
   AdamWConfig,
   ComputeConfig,
   LogConfig,
   MeshConfig,
-  PointBERTSize,
   ReadingConfig,
   RunConfig,
   check_run,

@@ -18,7 +18,6 @@ from mrd_jax.config.shared import (
   ComputeConfig,
   LogConfig,
   MeshConfig,
-  PointBERTSize,
   ReadingConfig,
   RunConfig,
   check_run,
@@ -166,6 +165,32 @@ class LossConfig:
   stripe: int = field(
     512, "Columns of a tile.", low=1, high=2**24, may_change=True
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class PointBERTSize:
+  """The architecture: what decides the parameters and the numbers."""
+
+  width: int = field(512, "Token width.", low=1, high=2**16)
+  depth: int = field(12, "Transformer blocks.", low=1, high=1024)
+  heads: int = field(8, "Attention heads of width 64.", low=1, high=1024)
+  mlp_dim: int = field(
+    1536, "Hidden width of a block's MLP.", low=1, high=2**20
+  )
+  sa_dim: int = field(
+    256, "Output width of the mini-PointNet.", low=1, high=2**16
+  )
+  groups: int = field(384, "G, tokens per cloud.", low=1, high=2**16)
+  radius: float = field(
+    0.2, "Radius of a group's ball in the normalised cloud.", low=1e-6, high=4
+  )
+  group_size: int = field(64, "K, points per group.", low=1, high=2**16)
+
+  @property
+  def size(self) -> "PointBERTSize":
+    """The architecture alone, of a section that has more fields."""
+    names = (item.name for item in dataclasses.fields(PointBERTSize))
+    return PointBERTSize(**{name: getattr(self, name) for name in names})
 
 
 SIZES = {

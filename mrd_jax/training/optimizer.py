@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mrd_jax.config.pretraining import AdamWConfig, OptimizerConfig
+from mrd_jax.config.pretraining import OptimizerConfig
+from mrd_jax.config.shared import AdamWConfig
 from mrd_jax.errors import BadInput
 
 GROUP_RULES = (
