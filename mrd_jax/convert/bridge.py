@@ -124,14 +124,14 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   return [*sorted(files), sidecar]
 
 
-def torch_model(encoder: Encoder) -> pointbert_torch.Encoder:
+def torch_model(encoder: Encoder) -> pointbert_torch.TorchEncoder:
   """Builds the encoder as a PyTorch module, in evaluation mode."""
   return _build(encoder.config, _state(encoder))
 
 
 def read_torch_model(
   path: Path, config: EncoderConfig
-) -> pointbert_torch.Encoder:
+) -> pointbert_torch.TorchEncoder:
   """Reads a file's weights into a module that is otherwise as the config says.
 
   Raises:
@@ -150,7 +150,7 @@ def _state(encoder: Encoder) -> names.State:
 
 def _build(
   config: EncoderConfig, state: names.State
-) -> pointbert_torch.Encoder:
+) -> pointbert_torch.TorchEncoder:
   model = pointbert_torch.build(dataclasses.asdict(config))
   # A copy: what JAX lends is read-only, which PyTorch does not know.
   model.load_state_dict(

@@ -48,7 +48,7 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-class Encoder(Projected):
+class TorchEncoder(Projected):
   """A `Projected` that knows what clouds go through before it.
 
   Attributes:
@@ -178,7 +178,7 @@ def prepare(
   return torch.cat([xyz, rgb], dim=1).float()
 
 
-def build(config: dict[str, Any]) -> Encoder:
+def build(config: dict[str, Any]) -> TorchEncoder:
   """Builds a model with fresh weights from its config, see `load`.
 
   Raises:
@@ -194,12 +194,12 @@ def build(config: dict[str, Any]) -> Encoder:
     raise ValueError(f"up_axis is {up_axis!r}, must be 'y' or 'z'")
   ppat = PointPatchTransformer(*size)
   proj = None if embed_dim is None else nn.Linear(size[0], embed_dim)
-  return Encoder(ppat, proj, config)
+  return TorchEncoder(ppat, proj, config)
 
 
 def load(
   path: str | Path, config: dict[str, Any] | str | Path | None = None
-) -> Encoder:
+) -> TorchEncoder:
   """Loads a model: on the CPU, in float32, in eval mode.
 
   Args:

@@ -21,7 +21,13 @@ from converting import (
   run,
   strictly_loaded,
 )
-from encoders import make_config, make_encoder, random_variables
+from encoders import (
+  EMBED_DIM,
+  TINY,
+  make_config,
+  make_encoder,
+  random_variables,
+)
 from openshape_bundle import Attack
 
 from configs import debug
@@ -74,6 +80,8 @@ def test_to_torch(model_dir, tmp_path, capsys, suffix, options):
   else:
     state = safetensors.torch.load_file(out)
   assert all(key.startswith("module.") == bool(options) for key in state)
+  state = {key.removeprefix("module."): x for key, x in state.items()}
+  strictly_loaded(state, TINY, EMBED_DIM)
   values = json.loads(sidecar.read_text())
   config = make_config()
   assert values["architecture"] == vars(config.architecture)
