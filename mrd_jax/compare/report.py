@@ -111,7 +111,7 @@ def _as_json(row: Row) -> dict[str, Any]:
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
-  """Draws the relative error against depth: of the stages, and of the gradients."""
+  """Draws the relative error of stages and of gradients against depth."""
   height = 5.2
   notes = [title, "what is equal is not drawn"]
   with figure(path, "JAX against PyTorch, by depth", notes, height) as drawn:

@@ -139,7 +139,7 @@ def compare(
 
 
 def _in_dtype(encoder: Encoder, dtype: str) -> Encoder:
-  """Returns the encoder computing in a type; float64 has parameters of its own."""
+  """Returns the encoder computing in a type; float64 has its own parameters."""
   variables = encoder.variables
   if dtype == "float64":
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)

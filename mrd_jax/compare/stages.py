@@ -202,7 +202,7 @@ def torch_apply(
   train: bool,
   bfloat16: bool,
 ) -> torch.Tensor:
-  """Returns PyTorch's embeddings (B, D); with bfloat16 under `torch.autocast`."""
+  """Returns PyTorch's embeddings (B, D), in bfloat16 by `torch.autocast`."""
   weight = model.ppat.cls_token
   device = weight.device
   points = torch.tensor(clouds.points, device=device, dtype=weight.dtype)
@@ -216,7 +216,7 @@ def torch_apply(
 
 
 def unbias(statistics: Any, new: Any, count: int) -> Any:
-  """Returns our running statistics as PyTorch keeps them, after one training pass.
+  """Returns our running statistics as PyTorch keeps them, after one pass.
 
   Both mix the batch's variance into the running one; PyTorch's is the
   unbiased, a factor n / (n - 1) with n values a channel.

@@ -1,4 +1,4 @@
-"""Takes one training step on both sides: loss terms, gradients, updated parameters.
+"""Takes one training step on both sides: terms, gradients, new parameters.
 
 Schedule, clipping and freezing are left out, so that every parameter moves;
 the dynamic weights start apart from each other, so that a pair that is
@@ -63,7 +63,7 @@ class Step(NamedTuple):
 
 
 def make_setting(config: Any, logit_scale: float | None) -> Setting:
-  """Makes the setting of a run's `Config`; the paper's where there is none (None).
+  """Makes the setting of a run's `Config`; for None that of the paper.
 
   Pairs are not sampled: that is random.
   """
@@ -90,7 +90,7 @@ def make_setting(config: Any, logit_scale: float | None) -> Setting:
 
 
 def start_params(setting: Setting, encoder_params: Any) -> dict[str, Any]:
-  """Makes what both sides start from, in the type of the encoder's parameters."""
+  """Makes what both sides start from, typed as the encoder's parameters."""
   dtype = np.asarray(encoder_params["cls_token"]).dtype
   return {
     "encoder": encoder_params,
@@ -137,7 +137,7 @@ def _gradients(
 
 
 def jax_update(setting: Setting, params: Any, gradients: Any) -> Any:
-  """Returns the parameters after our optimizer's first step with given gradients."""
+  """Returns the parameters after our optimizer's first step."""
   params, gradients = jax.tree.map(jnp.asarray, (params, gradients))
   return jax.device_get(_update(setting.optimizer, params, gradients))
 

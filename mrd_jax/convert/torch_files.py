@@ -146,7 +146,7 @@ def _without_prefix(tensors: dict[str, Any], path: Path) -> names.State:
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
-  """Returns a tensor; floating-point ones as float32, as numpy has no bfloat16."""
+  """Returns a tensor, of floats in float32, as numpy has no bfloat16."""
   # Sparse, quantised, nested and meta tensors stay what they are.
   with contextlib.suppress(TypeError, RuntimeError):
     if isinstance(value, torch.Tensor):

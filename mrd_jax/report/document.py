@@ -1,4 +1,4 @@
-"""Writes the frame of the page: one HTML file that needs nothing else, no network.
+"""Writes the frame of the page: one HTML file that needs nothing else.
 
 Everything is in the file, and its Content-Security-Policy forbids the rest:
 only the script that is part of this package runs.

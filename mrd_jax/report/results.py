@@ -46,7 +46,7 @@ def section(folders: Folders) -> list[Markup]:
 
 
 def run_results(runs: Mapping[str, RunFolder]) -> list[Markup]:
-  """Makes tables of the runs' results, one for each split and kind of metric."""
+  """Makes tables of the runs' results, one a split and kind of metric."""
   rows, selected = [], {}
   for name, run in runs.items():
     if run.results is None:

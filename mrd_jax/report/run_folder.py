@@ -100,7 +100,7 @@ class RunFolder:
     )
 
   def describe(self) -> list[str]:
-    """Names the dataset, the teacher and the run, a phrase each for the reader."""
+    """Names the dataset, the teacher and the run, a phrase each."""
     data = [f"data: {self.data_dir} (not readable here)"]
     if self.meta:
       data = [f"data: {self.meta.name}"]
