@@ -53,7 +53,7 @@ def draw_hits(
     score = f"{i + 1}.  {hits.score[i]:.3f}"
     if len(asked) == 2:
       score += f"  ({', '.join(f'{c:.2f}' for c in hits.cosine[i])})"
-    name = Line(str(gallery.files[row]), GREY, 7, middle=True)
+    name = Line(str(gallery.files[row]), GREY, 7, most=2, middle=True)
     found.append(Tile(_found(gallery, row), [Line(score), name]))
   queries = [_asked(query, up) for query in asked]
   rows = [
@@ -74,7 +74,7 @@ def _asked(query: Query, up: str) -> Tile:
   except BadInput:
     picture = "cannot be read"
   name = f"{query.kind}: {Path(query.value).name}"
-  return Tile(picture, [Line(name, middle=True)])
+  return Tile(picture, [Line(name, most=2, middle=True)])
 
 
 def _found(gallery: Gallery, row: int):
