@@ -8,7 +8,6 @@ import pytest
 
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics import embeddings
-from mrd_jax.metrics import retrieval as retrieval_module
 from mrd_jax.metrics.retrieval import retrieval
 
 
@@ -190,21 +189,6 @@ def test_constant_embeddings_retrieve_at_chance(n):
   assert result["text_to_shape_category_r1"] == pytest.approx(
     np.mean(np.bincount(label)[label] / n)
   )
-
-
-def test_equal_items_are_scored_once(monkeypatch):
-  """However a product is rounded, they tie."""
-  scored = []
-
-  def spy(function, queries, whole):
-    scored.append(len(whole[0]))
-    return embeddings.map_rows(function, queries, whole)
-
-  monkeypatch.setattr(retrieval_module, "map_rows", spy)
-  point, text = noisy_pairs(40)
-  text[10:20] = text[0]
-  retrieval(point, text, np.ones(40, bool))
-  assert scored == [40, 30]
 
 
 def test_what_nothing_asks_for_is_absent():
