@@ -65,7 +65,7 @@ def read_mesh(path: str | os.PathLike[str], *, up: str = "y") -> Mesh:
     raise BadInput(f"{path}: no such file")
   notes: list[str] = []
   try:
-    with _quiet() as said:
+    with _overhear_trimesh() as said:
       format = next(x for x in _FORMATS if suffix in x.SUFFIXES)
       parts = format.read(path.read_bytes(), path.parent, notes)
       if any("extension" in line for line in said):
@@ -128,7 +128,7 @@ def _check(parts: list[Part], is_gltf: bool, up: str, notes: list[str]) -> Mesh:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[list[str]]:
+def _overhear_trimesh() -> Iterator[list[str]]:
   """Keeps warnings off the user's screen; gives trimesh's as a list."""
   import trimesh
 
