@@ -93,13 +93,6 @@ def test_an_added_and_a_removed_field_are_in_the_diff(saved):
   )
 
 
-def test_names_that_begin_alike_are_not_the_same_field(saved):
-  """`profile` may change; that says nothing of `profiles`."""
-  change(saved, lambda values: values.update(profiles=3, profile="1:2"))
-  with pytest.raises(BadInput, match=": profiles: 3 -> absent$"):
-    check_resumable(Config(), saved)
-
-
 @pytest.mark.parametrize("kind", [pretraining, finetuning])
 def test_the_configs_of_both_kinds_of_run_go_on(kind, tmp_path):
   path = tmp_path / "config.json"
