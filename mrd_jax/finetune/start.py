@@ -87,22 +87,18 @@ def read(workdir: Path, checkpoint: str, which: str) -> Start:
   file = workdir / START_FILE
   try:
     values = json.loads(file.read_text())
-    before = values["checkpoint"], values["which"]
     size = PointBERTSize(**values.pop("architecture"))
     start = Start(**values, architecture=size)
+    # One name for one place; "" is from scratch.
+    places = {x and os.path.abspath(x) for x in (start.checkpoint, checkpoint)}
   except (ValueError, KeyError, TypeError) as error:
     raise BadInput(
       f"{file} is damaged ({error}); fine-tune again in another --workdir"
     ) from error
-  if (_absolute(before[0]), before[1]) != (_absolute(checkpoint), which):
+  if len(places) > 1 or start.which != which:
     raise BadInput(
-      f"{file} says that this run started from {before[0]!r} ({before[1]}), "
-      f"not {checkpoint!r} ({which}); name that as --checkpoint and --which, "
-      "or another --workdir"
+      f"{file} says that this run started from {start.checkpoint!r} "
+      f"({start.which}), not {checkpoint!r} ({which}); name that as "
+      "--checkpoint and --which, or another --workdir"
     )
   return start
-
-
-def _absolute(checkpoint: str) -> str:
-  """One name for one place; "" is from scratch."""
-  return os.path.abspath(checkpoint) if checkpoint else ""

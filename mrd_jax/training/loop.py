@@ -75,7 +75,6 @@ def train_loop(run: Run, workdir: Path) -> bool:
   """
   objective, last = run.objective, run.objective.num_steps
   config = objective.config
-  first_process = jax.process_index() == 0
   check_wandb(config.log.wandb)
   clock = Clock()
   with (
@@ -94,11 +93,9 @@ def train_loop(run: Run, workdir: Path) -> bool:
       check_same_data(objective.data, workdir / "data.json")
       restored = checkpoints.restore_newest(run.abstract_state)
       start, state, remarks = restored.step, restored.state, restored.remarks
-    profile = Profile(
-      config.profile, workdir / "profile", num_steps=last, enabled=first_process
-    )
+    profile = Profile(config.profile, workdir / "profile", last)
     closing.enter_context(contextlib.closing(profile))
-    if first_process:
+    if jax.process_index() == 0:
       write_json(workdir / "config.json", dataclasses.asdict(config))
       write_json(workdir / "data.json", objective.data)
     # The step we start from is evaluated again if a stop kept its scores from

@@ -18,29 +18,27 @@ class Profile:
   The steps are marked "train" with their number in metrics.jsonl, START + 1
   to STOP.  A run that resumes inside the window traces the rest of it, into a
   folder of its own.  TensorBoard's profile plugin, XProf and Perfetto show
-  the files.
+  the files.  Only the first process is traced: one trace shows what all do, and
+  those of two on one host would overwrite each other.
 
   Args:
     window: As in the config.
     folder: Where the trace goes; made when the window begins.
     num_steps: Length of the run.
-    enabled: Whether this process is the one that is traced: one trace shows
-      what all do, and those of two on one host would overwrite each other.
 
   Raises:
     BadInput: if the window begins where the run ends, or after it.
   """
 
-  def __init__(
-    self, window: str, folder: Path, *, num_steps: int, enabled: bool
-  ):
+  def __init__(self, window: str, folder: Path, num_steps: int):
     steps = parse_window(window)
     if steps and steps[0] >= num_steps:
       raise BadInput(
         f"config.profile is {window!r}, but the run has only {num_steps} "
         "steps; name an earlier window"
       )
-    self._start, self._stop = steps if steps and enabled else (0, 0)
+    traced = jax.process_index() == 0
+    self._start, self._stop = steps if steps and traced else (0, 0)
     self._folder = folder
     self._tracing = False
 

@@ -7,7 +7,7 @@ import pytest
 from runs import pretraining_config
 from tensorboardX.proto import event_pb2
 
-from mrd_jax.io.files import read_json_lines, write_json
+from mrd_jax.io.files import read_json_lines
 from mrd_jax.training.log import MetricsWriter, duration
 
 VALUES = {
@@ -218,23 +218,3 @@ def test_time_to_evaluate_is_not_training_time(tmp_path, monkeypatch):
   first, _, second = written(tmp_path)
   # 10 steps of 8 shapes in 10 seconds.
   assert first["shapes_per_second"] == second["shapes_per_second"] == 8
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-  path = tmp_path / "results.json"
-  write_json(path, {"a": [1, 2]})
-  assert json.loads(path.read_text()) == {"a": [1, 2]}
-  with pytest.raises(TypeError):
-    write_json(path, {"a": object()})
-
-  def killed(*_):
-    raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr("os.replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-      write_json(path, {"b": 3})
-  assert json.loads(path.read_text()) == {"a": [1, 2]}
-  write_json(path, {"b": 3})
-  assert json.loads(path.read_text()) == {"b": 3}
-  assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

@@ -124,22 +124,6 @@ def test_load_encoder_says_what_is_missing(tmp_path, pretrained):
     load_encoder(pretrained, "first")
 
 
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    (lambda p: p[0], r"shape \(20, 6\)"),
-    (lambda p: np.where(p == p[1, 3, 2], np.nan, p), r"points\[1\].*NaN"),
-    (lambda p: np.ones_like(p), r"points\[0\]: all points coincide"),
-  ],
-)
-def test_an_encoder_names_the_cloud_it_cannot_embed(
-  pretrained, change, message
-):
-  points = np.random.default_rng(0).random((2, 20, 6))
-  with pytest.raises(BadInput, match=message):
-    load_encoder(pretrained)(change(points))
-
-
 def test_other_data_is_refused_on_resume(pretrained, tmp_path):
   other = tmp_path / "other"
   procedural.generate(
