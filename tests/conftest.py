@@ -5,10 +5,15 @@ and no test may skip, or nothing would have run on it.
 """
 
 import atexit
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's own loops and torch's would fight over the cores of a small machine.
@@ -66,6 +71,23 @@ def x64():
   """Runs a test in float64."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen]]:
+  """`runs.spawn` in a group of its own, of which no process is left over."""
+  started = []
+
+  def spawn(*arguments: str | Path, **options: Any) -> subprocess.Popen:
+    started.append(runs.spawn(*arguments, new_group=True, **options))
+    return started[-1]
+
+  yield spawn
+  for process in started:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ValueError):  # its pipes are closed: it was read
+      process.communicate()
 
 
 # What several test files start from: to be read, or copied and then changed.

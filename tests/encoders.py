@@ -15,6 +15,19 @@ TINY = PointBERTSize(
   32, 2, 1, 48, sa_dim=16, groups=12, radius=0.4, group_size=8
 )
 EMBED_DIM = 10
+# What a run of ours leaves in the config; the values are arbitrary.
+TRAINED = {
+  "training_config": {
+    "seed": 3,
+    "train": {"batch_size": 64, "steps": 7},
+    "optimizer": {"learning_rate": 0.001},
+    "loss": {"weighting": "dynamic"},
+    "augment": {"num_points": 600},
+  },
+  "data": {"name": "Chairs", "teacher": "a teacher", "records": 123},
+  "results": {"step": 7, "metrics": {"val/top1": 0.25, "val/top5": 0.5}},
+  "license": "cc-by-4.0",
+}
 
 
 def make_config(**changes) -> EncoderConfig:
@@ -80,3 +93,15 @@ def cloud(n: int, channels: int = 6, seed: int = 0) -> np.ndarray:
   points = rng.random((n, channels))
   points[:, :3] *= 0.5 + 3 * rng.random(3)
   return points
+
+
+def assert_same(found: Encoder, expected: Encoder) -> None:
+  """Config, variables and embeddings are equal, every bit."""
+  assert found.config == expected.config
+  assert found.model == expected.model
+  jax.tree.map(
+    np.testing.assert_array_equal, found.variables, expected.variables
+  )
+  for leaf in jax.tree.leaves(found.variables):
+    assert leaf.dtype == np.float32
+  np.testing.assert_array_equal(found([cloud(99)]), expected([cloud(99)]))

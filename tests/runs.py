@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -137,6 +138,26 @@ def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
   ]
 
 
+def spawn(
+  *arguments: str | Path,
+  stdout: Any = subprocess.PIPE,
+  stderr: Any = subprocess.PIPE,
+  cwd: Path = REPOSITORY,
+  new_group: bool = False,
+  **variables: str,
+) -> subprocess.Popen:
+  """Starts a process with more environment variables."""
+  return subprocess.Popen(
+    list(map(str, arguments)),
+    cwd=cwd,
+    env=os.environ | variables,
+    stdout=stdout,
+    stderr=stderr,
+    text=True,
+    start_new_session=new_group,
+  )
+
+
 def start(
   arguments: list[str],
   devices: int = 1,
@@ -147,27 +168,27 @@ def start(
 
   A pipe is at its end only when data workers have ended too.
   """
-  environment = os.environ | {
-    "PYTHONPATH": str(REPOSITORY),
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": str(devices),
-    "JAX_ENABLE_COMPILATION_CACHE": str(devices == 1),
-  }
-  return subprocess.Popen(
-    arguments,
+  return spawn(
+    *arguments,
     cwd=folder,
-    env=environment,
     stderr=errors.open("w") if errors else subprocess.PIPE,
     stdout=subprocess.DEVNULL if errors else subprocess.PIPE,
-    text=True,
+    PYTHONPATH=str(REPOSITORY),
+    JAX_PLATFORMS="cpu",
+    JAX_NUM_CPU_DEVICES=str(devices),
+    JAX_ENABLE_COMPILATION_CACHE=str(devices == 1),
   )
+
+
+def free_port() -> int:
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
 
 
 def joining(count: int) -> list[list[str]]:
   """The flags by which `count` processes find each other, for each."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
+  port = free_port()
   return [
     [
       "--distributed",
@@ -191,10 +212,11 @@ def start_together(
 def finish(
   process: subprocess.Popen, expect: int = 0, errors: Path | None = None
 ) -> str:
-  """Waits for the end; returns what was said on stderr."""
-  _, said = process.communicate(timeout=240)
+  """Waits for the end; returns what was said on stderr (and stdout, if one)."""
+  out, said = process.communicate(timeout=400)
   if errors:
     said = errors.read_text()
+  said = out if said is None else said
   assert process.returncode == expect, said
   return said
 
@@ -209,7 +231,7 @@ def wait_until(
   """Waits, as long as the process lives, until `happened` is true."""
   deadline = time.monotonic() + 120
   while not happened():
-    assert process.poll() is None, process.communicate()[1]
+    assert process.poll() is None, process.communicate()
     assert time.monotonic() < deadline, "it never happened"
     time.sleep(0.01)
 

@@ -3,7 +3,7 @@
 A section of a config is a frozen dataclass.  Each of its fields is made by
 `field`, which says its default, its range, why it is there, and whether it may
 change when a run goes on.  The type hint says the rest: bool, int, float, str,
-`tuple[str, ...]`, a `Literal` of choices, or another section.
+`tuple[str, ...]`, a dict, a `Literal` of choices, another section; or None too.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import re
+import types
 import typing
 from typing import Any, Literal, NamedTuple
 
@@ -165,13 +166,14 @@ def check(section: Any, name: str) -> None:
 
   Args:
     section: A dataclass.
-    name: Of the section, for messages.
+    name: Of the section, for messages; "" leaves it out of them.
 
   Raises:
     BadInput: naming the field, what it must be, and what it is.
   """
   for item in declared(type(section)):
-    value, path = getattr(section, item.name), f"{name}.{item.name}"
+    value = getattr(section, item.name)
+    path = f"{name}.{item.name}" if name else item.name
     if not item.is_section:
       object.__setattr__(section, item.name, _checked(item, value, path))
     elif isinstance(value, item.hint):
@@ -181,6 +183,12 @@ def check(section: Any, name: str) -> None:
 
 
 def _checked(item: Declared, value: Any, name: str) -> Any:
+  or_none = ""
+  if isinstance(item.hint, types.UnionType):  # of something and None
+    if value is None:
+      return None
+    or_none = " or None"
+    item = item._replace(hint=typing.get_args(item.hint)[0])
   if typing.get_origin(item.hint) is Literal:
     choices = typing.get_args(item.hint)
     if value not in choices:
@@ -196,8 +204,11 @@ def _checked(item: Declared, value: Any, name: str) -> Any:
     return tuple(value)
   if item.hint is float and type(value) is int:
     value = float(value)
-  if type(value) is not item.hint:
-    raise BadInput(f"{name} is {value!r}, must be of type {item.hint.__name__}")
+  kind = typing.get_origin(item.hint) or item.hint  # dict[str, Any] is a dict
+  if type(value) is not kind:
+    raise BadInput(
+      f"{name} is {value!r}, must be of type {kind.__name__}{or_none}"
+    )
   if item.hint is float and not math.isfinite(value):
     raise BadInput(f"{name} is {value}, must be finite")
   if item.low is not None and not item.low <= value <= item.high:

@@ -17,6 +17,7 @@ from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta, ImageKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
+from mrd_jax.io.files import replacing
 from mrd_jax.metrics.embeddings import unit
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
@@ -120,14 +121,13 @@ class Embedder:
 
 
 def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:
-  """Writes a split's embeddings as .npz (float16, no pickle)."""
-  np.savez(
-    path,
-    **{
-      name: array.astype(np.float16) if array.ndim == 2 else array
-      for name, array in embeddings._asdict().items()
-    },
-  )
+  """Writes a split's embeddings as .npz (float16), whole or not at all."""
+  arrays = {
+    name: array.astype(np.float16) if array.ndim == 2 else array
+    for name, array in embeddings._asdict().items()
+  }
+  with replacing(path) as temporary, temporary.open("wb") as file:
+    np.savez(file, **arrays)
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:

@@ -22,6 +22,7 @@ from mrd_jax.encoder import files
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
+from mrd_jax.io.hub import Repository
 from mrd_jax.models.pointbert import PointBERT
 
 _SMALLEST_BUCKET = 256  # points
@@ -242,7 +243,8 @@ class Encoder:
     """
     path = Path(source)
     if not path.exists():
-      path = files.fetch(str(source), revision)
+      hub = Repository(str(source), revision)
+      path = hub.get(files.WEIGHTS_FILE).parent
     return cls.make(*files.read(path), dtype)
 
 

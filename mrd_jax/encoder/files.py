@@ -7,7 +7,7 @@ Face, and `NAME.json` beside a single file `NAME.safetensors`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import safetensors
 import safetensors.numpy
 
 from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.config.fields import check, field
 from mrd_jax.config.pretraining import PointBERTSize, UpAxis, from_config_dict
 from mrd_jax.encoder import names
 from mrd_jax.errors import BadInput
-from mrd_jax.io import hub
 from mrd_jax.io.files import read_json, replacing, write_json
 
 WEIGHTS_FILE = "model.safetensors"
@@ -26,84 +26,41 @@ CONFIG_FILE = "config.json"
 _FORMAT = {"model_type": "mrd_jax.pointbert", "format": 1}
 
 
-def _is_count(value: Any) -> bool:
-  return type(value) is int and 0 < value < 2**24
-
-
-def _is_between(value: Any, low: float, high: float) -> bool:
-  return type(value) in (int, float) and low <= value <= high
-
-
-_Check = tuple[Callable[[Any], bool], str]
-_COUNT: _Check = _is_count, "a whole number above 0"
-_TEXT: _Check = lambda x: type(x) is str, "a text"
-_OBJECT: _Check = lambda x: x is None or type(x) is dict, "an object or null"
-# What the fields of `EncoderConfig` must be.
-_CHECKS: dict[str, _Check] = {
-  **{field.name: _COUNT for field in dataclasses.fields(PointBERTSize)},
-  "radius": (lambda x: _is_between(x, 1e-6, 4), "a number from 1e-6 to 4"),
-  "embed_dim": (
-    lambda x: x is None or _is_count(x),
-    "a whole number above 0, or null",
-  ),
-  "up_axis": (lambda x: x in ("y", "z"), "'y' or 'z'"),
-  "num_points": _COUNT,
-  "colour_fill": (lambda x: _is_between(x, 0, 1), "a number from 0 to 1"),
-  "embedding_space": _TEXT,
-  "logit_scale": (
-    lambda x: x is None or _is_between(x, -1e3, 1e3),
-    "a number from -1000 to 1000, or null",
-  ),
-  "step": (lambda x: type(x) is int and x >= 0, "a whole number"),
-  "training_config": _OBJECT,
-  "data": _OBJECT,
-  "results": _OBJECT,
-  "source": _TEXT,
-  "license": (lambda x: x is None or type(x) is str, "a text or null"),
-}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
   """What one has to know to use an encoder, besides its weights.
 
-  Attributes:
-    architecture: The sizes, groups included.
-    embed_dim: D of the projection; None if there is none.
-    up_axis: The axis that is up in the clouds that the encoder sees.
-    num_points: Most points of a cloud; of a larger one so many are drawn.
-    colour_fill: The grey of clouds without colours.
-    embedding_space: The teacher, in words.
-    logit_scale: ln(1 / temperature) of the contrastive loss; None if unknown.
-    step: Training steps done; 0 if unknown.
-    training_config: The run's config, None if it was not ours.
-    data: What it was trained on: name, teacher, records.
-    results: The run's results.json for these weights.
-    source: Where the weights come from, in words.
-    license: Of the weights; None if it was not stated.
+  It is checked when it is made: BadInput names the field that does not fit.
   """
 
-  architecture: PointBERTSize
-  embed_dim: int | None
-  up_axis: UpAxis
-  num_points: int
-  colour_fill: float
-  embedding_space: str
-  logit_scale: float | None = None
-  step: int = 0
-  training_config: dict[str, Any] | None = None
-  data: dict[str, Any] | None = None
-  results: dict[str, Any] | None = None
-  source: str = ""
-  license: str | None = None
+  architecture: PointBERTSize = field(MISSING, "The sizes, groups included.")
+  embed_dim: int | None = field(
+    MISSING, "D of the projection, None without.", low=1, high=2**24 - 1
+  )
+  up_axis: UpAxis = field(MISSING, "What is up in the clouds that it sees.")
+  num_points: int = field(
+    MISSING, "Points drawn of a larger cloud.", low=1, high=2**24 - 1
+  )
+  colour_fill: float = field(
+    MISSING, "The grey of clouds without colours.", low=0, high=1
+  )
+  embedding_space: str = field(MISSING, "The teacher, in words.")
+  logit_scale: float | None = field(
+    None, "ln(1 / temperature) of the contrast, if known.", low=-1e3, high=1e3
+  )
+  step: int = field(
+    0, "Training steps done; 0 if unknown.", low=0, high=2**63 - 1
+  )
+  training_config: dict[str, Any] | None = field(None, "Of a run of ours.")
+  data: dict[str, Any] | None = field(
+    None, "What it was trained on: name, teacher, records."
+  )
+  results: dict[str, Any] | None = field(None, "results.json of the weights.")
+  source: str = field("", "Where the weights come from, in words.")
+  license: str | None = field(None, "Of the weights, if it was stated.")
 
   def __post_init__(self):
-    """Raises BadInput, naming the field, if a value is of another kind."""
-    for name, value in {**vars(self.architecture), **vars(self)}.items():
-      if name in _CHECKS:
-        fits, kind = _CHECKS[name]
-        if not fits(value):
-          raise BadInput(f"{name} is {value!r}, must be {kind}")
+    check(self, "")
 
 
 def write(
@@ -296,9 +253,9 @@ def read_sidecar(path: Path) -> EncoderConfig:
     )
   values["architecture"] = PointBERTSize(**size)
   fields = dataclasses.fields(EncoderConfig)
-  for field in fields:
-    if field.name not in values and field.default is dataclasses.MISSING:
-      raise BadInput(f"{path} lacks the field {field.name}")
+  for known in fields:
+    if known.name not in values and known.default is MISSING:
+      raise BadInput(f"{path} lacks the field {known.name}")
   try:
     return EncoderConfig(
       **{f.name: values[f.name] for f in fields if f.name in values}
@@ -312,26 +269,10 @@ def check_architecture(
 ) -> None:
   """Raises BadInput, naming the file, if its tensors are not the config's."""
   size = config.architecture
-  for field, found in shapes._asdict().items():
-    said = config.embed_dim if field == "embed_dim" else getattr(size, field)
+  for size_name, found in shapes._asdict().items():
+    said = getattr(config if size_name == "embed_dim" else size, size_name)
     if said != found:
       raise BadInput(
-        f"{name}: the config says {field} {said}, the tensors have {found}: "
+        f"{name}: the config says {size_name} {said}, the tensors have {found}: "
         "the two files do not belong together"
       )
-
-
-def fetch(repository: str, revision: str | None) -> Path:
-  """Downloads a model folder from the hub, or finds it in the cache.
-
-  Args:
-    repository: Its name, "user/model".
-    revision: Branch, tag or commit; None is the main branch.
-
-  Returns:
-    The folder, for `read`.
-
-  Raises:
-    BadInput: in a sentence that says why it cannot be had.
-  """
-  return hub.Repository(repository, revision).get(WEIGHTS_FILE).parent

@@ -227,7 +227,7 @@ def test_flags_are_checked(unknown, tmp_path, capsys):
   path, _ = unknown
   args = ("from-torch", "--input", path, "--out", tmp_path / "out", *FLAGS)
   for flag, value, message in (
-    ("--groups", 0, "groups is 0, must be a whole number above 0"),
+    ("--groups", 0, "groups is 0, must be between 1 and 65536"),
     ("--radius", -0.2, "radius is -0.2, must be a number"),
     ("--radius", "nan", "radius is nan, must be a number"),
     ("--num-points", -3, "num_points is -3, must be a whole number"),

@@ -1,4 +1,4 @@
-"""`Encoder`: what users call.  Its files are in test_pretrained.py."""
+"""`Encoder`: what users call.  Its files are in test_model_folder.py."""
 
 import dataclasses
 import subprocess

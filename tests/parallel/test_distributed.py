@@ -1,6 +1,5 @@
 """How processes join, fail and end together: real ones, on this machine."""
 
-import contextlib
 import os
 import re
 import signal
@@ -9,11 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 import pytest
-from runs import REPOSITORY
+from runs import free_port
 
+import mrd_jax.evaluate.__main__
+import mrd_jax.finetune.__main__
+import mrd_jax.main
 from mrd_jax.cli import JOINING, exit_code
 from mrd_jax.errors import BadInput
 from mrd_jax.parallel import processes
@@ -151,28 +154,14 @@ sys.exit(exit_code(lambda: processes.run(work, exit_code, **flags)))
 
 
 @pytest.fixture
-def start():
-  """Starts processes, and sees that none outlives its test."""
-  started = []
+def start(spawn) -> Callable[..., subprocess.Popen]:
+  """Starts the script with some work and flags."""
 
   def start(work: str, flags: dict, **variables: str) -> subprocess.Popen:
     script = SCRIPT.replace("WORK", work.strip().replace("\n", "\n  "))
-    process = subprocess.Popen(
-      [sys.executable, "-c", script, repr(flags)],
-      cwd=REPOSITORY,
-      env=os.environ | variables,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    started.append(process)
-    return process
+    return spawn(sys.executable, "-c", script, repr(flags), **variables)
 
-  yield start
-  for process in started:
-    process.kill()
-    with contextlib.suppress(ValueError):  # its pipes are closed: it was read
-      process.communicate()
+  return start
 
 
 @pytest.fixture
@@ -189,12 +178,6 @@ def pair(start):
     ]
 
   return pair
-
-
-def free_port() -> int:
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    return free.getsockname()[1]
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -243,29 +226,29 @@ def test_who_cannot_be_joined_is_a_sentence(start):
     assert all(name in line for name in (*VARIABLES, "--process_id"))
 
 
-@pytest.mark.parametrize("verb", ["main", "evaluate", "finetune"])
-def test_the_verbs_have_the_flags(verb, tmp_path):
-  options = {
-    "main": ["--config=configs/debug.py", f"--workdir={tmp_path}"],
-    "evaluate": ["--suite=zero_shot", "--data=x", f"--output={tmp_path}"],
-    "finetune": ["--config=configs/finetune/base.py", f"--workdir={tmp_path}"],
-  }[verb]
-  if verb != "main":
-    options.append("--checkpoint=x")
-  command = [sys.executable, "-m", f"mrd_jax.{verb}", *options]
+@pytest.mark.parametrize(
+  ("main", "options"),
+  [
+    (mrd_jax.main.main, ["--config=configs/debug.py", "--workdir=WORKDIR"]),
+    (
+      mrd_jax.evaluate.__main__.main,
+      ["--suite=zero_shot", "--data=x", "--checkpoint=x", "--output=WORKDIR"],
+    ),
+    (
+      mrd_jax.finetune.__main__.main,
+      ["--config=configs/finetune/base.py", "--checkpoint=x"]
+      + ["--workdir=WORKDIR"],
+    ),
+  ],
+)
+def test_the_verbs_have_the_flags(main, options, tmp_path, capsys):
+  options = [x.replace("WORKDIR", str(tmp_path)) for x in options]
   for flags, message in (
     (["--distributed", "--process_id=0"], "--num_processes missing"),
     (["--num_processes=2"], "add it"),
   ):
-    found = subprocess.run(
-      [*command, *flags],
-      cwd=REPOSITORY,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    assert found.returncode == 2
-    (line,) = found.stderr.strip().splitlines()
+    assert main([*options, *flags]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
   assert not list(tmp_path.iterdir())
 
@@ -328,7 +311,7 @@ def test_a_failure_keeps_its_exit_code(pair):
   saving, _ = pair(save)
   began = time.monotonic()
   code, _, errors = end(first[1])
-  assert code == 2 and errors.strip().splitlines()[-1] == "mine"
+  assert code == 2 and errors.strip().splitlines()[-1] == "error: mine"
   code, _, errors = end(second[1])
   assert code == 1 and "ZeroDivisionError" in errors
   code, _, errors = end(fourth[1])
@@ -337,7 +320,9 @@ def test_a_failure_keeps_its_exit_code(pair):
   assert code == 75 and "error: save" in errors or code == -signal.SIGABRT
   for process in third:  # the first goes last, and aborts nobody
     code, _, errors = end(process)
-    assert code == 2 and errors.strip().splitlines()[-1] == "ours", errors
+    assert code == 2 and errors.strip().splitlines()[-1] == "error: ours", (
+      errors
+    )
   for process in (first[0], second[0], fourth[0]):
     code, _, errors = end(process)
     assert code in (75, -signal.SIGABRT), errors

@@ -5,9 +5,10 @@ import subprocess
 import sys
 import types
 
-import conftest
 import pytest
 from runs import REPOSITORY
+
+from mrd_jax.errors import RunFailed
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
@@ -29,31 +30,32 @@ def test_a_run_that_was_told_cuda_and_finds_a_cpu_ends(tmp_path, platforms):
   assert not (tmp_path / "run").exists()
 
 
-def test_gpu_tests_without_a_gpu_say_so_in_one_sentence():
-  ended = subprocess.run(
-    [
-      sys.executable,
-      "-m",
-      "pytest",
-      "-m",
-      "gpu",
-      "tests/parallel/test_platform.py",
-    ],
-    cwd=REPOSITORY,
-    env=os.environ | NO_GPU | {"JAX_PLATFORMS": "cuda"},
-    capture_output=True,
-    text=True,
+@pytest.fixture
+def conftest(request) -> types.ModuleType:
+  return request.config.pluginmanager.get_plugin(
+    str(REPOSITORY / "tests" / "conftest.py")
   )
-  said = ended.stdout + ended.stderr
-  assert ended.returncode == 1
-  assert "JAX_PLATFORMS names 'cuda', which cannot be used here" in said
-  assert "Traceback" not in said
+
+
+def test_gpu_tests_without_a_gpu_end_with_the_sentence(conftest, monkeypatch):
+  def check() -> None:
+    raise RunFailed("JAX_PLATFORMS names 'cuda', which cannot be used here")
+
+  monkeypatch.setattr(conftest, "PLATFORM", "cuda")
+  monkeypatch.setattr(conftest, "check_platform", check)
+  with pytest.raises(
+    pytest.exit.Exception, match="'cuda', which cannot"
+  ) as end:
+    conftest.pytest_sessionstart()
+  assert end.value.returncode == 1
 
 
 @pytest.mark.parametrize(
   ("platform", "outcome"), [("cpu", "skipped"), ("cuda", "failed")]
 )
-def test_a_skip_on_an_accelerator_is_a_failure(monkeypatch, platform, outcome):
+def test_a_skip_on_an_accelerator_is_a_failure(
+  conftest, monkeypatch, platform, outcome
+):
   monkeypatch.setattr(conftest, "PLATFORM", platform)
   report = types.SimpleNamespace(
     skipped=True, outcome="skipped", longrepr="needs a Hopper GPU"

@@ -1,5 +1,6 @@
 """The rule by which a state is laid out."""
 
+import dataclasses
 import functools
 import math
 
@@ -20,12 +21,11 @@ from mrd_jax.training.state import make_state
 
 def test_parameters_moments_and_average_are_split_alike():
   config = from_config_dict(debug.get_config())
+  size = dataclasses.replace(config.model.size, depth=1)
   mesh = sharding.make_mesh(4)
   assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
   init, abstract = make_state(
-    functools.partial(
-      init_params, PointBERT(config.model.size, 24), config.loss, 14.28
-    ),
+    functools.partial(init_params, PointBERT(size, 24), config.loss, 14.28),
     make_optimizer(
       config.optimizer, steps_per_epoch=5, num_steps=10, alternating=False
     ),

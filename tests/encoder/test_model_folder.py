@@ -2,59 +2,17 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
-import huggingface_hub
-import jax
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from encoders import TINY, cloud, make_config, make_encoder
+from encoders import TINY, TRAINED, assert_same, make_config, make_encoder
 
-from configs import debug
-from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.config.pretraining import from_config_dict
 from mrd_jax.encoder import files
-from mrd_jax.encoder.card import model_card
 from mrd_jax.encoder.encoder import Encoder, load_encoder
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare import procedural
-from mrd_jax.training import set_up
-
-# What a run of ours leaves in the config; the values are arbitrary.
-TRAINED = {
-  "training_config": {
-    "seed": 3,
-    "train": {"batch_size": 64, "steps": 7},
-    "optimizer": {"learning_rate": 0.001},
-    "loss": {"weighting": "dynamic"},
-    "augment": {"num_points": 600},
-  },
-  "data": {"name": "Chairs", "teacher": "a teacher", "records": 123},
-  "results": {"step": 7, "metrics": {"val/top1": 0.25, "val/top5": 0.5}},
-  "license": "cc-by-4.0",
-}
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-  """A model folder."""
-  make_encoder().save_pretrained(tmp_path / "model")
-  return tmp_path / "model"
-
-
-def assert_same(found: Encoder, expected: Encoder) -> None:
-  """Config, variables and embeddings are equal, every bit."""
-  assert found.config == expected.config
-  assert found.model == expected.model
-  jax.tree.map(
-    np.testing.assert_array_equal, found.variables, expected.variables
-  )
-  for leaf in jax.tree.leaves(found.variables):
-    assert leaf.dtype == np.float32
-  np.testing.assert_array_equal(found([cloud(99)]), expected([cloud(99)]))
 
 
 def write_weights(path: Path, tensors: dict, prefix: str = "") -> None:
@@ -195,82 +153,6 @@ def test_an_interrupted_write_leaves_the_old_model(folder, monkeypatch):
   assert {path.name for path in folder.iterdir()} == before.keys()
 
 
-# From a run.
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory) -> Path:
-  """Two steps of training, a checkpoint after each."""
-  path = tmp_path_factory.mktemp("run")
-  procedural.generate(
-    path / "data", train=54, val=54, num_points=40, num_views=1, embed_dim=16
-  )
-  values = debug.get_config()
-  values.data.dir = str(path / "data")
-  values.augment.num_points = 32
-  values.train.steps = 2
-  values.model.depth = 1
-  values.loss.update(intra=False, cross=False)
-  values.optimizer.update(ema_decay=0.5, warmup_steps=1)
-  values.checkpoint.update(every_steps=1, keep_latest=2)
-  values.eval.every_steps = 2
-  set_up.train(from_config_dict(values), path / "run")
-  return path / "run"
-
-
-def test_a_run_becomes_a_model_folder(run_folder, tmp_path):
-  encoder = load_encoder(run_folder)
-  encoder.save_pretrained(tmp_path, license="apache-2.0")
-  found = load_encoder(tmp_path)
-  assert_same(
-    found,
-    dataclasses.replace(
-      encoder, config=dataclasses.replace(encoder.config, license="apache-2.0")
-    ),
-  )
-  step, state = load_on_one_device(run_folder / "checkpoints", best_metric=None)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    found.variables,
-    {
-      "params": state["average"]["encoder"],
-      "batch_stats": state["batch_stats"],
-    },
-  )
-  config = found.config
-  assert config.step == step == 2
-  assert config.logit_scale == float(state["average"]["logit_scale"])
-  for name, value in (
-    ("config", config.training_config),
-    ("data", config.data),
-    ("results", config.results),
-  ):
-    assert value == json.loads((run_folder / f"{name}.json").read_text())
-  assert config.up_axis == "z" and config.num_points == 32
-  assert config.embed_dim == 16
-  assert config.embedding_space == config.data["teacher"]
-  assert config.colour_fill == config.training_config["augment"]["colour_fill"]
-  # Who converts it once more keeps the licence.
-  found.save_pretrained(tmp_path / "again")
-  assert_same(load_encoder(tmp_path / "again"), found)
-
-
-def test_a_run_stays_a_run(run_folder):
-  """Whatever is exported into its folder; and nothing of it is replaced."""
-  encoder = load_encoder(run_folder)
-  before = {path.name: path.read_bytes() for path in run_folder.glob("*.json")}
-  with pytest.raises(BadInput, match=r"config\.json exists"):
-    encoder.save_pretrained(run_folder)
-  other = make_encoder()
-  weights, sidecar = run_folder / "model.safetensors", run_folder / "model.json"
-  files.write(weights, sidecar, other.config, other.variables)
-  assert_same(load_encoder(run_folder), encoder)
-  weights.unlink()
-  sidecar.unlink()
-  for name, content in before.items():
-    assert (run_folder / name).read_bytes() == content
-
-
 def test_a_readme_of_something_else_is_not_replaced(folder):
   encoder = load_encoder(folder)
   encoder.save_pretrained(folder)  # its own card is
@@ -290,87 +172,6 @@ def test_a_folder_is_read_by_its_config(folder):
 def test_others_may_read_the_weights(folder):
   modes = {path.stat().st_mode & 0o777 for path in folder.glob("[cm]*")}
   assert len(modes) == 1
-
-
-def test_the_model_card_escapes():
-  config = make_config(license="a: b", embedding_space="CLIP | other")
-  card = huggingface_hub.ModelCard(model_card(config))
-  assert card.data.license == "a: b"
-  assert r"CLIP \| other" in card.text
-
-
-def test_results_are_those_of_the_weights(run_folder, tmp_path):
-  copy = tmp_path / "run"
-  shutil.copytree(run_folder, copy)
-  shutil.rmtree(copy / "checkpoints" / "2")
-  config = load_encoder(copy).config
-  # What it was chosen by, and no metrics: those of the run are of step 2.
-  chosen = {"step": 1, "checkpoint": "last", "selected_by": None}
-  assert config.step == 1 and config.results == chosen
-  assert config.data == load_encoder(run_folder).config.data
-  assert "None were recorded for these weights" in model_card(config)
-
-
-def test_the_model_card_of_a_run(run_folder, tmp_path):
-  load_encoder(run_folder).save_pretrained(tmp_path, license="cc-by-4.0")
-  card = huggingface_hub.ModelCard.load(tmp_path / "README.md")
-  assert card.data.license == "cc-by-4.0"
-  assert "procedural" in card.text and "| records | 54 |" in card.text
-  results = json.loads((run_folder / "results.json").read_text())["metrics"]
-  for name, value in results.items():
-    assert f"| {name} | {value:.4f} |" in card.text
-  assert "| train.steps | 2 |" in card.text
-  assert "| optimizer.ema_decay | 0.5 |" in card.text
-
-
-# The model card.
-
-
-def test_the_model_card_says_what_is_known():
-  card = huggingface_hub.ModelCard(
-    model_card(make_config(**TRAINED)), ignore_metadata_errors=False
-  )
-  assert card.data.to_dict() == {
-    "library_name": "mrd_jax",
-    "pipeline_tag": "feature-extraction",
-    "license": "cc-by-4.0",
-    "tags": ["point-cloud", "3d", "clip", "pointbert"],
-  }
-  for line in (
-    "Source: drawn at random.",
-    "| points | at most 600, of larger clouds a sample |",
-    "| up axis inside the model | z |",
-    "| without colours | grey, 0.3 |",
-    "| embedding | 10 values, in the space of: a teacher |",
-    "| logit scale (ln of 1 / temperature) | 2.5 |",
-    "| group size | 8 |",
-    "| radius | 0.4 |",
-    "| name | Chairs |",
-    "| records | 123 |",
-    "| steps | 7 |",
-    "| train.batch_size | 64 |",
-    "| loss.weighting | dynamic |",
-    "Held-out splits of Chairs, shares of 1.",
-    "| val/top1 | 0.2500 |",
-    "| val/top5 | 0.5000 |",
-  ):
-    assert line in card.text.splitlines(), line
-  assert card.text.endswith("## Licence\n\ncc-by-4.0\n")
-  assert "distilled from CLIP" in card.text
-
-
-def test_the_model_card_says_what_is_not_known():
-  text = model_card(make_config(step=0, source="", embed_dim=None))
-  card = huggingface_hub.ModelCard(text)
-  assert "license" not in card.data.to_dict()
-  assert "license:" not in text
-  assert "Not stated. Whoever publishes these weights has to state one" in text
-  assert "Source: not stated." in text
-  assert "## Data\n\nNot recorded.\n" in text
-  assert "Steps: not recorded." in text
-  assert "None were recorded for these weights." in text
-  assert "(B, 32)" in text  # the width: there is no projection
-  assert "distilled" not in text
 
 
 # What a user can mend.
@@ -526,29 +327,19 @@ def test_a_spoilt_folder_is_refused(folder, spoil, message):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (
-      {"embed_dim": "x"},
-      "embed_dim is 'x', must be a whole number above 0, or",
-    ),
-    ({"embed_dim": 0}, "embed_dim is 0"),
-    ({"embed_dim": 10.0}, "embed_dim is 10.0"),
-    ({"up_axis": "up"}, "up_axis is 'up', must be 'y' or 'z'"),
+    ({"embed_dim": "x"}, "embed_dim is 'x', must be of type int or None"),
+    ({"embed_dim": 0}, "embed_dim is 0, must be between 1 and"),
+    ({"up_axis": "up"}, "up_axis is 'up', must be one of 'y', 'z'"),
     ({"up_axis": ["y"]}, r"up_axis is \['y'\]"),
-    ({"num_points": 0}, "num_points is 0, must be a whole number above 0"),
-    ({"num_points": True}, "num_points is True"),
+    ({"num_points": True}, "num_points is True, must be of type int"),
     ({"num_points": None}, "num_points is None"),
-    ({"num_points": 2**24}, "num_points is 16777216"),
-    ({"colour_fill": 255}, "colour_fill is 255, must be a number from 0 to 1"),
-    ({"embedding_space": None}, "embedding_space is None, must be a text"),
-    ({"logit_scale": float("nan")}, "logit_scale is nan, must be a number"),
-    ({"logit_scale": "2"}, "logit_scale is '2'"),
-    ({"step": -1}, "step is -1, must be a whole number"),
-    ({"step": 1.5}, "step is 1.5"),
-    ({"training_config": [1]}, r"training_config is \[1\], must be an object"),
-    ({"data": "procedural"}, "data is 'procedural', must be an object or null"),
-    ({"results": 0.5}, "results is 0.5, must be an object or null"),
-    ({"source": 1}, "source is 1, must be a text"),
-    ({"license": ["mit"]}, r"license is \['mit'\], must be a text or null"),
+    ({"num_points": 2**24}, "num_points is 16777216, must be between 1 and"),
+    ({"colour_fill": 255}, "colour_fill is 255.0, must be between 0 and 1"),
+    ({"embedding_space": None}, "embedding_space is None, must be of type str"),
+    ({"logit_scale": float("nan")}, "logit_scale is nan, must be finite"),
+    ({"step": -1}, "step is -1, must be between 0 and"),
+    ({"data": "procedural"}, "data is 'procedural', must be of type dict or"),
+    ({"license": ["mit"]}, r"license is \['mit'\], must be of type str or"),
   ],
 )
 def test_an_odd_value_is_refused(folder, change, message):
@@ -562,18 +353,16 @@ def test_an_odd_value_is_refused(folder, change, message):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"radius": -0.4}, "radius is -0.4, must be a number from 1e-6 to 4"),
+    ({"radius": -0.4}, "radius is -0.4, must be between 1e-06 and 4"),
     ({"radius": float("nan")}, "radius is nan"),
-    ({"radius": "0.4"}, "radius is '0.4'"),
-    ({"groups": 0}, "groups is 0, must be a whole number above 0"),
-    ({"group_size": 8.0}, "group_size is 8.0"),
-    ({"depth": [2]}, r"depth is \[2\]"),
+    ({"groups": 0}, "groups is 0, must be between 1 and"),
+    ({"group_size": 8.0}, "group_size is 8.0, must be of type int"),
     ({"width": None}, "width is None"),
   ],
 )
 def test_an_odd_architecture_is_refused(folder, change, message):
   edit_size(folder, **change)
-  with pytest.raises(BadInput, match=rf"config\.json: {message}"):
+  with pytest.raises(BadInput, match=rf"config\.json: architecture\.{message}"):
     load_encoder(folder)
 
 

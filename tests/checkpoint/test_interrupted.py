@@ -1,0 +1,193 @@
+"""Runs survive damage: of their checkpoints, of the disk, of the process."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+from damage import array_file, flip
+from runs import finish, joining, last_state, start, wait_until
+
+from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.io.files import read_json_lines
+
+
+def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
+  return runs.command(
+    data_dir,
+    workdir,
+    *("--config.model.depth=1", "--config.eval.retrieval=()"),
+    *("--config.eval.batch_size=16", "--config.train.steps=12"),
+    *("--config.eval.every_steps=12", "--config.checkpoint.every_steps=4"),
+    *options,
+  )
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
+  data_dir, tmp_path
+):
+  arguments = command(data_dir, tmp_path)
+  runs.run(arguments)
+  expected = last_state(tmp_path)
+  curve = read_json_lines(tmp_path / "metrics.jsonl")
+  file = array_file(tmp_path / "checkpoints" / "12")
+  os.truncate(file, file.stat().st_size // 2)
+  said = [
+    line
+    for line in runs.run(arguments).splitlines()
+    if not line.startswith("step ")
+  ]
+  # The summary of four lines, the remark, and nothing of Orbax's.
+  assert len(said) == 6, said
+  assert said[4].startswith("the checkpoint of step 12 is damaged (")
+  assert said[4].endswith("; the run goes on from step 8")
+  assert said[5] == "resumed from the checkpoint of step 8"
+  jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path), expected)
+  again = read_json_lines(tmp_path / "metrics.jsonl")
+  assert [(x["step"], x.get("loss")) for x in again] == [
+    (x["step"], x.get("loss")) for x in curve
+  ]
+
+
+def saving(directory: Path, steps: int, megabytes: int) -> list[str]:
+  script = [sys.executable, "-m", "tests.saving", str(directory)]
+  return [*script, str(steps), str(megabytes)]
+
+
+def pair(directory: Path, steps: int) -> list[str]:
+  """What two processes say, of which each writes its half of the state."""
+  both = [start([*saving(directory, steps, 1), *flags]) for flags in joining(2)]
+  try:
+    said = [process.communicate(timeout=100) for process in both]
+  finally:  # one that waits for the other for ever
+    for process in both:
+      process.kill()
+  assert [process.returncode for process in both] == [0, 0], said
+  return [out for out, _ in said]
+
+
+@pytest.mark.parametrize(
+  "damage", ["truncated", pytest.param("flipped", marks=pytest.mark.slow)]
+)
+def test_two_processes_agree_on_the_one_before(tmp_path, damage):
+  """Only one of them reads the damaged file."""
+  pair(tmp_path, 3)
+  (file,) = (tmp_path / "3").rglob("ocdbt.process_1/d/*")
+  size = file.stat().st_size
+  assert size > 2**18
+  if damage == "truncated":
+    os.truncate(file, size // 2)
+  else:
+    flip(file, size // 2)
+  first, second = pair(tmp_path, 4)
+  for said in (first, second):
+    assert "step 3 is damaged (" in said and "from 2\ndone" in said
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4", "damaged-3"]
+  # And one process alone goes on from what two have left.
+  out, errors = start(saving(tmp_path, 5, 1)).communicate(timeout=100)
+  assert "from 4\ndone" in out, errors
+
+
+def kill_during_a_save(directory: Path, seconds: float, steps: int) -> int:
+  """Kills it so long after a second save has begun; returns its first step."""
+  process = start(saving(directory, steps, 64))
+  said = process.stdout.readline() if process.stdout else ""
+  while "from" not in said:
+    assert process.poll() is None, process.communicate()
+    said = process.stdout.readline() if process.stdout else ""
+  first = int(said.split()[1])
+  deadline = time.monotonic() + 60
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.communicate()
+    if (directory / str(first + 1)).exists() and list(directory.glob("*tmp*")):
+      time.sleep(seconds)
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+      return first
+  raise TimeoutError
+
+
+@pytest.mark.slow
+def test_killed_during_a_save(tmp_path):
+  """Goes on from the last complete one, whose values it checks itself."""
+  interrupted = 0
+  for moment in np.linspace(0, 0.5, 8).tolist():
+    kill_during_a_save(tmp_path, moment, 1000)
+    interrupted += bool(list(tmp_path.glob("*tmp*")))
+    complete = max(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+    step, _ = load_on_one_device(tmp_path, best_metric=None)
+    assert step == complete
+  assert interrupted, "no save was under way when it was killed"
+  out, errors = start(saving(tmp_path, complete + 1, 64)).communicate()
+  assert out == f"\nfrom {complete}\ndone\n", errors
+  # Neither what was being saved nor what was being removed.
+  left = {path.name for path in tmp_path.iterdir()}
+  assert left == {str(complete), str(complete + 1)}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 8 MiB."""
+  path = tmp_path / "disk"
+  path.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)]
+  try:
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+  except FileNotFoundError:
+    pytest.skip("there is no mount")
+  if mounted.returncode:
+    pytest.skip(f"cannot mount a file system: {mounted.stderr.strip()}")
+  yield path
+  subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_loses_nothing(
+  data_dir, tmp_path, small_disk
+):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  (workdir / "checkpoints").symlink_to(small_disk)
+  process = start(command(data_dir, workdir, "--config.train.steps=5000"))
+  wait_until(process, (small_disk / "4").exists)
+  filler = small_disk / "filler"
+  with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
+    while True:
+      file.write(bytes(2**16))
+      file.flush()
+  errors = finish(process, expect=1)
+  last = errors.strip().splitlines()[-1]
+  assert "Traceback" not in errors, errors
+  said = re.fullmatch(
+    r"error: the checkpoint of step (\d+) could not be saved in .* \(.*No "
+    r"space left on device.*\); mend that and repeat the command, which goes "
+    r"on from step (\d+)",
+    last,
+  )
+  assert said, errors
+  failed, newest = map(int, said.groups())
+  assert newest == failed - 4
+  assert not (small_disk / str(failed)).exists()
+  assert not (workdir / "results.json").exists()
+  step, _ = load_on_one_device(workdir / "checkpoints", best_metric=None)
+  assert step == newest
+
+  filler.unlink()
+  steps = newest + 8
+  steps_option = f"--config.train.steps={steps}"
+  config = workdir / "config.json"
+  config.write_text(
+    config.read_text().replace('"steps": 5000', f'"steps": {steps}')
+  )
+  errors = runs.run(command(data_dir, workdir, steps_option))
+  assert f"resumed from the checkpoint of step {newest}" in errors
+  assert "damaged" not in errors
+  assert not list(small_disk.glob("*tmp*"))

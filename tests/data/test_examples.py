@@ -1,0 +1,293 @@
+"""What a sample draws, and that its key is all that decides it.
+
+Statistics are over many keys; their tolerances are five standard errors.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_batches import (
+  BLIP,
+  MSFT,
+  NONE,
+  OPENSHAPE,
+  QUICK,
+  RAW,
+  RETRIEVAL,
+  THUMBNAIL,
+  VIEW,
+  keys,
+  make_batch,
+  rows,
+  sample_of,
+  within_five_errors,
+)
+
+from mrd_jax.data.examples import (
+  Batch,
+  eval_examples,
+  pick_image,
+  pick_text,
+  train_examples,
+)
+from mrd_jax.parallel import sharding
+
+PICKS = 4096
+
+
+@functools.partial(jax.jit, compiler_options=QUICK)
+def picked_texts(kinds):
+  sample = sample_of(make_batch(1), 0)._replace(
+    text_feat=2 * jnp.eye(8, dtype=jnp.float16), text_kind=kinds
+  )
+  return jax.vmap(lambda key: pick_text(sample, key))(keys(PICKS))
+
+
+@pytest.mark.parametrize(
+  ("kinds", "expected", "no_text"),
+  [
+    pytest.param(
+      [RAW, RAW, BLIP, MSFT, RETRIEVAL, RETRIEVAL, RETRIEVAL, NONE],
+      [1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 9, 1 / 9, 1 / 9, 0],
+      0,
+      id="all",
+    ),
+    pytest.param(
+      # Heads (BLIP): a third each; tails (no MSFT): a half each.
+      [RAW, BLIP, RETRIEVAL] + [NONE] * 5,
+      [5 / 12, 1 / 6, 5 / 12] + [0] * 5,
+      0,
+      id="no MSFT caption",
+    ),
+    pytest.param(
+      [NONE, MSFT, RAW, NONE, RAW] + [NONE] * 3,
+      [0, 1 / 4, 3 / 8, 0, 3 / 8, 0, 0, 0],
+      0,
+      id="no BLIP caption, nothing retrieved",
+    ),
+    pytest.param(
+      [BLIP] + [NONE] * 7, [1 / 2] + [0] * 7, 1 / 2, id="BLIP alone"
+    ),
+    pytest.param(
+      [BLIP, MSFT] + [NONE] * 6, [1 / 2] * 2 + [0] * 6, 0, id="captions alone"
+    ),
+    pytest.param([NONE] * 7 + [RETRIEVAL], [0] * 7 + [1], 0, id="retrieved"),
+    pytest.param([RAW] + [NONE] * 7, [1] + [0] * 7, 0, id="raw alone"),
+    pytest.param([NONE] * 8, [0] * 8, 1, id="none"),
+  ],
+)
+def test_one_source_is_drawn_then_one_of_its_texts(kinds, expected, no_text):
+  text, has_text = map(np.asarray, picked_texts(np.uint8(kinds)))
+  assert text.dtype == np.float32
+  assert set(np.unique(text)) <= {0, 2}
+  # One feature where there is a text, zeros where there is none.
+  np.testing.assert_array_equal(text.sum(axis=1), np.where(has_text, 2, 0))
+  expected = np.array([*expected, no_text])
+  share = np.append((text > 0).mean(axis=0), (~has_text).mean())
+  tolerance = 5 * np.sqrt(expected * (1 - expected) / PICKS)
+  assert (np.abs(share - expected) <= tolerance).all(), share
+
+
+@functools.partial(jax.jit, compiler_options=QUICK)
+def picked_images(kinds):
+  sample = sample_of(make_batch(1), 0)._replace(
+    image_feat=2 * jnp.eye(5, dtype=jnp.float16), image_kind=kinds
+  )
+  return jax.vmap(lambda key: pick_image(sample, key))(keys(PICKS))
+
+
+@pytest.mark.parametrize(
+  ("kinds", "expected"),
+  [
+    pytest.param(
+      [VIEW, THUMBNAIL, VIEW, VIEW, NONE],
+      [1 / 6, 1 / 2, 1 / 6, 1 / 6, 0],
+      id="a coin for the thumbnail",
+    ),
+    pytest.param(
+      [VIEW, VIEW, NONE, VIEW, VIEW],
+      [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4],
+      id="no thumbnail",
+    ),
+    pytest.param(
+      [NONE, NONE, THUMBNAIL, NONE, NONE], [0, 0, 1, 0, 0], id="no view"
+    ),
+  ],
+)
+def test_the_image_is_a_view_or_by_a_coin_the_thumbnail(kinds, expected):
+  image = np.asarray(picked_images(np.uint8(kinds)))
+  assert image.dtype == np.float32
+  np.testing.assert_array_equal(image.sum(axis=1), 2)
+  expected = np.array(expected)
+  share = (image > 0).mean(axis=0)
+  tolerance = 5 * np.sqrt(expected * (1 - expected) / PICKS)
+  assert (np.abs(share - expected) <= tolerance).all(), share
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_same_draws(a, b):
+  """Equal but for the rounding of the coordinates.
+
+  XLA may add up a cloud's mean in another order when a device holds another
+  number of clouds.
+  """
+  assert_same(
+    a._replace(points=a.points[..., 3:]), b._replace(points=b.points[..., 3:])
+  )
+  np.testing.assert_allclose(a.points, b.points, atol=1e-6)
+
+
+@functools.partial(jax.jit, compiler_options=QUICK)
+def evaluate(batch: Batch, seed):
+  return eval_examples(batch, OPENSHAPE, seed=seed)
+
+
+def evaluated(batch: Batch, seed=0):
+  return evaluate(batch, seed)
+
+
+def test_evaluation_takes_the_cloud_as_it_is_and_the_first_text_and_image():
+  batch = make_batch(8)
+  kinds = batch.text_kind.copy()
+  kinds[2] = NONE
+  batch = batch._replace(
+    text_kind=kinds,
+    text_feat=np.where(
+      kinds[:, :, None] == NONE, np.float16(0), batch.text_feat
+    ),
+  )
+  examples = evaluated(batch)
+  np.testing.assert_array_equal(examples.image, batch.image_feat[:, 0])
+  np.testing.assert_array_equal(examples.text, batch.text_feat[:, 0])
+  np.testing.assert_array_equal(examples.has_text, np.arange(8) != 2)
+  assert not np.asarray(examples.text[2]).any()
+  points = np.asarray(examples.points)
+  assert points.shape == (8, 16, 6) and points.dtype == np.float32
+  for i, n in enumerate(np.asarray(examples.num_points)):
+    assert n == min(16, batch.num_points[i])
+    colours = {tuple(c) for c in batch.rgb[i, : batch.num_points[i]].tolist()}
+    drawn = np.rint(points[i, :n, 3:] * 255).astype(int)
+    assert {tuple(c) for c in drawn.tolist()} <= colours
+    radius = np.linalg.norm(points[i, :n, :3], axis=1).max()
+    assert radius == pytest.approx(1, abs=1e-6)
+    assert not points[i, n:].any()
+
+
+def test_evaluation_sees_a_record_the_same_wherever_it_comes():
+  batch = make_batch(8)
+  examples = evaluated(batch)
+  order = [5, 2, 7, 0, 1, 3, 6, 4]
+  assert_same(evaluated(rows(batch, order)), rows(examples, order))
+  some = [5, 5, 2, 0, 5, 0, 0, 1]
+  assert_same(evaluated(rows(batch, some)), rows(examples, some))
+
+
+def test_evaluation_shuffles_by_record_and_seed():
+  batch = rows(make_batch(1), [0] * 8)
+  points = np.asarray(evaluated(batch).points)
+  assert (points == points[:1]).all()
+  other_rows = batch._replace(row=np.arange(8, dtype=np.int32))
+  points = np.asarray(evaluated(other_rows).points)
+  assert len({p.tobytes() for p in points}) == 8
+  other_seed = np.asarray(evaluated(other_rows, seed=1).points)
+  assert not (points == other_seed).all(axis=(1, 2)).any()
+
+
+def train(batch: Batch, step, seed):
+  return train_examples(batch, OPENSHAPE, seed=seed, step=step)
+
+
+# The seed is traced, too: one program for all of them.
+train_compiled = jax.jit(train, compiler_options=QUICK)
+
+
+def trained(batch: Batch, step, seed=0):
+  return train_compiled(batch, step, seed)
+
+
+STEP = np.int32(7)
+
+
+def test_a_training_sample_depends_on_its_position_and_not_on_the_batch():
+  batch = make_batch(8)
+  examples = trained(batch, STEP)
+  four = jax.jit(train, compiler_options=QUICK)(rows(batch, range(4)), STEP, 0)
+  assert_same_draws(four, rows(examples, range(4)))
+  neighbours = rows(batch, [1, 2, 0, 3, 7, 6, 5, 4])
+  assert_same(sample_of(trained(neighbours, STEP), 3), sample_of(examples, 3))
+  # The row in the split has no say.
+  assert_same(trained(batch._replace(row=batch.row[::-1]), STEP), examples)
+
+
+def test_training_samples_differ_by_seed_step_and_position():
+  batch = rows(make_batch(1), [0] * 8)
+  points = [
+    np.asarray(examples.points)
+    for examples in (
+      trained(batch, STEP),
+      trained(batch, STEP + 1),
+      trained(batch, STEP, seed=1),
+    )
+  ]
+  assert len({p.tobytes() for p in np.concatenate(points)}) == 24
+
+
+def test_a_training_batch_has_all_parts_and_no_second_normalisation():
+  batch = make_batch(8)
+  steps = [trained(batch, np.int32(step)) for step in range(32)]
+  examples = jax.tree.map(lambda *x: np.concatenate(x), *steps)
+  points = examples.points
+  assert points.shape == (256, 16, 6) and points.dtype == np.float32
+  count = np.tile(np.minimum(batch.num_points, 16), 32)
+  np.testing.assert_array_equal(examples.num_points, count)
+  assert examples.has_text.all()
+  exists = np.arange(16) < count[:, None]
+  radius = np.where(exists, np.linalg.norm(points[..., :3], axis=-1), 0)
+  # At most the unit ball scaled by 1.25 and shifted by 0.1 an axis.
+  assert radius.max() <= 1.25 + 0.1 * np.sqrt(3) + 1e-5
+  assert (radius.max(axis=1) > 1.05).mean() > 0.1
+  grey = (points[..., 3:] == np.float32(0.4)).all(axis=-1)
+  lost = (grey | ~exists).all(axis=1)
+  within_five_errors(lost, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def sharded():
+  """The compiled input stage over eight devices, and what it draws."""
+  mesh = sharding.make_mesh(fsdp=2)
+  split = sharding.batch_sharding(mesh)
+  batch = make_batch(8)
+  run = (
+    jax.jit(
+      train,
+      in_shardings=(split, None, None),
+      out_shardings=split,
+      compiler_options=QUICK,
+    )
+    .lower(batch, STEP, 0)
+    .compile()
+  )
+  return run, run(jax.device_put(batch, split), STEP, 0)
+
+
+def test_eight_devices_draw_what_one_draws(sharded):
+  _, examples = sharded
+  assert len(examples.points.addressable_shards) == 8
+  assert examples.points.addressable_shards[0].data.shape == (1, 16, 6)
+  assert_same_draws(examples, trained(make_batch(8), STEP))
+
+
+def test_the_input_stage_makes_devices_talk_about_nothing(sharded):
+  collectives = re.findall(
+    r"all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
+    r"|collective-broadcast",
+    sharded[0].as_text(),
+  )
+  assert not collectives
