@@ -1,4 +1,4 @@
-"""The input stage: stored records to what a step learns from, on the device.
+"""Makes of stored records what a step learns from, on the device.
 
 Decoding, the draw of points, image and text, and OpenShape's augmentations in
 OpenShape's order, as pure functions of one record and one random key.  The

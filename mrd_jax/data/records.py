@@ -1,10 +1,10 @@
-"""The record: what one training shape is, in memory and on disk.
+"""Defines the record: one training shape, in memory and on disk.
 
 A `Shape` is exact (float32).  `encode` turns it into the lean form that is
 stored in ArrayRecord files and carried to the device: int16 coordinates,
 uint8 colours, float16 features (134 KB for 10,000 points and 16 features of
 width 1,280, where OpenShape's pickles take 349 KB).  Decoding happens on the
-device, in `transforms.py`.
+device, in `data/examples.py`.
 """
 
 import dataclasses

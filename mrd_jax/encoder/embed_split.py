@@ -1,4 +1,4 @@
-"""Embeddings of a whole split, on all devices."""
+"""Embeds whole splits on all devices, and keeps the embeddings."""
 
 import functools
 import os

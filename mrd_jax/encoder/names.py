@@ -1,4 +1,4 @@
-"""OpenShape's state dict <-> our Flax variables: the one table of names.
+"""Translates OpenShape's state dict and our variables: the table of names.
 
 No PyTorch here, so that a model loads without it.  A tensor is
 copied or transposed, never computed with: a round trip is bitwise.  (PyTorch

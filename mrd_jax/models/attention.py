@@ -1,4 +1,4 @@
-"""Self-attention, in the form that is fast where it runs.
+"""Computes self-attention in the form that is fast where it runs.
 
 `jax.nn.dot_product_attention` keeps the (L, L) weights of all heads for the
 backward pass.  Accelerators fuse most of that; a CPU writes and reads it

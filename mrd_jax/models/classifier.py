@@ -1,4 +1,4 @@
-"""A classifier on the encoder's tokens: Point-BERT's fine-tuning head."""
+"""Classifies shapes by the encoder's tokens, with Point-BERT's head."""
 
 import flax.linen as nn
 import jax

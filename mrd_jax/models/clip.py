@@ -1,4 +1,4 @@
-"""CLIP's two towers in Linen, as Hugging Face's `CLIPModel` computes them.
+"""Computes CLIP's two towers in Linen, as Hugging Face's `CLIPModel` does.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language
 Supervision" (2021).  One module serves OpenAI's and OpenCLIP's sizes: the
@@ -16,14 +16,14 @@ ever.  XLA fuses the conversions.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Attention = Literal["xla", "cudnn"]
+from mrd_jax.config.shared import Attention
+from mrd_jax.models.layers import full_precision
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's
@@ -83,31 +83,26 @@ class CLIPSize:
 
 
 def _vit(
-  embed_dim: int,
-  vision: tuple[int, int, int, int],
-  patch: int,
-  text: tuple[int, int, int, int],
-  activation: str,
+  embed_dim: int, patch: int, activation: str, vision: tuple, text: tuple
 ) -> CLIPSize:
+  image_tower, text_tower = (
+    TowerSize(*sizes, activation=activation, epsilon=1e-5)
+    for sizes in (vision, text)
+  )
   return CLIPSize(
-    embed_dim,
-    TowerSize(*vision, activation, 1e-5),
-    224,
-    patch,
-    TowerSize(*text, activation, 1e-5),
-    49408,
-    77,
-    None,
+    embed_dim, image_tower, 224, patch, text_tower, 49408, 77, None
   )
 
 
 # The published sizes, for benchmarks; weights bring their own `config.json`.
 _B, _B_TEXT = (768, 12, 12, 3072), (512, 12, 8, 2048)
+_L, _L_TEXT = (1024, 24, 16, 4096), (768, 12, 12, 3072)
+_G, _G_TEXT = (1664, 48, 16, 8192), (1280, 32, 20, 5120)
 SIZES = {
-  "b32": _vit(512, _B, 32, _B_TEXT, "quick_gelu"),
-  "b16": _vit(512, _B, 16, _B_TEXT, "quick_gelu"),
-  "l14": _vit(768, (1024, 24, 16, 4096), 14, (768, 12, 12, 3072), "quick_gelu"),
-  "bigg": _vit(1280, (1664, 48, 16, 8192), 14, (1280, 32, 20, 5120), "gelu"),
+  "b32": _vit(512, 32, "quick_gelu", _B, _B_TEXT),
+  "b16": _vit(512, 16, "quick_gelu", _B, _B_TEXT),
+  "l14": _vit(768, 14, "quick_gelu", _L, _L_TEXT),
+  "bigg": _vit(1280, 14, "gelu", _G, _G_TEXT),
 }
 
 
@@ -291,7 +286,7 @@ class CLIP(nn.Module):
     """
     side = self.size.image_size
     chex.assert_shape(pixels_BCHW, (None, 3, side, side))
-    with self._precision():
+    with full_precision(self.dtype):
       return self.visual_projection(self.vision(pixels_BCHW))
 
   def text(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
@@ -306,7 +301,7 @@ class CLIP(nn.Module):
     """
     chex.assert_equal_shape([ids_BL, mask_BL])
     chex.assert_axis_dimension_lt(ids_BL, 1, self.size.context + 1)
-    with self._precision():
+    with full_precision(self.dtype):
       return self.text_projection(self.text_model(ids_BL, mask_BL))
 
   def __call__(
@@ -315,7 +310,3 @@ class CLIP(nn.Module):
     """Returns `image`, `text` and logit_scale; for initialisation."""
     images, texts = self.image(pixels_BCHW), self.text(ids_BL, mask_BL)
     return images, texts, self.logit_scale
-
-  def _precision(self):
-    wide = jnp.dtype(self.dtype).itemsize >= 4
-    return jax.default_matmul_precision("highest" if wide else "default")

@@ -1,4 +1,4 @@
-"""What the encoder's parts share: PyTorch's dense layer, precision."""
+"""Defines what the models share: PyTorch's dense layer, and precision."""
 
 import contextlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The mini-PointNet: one feature for each group of points.
+"""Embeds each group of points: the mini-PointNet.
 
 A group has many points of few channels, so that what is written and read
 decides the time, not the operations.

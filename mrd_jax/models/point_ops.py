@@ -1,4 +1,4 @@
-"""Point grouping: farthest point sampling, ball query, gathering.
+"""Groups points: farthest point sampling, ball query, gathering.
 
 The operations work on one cloud; `group_points` maps them over the batch a
 few clouds at a time, so that no (batch, groups, points) array ever exists.
@@ -211,7 +211,7 @@ def group_points(
       a CPU wants the one cloud that fits its cache.
     query_chunk: How many clouds are queried and gathered at a time; bounds
       the memory to `query_chunk * G * N` bits.
-    sampling: "kernel" samples all clouds at once in `point_kernels.py`, "xla"
+    sampling: "kernel" samples all clouds at once in `sampling_kernel.py`, "xla"
       in the portable form; "auto" takes the kernel where it can.
     batch_sharding: How the batch axis is laid out over devices.  The
       partitioner would gather the whole batch for `top_k`; with the layout

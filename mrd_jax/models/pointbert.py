@@ -1,4 +1,4 @@
-"""PointBERT: OpenShape's PointPatchTransformer with its projection, in Linen.
+"""Embeds clouds: OpenShape's PointPatchTransformer and projection, in Linen.
 
 points -> groups (`point_ops`) -> mini-PointNet -> lift -> [cls] + groups ->
 pre-norm transformer -> cls -> projection to the teacher's embedding space.

@@ -1,4 +1,4 @@
-"""Farthest point sampling as a GPU kernel, for Hopper and newer.
+"""Samples farthest points in a GPU kernel, for Hopper and newer.
 
 `point_ops.farthest_point_sample` reads and writes every running distance in
 device memory once per chosen point.  Here a cloud is loaded once and stays on

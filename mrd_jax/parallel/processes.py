@@ -1,4 +1,4 @@
-"""Several processes as one run: how each joins the others, and how it leaves.
+"""Joins several processes to one run, and ends them together.
 
 Who the others are is said by flags, else by the environment variables
 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else found by

@@ -1,4 +1,4 @@
-"""The mesh and the rules by which batch and state are laid out over it.
+"""Makes the mesh, and lays out batch and state over it.
 
 One mesh with axes `data` and `fsdp`.  The batch is split over both; a
 parameter (and its optimizer moments, and its average) is split over `fsdp`
@@ -33,7 +33,7 @@ def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
       "devices; use 1 or a divisor"
     )
   # By process, not by `jax.make_mesh`, which reorders devices on TPU pods: a
-  # process must hold consecutive rows of the batch (`pipeline.py`).
+  # process must hold consecutive rows of the batch (`data/batches.py`).
   ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
   return Mesh(
     np.array(ordered).reshape(-1, fsdp),

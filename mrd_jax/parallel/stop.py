@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM to any process makes all stop at one point."""
+"""Stops a run: SIGTERM to any process makes all stop at one point."""
 
 import signal
 from typing import Any
@@ -23,8 +23,8 @@ class Preemption:
   of the same program, so all read the same answer at the same point, in
   training as in an evaluation, and nobody waits for it.
 
-  (JAX's own service speaks of training steps alone; `parallel/processes.py` turns it
-  off, so that SIGTERM is ours.)
+  (JAX's own service speaks of training steps alone; `parallel/processes.py`
+  turns it off, so that SIGTERM is ours.)
   """
 
   def __init__(self):
