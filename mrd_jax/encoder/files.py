@@ -123,8 +123,17 @@ def read(path: Path) -> tuple[EncoderConfig, Any]:
       "save_pretrained make a model folder"
     )
   # In a folder, config.json is the one that was written with the weights.
-  sidecar = path / CONFIG_FILE
-  config = read_sidecar(sidecar if sidecar.is_file() else find_sidecar(weights))
+  places = [weights.with_suffix(".json"), weights.parent / CONFIG_FILE]
+  if path.is_dir():
+    places.reverse()
+  sidecar = next(filter(Path.is_file, places), None)
+  if sidecar is None:
+    raise BadInput(
+      f"{weights} has no {weights.stem}.json or {CONFIG_FILE} beside it, which "
+      "says how points are grouped; for a file that is not ours, run "
+      "python -m mrd_jax.convert from-torch"
+    )
+  config = read_sidecar(sidecar)
   state = {
     key.removeprefix("module."): value
     for key, value in read_safetensors(weights).items()
@@ -189,23 +198,6 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     "batch_stats": state["batch_stats"],
   }
   return encoder_config, variables
-
-
-def find_sidecar(weights: Path) -> Path:
-  """Finds the JSON that belongs to a file of weights.
-
-  Raises:
-    BadInput: if there is none.
-  """
-  candidates = weights.with_suffix(".json"), weights.parent / CONFIG_FILE
-  for candidate in candidates:
-    if candidate.is_file():
-      return candidate
-  raise BadInput(
-    f"{weights} has no {candidates[0].name} or {CONFIG_FILE} beside it, which "
-    "says how points are grouped; for a file that is not ours, run "
-    "python -m mrd_jax.convert from-torch"
-  )
 
 
 def read_safetensors(path: Path) -> names.State:

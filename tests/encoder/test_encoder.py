@@ -112,12 +112,6 @@ def test_does_not_depend_on_the_batch(encoder, clouds):
   np.testing.assert_allclose(found, expected[order], atol=TOLERANCE)
 
 
-def test_is_deterministic(encoder, clouds):
-  np.testing.assert_array_equal(encoder(clouds), encoder(clouds))
-  twice = encoder([clouds[3], clouds[3]])
-  np.testing.assert_allclose(twice[0], twice[1], atol=TOLERANCE)
-
-
 @pytest.mark.parametrize(
   "size", ["t", pytest.param("m", marks=pytest.mark.slow)]
 )

@@ -12,13 +12,8 @@ from encoders import TINY, TRAINED, assert_same, make_config, make_encoder
 
 from mrd_jax.encoder import files
 from mrd_jax.encoder.encoder import Encoder, load_encoder
+from mrd_jax.encoder.names import to_state_dict
 from mrd_jax.errors import BadInput
-
-
-def write_weights(path: Path, tensors: dict, prefix: str = "") -> None:
-  tensors = {prefix + key: value for key, value in tensors.items()}
-  safetensors.numpy.save_file(tensors, path)
-
 
 # Round trips.
 
@@ -48,39 +43,20 @@ def test_the_precision_is_chosen_when_loading(folder):
 
 
 def test_the_tensors_have_openshapes_names(folder):
-  norms = ("weight", "bias")
-  expected = {"ppat.cls_token", "proj.weight", "proj.bias"}
-  for i in range(3):
-    expected |= {f"ppat.sa.mlp_convs.{i}.{x}" for x in norms}
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    expected |= {f"ppat.sa.mlp_bns.{i}.{x}" for x in (*norms, *statistics)}
-  expected |= {f"ppat.lift.{i}.{x}" for i in (0, 2) for x in norms}
-  for i in range(TINY.depth):
-    layer = f"ppat.transformer.layers.{i}"
-    expected |= {f"{layer}.{j}.norm.{x}" for j in (0, 1) for x in norms}
-    expected |= {f"{layer}.1.fn.net.{j}.{x}" for j in (0, 3) for x in norms}
-    expected |= {f"{layer}.0.fn.to_out.0.{x}" for x in norms}
-    expected.add(f"{layer}.0.fn.to_qkv.weight")
+  """Which are in test_state_dict.py."""
+  expected = to_state_dict(make_encoder().variables, num_batches_tracked=7)
   with safetensors.safe_open(folder / "model.safetensors", "numpy") as file:
     assert file.metadata() == {"format": "pt"}
-    assert set(file.keys()) == expected
-    conv = file.get_tensor("ppat.sa.mlp_convs.0.weight")
-    lift = file.get_tensor("ppat.lift.0.weight")
-    steps = file.get_tensor("ppat.sa.mlp_bns.1.num_batches_tracked")
-  params = make_encoder().variables["params"]
-  np.testing.assert_array_equal(
-    conv[..., 0, 0].T, params["point_net"]["linear_0"]["kernel"]
-  )
-  np.testing.assert_array_equal(lift[..., 0].T, params["lift"]["kernel"])
-  assert steps == 7 and steps.dtype == np.int64
+    assert set(file.keys()) == expected.keys()
+    for key, value in expected.items():
+      np.testing.assert_array_equal(file.get_tensor(key), value, strict=True)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_file_with_its_json_beside_it(folder, prefix):
+def test_a_file_with_its_json_beside_it(folder):
   """Before a config.json that is there, too."""
   tensors = safetensors.numpy.load_file(folder / "model.safetensors")
   path = folder / "chairs.safetensors"
-  write_weights(path, tensors, prefix)
+  safetensors.numpy.save_file(tensors, path)
   assert_same(load_encoder(path), make_encoder())
   values = json.loads((folder / "config.json").read_text())
   (folder / "chairs.json").write_text(json.dumps(values | {"num_points": 9}))
@@ -108,7 +84,7 @@ def test_half_precision_files_become_float32(folder):
   for key, value in tensors.items():
     if value.dtype == np.float32:
       tensors[key] = value.astype(np.float16)
-  write_weights(path, tensors)
+  safetensors.numpy.save_file(tensors, path)
   found = load_encoder(folder).variables["params"]["proj"]["kernel"]
   assert found.dtype == np.float32
   np.testing.assert_array_equal(found, tensors["proj.weight"].T)
@@ -204,7 +180,7 @@ def edit_tensors(folder: Path, **changes) -> None:
     value = tensors.pop(key, np.zeros(3, np.float32))
     if change is not None:
       tensors[key] = change(value)
-  write_weights(path, tensors)
+  safetensors.numpy.save_file(tensors, path)
 
 
 def cut(path: Path, size: int) -> None:
@@ -223,10 +199,6 @@ QKV = "ppat.transformer.layers.1.0.fn.to_qkv.weight"
     ),
     (
       lambda f: cut(f / "config.json", 99),
-      r"config\.json: is not JSON",
-    ),
-    (
-      lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
       r"config\.json: is not JSON",
     ),
     (
@@ -254,14 +226,6 @@ QKV = "ppat.transformer.layers.1.0.fn.to_qkv.weight"
       r"config\.json: architecture must have the fields depth, group_size,",
     ),
     (
-      lambda f: edit_size(f, patches=3),
-      r"config\.json: architecture must have the fields",
-    ),
-    (
-      lambda f: edit_config(f, architecture=...),
-      r"config\.json: architecture must have the fields",
-    ),
-    (
       lambda f: edit_config(f, architecture="t"),
       r"config\.json: architecture must have the fields",
     ),
@@ -278,10 +242,6 @@ QKV = "ppat.transformer.layers.1.0.fn.to_qkv.weight"
       r"model\.safetensors cannot be read as safetensors",
     ),
     (
-      lambda f: cut(f / "model.safetensors", 4),
-      r"model\.safetensors cannot be read as safetensors",
-    ),
-    (
       lambda f: cut(f / "model.safetensors", 0),
       r"model\.safetensors cannot be read as safetensors",
     ),
@@ -290,24 +250,8 @@ QKV = "ppat.transformer.layers.1.0.fn.to_qkv.weight"
       rf"model\.safetensors: {QKV} holds NaN or infinite",
     ),
     (
-      lambda f: edit_tensors(f, **{"proj.bias": lambda x: x / 0}),
-      r"model\.safetensors: proj\.bias holds NaN or infinite",
-    ),
-    (
       lambda f: edit_tensors(f, **{QKV: None}),
       rf"model\.safetensors lacks {QKV}: it is not an OpenShape PointBERT",
-    ),
-    (
-      lambda f: edit_tensors(f, **{"ppat.cls_token": None}),
-      r"model\.safetensors has no .*ppat\.cls_token",
-    ),
-    (
-      lambda f: edit_tensors(f, extra=lambda x: x),
-      r"model\.safetensors also holds extra: it is not an OpenShape PointBERT",
-    ),
-    (
-      lambda f: edit_tensors(f, **{QKV: lambda x: x.T.copy()}),
-      rf"{QKV} has shape \(32, 192\), must be \(192, 32\)",
     ),
     (
       lambda f: (f / "model.safetensors").unlink(),
@@ -315,7 +259,6 @@ QKV = "ppat.transformer.layers.1.0.fn.to_qkv.weight"
     ),
   ],
 )
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_a_spoilt_folder_is_refused(folder, spoil, message):
   spoil(folder)
   for load in (Encoder.from_pretrained, load_encoder):

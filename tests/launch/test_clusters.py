@@ -86,13 +86,11 @@ def slurm(tmp_path, monkeypatch, stand_in) -> Path:
     ("scontrol", SCONTROL),
   ):
     stand_in(name, script)
-  with socket.socket() as free:  # JAX makes the port of the job's number
-    port = 0
-    while port < 61440:
-      port = np.random.default_rng().integers(61440, 65536)
-      try:
-        free.bind(("localhost", int(port)))
-      except OSError:
+  port = 0
+  while port < 61440:  # JAX makes the port of the job's number
+    port = np.random.default_rng().integers(61440, 65536)
+    with socket.socket() as free:
+      if free.connect_ex(("localhost", int(port))) == 0:
         port = 0
   monkeypatch.setenv("SLURM_JOB_ID", str(port - 61440))
   monkeypatch.setenv("SLURM_NTASKS", "2")
@@ -141,18 +139,8 @@ def test_a_job_stops_before_its_time_and_is_requeued(
 def test_what_a_job_is_requeued_for(
   tmp_path, spawn, slurm, noting, plan, variables, code, requeued
 ):
-  process = spawn(
-    *(
-      "bash",
-      LAUNCH / "slurm.sbatch",
-      "--workdir",
-      tmp_path / "a run",
-      "--x=y",
-    ),
-    PLAN=plan,
-    WAIT="1",
-    **variables,
-  )
+  command = ("bash", LAUNCH / "slurm.sbatch", "--workdir", tmp_path / "a run")
+  process = spawn(*command, "--x=y", PLAN=plan, WAIT="1", **variables)
   finish(process, expect=code)
   assert slurm.exists() == requeued
   command, environment = noting("start")[0]
@@ -164,12 +152,8 @@ def test_what_a_job_is_requeued_for(
 @pytest.mark.parametrize("flag", ["--workdir={}", "--workdir {}"])
 def test_a_finished_job_is_not_requeued(tmp_path, spawn, slurm, noting, flag):
   (tmp_path / "results.json").write_text("{}")
-  finish(
-    spawn(
-      *("bash", LAUNCH / "slurm.sbatch", "finetune"),
-      *flag.format(tmp_path).split(),
-    )
-  )
+  flags = flag.format(tmp_path).split()
+  finish(spawn("bash", LAUNCH / "slurm.sbatch", "finetune", *flags))
   assert not slurm.exists()
   assert noting("start")[0][0][1] == "mrd_jax.finetune"
 
@@ -178,11 +162,8 @@ def test_a_finished_job_is_not_requeued(tmp_path, spawn, slurm, noting, flag):
 def test_signals_to_the_batch_script_reach_the_tasks(
   tmp_path, spawn, slurm, noting, number
 ):
-  process = spawn(
-    "bash",
-    *(LAUNCH / "slurm.sbatch", f"--workdir={tmp_path}"),
-    PLAN="wait wait",
-  )
+  command = ("bash", LAUNCH / "slurm.sbatch", f"--workdir={tmp_path}")
+  process = spawn(*command, PLAN="wait wait")
   noting("start", wait_for=2)
   while not (tmp_path / "tasks").exists():
     time.sleep(0.02)
