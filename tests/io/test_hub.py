@@ -158,6 +158,8 @@ def test_an_encoder_of_the_hub(hub, tmp_path, monkeypatch):
   hub.repositories["user/model", NEWER] = tmp_path / "model"
   with pytest.raises(BadInput, match=r"model\.safetensors cannot be read as"):
     Encoder.from_pretrained("user/model")
+  old = Encoder.from_pretrained("user/model", revision=COMMITS["main"])
+  assert old.config == encoder.config
   # A folder comes before a repository.
   hub.asked()
   monkeypatch.chdir(tmp_path)
