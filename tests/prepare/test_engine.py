@@ -149,7 +149,7 @@ def test_a_killed_job_ends_with_the_same_bytes(tmp_path, capfd):
     tmp_path / "in",
     {
       f"part{a}": [
-        npy_bytes(make_sample(100 * a + i, points=1500)) for i in range(60)
+        npy_bytes(make_sample(100 * a + i, points=1500)) for i in range(25)
       ]
       for a in range(4)
     },
