@@ -16,7 +16,7 @@ from loss_batches import BATCHES, free_pairs, make_batch
 from mrd_jax.compare import torch_losses as twin
 from mrd_jax.compare.training import torch_options
 from mrd_jax.config.pretraining import LossConfig
-from mrd_jax.losses import mrd, relations
+from mrd_jax.losses import mrd
 from mrd_jax.losses.mrd import Embeddings
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -28,14 +28,17 @@ TOLERANCE = 1e-6  # relative; what float64 reaches is ~1e-13
 VARIANTS = {
   "default": {},
   "matched": {"cross_form": "matched"},
-  "fixed": {"weighting": "fixed"},
+  "fixed": {"weighting": "fixed", "relation_scale": 5.0},
   "intra_only": {"cross": False},
   "cross_only": {"intra": False},
   "base": {"intra": False, "cross": False},
   "diagonal": {"keep_diagonal": True},
-  "fixed_scale": {"relation_scale": 5.0},
   "printed_eq3": {"normalize_intra": False},
-  "wide_margin": {"margin": 0.7, "relation_weight": 1.0},
+  "wide_margin": {
+    "margin": 0.7,
+    "relation_weight": 1.0,
+    "keep_diagonal": True,
+  },
 }
 
 
@@ -105,12 +108,12 @@ CASES = [
   ),
   *itertools.product(
     ("similarity",),
-    ("matched", "fixed", "intra_only", "cross_only", "base", "fixed_scale"),
+    ("matched", "fixed", "intra_only", "cross_only", "base"),
     HARD,
   ),
   *itertools.product(("similarity", "euclidean"), ("diagonal",), HARD),
   *itertools.product(("euclidean",), ("printed_eq3", "matched"), HARD),
-  *itertools.product(("partial_order",), ("wide_margin", "diagonal"), HARD),
+  *itertools.product(("partial_order",), ("wide_margin",), HARD),
 ]
 
 
@@ -160,27 +163,22 @@ def test_relation_scale_sends_no_gradient_to_the_logit_scale():
   np.testing.assert_allclose(with_relations, base, rtol=1e-12)
 
 
-def test_sampled_pairs_estimate_the_full_ranking():
-  rng = np.random.default_rng(0)
-  student, teacher = rng.random((2, 24, 24))
-  valid = jnp.arange(24) < 20
-  mask = relations.make_pair_mask(
-    valid, valid, jnp.eye(24, dtype=bool), keep_diagonal=False
+def test_every_anchor_draws_all_columns_alike():
+  first, second = (
+    np.asarray(mrd.draw_columns(jax.random.key(seed), 24, 20_000))
+    for seed in (0, 1)
   )
-  args = (jnp.asarray(student), jnp.asarray(teacher), mask, 0.1)
-  ranking = jax.jit(mrd.margin_ranking)
-  full = ranking(*args)
-  sampled, few = (
-    ranking(*args, mrd.draw_columns(jax.random.key(0), 24, pairs))
-    for pairs in (20_000, 2)
-  )
-  np.testing.assert_allclose(sampled, full, rtol=0.01)
-  assert few != sampled
+  assert first.shape == (24, 2, 20_000) and (first != second).any()
+  for draws in first.reshape(48, -1):
+    counts = np.bincount(draws, minlength=24)
+    np.testing.assert_allclose(counts, 20_000 / 24, rtol=0.2)
 
 
 def test_sampled_pairs_reach_the_total_loss():
   inputs = make_batch("random", SAMPLES, WIDTH)
-  config = LossConfig(representation="partial_order", sampled_pairs=5)
+  config = LossConfig(
+    representation="partial_order", sampled_pairs=5, cross=False
+  )
   embeddings = Embeddings(
     *(jnp.asarray(inputs[k]) for k in ("point", "image", "text", "has_text"))
   )

@@ -140,7 +140,7 @@ def test_tiles_are_the_dense_form(representation, batch_name):
 VARIANTS = [
   ("similarity", {}, "2x4"),
   # On one device, with and without a mesh.
-  ("similarity", {}, "none"),
+  slow("similarity", {}, "none"),
   slow("similarity", {}, "1x1"),
   # As many columns as there are, and one.
   slow("similarity", {"stripe": 512}, "1x2"),
