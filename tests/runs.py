@@ -168,16 +168,19 @@ def start(
 
   A pipe is at its end only when data workers have ended too.
   """
-  return spawn(
-    *arguments,
-    cwd=folder,
-    stderr=errors.open("w") if errors else subprocess.PIPE,
-    stdout=subprocess.DEVNULL if errors else subprocess.PIPE,
-    PYTHONPATH=str(REPOSITORY),
-    JAX_PLATFORMS="cpu",
-    JAX_NUM_CPU_DEVICES=str(devices),
-    JAX_ENABLE_COMPILATION_CACHE=str(devices == 1),
-  )
+  with contextlib.ExitStack() as closing:
+    if errors:  # the process has it open when we close it
+      stderr = closing.enter_context(errors.open("w"))
+    return spawn(
+      *arguments,
+      cwd=folder,
+      stderr=stderr if errors else subprocess.PIPE,
+      stdout=subprocess.DEVNULL if errors else subprocess.PIPE,
+      PYTHONPATH=str(REPOSITORY),
+      JAX_PLATFORMS="cpu",
+      JAX_NUM_CPU_DEVICES=str(devices),
+      JAX_ENABLE_COMPILATION_CACHE=str(devices == 1),
+    )
 
 
 def free_port() -> int:

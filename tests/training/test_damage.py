@@ -210,7 +210,8 @@ def test_a_stopped_worker_is_reported_and_the_run_goes_on(
 
   def reports() -> list[str]:
     stalls = re.split("(?=watchdog: )", run.errors.read_text())[1:]
-    return [x for x in stalls if "stage input" in x]
+    # A slow start may have been told, too.
+    return [x for x in stalls if re.search("after step [1-9].*stage input", x)]
 
   wait_until(run.process, lambda: len(reports()) >= 2)
   os.kill(worker, signal.SIGCONT)
@@ -295,6 +296,7 @@ def test_a_shard_damaged_under_way_ends_the_run_until_it_is_restored(
   assert "Traceback" not in errors
   shard.write_bytes(content)
   again = started(copied, run.workdir, option).finish()
-  step = int(re.search(r"resumed from the checkpoint of step (\d+)", again)[1])
-  assert 10 <= step < 60
+  if damage is not vanish:  # a kill may come before the first save is whole
+    found = re.search(r"resumed from the checkpoint of step (\d+)", again)
+    assert found and 10 <= int(found[1]) < 60
   assert_same_run(run.workdir, straight)
