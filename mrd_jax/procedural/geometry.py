@@ -47,13 +47,32 @@ class Part:
     matrix[first, second], matrix[second, first] = -sin, sin
     return self._with(self.triangles @ matrix.T)
 
-  def paint(self, role: str, name: str = "") -> "Part":
-    """Sets the colour role and, if given, the name."""
-    return Part(self.triangles, role, name or self.name)
+  def accent(self, name: str = "") -> "Part":
+    """Gives the part the role "accent" and, if one is given, a name."""
+    return Part(self.triangles, "accent", name or self.name)
+
+  def dark(self, name: str = "") -> "Part":
+    """Gives the part the role "dark" and, if one is given, a name."""
+    return Part(self.triangles, "dark", name or self.name)
 
   def named(self, name: str) -> "Part":
     """Sets the name."""
     return Part(self.triangles, self.role, name)
+
+  def pair(self, axis: str = "x") -> "Part":
+    """Adds the part's mirror image across the origin along an axis."""
+    return self._with(
+      np.concatenate([self.triangles, self.scale(**{axis: -1}).triangles])
+    )
+
+  def corners(self, x: float, z: float) -> "Part":
+    """Puts four mirrored copies of the part to (x, z)."""
+    return self.at(x, 0, z).pair("z").pair()
+
+  def around(self, count: int, start: float = 0) -> "Part":
+    """Makes `count` copies, evenly turned about the y axis."""
+    turned = [self.turn("y", start + 360 * i / count) for i in range(count)]
+    return self._with(np.concatenate([part.triangles for part in turned]))
 
   def _with(self, triangles: np.ndarray) -> "Part":
     return Part(triangles, self.role, self.name)
@@ -246,18 +265,3 @@ def arc(
     ],
     axis=1,
   )
-
-
-def pair(part: Part, axis: str = "x") -> list[Part]:
-  """Adds its mirror image across the origin along `axis` to a part."""
-  return [part, part.scale(**{axis: -1})]
-
-
-def corners(part: Part, x: float, z: float) -> list[Part]:
-  """Puts four mirrored copies of a part to (x, z)."""
-  return [q for p in pair(part.at(x, 0, z)) for q in pair(p, "z")]
-
-
-def around(part: Part, count: int, start: float = 0) -> list[Part]:
-  """Makes `count` copies, evenly turned about the y axis."""
-  return [part.turn("y", start + 360 * i / count) for i in range(count)]

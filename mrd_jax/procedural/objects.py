@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from mrd_jax.procedural.families import FAMILIES, Family
-from mrd_jax.procedural.geometry import Part, sample_triangles
+from mrd_jax.procedural.geometry import sample_triangles
 
 # Concept = (kind, name); kinds: "family", "color", "material", "size", "part".
 Concept = tuple[str, str]
@@ -100,10 +100,24 @@ class Object:
 def draw_object(family: Family, rng: np.random.Generator) -> Object:
   """Draws one object of a family."""
   parts = family.build(rng)
-  names = _names(parts, family)
+  present = {part.name for part in parts} - {""}
+  if unknown := present - set(family.parts):
+    raise ValueError(
+      f"family {family.name!r} builds parts {sorted(unknown)} that its "
+      "decorator does not declare"
+    )
+  names = [name for name in family.parts if name in present]
   accented = any(part.role == "accent" for part in parts)
   description = _draw_words(family.name, names, accented, rng)
-  colors = _role_colors(description, rng)
+  base = {
+    "main": COLORS[description.color],
+    "accent": MATERIALS.get(description.material, DARK),
+    "dark": DARK,
+  }
+  colors = {  # of each role, with the object's own shade
+    role: np.clip(color + rng.normal(0, 0.03, 3), 0, 1).astype(np.float32)
+    for role, color in base.items()
+  }
   sizes = [len(part.triangles) for part in parts]
   return Object(
     description=description,
@@ -125,17 +139,6 @@ def draw_similar(
   return _draw_words(family.name, parts, bool(description.material), rng)
 
 
-def _names(parts: Iterable[Part], family: Family) -> list[str]:
-  """Lists distinct part names in order of declaration."""
-  present = {part.name for part in parts} - {""}
-  if unknown := present - set(family.parts):
-    raise ValueError(
-      f"family {family.name!r} builds parts {sorted(unknown)} that its "
-      "decorator does not declare"
-    )
-  return [name for name in family.parts if name in present]
-
-
 def _draw_words(
   family: str, parts: Iterable[str], accented: bool, rng: np.random.Generator
 ) -> Description:
@@ -153,21 +156,6 @@ def _draw_words(
 
 def _pick(words: Mapping[str, object], rng: np.random.Generator) -> str:
   return list(words)[rng.integers(len(words))]
-
-
-def _role_colors(
-  description: Description, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-  """Draws a (3,) float32 colour a role, with the object's own shade."""
-  base = {
-    "main": COLORS[description.color],
-    "accent": MATERIALS.get(description.material, DARK),
-    "dark": DARK,
-  }
-  return {
-    role: np.clip(color + rng.normal(0, 0.03, 3), 0, 1).astype(np.float32)
-    for role, color in base.items()
-  }
 
 
 def _fit(

@@ -107,9 +107,13 @@ class SyntheticTeacher:
       num_views: V.
       rng: The shape's own source of noise.
     """
-    family, *others = description.concepts()
-    content = sum((self._concepts[c] for c in others), self._image_offset)
-    double = ("family", _relative(description.family, rng))
+    family, *rest = description.concepts()
+    content = sum((self._concepts[c] for c in rest), self._image_offset)
+    # It looks a little, or more, like another family of its super-category.
+    group = FAMILIES[description.family].group
+    others = [n for n, f in FAMILIES.items() if f.group == group]
+    others.remove(description.family)
+    double = ("family", others[rng.integers(len(others))])
     share = AMBIGUITY * rng.random() ** 3
     content = content + (1 - share) * self._concepts[family]
     content += share * self._concepts[double]
@@ -152,15 +156,6 @@ class SyntheticTeacher:
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
     vector = rng.normal(size=self.embed_dim)
     return vector / np.linalg.norm(vector)
-
-
-def _relative(family: str, rng: np.random.Generator) -> str:
-  """Draws another family of the same super-category."""
-  group = FAMILIES[family].group
-  others = [
-    name for name, f in FAMILIES.items() if f.group == group and name != family
-  ]
-  return others[rng.integers(len(others))]
 
 
 def _normalize(features: np.ndarray) -> np.ndarray:

@@ -95,35 +95,27 @@ def _caption(
   description: Description, kind: TextKind, rng: np.random.Generator
 ) -> str:
   """Writes a bare name for RAW, else a phrase in one of the kind's frames."""
-  words, part = _words(description, kind, rng)
-  if kind == TextKind.RAW:
-    return words
-  phrase = with_article(words, FAMILIES[description.family].plural)
-  if part:
-    phrase += " with " + (part if part.endswith("s") else with_article(part))
-  templates = _TEMPLATES[kind]
-  return templates[rng.integers(len(templates))].format(phrase)
-
-
-def _words(
-  description: Description, kind: TextKind, rng: np.random.Generator
-) -> tuple[str, str]:
-  """Chooses adjectives and noun, and the one part to mention or ""."""
+  family = FAMILIES[description.family]
   says = {what: rng.random() < share for what, share in _SAYS[kind].items()}
-  nouns = (description.family, *FAMILIES[description.family].synonyms)
-  noun = nouns[0]
-  if rng.random() < 0.4:
-    noun = nouns[rng.integers(len(nouns))]
+  nouns = (family.name, *family.synonyms)
+  noun = nouns[rng.integers(len(nouns))] if rng.random() < 0.4 else family.name
   words = [
     description.size if says["size"] else "",
     description.color if says["color"] else "",
     description.material if says["material"] else "",
     noun,
   ]
+  phrase = " ".join(word for word in words if word)
   part = ""
   if says["part"] and description.parts:
     part = description.parts[rng.integers(len(description.parts))]
-  return " ".join(word for word in words if word), part
+  if kind == TextKind.RAW:
+    return phrase
+  phrase = with_article(phrase, family.plural)
+  if part:
+    phrase += " with " + (part if part.endswith("s") else with_article(part))
+  templates = _TEMPLATES[kind]
+  return templates[rng.integers(len(templates))].format(phrase)
 
 
 def _vocabulary() -> dict[str, Concept]:

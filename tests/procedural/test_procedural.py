@@ -75,7 +75,7 @@ def test_sampling_is_uniform_over_area_in_any_prefix():
 
 
 def test_transforms_keep_area_role_and_name():
-  part = geometry.box(1, 2, 3).paint("accent", "lid")
+  part = geometry.box(1, 2, 3).accent("lid")
   moved = part.turn("x", 30).at(1, 2, 3).turn("y", 50).scale(x=-1)
   assert (moved.role, moved.name) == ("accent", "lid")
   assert area_of(moved) == pytest.approx(area_of(part), rel=1e-5)

@@ -2,7 +2,7 @@
 
 The order of the imports is the order of the classes.  New families go to the
 end of the last module: anywhere else they would shift the labels of the data
-that is already stored.
+that is already stored.  In all of the modules `g` is `geometry`.
 """
 
 import importlib

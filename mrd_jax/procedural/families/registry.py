@@ -62,8 +62,3 @@ def family(
     return build
 
   return register
-
-
-def chance(rng: np.random.Generator, probability: float) -> bool:
-  """Draws True with the given probability."""
-  return bool(rng.random() < probability)
