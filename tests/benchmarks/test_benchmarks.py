@@ -25,10 +25,12 @@ from benchmarks import (
   ranking,
   startup,
   step,
+  teacher,
   timing,
   tokenizer,
 )
 from mrd_jax.config.pretraining import SIZES
+from mrd_jax.models import clip
 from mrd_jax.models.pointbert import PointBERT
 
 
@@ -185,12 +187,12 @@ def test_encoder_benchmark_runs(work):
 @pytest.mark.slow  # half a minute: three processes import all there is
 def test_prepare_benchmark_runs(tmp_path, monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "")  # one device: what it starts compiles
-  clip, work = make_clip(tmp_path / "clip"), tmp_path / "work"
+  model, work = make_clip(tmp_path / "clip"), tmp_path / "work"
   work.mkdir()
   args = prepare.parse(
     ["--meshes=4", "--subdivisions=1", "--texture=64", "--points=100"]
     + ["--views=2", "--image_size=40", "--batch=2", "--rounds=1"]
-    + ["--workers=2", f"--model={clip}", f"--dir={work}"]
+    + ["--workers=2", f"--model={model}", f"--dir={work}"]
   )
   result = prepare.measure(args)
   assert not list(work.iterdir())
@@ -230,6 +232,35 @@ def test_startup_benchmark_runs(monkeypatch):
     _, empty, filled = (row[name] for row in result["rows"])
     assert filled < empty
   assert " filled cache |" in startup.table(result)
+
+
+def test_teacher_benchmark_runs(monkeypatch):
+  tower = clip.TowerSize(16, 2, 2, 32, "gelu", 1e-5)
+  tiny = clip.CLIPSize(8, tower, 16, 8, tower, 50, 77, None)
+  monkeypatch.setitem(clip.SIZES, "tiny", tiny)
+  result = teacher.measure(
+    teacher.parse(
+      ["--size=tiny", "--batch=1", "--batches=1", "--rounds=1"]
+      + ["--peak_side=64"]
+    )
+  )
+  assert result["images_per_second"] > 0 < result["texts_per_second"]
+  assert abs(result["mean_norm"] - 1) < 1e-5
+  assert result["global_batch"] == 8
+
+
+def test_a_teachers_flops_are_those_that_xla_counts():
+  """Of one layer, since XLA counts the body of a scan once."""
+  tower = clip.TowerSize(64, 1, 4, 256, "relu", 1e-5)
+  size = clip.CLIPSize(8, tower, 64, 8, tower, 50, 77, None)
+  model = clip.CLIP(size)
+  pixels = np.zeros((1, 3, 64, 64), np.float32)
+  ids = np.zeros((1, 77), np.int32)
+  params = jax.eval_shape(model.init, jax.random.key(0), pixels, ids, ids)
+  run = jax.jit(model.apply, static_argnames="method")
+  cost = run.lower(params, pixels, method="image").compile().cost_analysis()
+  counted = teacher.image_flops(size)
+  assert counted < cost["flops"] < 1.1 * counted
 
 
 @pytest.mark.slow

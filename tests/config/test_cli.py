@@ -180,7 +180,7 @@ def test_every_verb_is_there(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["mrd", "paint"])
   with pytest.raises(SystemExit, match="2"):
     cli.main()
-  assert "usage: mrd {ablate,compare," in capsys.readouterr().err
-  package = REPOSITORY / "mrd_jax"
-  found = {path.parent.name for path in package.glob("*/__main__.py")}
-  assert set(cli.VERBS) == found - {"config"} | {"main"}
+  assert capsys.readouterr().err == (
+    "usage: mrd {ablate,compare,convert,embed,evaluate,finetune,inspect,main,"
+    "prepare,report,search} ...\n"
+  )

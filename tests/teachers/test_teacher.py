@@ -12,9 +12,7 @@ from clips import WORDS, make_clip, pictures, save_shards, write
 from PIL import Image
 from safetensors.numpy import load_file
 
-from benchmarks import teacher as benchmark
 from mrd_jax.errors import BadInput
-from mrd_jax.models.clip import CLIP, SIZES, CLIPSize, TowerSize
 from mrd_jax.teachers.clip import ClipTeacher
 from mrd_jax.teachers.towers import Throughput, _features
 
@@ -287,32 +285,3 @@ def test_throughput(clip_teacher):
     "9 images at 3,000/s, 1 texts at 0/s, 1 texts cut at the context's length, "
     "4 s of compiling"
   )
-
-
-def test_benchmark_runs(monkeypatch):
-  tower = TowerSize(16, 2, 2, 32, "gelu", 1e-5)
-  tiny = CLIPSize(8, tower, 16, 8, tower, 50, 77, None)
-  monkeypatch.setitem(SIZES, "tiny", tiny)
-  result = benchmark.measure(
-    benchmark.parse(
-      ["--size=tiny", "--batch=1", "--batches=1", "--rounds=1"]
-      + ["--peak_side=64"]
-    )
-  )
-  assert result["images_per_second"] > 0 < result["texts_per_second"]
-  assert abs(result["mean_norm"] - 1) < 1e-5
-  assert result["global_batch"] == 8
-
-
-def test_flops_are_those_that_xla_counts():
-  """Of one layer, since XLA counts the body of a scan once."""
-  tower = TowerSize(64, 1, 4, 256, "relu", 1e-5)
-  size = CLIPSize(8, tower, 64, 8, tower, 50, 77, None)
-  model = CLIP(size)
-  pixels = np.zeros((1, 3, 64, 64), np.float32)
-  ids = np.zeros((1, 77), np.int32)
-  params = jax.eval_shape(model.init, jax.random.key(0), pixels, ids, ids)
-  run = jax.jit(model.apply, static_argnames="method")
-  cost = run.lower(params, pixels, method="image").compile().cost_analysis()
-  counted = benchmark.image_flops(size)
-  assert counted < cost["flops"] < 1.1 * counted

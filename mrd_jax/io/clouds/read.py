@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds import npy, npz, pcd, ply, xyz
+from mrd_jax.io import clouds
+from mrd_jax.io.formats import chosen, find_formats
 
 # A format is a module that has its SUFFIXES and read(path) -> xyz, rgb or None.
-_FORMATS = (npy, npz, pcd, ply, xyz)
-SUFFIXES = tuple(suffix for format in _FORMATS for suffix in format.SUFFIXES)
+_FORMATS = find_formats(clouds)
+SUFFIXES = tuple(_FORMATS)
 
 
 def read_cloud(path: str | os.PathLike[str]) -> np.ndarray:
@@ -43,32 +44,17 @@ def read_cloud(path: str | os.PathLike[str]) -> np.ndarray:
       or infinite values, or colours out of range.
   """
   path = Path(path)
-  suffix = path.suffix.lower()
-  format = next((x for x in _FORMATS if suffix in x.SUFFIXES), None)
-  if format is None:
-    raise BadInput(
-      f"{path}: suffix {path.suffix!r} is unknown, must be one of "
-      f"{', '.join(SUFFIXES)}"
-    )
-  if not path.is_file():
-    raise BadInput(f"{path}: no such file")
-  try:
-    return _join(*format.read(path))
-  except BadInput as error:
-    raise BadInput(f"{path}: {error}") from None
-  except Exception as error:  # every library has its own for damaged files
-    if "Object arrays" in str(error):  # numpy's refusal to unpickle
+  with chosen(_FORMATS, path) as format:
+    try:
+      return _join(*format.read(path))
+    except ValueError as error:
+      if "Object arrays" not in str(error):  # numpy's refusal to unpickle
+        raise
       raise BadInput(
-        f"{path}: it is a pickle, which could run code and is never opened; "
-        "convert OpenShape's .npy files with python -m mrd_jax.prepare "
-        "openshape, save others as a plain array"
+        "it is a pickle, which could run code and is never opened; convert "
+        "OpenShape's .npy files with python -m mrd_jax.prepare openshape, save "
+        "others as a plain array"
       ) from None
-    reason = str(error).partition("\n")[0]
-    raise BadInput(
-      f"{path}: cannot be read as {suffix} "
-      f"({type(error).__name__}: {reason}); it is damaged, cut off or in "
-      "another format, so write it anew"
-    ) from None
 
 
 def _join(xyz: np.ndarray, rgb: np.ndarray | None) -> np.ndarray:

@@ -25,6 +25,7 @@ from mrd_jax.io.meshes.mesh import MAX_FACES, Part
 from mrd_jax.io.meshes.references import read_reference
 
 SUFFIXES = (".glb", ".gltf")
+SPECIFIED = True
 _DRACO = "KHR_draco_mesh_compression"
 _MESHOPT = {"EXT_meshopt_compression", "KHR_meshopt_compression"}
 _TRIANGLES, _STRIP = 4, 5
@@ -33,19 +34,13 @@ _MAX_ITEMS = 50_000_000  # of an accessor
 _NO_ACCESSOR = {"componentType": 5126, "count": 0, "type": "SCALAR"}
 
 
-def read(
-  data: bytes,
-  folder: Path,
-  notes: list[str],
-  max_faces: int = MAX_FACES,
-) -> list[Part]:
+def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
   """Reads a .glb or .gltf file: a part for each primitive at each place.
 
   Args:
     data: The file's bytes.
     folder: Where it lies; what it refers to is read from there.
     notes: What is lost is appended.
-    max_faces: More triangles, all instances counted, are refused.
 
   Raises:
     BadInput: naming the field, where a remedy is known.
@@ -109,9 +104,9 @@ def read(
     primitive = primitives[number]
     material, info = looks[number]
     count += len(geometry.faces)
-    if count > max_faces:
+    if count > MAX_FACES:
       raise BadInput(
-        f"has more than {max_faces:,} triangles, instances counted: decimate it"
+        f"has more than {MAX_FACES:,} triangles, instances counted: decimate it"
       )
     accessor = {
       name: tree["accessors"][i] for name, i in primitive["attributes"].items()

@@ -1,4 +1,4 @@
-"""Meshes in the usual files: .glb, .gltf, .obj, .ply, .stl and .off."""
+"""Reads a mesh from any of the usual files."""
 
 import contextlib
 import dataclasses
@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.meshes import gltf, obj, off, ply, stl
+from mrd_jax.io import meshes
+from mrd_jax.io.formats import chosen, find_formats
 from mrd_jax.io.meshes.mesh import MAX_FACES, Mesh, Part, join
 from mrd_jax.io.meshes.polygons import check_range
 
-# A format is a module that has its SUFFIXES and read(data, folder, notes).
-_FORMATS = (gltf, obj, ply, stl, off)
-SUFFIXES = tuple(suffix for format in _FORMATS for suffix in format.SUFFIXES)
+# A format is a module that has its SUFFIXES and read(data, folder, notes); one
+# that says so is SPECIFIED: with y up, and factors and colours linear.
+_FORMATS = find_formats(meshes)
+SUFFIXES = tuple(_FORMATS)
 # Further from the origin than so many of its sizes, a shape is moved there:
 # float32 would no longer hold it to a hundred-thousandth of its size.
 _FAR = 100
@@ -55,37 +57,22 @@ def read_mesh(path: str | os.PathLike[str], *, up: str = "y") -> Mesh:
   path = Path(path)
   if up not in ("y", "z"):
     raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
-  suffix = path.suffix.lower()
-  if suffix not in SUFFIXES:
-    raise BadInput(
-      f"{path}: suffix {path.suffix!r} is unknown, must be one of "
-      f"{', '.join(SUFFIXES)}"
-    )
-  if not path.is_file():
-    raise BadInput(f"{path}: no such file")
   notes: list[str] = []
-  try:
-    with _overhear_trimesh() as said:
-      format = next(x for x in _FORMATS if suffix in x.SUFFIXES)
+  with chosen(_FORMATS, path) as format, _overhear_trimesh() as said:
+    try:
       parts = format.read(path.read_bytes(), path.parent, notes)
       if any("extension" in line for line in said):
         raise BadInput("its compressed geometry is damaged, export it anew")
-      return _check(parts, format is gltf, up, notes)
-  except BadInput as error:
-    raise BadInput(f"{path}: {error}") from None
-  except MemoryError:
-    raise BadInput(
-      f"{path}: needs more memory than there is: decimate the mesh"
-    ) from None
-  except Exception as error:  # every library has its own for damaged files
-    reason = str(error).partition("\n")[0]
-    raise BadInput(
-      f"{path}: cannot be read as {suffix} ({type(error).__name__}: {reason}); "
-      "it is damaged, cut off or in another format, so write it anew"
-    ) from None
+      return _check(parts, getattr(format, "SPECIFIED", False), up, notes)
+    except MemoryError:
+      raise BadInput(
+        "needs more memory than there is: decimate the mesh"
+      ) from None
 
 
-def _check(parts: list[Part], is_gltf: bool, up: str, notes: list[str]) -> Mesh:
+def _check(
+  parts: list[Part], specified: bool, up: str, notes: list[str]
+) -> Mesh:
   parts = [part for part in parts if len(part.faces)]
   count = sum(len(part.faces) for part in parts)
   if not count:
@@ -105,10 +92,10 @@ def _check(parts: list[Part], is_gltf: bool, up: str, notes: list[str]) -> Mesh:
       notes.append("texture coordinates that are not finite were set to 0")
       uv = np.nan_to_num(uv, nan=0, posinf=0, neginf=0)
     xyz_V3 = part.vertices.astype(np.float64)
-    if up == "z" and not is_gltf:
+    if up == "z" and not specified:
       xyz_V3 = xyz_V3[:, [0, 2, 1]] * [1, 1, -1]
     checked.append(Part(xyz_V3, part.faces, part.material, uv, part.color))
-  mesh = join(checked, linear=is_gltf, notes=notes)
+  mesh = join(checked, linear=specified, notes=notes)
   if not np.isfinite(mesh.vertices).all():
     raise BadInput(
       "vertices hold NaN or infinite values: clean the mesh and export it anew"
