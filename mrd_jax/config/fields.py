@@ -19,15 +19,14 @@ import ml_collections
 
 from mrd_jax.errors import BadInput
 
-BELOW_ONE = 1 - 1e-9
+SHARE = (0, 1 - 1e-9)  # of what must stay below the whole
 
 
 def field(
   default: Any,
   why: str = "",
   *,
-  low: float | None = None,
-  high: float | None = None,
+  between: tuple[float, float] | None = None,
   may_change: bool = False,
 ) -> Any:
   """Declares a field of a section.
@@ -38,14 +37,13 @@ def field(
   Args:
     default: Its value in `Config()`.
     why: What it is, in a sentence; of a section its docstring says it.
-    low: The smallest number allowed.
-    high: The largest number allowed.
+    between: The smallest and the largest number allowed.
     may_change: Whether a run may go on with another value: it changes nothing
       that is learned, but for rounding.  Of a section: each of its fields.
   """
   return dataclasses.field(
     default=default,
-    metadata={"why": why, "low": low, "high": high, "may_change": may_change},
+    metadata={"why": why, "between": between, "may_change": may_change},
   )
 
 
@@ -56,8 +54,7 @@ class Declared(NamedTuple):
   hint: Any
   default: Any
   why: str
-  low: float | None
-  high: float | None
+  between: tuple[float, float] | None
   may_change: bool
 
   @property
@@ -71,9 +68,10 @@ class Declared(NamedTuple):
       return " or ".join(map(repr, typing.get_args(self.hint)))
     if typing.get_origin(self.hint) is tuple:
       return "tuple of strings"
-    if self.low is None:
+    if self.between is None:
       return self.hint.__name__
-    return f"{self.hint.__name__}, {self.low:.10g} to {self.high:.10g}"
+    low, high = self.between
+    return f"{self.hint.__name__}, {low:.10g} to {high:.10g}"
 
 
 @functools.cache
@@ -211,10 +209,10 @@ def _checked(item: Declared, value: Any, name: str) -> Any:
     )
   if item.hint is float and not math.isfinite(value):
     raise BadInput(f"{name} is {value}, must be finite")
-  if item.low is not None and not item.low <= value <= item.high:
-    raise BadInput(
-      f"{name} is {value}, must be between {item.low} and {item.high}"
-    )
+  if item.between:
+    low, high = item.between
+    if not low <= value <= high:
+      raise BadInput(f"{name} is {value}, must be between {low} and {high}")
   return value
 
 

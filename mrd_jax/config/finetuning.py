@@ -7,22 +7,14 @@ import dataclasses
 
 import ml_collections
 
-from mrd_jax.config.fields import BELOW_ONE, build, field
+from mrd_jax.config import shared
+from mrd_jax.config.fields import SHARE, build, field
 from mrd_jax.config.pretraining import PointBERTSize, UpAxis
-from mrd_jax.config.shared import (
-  AdamWConfig,
-  ComputeConfig,
-  LogConfig,
-  MeshConfig,
-  ReadingConfig,
-  RunConfig,
-  check_run,
-)
 from mrd_jax.errors import BadInput
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(ReadingConfig):
+class DataConfig(shared.ReadingConfig):
   """Where the labelled shapes come from."""
 
   dir: str = ""
@@ -35,21 +27,20 @@ class AugmentConfig:
   """How a cloud is drawn."""
 
   num_points: int = field(
-    1024, "Points that the encoder sees.", low=1, high=2**24 - 1
+    1024, "Points that the encoder sees.", between=(1, 2**24 - 1)
   )
   sampled_points: int = field(
     1200,
     "In training, these are a random choice of so many that farthest point "
     "sampling found.",
-    low=1,
-    high=2**24 - 1,
+    between=(1, 2**24 - 1),
   )
   scale_low: float = field(
-    2 / 3, "Smallest scale of an axis, in training.", low=1e-3, high=1e3
+    2 / 3, "Smallest scale of an axis, in training.", between=(1e-3, 1e3)
   )
-  scale_high: float = field(3 / 2, "Largest.", low=1e-3, high=1e3)
+  scale_high: float = field(3 / 2, "Largest.", between=(1e-3, 1e3))
   shift: float = field(
-    0.2, "Largest shift along an axis, in training.", low=0, high=10
+    0.2, "Largest shift along an axis, in training.", between=(0, 10)
   )
 
 
@@ -60,30 +51,29 @@ class ScratchConfig(PointBERTSize):
   up_axis: UpAxis = field(
     "y", "The axis that is up in the clouds that it sees; records are y up."
   )
-  colour_fill: float = field(0.4, "The grey of all its points.", low=0, high=1)
+  colour_fill: float = field(0.4, "The grey of all its points.", between=(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(ComputeConfig):
+class ModelConfig(shared.ComputeConfig):
   """The head, and how the model is computed."""
 
   hidden: int = field(
-    256, "Width of the head's hidden layer.", low=1, high=2**16
+    256, "Width of the head's hidden layer.", between=(1, 2**16)
   )
   dropout: float = field(
-    0.5, "Share of it that is dropped in training.", low=0, high=BELOW_ONE
+    0.5, "Share of it that is dropped in training.", between=SHARE
   )
   drop_path: float = field(
     0.1,
     "Rate of stochastic depth in the last block; it grows linearly from 0 in "
     "the first.",
-    low=0,
-    high=BELOW_ONE,
+    between=SHARE,
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(AdamWConfig):
+class OptimizerConfig(shared.AdamWConfig):
   """AdamW with a linear warm-up and half a cosine."""
 
   learning_rate: float = 5e-4
@@ -96,13 +86,10 @@ class OptimizerConfig(AdamWConfig):
 class TrainConfig:
   """The length and the loss of a run."""
 
-  batch_size: int = field(32, "Global batch.", low=2, high=2**24)
-  epochs: float = field(300.0, "Length.", low=1e-9, high=1e6)
+  batch_size: int = field(32, "Global batch.", between=(2, 2**24))
+  epochs: float = field(300.0, "Length.", between=(1e-9, 1e6))
   label_smoothing: float = field(
-    0.0,
-    "Share of the target that is spread over all classes.",
-    low=0,
-    high=BELOW_ONE,
+    0.0, "Share of the target that is spread over all classes.", between=SHARE
   )
 
 
@@ -111,10 +98,10 @@ class CheckpointConfig:
   """When the state is saved, and which checkpoints are kept."""
 
   every_epochs: float = field(
-    1.0, "Interval (besides the last step).", low=1e-9, high=1e6
+    1.0, "Interval (besides the last step).", between=(1e-9, 1e6)
   )
   keep_latest: int = field(
-    2, "How many of the newest are kept.", low=1, high=2**20
+    2, "How many of the newest are kept.", between=(1, 2**20)
   )
 
 
@@ -123,20 +110,19 @@ class EvalConfig:
   """Evaluation on the test split."""
 
   every_epochs: float = field(
-    1.0, "Interval (besides the last step).", low=1e-9, high=1e6
+    1.0, "Interval (besides the last step).", between=(1e-9, 1e6)
   )
-  batch_size: int = field(128, "Global batch.", low=1, high=2**24)
+  batch_size: int = field(128, "Global batch.", between=(1, 2**24))
   voting: int = field(
     0,
     "How many augmented copies of a shape vote in the end, 10 is usual; 0: no "
     "vote.",
-    low=0,
-    high=1000,
+    between=(0, 1000),
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(RunConfig):
+class Config(shared.RunConfig):
   """Everything a run depends on, but the checkpoint that it starts from."""
 
   data: DataConfig = field(DataConfig())
@@ -145,13 +131,13 @@ class Config(RunConfig):
   model: ModelConfig = field(ModelConfig())
   optimizer: OptimizerConfig = field(OptimizerConfig())
   train: TrainConfig = field(TrainConfig())
-  mesh: MeshConfig = field(MeshConfig())
+  mesh: shared.MeshConfig = field(shared.MeshConfig())
   checkpoint: CheckpointConfig = field(CheckpointConfig(), may_change=True)
   eval: EvalConfig = field(EvalConfig(), may_change=True)
-  log: LogConfig = field(LogConfig(), may_change=True)
+  log: shared.LogConfig = field(shared.LogConfig(), may_change=True)
 
   def __post_init__(self):
-    check_run(self)
+    super().__post_init__()
     if self.augment.sampled_points < self.augment.num_points:
       raise BadInput(
         f"config.augment.sampled_points is {self.augment.sampled_points}, of "

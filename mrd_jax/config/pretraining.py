@@ -12,16 +12,8 @@ from typing import Literal
 
 import ml_collections
 
-from mrd_jax.config.fields import BELOW_ONE, build, field
-from mrd_jax.config.shared import (
-  AdamWConfig,
-  ComputeConfig,
-  LogConfig,
-  MeshConfig,
-  ReadingConfig,
-  RunConfig,
-  check_run,
-)
+from mrd_jax.config import shared
+from mrd_jax.config.fields import SHARE, build, field
 from mrd_jax.errors import BadInput
 
 Representation = Literal["similarity", "euclidean", "partial_order"]
@@ -33,18 +25,17 @@ UpAxis = Literal["y", "z"]
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(AdamWConfig):
+class OptimizerConfig(shared.AdamWConfig):
   """AdamW with a linear warm-up and half a cosine, by groups of parameters."""
 
   dynamic_learning_rate: float = field(
-    1e-3, "Peak for the dynamic weights.", low=0, high=1e3
+    1e-3, "Peak for the dynamic weights.", between=(0, 1e3)
   )
   ema_decay: float = field(
     0.0,
     "Decay of a moving average of the parameters, which is then what is "
     "evaluated; 0 keeps none.",
-    low=0,
-    high=BELOW_ONE,
+    between=SHARE,
   )
   frozen: tuple[str, ...] = field(
     (), "Regular expressions of paths of parameters that are not updated."
@@ -58,8 +49,7 @@ class AugmentConfig:
   num_points: int = field(
     10_000,
     "Points drawn from a cloud; clouds with fewer keep all theirs.",
-    low=1,
-    high=2**24 - 1,
+    between=(1, 2**24 - 1),
   )
   swap_yz: bool = field(
     True, "Whether to exchange y and z: records are y up, the encoder z up."
@@ -67,28 +57,28 @@ class AugmentConfig:
   point_dropout: float = field(
     0.875,
     "Largest share of points collapsed onto the first one.",
-    low=0,
-    high=1,
+    between=(0, 1),
   )
-  scale_low: float = field(0.8, "Smallest random scale.", low=1e-3, high=1e3)
-  scale_high: float = field(1.25, "Largest random scale.", low=1e-3, high=1e3)
-  shift: float = field(0.1, "Largest random shift per axis.", low=0, high=10)
+  scale_low: float = field(0.8, "Smallest random scale.", between=(1e-3, 1e3))
+  scale_high: float = field(1.25, "Largest random scale.", between=(1e-3, 1e3))
+  shift: float = field(0.1, "Largest random shift per axis.", between=(0, 10))
   tilt: float = field(
     0.06,
     "Standard deviation of small rotations per axis, radians.",
-    low=0,
-    high=4,
+    between=(0, 4),
   )
   tilt_max: float = field(
-    0.18, "Where these are clipped, radians.", low=0, high=4
+    0.18, "Where these are clipped, radians.", between=(0, 4)
   )
   rotate: bool = field(
     True, "Whether clouds are turned about z, the encoder's up, at random."
   )
   colour_drop: float = field(
-    0.5, "Probability that a cloud loses its colours.", low=0, high=1
+    0.5, "Probability that a cloud loses its colours.", between=(0, 1)
   )
-  colour_fill: float = field(0.4, "The grey that replaces them.", low=0, high=1)
+  colour_fill: float = field(
+    0.4, "The grey that replaces them.", between=(0, 1)
+  )
 
   @classmethod
   def plain(
@@ -132,13 +122,12 @@ class LossConfig:
     "'dynamic': pairs of learned weights; 'alternating': the same, but every "
     "second step updates only them; 'fixed': 1/2.",
   )
-  relation_weight: float = field(3.0, "lambda of Eq. 13.", low=0, high=1e6)
+  relation_weight: float = field(3.0, "lambda of Eq. 13.", between=(0, 1e6))
   relation_scale: float = field(
     0.0,
     "Scale of the similarities in Eq. 5-6; 0 is the contrastive logit scale "
     "without its gradient.",
-    low=0,
-    high=1e6,
+    between=(0, 1e6),
   )
   keep_diagonal: bool = field(
     False, "Whether intra relations keep the pair of a sample with itself."
@@ -148,12 +137,11 @@ class LossConfig:
     "Whether intra Euclidean distances are divided by their mean (Eq. 3 as "
     "printed does not, Eq. 4 does).",
   )
-  margin: float = field(0.1, "m of Eq. 12.", low=0, high=4)
+  margin: float = field(0.1, "m of Eq. 12.", between=(0, 4))
   sampled_pairs: int = field(
     0,
     "How many random pairs per anchor Eq. 12 takes; 0 takes all.",
-    low=0,
-    high=2**24,
+    between=(0, 2**24),
   )
   form: Form = field(
     "auto",
@@ -163,7 +151,7 @@ class LossConfig:
     may_change=True,
   )
   stripe: int = field(
-    512, "Columns of a tile.", low=1, high=2**24, may_change=True
+    512, "Columns of a tile.", between=(1, 2**24), may_change=True
   )
 
 
@@ -171,20 +159,20 @@ class LossConfig:
 class PointBERTSize:
   """The architecture: what decides the parameters and the numbers."""
 
-  width: int = field(512, "Token width.", low=1, high=2**16)
-  depth: int = field(12, "Transformer blocks.", low=1, high=1024)
-  heads: int = field(8, "Attention heads of width 64.", low=1, high=1024)
+  width: int = field(512, "Token width.", between=(1, 2**16))
+  depth: int = field(12, "Transformer blocks.", between=(1, 1024))
+  heads: int = field(8, "Attention heads of width 64.", between=(1, 1024))
   mlp_dim: int = field(
-    1536, "Hidden width of a block's MLP.", low=1, high=2**20
+    1536, "Hidden width of a block's MLP.", between=(1, 2**20)
   )
   sa_dim: int = field(
-    256, "Output width of the mini-PointNet.", low=1, high=2**16
+    256, "Output width of the mini-PointNet.", between=(1, 2**16)
   )
-  groups: int = field(384, "G, tokens per cloud.", low=1, high=2**16)
+  groups: int = field(384, "G, tokens per cloud.", between=(1, 2**16))
   radius: float = field(
-    0.2, "Radius of a group's ball in the normalised cloud.", low=1e-6, high=4
+    0.2, "Radius of a group's ball in the normalised cloud.", between=(1e-6, 4)
   )
-  group_size: int = field(64, "K, points per group.", low=1, high=2**16)
+  group_size: int = field(64, "K, points per group.", between=(1, 2**16))
 
   @property
   def size(self) -> "PointBERTSize":
@@ -206,7 +194,7 @@ SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(ReadingConfig):
+class DataConfig(shared.ReadingConfig):
   """Where the training shapes come from."""
 
   made_from: str = field(
@@ -219,7 +207,7 @@ class DataConfig(ReadingConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(ComputeConfig, PointBERTSize):
+class ModelConfig(shared.ComputeConfig, PointBERTSize):
   """The encoder: its architecture and how it is computed."""
 
   sampling: Sampling = field(
@@ -234,9 +222,9 @@ class ModelConfig(ComputeConfig, PointBERTSize):
 class ScaleConfig:
   """The contrastive logit scale."""
 
-  init: float = field(14.28, "Its value at the start.", low=1e-3, high=1e3)
+  init: float = field(14.28, "Its value at the start.", between=(1e-3, 1e3))
   max: float = field(
-    100.0, "Its largest value; 0 lets it grow.", low=0, high=1e3
+    100.0, "Its largest value; 0 lets it grow.", between=(0, 1e3)
   )
 
 
@@ -244,18 +232,17 @@ class ScaleConfig:
 class TrainConfig:
   """The length of a run."""
 
-  batch_size: int = field(512, "Global batch.", low=2, high=2**24)
+  batch_size: int = field(512, "Global batch.", between=(2, 2**24))
   accumulate: int = field(
     1,
     "In how many parts the encoder takes it, one after the other, where it "
     "does not fit; the losses and the gradient are those of the whole.",
-    low=1,
-    high=2**24,
+    between=(1, 2**24),
     may_change=True,
   )
-  epochs: float = field(300.0, "Length in epochs.", low=0, high=1e6)
+  epochs: float = field(300.0, "Length in epochs.", between=(0, 1e6))
   steps: int = field(
-    0, "Length in steps; set one of the two to 0.", low=0, high=2**31
+    0, "Length in steps; set one of the two to 0.", between=(0, 2**31)
   )
 
 
@@ -264,16 +251,16 @@ class CheckpointConfig:
   """When the state is saved, and which checkpoints are kept."""
 
   every_epochs: float = field(
-    1.0, "Interval in epochs (besides the last step).", low=0, high=1e6
+    1.0, "Interval in epochs (besides the last step).", between=(0, 1e6)
   )
   every_steps: int = field(
-    0, "Interval in steps; set one of the two to 0.", low=0, high=2**31
+    0, "Interval in steps; set one of the two to 0.", between=(0, 2**31)
   )
   keep_latest: int = field(
-    3, "How many of the newest are kept.", low=1, high=2**20
+    3, "How many of the newest are kept.", between=(1, 2**20)
   )
   keep_best: int = field(
-    1, "How many of the best are kept besides.", low=0, high=2**20
+    1, "How many of the best are kept besides.", between=(0, 2**20)
   )
   best_metric: str = field(
     "lvis/top1", "The evaluation metric that decides; largest wins."
@@ -290,12 +277,12 @@ class EvalConfig:
   """Evaluation on held-out splits."""
 
   every_epochs: float = field(
-    5.0, "Interval in epochs (besides the last step).", low=0, high=1e6
+    5.0, "Interval in epochs (besides the last step).", between=(0, 1e6)
   )
   every_steps: int = field(
-    0, "Interval in steps; set one of the two to 0.", low=0, high=2**31
+    0, "Interval in steps; set one of the two to 0.", between=(0, 2**31)
   )
-  batch_size: int = field(512, "Global batch.", low=1, high=2**24)
+  batch_size: int = field(512, "Global batch.", between=(1, 2**24))
   data_dir: str = field(
     "", "Prepared dataset of the splits below; '' is data.dir."
   )
@@ -309,7 +296,7 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(RunConfig):
+class Config(shared.RunConfig):
   """Everything a run depends on."""
 
   data: DataConfig = field(DataConfig())
@@ -319,13 +306,13 @@ class Config(RunConfig):
   logit_scale: ScaleConfig = field(ScaleConfig())
   optimizer: OptimizerConfig = field(OptimizerConfig())
   train: TrainConfig = field(TrainConfig())
-  mesh: MeshConfig = field(MeshConfig())
+  mesh: shared.MeshConfig = field(shared.MeshConfig())
   checkpoint: CheckpointConfig = field(CheckpointConfig(), may_change=True)
   eval: EvalConfig = field(EvalConfig(), may_change=True)
-  log: LogConfig = field(LogConfig(), may_change=True)
+  log: shared.LogConfig = field(shared.LogConfig(), may_change=True)
 
   def __post_init__(self):
-    check_run(self)
+    super().__post_init__()
     if self.checkpoint.rule == "best" and not self.checkpoint.keep_best:
       raise BadInput(
         "config.checkpoint.rule is 'best', which needs a keep_best above 0"

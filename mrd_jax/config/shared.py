@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from mrd_jax.config.fields import BELOW_ONE, check, field, parse_window
+from mrd_jax.config.fields import SHARE, check, field, parse_window
 from mrd_jax.errors import BadInput
 
 Remat = Literal["none", "blocks", "all"]
@@ -14,7 +14,7 @@ Attention = Literal["xla", "cudnn"]
 class RunConfig:
   """What every kind of run has."""
 
-  seed: int = field(0, "Of everything random.", low=0, high=2**31 - 2)
+  seed: int = field(0, "Of everything random.", between=(0, 2**31 - 2))
   profile: str = field(
     "", "START:STOP, the steps to trace; '': none.", may_change=True
   )
@@ -24,6 +24,23 @@ class RunConfig:
     "settings say.",
     may_change=True,
   )
+
+  def __post_init__(self):
+    """Checks every field, and what both kinds of run ask of several.
+
+    Raises:
+      BadInput: naming the field, what it must be, and what it is.
+    """
+    check(self, "config")
+    parse_window(self.profile)
+    config: Any = self  # the kinds of run declare the sections
+    if config.model.attention == "cudnn" and config.model.dtype == "float32":
+      raise BadInput(
+        "config.model.attention is 'cudnn', which needs model.dtype "
+        "'bfloat16'; it is 'float32'"
+      )
+    if config.augment.scale_low > config.augment.scale_high:
+      raise BadInput("config.augment.scale_low is above augment.scale_high")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +52,13 @@ class ReadingConfig:
     "Prepared dataset (python -m mrd_jax.prepare).",
     may_change=True,
   )
-  threads: int = field(8, "Reading threads.", low=1, high=1024, may_change=True)
+  threads: int = field(
+    8, "Reading threads.", between=(1, 1024), may_change=True
+  )
   workers: int = field(
     0,
     "Worker processes; 0 reads with threads alone.",
-    low=0,
-    high=1024,
+    between=(0, 1024),
     may_change=True,
   )
 
@@ -63,10 +81,10 @@ class ComputeConfig:
     may_change=True,
   )
   fps_chunk: int = field(
-    4096, "Clouds sampled at a time.", low=1, high=2**24, may_change=True
+    4096, "Clouds sampled at a time.", between=(1, 2**24), may_change=True
   )
   query_chunk: int = field(
-    32, "Clouds grouped at a time.", low=1, high=2**24, may_change=True
+    32, "Clouds grouped at a time.", between=(1, 2**24), may_change=True
   )
 
 
@@ -75,36 +93,36 @@ class AdamWConfig:
   """AdamW with a linear warm-up and half a cosine."""
 
   learning_rate: float = field(
-    1e-3, "Peak; in pre-training that of the encoder.", low=0, high=1e3
+    1e-3, "Peak; in pre-training that of the encoder.", between=(0, 1e3)
   )
   final_learning_rate: float = field(
-    0.0, "What the cosine ends at, as a share of the peak.", low=0, high=1
+    0.0, "What the cosine ends at, as a share of the peak.", between=(0, 1)
   )
   warmup_epochs: float = field(
-    15.0, "Warm-up from zero, in epochs.", low=0, high=1e6
+    15.0, "Warm-up from zero, in epochs.", between=(0, 1e6)
   )
   warmup_steps: int = field(
-    0, "The same in steps; set one of the two to 0.", low=0, high=2**31
+    0, "The same in steps; set one of the two to 0.", between=(0, 2**31)
   )
   weight_decay: float = field(
     0.05,
     "Decay of weight matrices only: not of biases, norms, the cls token, the "
     "logit scale.",
-    low=0,
-    high=1e3,
+    between=(0, 1e3),
   )
   b1: float = field(
-    0.9, "Decay of Adam's mean of the gradients.", low=0, high=BELOW_ONE
+    0.9, "Decay of Adam's mean of the gradients.", between=SHARE
   )
   b2: float = field(
-    0.999, "Decay of Adam's mean of their squares.", low=0, high=BELOW_ONE
+    0.999, "Decay of Adam's mean of their squares.", between=SHARE
   )
-  eps: float = field(1e-8, "What Adam adds to the root of that.", low=0, high=1)
+  eps: float = field(
+    1e-8, "What Adam adds to the root of that.", between=(0, 1)
+  )
   clip_norm: float = field(
     0.0,
     "Largest norm of a group's gradients; 0 does not clip.",
-    low=0,
-    high=1e9,
+    between=(0, 1e9),
   )
 
 
@@ -115,8 +133,7 @@ class MeshConfig:
   fsdp: int = field(
     1,
     "How many of them share one copy of the state.",
-    low=1,
-    high=2**20,
+    between=(1, 2**20),
     may_change=True,
   )
 
@@ -126,32 +143,14 @@ class LogConfig:
   """What a run tells while it goes on."""
 
   every_steps: int = field(
-    50, "So many steps a line in metrics.jsonl.", low=1, high=2**31
+    50, "So many steps a line in metrics.jsonl.", between=(1, 2**31)
   )
   stall_seconds: float = field(
     600.0,
     "After so long in one stage the watchdog says where everything stands; 0: "
     "it never does.",
-    low=0,
-    high=1e9,
+    between=(0, 1e9),
   )
   wandb: str = field(
     "", "Project of Weights & Biases that gets the metrics too; '': none."
   )
-
-
-def check_run(config: Any) -> None:
-  """Checks every field, and what both kinds of run ask of several.
-
-  Raises:
-    BadInput: naming the field, what it must be, and what it is.
-  """
-  check(config, "config")
-  parse_window(config.profile)
-  if config.model.attention == "cudnn" and config.model.dtype == "float32":
-    raise BadInput(
-      "config.model.attention is 'cudnn', which needs model.dtype 'bfloat16'; "
-      "it is 'float32'"
-    )
-  if config.augment.scale_low > config.augment.scale_high:
-    raise BadInput("config.augment.scale_low is above augment.scale_high")

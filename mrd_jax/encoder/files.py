@@ -35,21 +35,21 @@ class EncoderConfig:
 
   architecture: PointBERTSize = field(MISSING, "The sizes, groups included.")
   embed_dim: int | None = field(
-    MISSING, "D of the projection, None without.", low=1, high=2**24 - 1
+    MISSING, "D of the projection, None without.", between=(1, 2**24 - 1)
   )
   up_axis: UpAxis = field(MISSING, "What is up in the clouds that it sees.")
   num_points: int = field(
-    MISSING, "Points drawn of a larger cloud.", low=1, high=2**24 - 1
+    MISSING, "Points drawn of a larger cloud.", between=(1, 2**24 - 1)
   )
   colour_fill: float = field(
-    MISSING, "The grey of clouds without colours.", low=0, high=1
+    MISSING, "The grey of clouds without colours.", between=(0, 1)
   )
   embedding_space: str = field(MISSING, "The teacher, in words.")
   logit_scale: float | None = field(
-    None, "ln(1 / temperature) of the contrast, if known.", low=-1e3, high=1e3
+    None, "ln(1 / temperature) of the contrast, if known.", between=(-1e3, 1e3)
   )
   step: int = field(
-    0, "Training steps done; 0 if unknown.", low=0, high=2**63 - 1
+    0, "Training steps done; 0 if unknown.", between=(0, 2**63 - 1)
   )
   training_config: dict[str, Any] | None = field(None, "Of a run of ours.")
   data: dict[str, Any] | None = field(

@@ -71,7 +71,7 @@ def test_every_field_says_why_and_every_number_its_range(kind):
   for item in describe(kind.Config):
     assert item.why.endswith("."), item.name
     number = item.hint in (int, float)
-    assert number == (item.low is not None) == (item.high is not None)
+    assert number == (item.between is not None)
   for item in declared(kind.Config):
     assert not item.is_section or item.hint.__doc__
 
@@ -234,7 +234,7 @@ def test_a_window_is_two_steps_or_none():
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-  size: int = field(1, "Its size.", low=1, high=9, may_change=True)
+  size: int = field(1, "Its size.", between=(1, 9), may_change=True)
   name: str = field("a", "Its name.")
 
 
@@ -251,5 +251,5 @@ class Outer:
 
 def test_a_subclass_inherits_declarations_and_a_section_says_for_its_fields():
   size, _ = declared(Other)
-  assert (size.default, size.why, size.high) == (5, "Its size.", 9)
+  assert (size.default, size.why, size.between) == (5, "Its size.", (1, 9))
   assert may_change(Outer) == {"inner.size", "other.size", "other.name"}
