@@ -88,10 +88,8 @@ def _explained(repo_id: str, revision: str | None, what: str) -> Iterator[None]:
   except BadInput:
     raise
   except Exception as error:  # those of its HTTP library, too
-    reason = hub.known_reason(error, "dataset", revision, what) or (
-      " ".join(f"{type(error).__name__}: {error}".split())
-      + "; what has come is kept, the same command goes on from there"
-    )
+    kept = "; what has come is kept, the same command goes on from there"
+    reason = hub.explain(error, "dataset", revision, what, kept)
     raise BadInput(
       f"{repo_id}: {what} cannot be fetched from the Hugging Face hub: {reason}"
     ) from error

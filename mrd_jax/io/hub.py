@@ -7,16 +7,21 @@ from mrd_jax.errors import BadInput
 _CONFIG = "config.json"  # every model has one
 
 
-def known_reason(
-  problem: BaseException, kind: str, revision: str | None, file: str
-) -> str | None:
-  """Says in words why the hub refuses; None if that is not it.
+def explain(
+  problem: BaseException,
+  kind: str,
+  revision: str | None,
+  file: str,
+  otherwise: str,
+) -> str:
+  """Says in words why the hub refuses, or what failed instead.
 
   Args:
     problem: What the library raised.
     kind: "repository" or "dataset".
     revision: Which was asked for.
     file: Likewise.
+    otherwise: What to add where the hub does not refuse.
   """
   from huggingface_hub import errors
 
@@ -29,8 +34,10 @@ def known_reason(
     errors.RemoteEntryNotFoundError: f"there is no file {file} in it",
     errors.HFValidationError: f"that is no name of a {kind}",
   }
-  found = (why for error, why in reasons.items() if isinstance(problem, error))
-  return next(found, None)
+  for error, reason in reasons.items():
+    if isinstance(problem, error):
+      return reason
+  return " ".join(f"{type(problem).__name__}: {problem}".split()) + otherwise
 
 
 class Repository:
@@ -46,7 +53,7 @@ class Repository:
   def __init__(
     self,
     name: str,
-    revision: str | None,
+    revision: str | None = None,
     kind: str = "a model",
     remedy: str = "",
   ):
@@ -92,11 +99,13 @@ class Repository:
         local_files_only=self._problem is not None,
       )
     except Exception as error:
-      problem = self._problem or error
-      reason = known_reason(problem, "repository", self._asked, file) or (
-        " ".join(f"{type(problem).__name__}: {problem}".split())
-        + (f"; {file} is not in the cache either" if self._problem else "")
-        + self._remedy
+      cached = f"; {file} is not in the cache either" if self._problem else ""
+      reason = explain(
+        self._problem or error,
+        "repository",
+        self._asked,
+        file,
+        cached + self._remedy,
       )
       raise BadInput(
         f"{self._name} is neither a folder nor {self._kind} that could be "

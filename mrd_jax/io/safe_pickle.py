@@ -215,14 +215,6 @@ def _resolve(value: Any, done: dict[int, Any]) -> Any:
   return done[id(value)]
 
 
-def _reconstruct(*_: object) -> _Array:
-  return _Array()  # type and shape come with the state
-
-
-def _scalar(dtype: _DType, raw: bytes) -> Any:
-  return _numbers(raw, dtype, (), "C")[()]
-
-
 def _frombuffer(raw: Any, dtype: _DType, shape: Any, order: str) -> _Array:
   array = _Array()
   array.__setstate__((1, shape, dtype, order == "F", raw))
@@ -233,10 +225,6 @@ def _encode(text: str, encoding: str) -> bytes:
   if encoding not in ("latin1", "latin-1"):
     raise _Refused(f"refused: text encoding {encoding!r}")
   return text.encode("latin1")
-
-
-def _bytes() -> bytes:
-  return b""  # how protocols 0-2 write it; any argument is an error
 
 
 def _ndarray(*_: object) -> None:
@@ -289,15 +277,23 @@ _TABLE: dict[tuple[str, str], Callable[..., Any]] = {
   ("numpy", "dtype"): _DType,
   ("_codecs", "encode"): _encode,
   ("collections", "OrderedDict"): collections.OrderedDict,
-  **{(module, "_reconstruct"): _reconstruct for module in _MULTIARRAY},
-  **{(module, "scalar"): _scalar for module in _MULTIARRAY},
+  **{
+    # Type and shape come with the state.
+    (module, "_reconstruct"): lambda *_: _Array()
+    for module in _MULTIARRAY
+  },
+  **{
+    (module, "scalar"): lambda dtype, raw: _numbers(raw, dtype, (), "C")[()]
+    for module in _MULTIARRAY
+  },
   **{(module, "_frombuffer"): _frombuffer for module in _NUMERIC},
   **{
     (module, kind.__name__): kind
     for module in _BUILTINS
     for kind in (dict, list, tuple, set, frozenset)
   },
-  **{(module, "bytes"): _bytes for module in _BUILTINS},
+  # How protocols 0-2 write b""; any argument is an error.
+  **{(module, "bytes"): lambda: b"" for module in _BUILTINS},
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
   ("torch.storage", "_load_from_bytes"): _load_from_bytes,

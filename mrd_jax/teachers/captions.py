@@ -19,6 +19,8 @@ from mrd_jax.io import hub
 
 # Safe formats alone: a pytorch_model.bin is a pickle.
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+BATCH_SIZE = 8  # images at a time; no caption depends on it
+MAX_NEW_TOKENS = 30  # tokens of a caption
 _REMEDY = (
   "; without network, put config.json, model.safetensors, "
   "preprocessor_config.json and the tokenizer's files into a folder and name "
@@ -27,58 +29,15 @@ _REMEDY = (
 
 
 class Captioner:
-  """captioner = Captioner.from_pretrained("Salesforce/blip-...-base")
+  """captioner = Captioner("Salesforce/blip-image-captioning-base")"""
 
-  Attributes:
-    name: What the model was called.
-    batch_size: Images at a time.
-    max_new_tokens: Where a caption ends at the latest.
-    device: "cuda" if there is one, else "cpu".
-  """
-
-  def __init__(
-    self,
-    name: str,
-    model: Any,
-    image_processor: Any,
-    tokenizer: Any,
-    *,
-    batch_size: int,
-    max_new_tokens: int,
-  ):
-    """Takes the parts as transformers made them; see `from_pretrained`."""
-    for field, value in (
-      ("batch_size", batch_size),
-      ("max_new_tokens", max_new_tokens),
-    ):
-      if value < 1:
-        raise BadInput(f"{field} is {value}, must be at least 1")
-    self.name = name
-    self.batch_size = batch_size
-    self.max_new_tokens = max_new_tokens
-    self.device = str(model.device)
-    self._model = model
-    self._image_processor = image_processor
-    self._tokenizer = tokenizer
-
-  @classmethod
-  def from_pretrained(
-    cls,
-    source: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    batch_size: int = 8,
-    max_new_tokens: int = 30,
-  ) -> "Captioner":
+  def __init__(self, source: str | os.PathLike[str]):
     """Loads a model from a folder or from the Hugging Face hub.
 
     On a GPU it computes in the type of its weights, else in float32.
 
     Args:
       source: A folder, or the name of a repository, "user/model".
-      revision: Branch, tag or commit of the repository.
-      batch_size: Images at a time; no caption depends on it.
-      max_new_tokens: Longest caption, in tokens.
 
     Raises:
       BadInput: if there is no such model, it cannot be fetched, its weights
@@ -90,7 +49,7 @@ class Captioner:
 
     folder = Path(source)
     if not folder.is_dir():
-      repository = hub.Repository(str(source), revision, remedy=_REMEDY)
+      repository = hub.Repository(str(source), remedy=_REMEDY)
       for name in sorted(repository.names()):
         if any(fnmatch.fnmatch(name, pattern) for pattern in _FILES):
           repository.get(name)
@@ -104,8 +63,8 @@ class Captioner:
         output_loading_info=True,
       )
       model, loading = loaded
-      tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-      image_processor = transformers.AutoImageProcessor.from_pretrained(
+      self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+      self._image_processor = transformers.AutoImageProcessor.from_pretrained(
         folder, backend="pil"
       )
     except Exception as error:  # each part of the library has its own
@@ -118,14 +77,8 @@ class Captioner:
         f"{min(loading['missing_keys'])}: it is not a {type(model).__name__}; "
         "name a model that was trained to write captions"
       )
-    return cls(
-      str(source),
-      model.eval().to("cuda" if on_gpu else "cpu"),
-      image_processor,
-      tokenizer,
-      batch_size=batch_size,
-      max_new_tokens=max_new_tokens,
-    )
+    self._name = str(source)
+    self._model = model.eval().to("cuda" if on_gpu else "cpu")
 
   def caption(self, images: Sequence[np.ndarray]) -> list[str]:
     """Describes images: the likeliest token each time, nothing is drawn.
@@ -149,9 +102,9 @@ class Captioner:
     import torch
 
     captions = []
-    for start in range(0, len(images), self.batch_size):
+    for start in range(0, len(images), BATCH_SIZE):
       pixels = self._image_processor(
-        list(images[start : start + self.batch_size]),
+        list(images[start : start + BATCH_SIZE]),
         input_data_format="channels_last",  # a guess, for 3 rows, is wrong
         return_tensors="pt",
       )["pixel_values"]
@@ -159,13 +112,13 @@ class Captioner:
         with torch.inference_mode():
           tokens = self._model.generate(
             pixel_values=pixels.to(self._model.device, self._model.dtype),
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
             num_beams=1,
           )
       except Exception as error:
         raise BadInput(
-          f"{self.name} cannot caption an image by itself ({_line(error)}); "
+          f"{self._name} cannot caption an image by itself ({_line(error)}); "
           "name a model like BLIP, BLIP-2 or GIT"
         ) from error
       texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)

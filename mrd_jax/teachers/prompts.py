@@ -7,7 +7,7 @@ template, made unit length again (Radford et al. 2021, section 3.1.4).
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
+from mrd_jax.io.files import replacing
 from mrd_jax.metrics.embeddings import unit
 
 TEMPLATES = Path(__file__).with_name("templates.json")
@@ -82,7 +83,8 @@ def class_features(
     "templates": list(templates),
   }
   key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-  folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+  caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  folder = Path(cache_dir or Path(caches, "mrd_jax"))
   path = folder / f"class_features-{key[:32]}.npz"
   try:
     cached = read_npz(path, "remove it")
@@ -100,12 +102,12 @@ def class_features(
   about = json.dumps({"teacher_name": teacher.name} | inputs)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all, and in a folder of its own: several runs may make
-    # the same file at once.
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-      whole = Path(own) / path.name
-      np.savez(whole, features=features, key=key, about=about)
-      os.replace(whole, path)
+    # Under a name of its own: several runs may make the same file at once.
+    with (
+      replacing(path, f".{uuid.uuid4().hex}") as temporary,
+      temporary.open("wb") as file,
+    ):
+      np.savez(file, features=features, key=key, about=about)
   except OSError as error:
     raise BadInput(
       f"{path}: class features cannot be kept there ({error.strerror}); name "
@@ -178,9 +180,3 @@ def check_templates(templates: Sequence[str], name: str) -> None:
         f"{name}: the template {template!r} must have exactly one {{}}, where "
         "the class name goes"
       )
-
-
-def default_cache_dir() -> Path:
-  """`mrd_jax` in XDG_CACHE_HOME, or in ~/.cache."""
-  home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-  return Path(home) / "mrd_jax"

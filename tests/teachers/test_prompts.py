@@ -13,7 +13,6 @@ from mrd_jax.prepare.openshape.lists import load_class_features
 from mrd_jax.teachers.prompts import (
   TEMPLATES,
   class_features,
-  default_cache_dir,
   read_templates,
 )
 
@@ -144,13 +143,11 @@ def test_the_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  assert default_cache_dir() == tmp_path / "mrd_jax"
-  class_features(Teacher(), NAMES, OURS)
-  assert len(list((tmp_path / "mrd_jax").iterdir())) == 1
-  monkeypatch.setenv("XDG_CACHE_HOME", "")
-  monkeypatch.setenv("HOME", "/nowhere")
-  assert str(default_cache_dir()) == "/nowhere/.cache/mrd_jax"
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for place, folder in (("", ".cache"), (str(tmp_path / "xdg"), "xdg")):
+    monkeypatch.setenv("XDG_CACHE_HOME", place)
+    class_features(Teacher(), NAMES, OURS)
+    assert len(list((tmp_path / folder / "mrd_jax").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Read here rather than by trimesh, which takes indices that count backwards for
 others and drops, silently, textures that it does not find.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,30 +106,31 @@ def _read_libraries(
     except OSError as error:
       notes.append(f"mtllib: {error}")
       continue
-    name, factor, texture, wrap = "", None, None, ("repeat", "repeat")
+    name, material = "", Material()
     for line in text.splitlines():
       key, _, value = line.strip().partition(" ")
       key, value = key.lower(), value.strip()
       try:
         if key == "newmtl":
-          name, factor, texture = value, None, None
-          wrap = ("repeat", "repeat")
+          name, material = value, Material()
         elif key == "kd":
           rgb = [min(max(float(x), 0), 1) for x in value.split()[:3]]
           # One number is for all three.
           factor = np.array([*(rgb * 3)[:3], 1], np.float32)
+          material = dataclasses.replace(material, factor=factor)
         elif key == "map_kd":
-          options = value.lower()
-          if "-clamp on" in options:
-            wrap = ("clamp", "clamp")
+          wrap = "clamp" if "-clamp on" in value.lower() else "repeat"
           # Options come first: a dash, a word, and numbers or on/off.
           file = re.sub(r"^(-\w+\s+((on|off|[-+.\d]\S*)\s+)*)+", "", value)
           texture = decode_texture(read_reference(folder, file), alpha=False)
+          material = dataclasses.replace(
+            material, texture=texture, wrap=(wrap, wrap)
+          )
         else:
           continue
       except (OSError, ValueError) as error:
         if isinstance(error, BadInput):
           raise
         notes.append(f"{library}, {line.strip()!r}: {error}")
-      materials[name] = Material(factor, texture, wrap)
+      materials[name] = material
   return materials

@@ -36,33 +36,30 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
   faces = np.asarray(ply.faces, np.int64)
   cut, whole = fan([faces.shape[1]] * len(faces))
   corner_T3 = cut - whole[:, None] * faces.shape[1]
-  uv = _read_uv(ply.elements, faces)
+  uv_FC2 = _read_uv(ply.elements, faces)
   image = re.search(rb"^comment\s+texturefile\s+(.+?)\s*$", header, re.I | re.M)
-  material, color = Material(), None
-  if image and uv is not None:
+  material, uv, color = Material(), None, None
+  if image and uv_FC2 is not None:
     file = image[1].decode("utf-8", "replace")
     try:
       texture = decode_texture(read_reference(folder, file), alpha=False)
       material = Material(texture=texture)
+      uv = uv_FC2[whole[:, None], corner_T3]
+      uv[..., 1] = 1 - uv[..., 1]  # v runs up in the file
     except OSError as error:
       notes.append(f"TextureFile {file}: {error}")
-  if material.texture is not None and uv is not None:
-    uv = uv[whole[:, None], corner_T3]
-    uv[..., 1] = 1 - uv[..., 1]  # v runs up in the file
-  else:
-    uv = None
-    of_faces = ply.face_colors
-    if ply.colors is not None:
-      color_V4 = unit_colors(ply.colors)
-      check_range("faces", faces, 0, len(ply.vertices), "vertices")
-      color = color_V4[faces[whole[:, None], corner_T3]]
-    elif of_faces is not None and len(of_faces) == len(faces):
-      color_F4 = unit_colors(of_faces)
-      color = np.repeat(color_F4[whole][:, None], 3, axis=1)
-    elif of_faces is not None:
-      notes.append("colours of faces of several sizes are not read")
-  faces = faces[whole[:, None], corner_T3]
-  return [Part(ply.vertices, faces, material, uv, color)]
+  triangles = faces[whole[:, None], corner_T3]
+  of_faces = ply.face_colors
+  if uv is not None:
+    pass  # a texture alone colours a face
+  elif ply.colors is not None:
+    check_range("faces", faces, 0, len(ply.vertices), "vertices")
+    color = unit_colors(ply.colors)[triangles]
+  elif of_faces is not None and len(of_faces) == len(faces):
+    color = np.repeat(unit_colors(of_faces)[whole][:, None], 3, axis=1)
+  elif of_faces is not None:
+    notes.append("colours of faces of several sizes are not read")
+  return [Part(ply.vertices, triangles, material, uv, color)]
 
 
 def _read_uv(elements: dict[str, Any], faces: np.ndarray) -> np.ndarray | None:
@@ -77,10 +74,7 @@ def _read_uv(elements: dict[str, Any], faces: np.ndarray) -> np.ndarray | None:
     pass
   vertex = elements["vertex"]["data"]
   for u, v in (("texture_u", "texture_v"), ("u", "v"), ("s", "t")):
-    if (
-      u in elements["vertex"]["properties"]
-      and v in elements["vertex"]["properties"]
-    ):
+    if {u, v} <= elements["vertex"]["properties"].keys():
       uv_V2 = np.stack([np.ravel(vertex[u]), np.ravel(vertex[v])], axis=1)
       return uv_V2.astype(np.float32)[faces]
   return None

@@ -79,6 +79,6 @@ class TeacherConfig:
     if self.captioner is not None:
       from mrd_jax.teachers.captions import Captioner
 
-      captioner = Captioner.from_pretrained(self.captioner)
+      captioner = Captioner(self.captioner)
     templates = read_templates(self.templates, self.template_key)
     return Teacher(clip, templates, captioner)
