@@ -2,13 +2,12 @@
 
 import ast
 import graphlib
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from runs import REPOSITORY
 
-PACKAGE = REPOSITORY / "mrd_jax"
-# A room imports only from rooms before it.
+# A folder, or a file that stands alone, imports only from those before it.
 FLOORS = (
   *("errors", "config", "io", "parallel", "metrics"),
   *("data", "models", "losses", "checkpoint", "procedural"),
@@ -19,80 +18,51 @@ FLOORS = (
 )
 # Who alone imports a library.
 WALLS = {
+  **dict.fromkeys(("pickle", "zipfile", "tarfile", "urllib"), ("io",)),
+  **dict.fromkeys(("PIL", "trimesh", "huggingface_hub"), ("io",)),
   "orbax": ("checkpoint",),
-  "flax": ("models", "checkpoint/state.py"),
-  "pickle": ("io",),
-  "zipfile": ("io",),
-  "tarfile": ("io",),
-  "PIL": ("io",),
-  "trimesh": ("io",),
-  "huggingface_hub": ("io",),
-  "urllib": ("io",),
-  "torch": ("convert", "compare", "teachers/captions.py"),
-  "apache_beam": ("prepare/job",),
-}
-FILES = {
-  path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text())
-  for path in PACKAGE.rglob("*.py")
+  "flax": ("models", "checkpoint.state"),
+  "torch": ("convert", "compare", "teachers.captions"),
+  "apache_beam": ("prepare.job",),
 }
 
 
-def imports(tree: ast.AST) -> list[str]:
-  """Every module that a file imports, wherever in it; dotted."""
-  found = []
+def imports(tree: ast.AST) -> Iterator[str]:
+  """What a file imports, wherever in it, by dotted names."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
-      found += [alias.name for alias in node.names]
+      yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      found += [f"{node.module}.{alias.name}" for alias in node.names]
-  return found
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def file_of(name: str) -> str | None:
-  """The file of the package that a dotted name is, or is in."""
-  path = Path(*name.split(".")[1:])
-  candidates = (f"{path}.py", f"{path}/__init__.py", f"{path.parent}.py")
-  return next(
-    (x for x in (*candidates, f"{path.parent}/__init__.py") if x in FILES), None
-  )
-
-
-GRAPH = {
-  file: {
-    found
-    for name in imports(tree)
-    if name.startswith("mrd_jax.") and (found := file_of(name))
-  }
-  for file, tree in FILES.items()
+# Dotted names within the package, "io.files"; a folder's own file is the folder.
+HOUSE = {
+  ".".join(path.relative_to(REPOSITORY / "mrd_jax").with_suffix("").parts)
+  .removesuffix("__init__")
+  .rstrip("."): sorted(imports(ast.parse(path.read_text())))
+  for path in (REPOSITORY / "mrd_jax").rglob("*.py")
 }
 
 
-def room(file: str) -> str:
-  return file.split("/")[0].removesuffix(".py")
-
-
-@pytest.mark.parametrize("file", [x for x in FILES if x != "__init__.py"])
-def test_imports_go_down(file):
-  height = FLOORS.index(room(file))
-  up = [
-    x
-    for x in GRAPH[file]
-    if room(x) != room(file) and FLOORS.index(room(x)) >= height
-  ]
-  assert not up
+@pytest.mark.parametrize("module", sorted(HOUSE.keys() - {""}))
+def test_imports_go_down_and_keep_to_the_walls(module):
+  for name in HOUSE[module]:
+    library, *inside = name.split(".")
+    if library == "mrd_jax":
+      floors = [FLOORS.index(x.split(".")[0]) for x in (*inside[:1], module)]
+      assert floors == sorted(floors), name
+    assert f"{module}.".startswith(
+      tuple(f"{room}." for room in WALLS.get(library, (module,)))
+    ), name
 
 
 def test_no_import_is_in_a_circle():
-  graphlib.TopologicalSorter(GRAPH).prepare()
-
-
-@pytest.mark.parametrize("library", WALLS)
-def test_walls(library):
-  inside = WALLS[library]
-  outside = [
-    file
-    for file, tree in FILES.items()
-    if any(name.split(".")[0] == library for name in imports(tree))
-    and not file.startswith(inside)
-  ]
-  assert not outside
+  graph = {module: set() for module in HOUSE}
+  for module, names in HOUSE.items():
+    for name in names:
+      inner = name.removeprefix("mrd_jax.")
+      inner = inner if inner in HOUSE else inner.rpartition(".")[0]
+      if name.startswith("mrd_jax.") and inner:
+        graph[module].add(inner)
+  graphlib.TopologicalSorter(graph).prepare()
