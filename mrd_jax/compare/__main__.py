@@ -17,7 +17,45 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0 if everything is within its tolerance, 1 if not, 2 for bad input.
   """
-  args = _parser().parse_args(argv)
+  parser = argparse.ArgumentParser(
+    prog="python -m mrd_jax.compare",
+    description="Runs an encoder and a training step in JAX and in PyTorch "
+    "and holds every stage of one against the other.",
+    epilog="Exit code: 0 if every stage is within its tolerance, 1 if not, 2 "
+    "for bad input.",
+  )
+  add_checkpoint(parser)
+  parser.add_argument(
+    "--torch",
+    type=Path,
+    metavar="MODEL.pt",
+    help="PyTorch's weights (default: the checkpoint's, converted)",
+  )
+  parser.add_argument(
+    "--data", required=True, type=Path, help="a prepared dataset"
+  )
+  parser.add_argument(
+    "--split", default="train", help="of the dataset (default: train)"
+  )
+  parser.add_argument(
+    "--batch", type=at_least(2), default=8, help="clouds (default: 8)"
+  )
+  parser.add_argument(
+    "--output", required=True, type=Path, help="folder for JSON and figure"
+  )
+  parser.add_argument(
+    "--dtypes",
+    type=_dtypes,
+    default=("float32", "bfloat16"),
+    help="some of float64,float32,bfloat16 (default: the last two)",
+  )
+  parser.add_argument("--torch-device", choices=("cpu", "cuda"), default="cpu")
+  parser.add_argument(
+    "--tf32",
+    action="store_true",
+    help="let PyTorch round float32 products to TF32 on a GPU",
+  )
+  args = parser.parse_args(argv)
   return exit_code(lambda: _compare(args))
 
 
@@ -70,48 +108,6 @@ def _dtypes(text: str) -> tuple[str, ...]:
   if not set(dtypes) <= set(_DTYPES):
     raise argparse.ArgumentTypeError(f"expected some of {','.join(_DTYPES)}")
   return dtypes
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m mrd_jax.compare",
-    description="Runs an encoder and a training step in JAX and in PyTorch "
-    "and holds every stage of one against the other.",
-    epilog="Exit code: 0 if every stage is within its tolerance, 1 if not, 2 "
-    "for bad input.",
-  )
-  add_checkpoint(parser)
-  parser.add_argument(
-    "--torch",
-    type=Path,
-    metavar="MODEL.pt",
-    help="PyTorch's weights (default: the checkpoint's, converted)",
-  )
-  parser.add_argument(
-    "--data", required=True, type=Path, help="a prepared dataset"
-  )
-  parser.add_argument(
-    "--split", default="train", help="of the dataset (default: train)"
-  )
-  parser.add_argument(
-    "--batch", type=at_least(2), default=8, help="clouds (default: 8)"
-  )
-  parser.add_argument(
-    "--output", required=True, type=Path, help="folder for JSON and figure"
-  )
-  parser.add_argument(
-    "--dtypes",
-    type=_dtypes,
-    default=("float32", "bfloat16"),
-    help="some of float64,float32,bfloat16 (default: the last two)",
-  )
-  parser.add_argument("--torch-device", choices=("cpu", "cuda"), default="cpu")
-  parser.add_argument(
-    "--tf32",
-    action="store_true",
-    help="let PyTorch round float32 products to TF32 on a GPU",
-  )
-  return parser
 
 
 if __name__ == "__main__":

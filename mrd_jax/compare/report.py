@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from mrd_jax.compare.errors import Row
+from mrd_jax.compare.stages import STATISTICS
 from mrd_jax.draw.style import (
   BLUE,
   GREEN,
@@ -94,20 +95,17 @@ def write(
     | versions
     | {
       "passed": all(row.passed for row in rows),
-      "rows": [_as_json(row) for row in rows],
+      "rows": [
+        {  # JSON has no infinity and no NaN.
+          name: None if isinstance(x, float) and not math.isfinite(x) else x
+          for name, x in [*row._asdict().items(), ("passed", row.passed)]
+        }
+        for row in rows
+      ],
     },
   )
   draw(output / "compare.png", rows, title)
   return [output / "compare.json", output / "compare.png"]
-
-
-def _as_json(row: Row) -> dict[str, Any]:
-  """Returns a row; JSON has no infinity and no NaN."""
-  values = row._asdict() | {"passed": row.passed}
-  return {
-    name: None if isinstance(x, float) and not math.isfinite(x) else x
-    for name, x in values.items()
-  }
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -155,7 +153,7 @@ def _draw_parts(
   rows = [
     row
     for row in rows
-    if row.part.split()[0] in kinds and row.stage != "running statistics"
+    if row.part.split()[0] in kinds and row.stage != STATISTICS
   ]
   stages = list(dict.fromkeys(row.stage for row in rows))
   for part, block in itertools.groupby(rows, lambda row: row.part):

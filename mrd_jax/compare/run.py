@@ -1,8 +1,7 @@
 """Runs the whole comparison."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ import torch
 
 from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
-from mrd_jax.compare.stages import Clouds
 from mrd_jax.config.pretraining import AugmentConfig, from_config_dict
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data import batches, dataset
@@ -21,6 +19,7 @@ from mrd_jax.data.examples import Examples, eval_examples
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
+from mrd_jax.models.pointbert import PointBERT
 
 
 class Tolerances(NamedTuple):
@@ -53,7 +52,7 @@ TOLERANCES = {
 def read_examples(
   data: Path, split: str, config: EncoderConfig, count: int
 ) -> Examples:
-  """Reads the first shapes of a split as evaluation sees them, on the host.
+  """Reads the first shapes of a split as evaluation sees them.
 
   Args:
     data: Prepared dataset.
@@ -92,9 +91,7 @@ def read_examples(
     swap_yz=config.up_axis == "z",
     colour_fill=config.colour_fill,
   )
-  return jax.device_get(
-    jax.jit(lambda batch: eval_examples(batch, plain, seed=0))(batch)
-  )
+  return jax.jit(lambda batch: eval_examples(batch, plain, seed=0))(batch)
 
 
 def compare(
@@ -118,100 +115,59 @@ def compare(
     A row for every stage of every part.
   """
   model = model.to(device)
-  stored = Clouds(*map(np.asarray, (examples.points, examples.num_points)))
-  clouds = stages.snap(stored)
-  examples = examples._replace(points=clouds.points)
+  examples = jax.device_get(examples)
+  snapped = stages.snap(examples)
   training_config = encoder.config.training_config
   setting = training.make_setting(
     from_config_dict(training_config) if training_config else None,
     encoder.config.logit_scale,
   )
-  rows = _indices("points", encoder, clouds, device, tolerance=0.0)
-  rows += _indices("unrounded points", encoder, stored, device, tolerance=None)
+  rows = []
+  size = encoder.config.architecture
+  for part, clouds, tolerance in (
+    ("points", snapped, 0.0),
+    ("unrounded points", examples, None),
+  ):
+    chosen = stages.jax_indices(size, clouds)
+    expected = stages.torch_indices(size, clouds, device)
+    rows += [
+      errors.of_indices(part, name, chosen[name], expected[name], tolerance)
+      for name in (stages.SAMPLES, stages.NEIGHBOURS)
+    ]
   for dtype in dtypes:
     with jax.enable_x64(dtype == "float64"):
-      ours = _in_dtype(encoder, dtype)
+      variables = encoder.variables
+      if dtype == "float64":
+        variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+      ours = encoder.model.clone(dtype=jnp.dtype(dtype))
       model = model.to(torch.float64 if dtype == "float64" else torch.float32)
       for train in (False, True):
-        rows += _forward(ours, model, clouds, train, dtype)
-      rows += _step(setting, ours, model, examples, dtype)
+        run_torch = functools.partial(
+          stages.torch_forward, model, snapped, train=train
+        )
+        rows += _rows(
+          f"{'train' if train else 'eval'} {dtype}",
+          stages.jax_forward(ours, variables, snapped, train=train),
+          run_torch(bfloat16=False),
+          run_torch(bfloat16=True) if dtype == "bfloat16" else None,
+          TOLERANCES[dtype].stage,
+        )
+      rows += _step(setting, ours, variables, model, snapped, dtype)
   return rows
-
-
-def _in_dtype(encoder: Encoder, dtype: str) -> Encoder:
-  """Returns the encoder computing in a type; float64 has its own parameters."""
-  variables = encoder.variables
-  if dtype == "float64":
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
-  return dataclasses.replace(
-    encoder,
-    variables=variables,
-    model=encoder.model.clone(dtype=jnp.dtype(dtype)),
-  )
-
-
-def _indices(
-  part: str,
-  encoder: Encoder,
-  clouds: Clouds,
-  device: str,
-  tolerance: float | None,
-) -> list[Row]:
-  size = encoder.config.architecture
-  ours = stages.jax_indices(size, clouds)
-  theirs = stages.torch_indices(size, clouds, device)
-  return [
-    errors.of_indices(part, name, ours[name], theirs[name], tolerance)
-    for name in (stages.SAMPLES, stages.NEIGHBOURS)
-  ]
-
-
-def _forward(
-  encoder: Encoder,
-  model: pointbert_modules.Projected,
-  clouds: Clouds,
-  train: bool,
-  dtype: str,
-) -> list[Row]:
-  """Runs one forward pass: a row a stage, and the running statistics."""
-  part = f"{'train' if train else 'eval'} {dtype}"
-  before = jax.device_get(encoder.variables["batch_stats"]["point_net"])
-  size = encoder.config.architecture
-  count = len(clouds.points) * size.groups * size.group_size
-
-  ours = stages.jax_forward(
-    encoder.model, encoder.variables, clouds, train=train
-  )
-  found = dict(ours.stages)
-  if train:
-    found["running statistics"] = stages.unbias(before, ours.statistics, count)
-
-  def theirs(bfloat16: bool) -> dict[str, Any]:
-    result = stages.torch_forward(model, clouds, train=train, bfloat16=bfloat16)
-    return result.stages | {"running statistics": result.statistics}
-
-  return _rows(
-    part,
-    found,
-    theirs(False),
-    theirs(True) if dtype == "bfloat16" else None,
-    lambda stage: TOLERANCES[dtype].stage,
-  )
 
 
 def _step(
   setting: training.Setting,
-  encoder: Encoder,
+  encoder: PointBERT,
+  variables: Any,
   model: pointbert_modules.Projected,
   examples: Examples,
   dtype: str,
 ) -> list[Row]:
   """Takes one training step: loss terms, gradients, updated parameters."""
   limits = TOLERANCES[dtype]
-  start = jax.device_get(
-    training.start_params(setting, encoder.variables["params"])
-  )
-  ours = training.jax_step(setting, encoder.model, encoder.variables, examples)
+  start = jax.device_get(training.start_params(setting, variables["params"]))
+  ours = training.jax_step(setting, encoder, variables, examples)
   theirs = training.torch_step(setting, model, examples, bfloat16=False)
   rounded = None
   if dtype == "bfloat16":
@@ -222,25 +178,25 @@ def _step(
     ours.terms,
     theirs.terms,
     rounded and rounded.terms,
-    lambda term: limits.term,
+    limits.term,
     scale=abs(theirs.terms["loss"]),
   )
-  pooled = {training.POINT_NET: limits.pooled_gradient}
   rows += _rows(
     f"gradients {dtype}",
     training.modules(ours.gradients),
     training.modules(theirs.gradients),
     rounded and training.modules(rounded.gradients),
-    lambda module: pooled.get(module, limits.gradient),
+    limits.gradient,
+    others={training.POINT_NET: limits.pooled_gradient},
   )
   if rounded is None:  # an optimizer's work is float32 at least
-    updated = training.jax_update(setting, start, theirs.gradients)
+    updated = training.jax_update(setting.optimizer, start, theirs.gradients)
     rows += _rows(
       f"optimizer, same gradients {dtype}",
       training.modules(updated),
       training.modules(theirs.params),
       None,
-      lambda module: limits.update,
+      limits.update,
     )
 
   def update(step: training.Step) -> dict[str, Any]:
@@ -253,7 +209,7 @@ def _step(
     update(ours),
     update(theirs),
     rounded and update(rounded),
-    lambda module: None,
+    None,
   )
 
 
@@ -262,17 +218,30 @@ def _rows(
   ours: dict[str, Any],
   theirs: dict[str, Any],
   rounded: dict[str, Any] | None,
-  tolerance: Callable[[str], float | None],
+  tolerance: float | None,
+  *,
+  others: Mapping[str, float | None] | None = None,
   scale: float | None = None,
 ) -> list[Row]:
-  """Makes a row for each of our stages; `rounded` is PyTorch's in bfloat16."""
+  """Makes a row for each of our stages.
+
+  Args:
+    part: See `Row`.
+    ours: Results by stage.
+    theirs: PyTorch's.
+    rounded: PyTorch's in bfloat16.
+    tolerance: Of the stages,
+    others: but for these.
+    scale: See `errors.of_values`.
+  """
   rows = []
   for name, value in ours.items():
     if name == stages.EMBEDDING:
       compare_pair = errors.of_embeddings
     else:
       compare_pair = functools.partial(errors.of_values, scale=scale)
-    row = compare_pair(part, name, value, theirs[name], tolerance(name))
+    limit = (others or {}).get(name, tolerance)
+    row = compare_pair(part, name, value, theirs[name], limit)
     if rounded:
       own = compare_pair(part, name, rounded[name], theirs[name], None)
       row = row._replace(torch_relative=own.relative)

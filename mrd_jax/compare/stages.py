@@ -1,11 +1,11 @@
 """Runs the encoder's stages on both sides, on the same clouds and weights.
 
-A stage is named as it is printed; both functions return the same names in
-the order of computation.
+A stage is named as it is printed; both sides have the same names, ours in the
+order of computation.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_modules
+from mrd_jax.data.examples import Examples
 from mrd_jax.encoder import names
 from mrd_jax.models import point_ops
 from mrd_jax.models.mini_pointnet import MOMENTUM
@@ -20,54 +21,26 @@ from mrd_jax.models.pointbert import PointBERT
 
 SAMPLES, NEIGHBOURS = "FPS indices", "ball query indices"
 EMBEDDING = "normalised embedding"
+STATISTICS = "running statistics"
 
 
-class Clouds(NamedTuple):
-  """Prepared clouds.
-
-  Attributes:
-    points: (B, N, 6) float32.
-    num_points: (B,) int32, how many leading points exist.
-  """
-
-  points: np.ndarray
-  num_points: np.ndarray
-
-
-class Forward(NamedTuple):
-  """One forward pass.
-
-  Attributes:
-    stages: Arrays by stage.
-    statistics: {"mean", "var"} of all BatchNorms after the pass.
-  """
-
-  stages: dict[str, np.ndarray]
-  statistics: dict[str, Any]
-
-
-def snap(clouds: Clouds) -> Clouds:
+def snap(examples: Examples) -> Examples:
   """Rounds coordinates to multiples of 2^-10.
 
   Every squared distance is then exact in float32, so that both sides must
   choose the same points: an index that differs is an error, not rounding.
   """
-  points = clouds.points.copy()
+  points = np.array(examples.points)
   points[..., :3] = np.rint(points[..., :3] * 1024) / 1024
-  return clouds._replace(points=points)
-
-
-def jax_indices(size: PointBERTSize, clouds: Clouds) -> dict[str, np.ndarray]:
-  """Returns what our tokenizer chooses."""
-  return jax.device_get(
-    _choose(size, clouds.points[..., :3], clouds.num_points)
-  )
+  return examples._replace(points=points)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _choose(
-  size: PointBERTSize, xyz_BN3: jax.Array, num_points_B: jax.Array
+def jax_indices(
+  size: PointBERTSize, examples: Examples
 ) -> dict[str, jax.Array]:
+  """Returns what our tokenizer chooses."""
+
   def one(cloud):
     xyz_N3, n = cloud
     chosen = point_ops.farthest_point_sample(xyz_N3, n, size.groups)
@@ -76,16 +49,16 @@ def _choose(
     )
     return {SAMPLES: chosen, NEIGHBOURS: neighbours}
 
-  return jax.lax.map(one, (xyz_BN3, num_points_B))
+  return jax.lax.map(one, (examples.points[..., :3], examples.num_points))
 
 
 def torch_indices(
-  size: PointBERTSize, clouds: Clouds, device: str
+  size: PointBERTSize, examples: Examples, device: str
 ) -> dict[str, np.ndarray]:
   """Returns what PyTorch's tokenizer chooses."""
   xyz, num_points = (
     torch.tensor(x, device=device)
-    for x in (clouds.points[..., :3], clouds.num_points)
+    for x in (examples.points[..., :3], examples.num_points)
   )
   chosen = pointbert_modules.farthest_point_sample(xyz, size.groups, num_points)
   centers = xyz.gather(1, chosen[..., None].expand(-1, -1, 3))
@@ -96,11 +69,16 @@ def torch_indices(
 
 
 def jax_forward(
-  model: PointBERT, variables: Any, clouds: Clouds, *, train: bool
-) -> Forward:
-  """Runs our forward pass with all its intermediate results."""
+  model: PointBERT, variables: Any, examples: Examples, *, train: bool
+) -> dict[str, Any]:
+  """Runs our forward pass.
+
+  Returns:
+    Arrays by stage; in training also the running {"mean", "var"} of all
+    BatchNorms after the pass, as PyTorch keeps them.
+  """
   groups, embedding, updates = jax.device_get(
-    _apply(model, train, variables, clouds.points, clouds.num_points)
+    _apply(model, train, variables, examples.points, examples.num_points)
   )
   found = updates["intermediates"]
   stages = {
@@ -113,8 +91,13 @@ def jax_forward(
     stages[f"block {i}"] = found[f"block_{i}"]["__call__"][0]
   stages["head"] = embedding
   stages[EMBEDDING] = _unit(embedding)
-  batch_stats = updates.get("batch_stats", variables["batch_stats"])
-  return Forward(stages, batch_stats["point_net"])
+  if train:
+    before, after = variables["batch_stats"], updates["batch_stats"]
+    values = np.prod(groups.features.shape[:3])  # of a channel
+    stages[STATISTICS] = unbias(
+      before["point_net"], after["point_net"], int(values)
+    )
+  return stages
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -147,14 +130,15 @@ def _apply(
 
 def torch_forward(
   model: pointbert_modules.Projected,
-  clouds: Clouds,
+  examples: Examples,
   *,
   train: bool,
   bfloat16: bool,
-) -> Forward:
-  """Runs PyTorch's forward pass with all its intermediate results.
+) -> dict[str, Any]:
+  """Runs PyTorch's forward pass, and leaves the model as it was.
 
-  The model is left as it was, its running statistics included.
+  Returns:
+    Arrays by stage, and the running statistics.
   """
   stages: dict[str, Any] = {}
 
@@ -182,22 +166,23 @@ def torch_forward(
   state = {k: v.clone() for k, v in model.named_buffers()}
   try:
     with torch.no_grad():
-      embedding = torch_apply(model, clouds, train=train, bfloat16=bfloat16)
+      stages["head"] = torch_apply(
+        model, examples, train=train, bfloat16=bfloat16
+      )
     buffers = {k: _numpy(v) for k, v in model.named_buffers()}
-    statistics = names.to_tree(buffers)["batch_stats"]["point_net"]
   finally:
     for hook in hooks:
       hook.remove()
     model.load_state_dict(state, strict=False)
-  stages["head"] = embedding
-  arrays = {name: _numpy(x) for name, x in stages.items()}
+  arrays: dict[str, Any] = {name: _numpy(x) for name, x in stages.items()}
   arrays[EMBEDDING] = _unit(arrays["head"])
-  return Forward(arrays, statistics)
+  arrays[STATISTICS] = names.to_tree(buffers)["batch_stats"]["point_net"]
+  return arrays
 
 
 def torch_apply(
   model: pointbert_modules.Projected,
-  clouds: Clouds,
+  examples: Examples,
   *,
   train: bool,
   bfloat16: bool,
@@ -205,8 +190,8 @@ def torch_apply(
   """Returns PyTorch's embeddings (B, D), in bfloat16 by `torch.autocast`."""
   weight = model.ppat.cls_token
   device = weight.device
-  points = torch.tensor(clouds.points, device=device, dtype=weight.dtype)
-  num_points = torch.tensor(clouds.num_points, device=device)
+  points = torch.tensor(examples.points, device=device, dtype=weight.dtype)
+  num_points = torch.tensor(examples.num_points, device=device)
   model.train(train)
   try:
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

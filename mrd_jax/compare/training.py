@@ -8,17 +8,16 @@ exchanged shows.
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
 
 from mrd_jax.compare import torch_losses, torch_optimizer
-from mrd_jax.compare.stages import Clouds, torch_apply
+from mrd_jax.compare.stages import torch_apply
 from mrd_jax.config.pretraining import LossConfig, OptimizerConfig
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data.examples import Examples
@@ -107,43 +106,33 @@ def jax_step(
 ) -> Step:
   """Takes our step."""
   params = start_params(setting, variables["params"])
-  gradients, metrics = jax.device_get(
-    _gradients(setting.loss, model, params, variables["batch_stats"], examples)
+  gradients, (metrics, _) = jax.device_get(
+    _gradients(
+      params,
+      variables["batch_stats"],
+      examples,
+      encoder=model,
+      loss=setting.loss,
+      parts=1,
+      mesh=None,
+      key=None,
+    )
   )
   terms = {name: float(metrics[name]) for name in _TERMS}
   terms |= {k: float(v) for k, v in metrics.items() if k.startswith("relation")}
-  return Step(terms, gradients, jax_update(setting, params, gradients))
+  updated = jax_update(setting.optimizer, params, gradients)
+  return Step(terms, gradients, updated)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _gradients(
-  loss: LossConfig,
-  model: PointBERT,
-  params: Any,
-  batch_stats: Any,
-  examples: Examples,
-):
-  gradients, (metrics, _) = jax.grad(loss_of_examples, has_aux=True)(
-    params,
-    batch_stats,
-    examples,
-    encoder=model,
-    loss=loss,
-    parts=1,
-    mesh=None,
-    key=None,
-  )
-  return gradients, metrics
-
-
-def jax_update(setting: Setting, params: Any, gradients: Any) -> Any:
-  """Returns the parameters after our optimizer's first step."""
-  params, gradients = jax.tree.map(jnp.asarray, (params, gradients))
-  return jax.device_get(_update(setting.optimizer, params, gradients))
+_gradients = jax.jit(
+  jax.grad(loss_of_examples, has_aux=True),
+  static_argnames=("encoder", "loss", "parts", "mesh", "key"),
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _update(config: OptimizerConfig, params: Any, gradients: Any) -> Any:
+def jax_update(config: OptimizerConfig, params: Any, gradients: Any) -> Any:
+  """Returns the parameters after our optimizer's first step."""
   optimizer = make_optimizer(
     config, steps_per_epoch=1, num_steps=2, alternating=False
   )
@@ -160,7 +149,6 @@ def torch_step(
 ) -> Step:
   """Takes PyTorch's step; the model is left as it was."""
   before = {k: v.clone() for k, v in model.state_dict().items()}
-
   dtype = model.ppat.cls_token.dtype
 
   def tensor(x: Any) -> torch.Tensor:
@@ -173,9 +161,8 @@ def torch_step(
   dynamic = {
     name: tensor(_DYNAMIC_WEIGHTS).requires_grad_() for name in theirs.values()
   }
-  clouds = Clouds(*map(np.asarray, (examples.points, examples.num_points)))
   loss, found = torch_losses.mrd_loss(
-    torch_apply(model, clouds, train=True, bfloat16=bfloat16).cpu(),
+    torch_apply(model, examples, train=True, bfloat16=bfloat16).cpu(),
     tensor(examples.image),
     tensor(examples.text),
     torch.tensor(np.asarray(examples.has_text)),
@@ -187,26 +174,20 @@ def torch_step(
   loss.backward()
   named = dict(model.named_parameters())
 
-  def as_tree(
-    encoder: Mapping[str, torch.Tensor], *, of: Any
-  ) -> dict[str, Any]:
-    arrays = {k: v.detach().cpu().numpy().copy() for k, v in encoder.items()}
+  def as_tree(of: Callable[[Any], torch.Tensor]) -> dict[str, Any]:
+    def array(parameter: torch.Tensor) -> np.ndarray:
+      return of(parameter).detach().cpu().numpy().copy()
+
+    arrays = {name: array(p) for name, p in named.items()}
     return {
       "encoder": names.to_tree(arrays)["params"],
-      "logit_scale": of(logit_scale).detach().cpu().numpy().copy(),
+      "logit_scale": array(logit_scale),
       "dynamic_weights": {
-        ours: of(dynamic[name]).detach().cpu().numpy().copy()
-        for ours, name in theirs.items()
+        ours: array(dynamic[name]) for ours, name in theirs.items()
       },
     }
 
-  gradients = as_tree(
-    {
-      name: torch.zeros_like(p) if p.grad is None else p.grad
-      for name, p in named.items()
-    },
-    of=lambda p: p.grad,
-  )
+  gradients = as_tree(lambda p: p.grad)
   o = setting.optimizer
   torch_optimizer.make_optimizer(
     named | {"logit_scale": logit_scale},
@@ -217,7 +198,7 @@ def torch_step(
     betas=(o.b1, o.b2),
     eps=o.eps,
   ).step()
-  params = as_tree(named, of=lambda p: p)
+  params = as_tree(lambda p: p)
   model.zero_grad(set_to_none=True)
   model.load_state_dict(before)
   # PyTorch's "cross/PI-TI" is our "relation/PI-TI".

@@ -10,64 +10,17 @@ from mrd_jax.cli import add_checkpoint, exit_code
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one conversion; returns the exit code (2 for bad input)."""
-  args = _parser().parse_args(argv)
-
-  def run() -> int:
-    print(args.run(args))
-    return 0
-
-  return exit_code(run)
-
-
-def _to_torch(args: argparse.Namespace) -> str:
-  from mrd_jax.convert import bridge
-  from mrd_jax.encoder import encoder
-
-  found = encoder.load_encoder(args.checkpoint, args.which)
-  written = bridge.to_torch(found, args.out, style=args.style)
-  return "\n".join(map(str, written))
-
-
-def _from_torch(args: argparse.Namespace) -> str:
-  from mrd_jax.convert import bridge
-
-  given = {
-    name: getattr(args, name)
-    for name in bridge.OVERRIDES
-    if getattr(args, name) is not None
-  }
-  found = bridge.from_torch(args.input, **given)
-  found.save_pretrained(args.out, license=args.license)
-  size = found.config.architecture
-  return (
-    f"width {size.width}, depth {size.depth}, {size.groups} groups of "
-    f"{size.group_size} within {size.radius:g}, {found.config.up_axis} up\n"
-    f"source: {found.config.source}\n"
-    f"embedding space: {found.config.embedding_space}\n"
-    f"written to {args.out}"
-  )
-
-
-def _to_onnx(args: argparse.Namespace) -> str:
-  from mrd_jax.convert import bridge
-  from mrd_jax.encoder import encoder
-
-  found = encoder.load_encoder(args.checkpoint, args.which)
-  return "\n".join(map(str, bridge.to_onnx(found, args.out)))
-
-
-def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.convert",
     description="Encoders between mrd_jax, PyTorch (OpenShape) and ONNX.",
   )
   verbs = parser.add_subparsers(required=True, metavar="DIRECTION")
-  for name, run, text in (
-    ("to-torch", _to_torch, "write a state dict that OpenShape's code loads"),
-    ("to-onnx", _to_onnx, "write an ONNX file"),
+  for name, text in (
+    ("to-torch", "write a state dict that OpenShape's code loads"),
+    ("to-onnx", "write an ONNX file"),
   ):
     verb = verbs.add_parser(name, help=text)
-    verb.set_defaults(run=run)
+    verb.set_defaults(run=_export)
     add_checkpoint(verb)
     verb.add_argument("--out", required=True, type=Path, help="file to write")
     if name == "to-torch":
@@ -100,7 +53,42 @@ def _parser() -> argparse.ArgumentParser:
   )
   group.add_argument("--embedding-space", help="the teacher, in words")
   group.add_argument("--license", help="of the weights, for the model card")
-  return parser
+  args = parser.parse_args(argv)
+  return exit_code(lambda: args.run(args))
+
+
+def _export(args: argparse.Namespace) -> int:
+  from mrd_jax.convert import bridge
+  from mrd_jax.encoder import encoder
+
+  found = encoder.load_encoder(args.checkpoint, args.which)
+  if "style" in args:
+    written = bridge.to_torch(found, args.out, style=args.style)
+  else:
+    written = bridge.to_onnx(found, args.out)
+  print(*written, sep="\n")
+  return 0
+
+
+def _from_torch(args: argparse.Namespace) -> int:
+  from mrd_jax.convert import bridge
+
+  given = {
+    name: getattr(args, name)
+    for name in bridge.OVERRIDES
+    if getattr(args, name) is not None
+  }
+  found = bridge.from_torch(args.input, **given)
+  found.save_pretrained(args.out, license=args.license)
+  size = found.config.architecture
+  print(
+    f"width {size.width}, depth {size.depth}, {size.groups} groups of "
+    f"{size.group_size} within {size.radius:g}, {found.config.up_axis} up\n"
+    f"source: {found.config.source}\n"
+    f"embedding space: {found.config.embedding_space}\n"
+    f"written to {args.out}"
+  )
+  return 0
 
 
 if __name__ == "__main__":

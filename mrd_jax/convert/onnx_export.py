@@ -3,15 +3,14 @@
 import importlib
 import json
 import logging
-import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mrd_jax.convert.pointbert_modules import Projected
-from mrd_jax.errors import BadInput
 
 
 class _Unit(nn.Module):
@@ -26,18 +25,14 @@ class _Unit(nn.Module):
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def export(
-  model: Projected,
-  path: str | os.PathLike[str],
-  config: dict[str, Any] | None = None,
-) -> None:
+def export(model: Projected, path: Path, config: dict[str, Any]) -> None:
   """Writes an encoder as ONNX.
 
   Input `points`: (B, N, 6) float32, any B and N, each cloud as `prepare` of
   `pointbert_torch` returns it. Output `embedding`: (B, D) float32, unit
-  length. `config`, if there is one, is the file's metadata "config", as
-  JSON. Sampling is unrolled, one step a group: an M encoder takes a minute
-  or two. Weights above 1.5 GiB go to a second file, `path` with .data added.
+  length. `config` is the file's metadata "config", as JSON. Sampling is
+  unrolled, one step a group: an M encoder takes a minute or two. Weights above
+  1.5 GiB go to a second file, `path` with .data added.
 
   Args:
     model: in float32, in eval mode, on the CPU.
@@ -45,13 +40,10 @@ def export(
     config: of the model.
 
   Raises:
-    BadInput: if the model is in training mode.
     ModuleNotFoundError: without the packages.
   """
   for package in ("onnx", "onnxscript"):  # an extra; before a file is written
     importlib.import_module(package)
-  if model.training:
-    raise BadInput("the model is in training mode; call model.eval() first")
   from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
   example = torch.rand(2, 64, 6)  # sizes of 1 would not be exported as any
@@ -83,6 +75,5 @@ def export(
   assert program is not None
   # It would hold this machine's paths.
   ClearMetadataAndDocStringPass()(program.model)
-  if config is not None:
-    program.model.metadata_props["config"] = json.dumps(config)
+  program.model.metadata_props["config"] = json.dumps(config)
   program.save(path)

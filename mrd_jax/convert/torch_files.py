@@ -57,10 +57,8 @@ def read(path: Path) -> TorchFile:
       anything but tensors and plain values.
   """
   logit_scale = None
-  if path.suffix == ".safetensors":
-    content: Any = read_safetensors(path)
-  else:
-    content = _load(path)
+  load = read_safetensors if path.suffix == ".safetensors" else _load
+  content: Any = load(path)
   if isinstance(content, dict) and "state_dict" in content:
     # OpenShape keeps it in a module of its own.
     scale: Any = content.get("logit_scale")
@@ -77,7 +75,19 @@ def read(path: Path) -> TorchFile:
   if not isinstance(content, dict):
     raise BadInput(f"{path} holds no state dict but a {type(content).__name__}")
   content = {str(key): value for key, value in content.items()}
-  return TorchFile(_without_prefix(content, path), logit_scale)
+  for prefix in _PREFIXES:
+    for inner, outer in (("ppat.", ""), ("", "ppat.")):
+      if f"{prefix}{inner}cls_token" in content:
+        state = {
+          outer + key[len(prefix) :]: _as_array(value, f"{path}: {key}")
+          for key, value in content.items()
+          if key.startswith(prefix)
+        }
+        return TorchFile(state, logit_scale)
+  raise BadInput(
+    f"{path} has no cls_token: it is not an OpenShape PointBERT; it holds "
+    f"{names.few(content)}"
+  )
 
 
 def write(
@@ -128,21 +138,6 @@ def _load(path: Path) -> Any:
       f"{path} cannot be read as a PyTorch file; it is damaged or of another "
       "kind, fetch or export it again"
     ) from error
-
-
-def _without_prefix(tensors: dict[str, Any], path: Path) -> names.State:
-  for prefix in _PREFIXES:
-    for inner, outer in (("ppat.", ""), ("", "ppat.")):
-      if f"{prefix}{inner}cls_token" in tensors:
-        return {
-          outer + key[len(prefix) :]: _as_array(value, f"{path}: {key}")
-          for key, value in tensors.items()
-          if key.startswith(prefix)
-        }
-  raise BadInput(
-    f"{path} has no cls_token: it is not an OpenShape PointBERT; it holds "
-    f"{names.few(tensors)}"
-  )
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ shadow on the floor.
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
 
 from mrd_jax.encoder.encoder import shuffled
 from mrd_jax.errors import BadInput
@@ -60,8 +61,14 @@ def render(xyz_N3: np.ndarray, rgb_N3: np.ndarray, size: int) -> np.ndarray:
   """
   xyz_N3 = xyz_N3.astype(np.float64)
   xyz_N3 = xyz_N3 - (xyz_N3.min(axis=0) + xyz_N3.max(axis=0)) / 2
-  xyz_N3 = _turn(xyz_N3 / np.linalg.norm(xyz_N3, axis=1).max())
-  floor_N3 = _turn_floor(xyz_N3)
+  xyz_N3 = xyz_N3 / np.linalg.norm(xyz_N3, axis=1).max()
+  # To the camera's axes: x right, y up in the picture, z towards it.  The
+  # points' feet, on the floor below the lowest one, are tilted with them.
+  xyz_N3 = Rotation.from_euler("y", AZIMUTH).apply(xyz_N3)
+  floor_N3 = xyz_N3.copy()
+  floor_N3[:, 1] = xyz_N3[:, 1].min()
+  tilt = Rotation.from_euler("x", ELEVATION)
+  xyz_N3, floor_N3 = tilt.apply(xyz_N3), tilt.apply(floor_N3)
   spacing, normal_N3, flat_N = _surface(xyz_N3)
   # 1 where the surface faces the lamp; never quite dark.
   light_N = 0.62 + 0.46 * np.clip(normal_N3 @ _LAMP, 0, 1)
@@ -79,7 +86,13 @@ def render(xyz_N3: np.ndarray, rgb_N3: np.ndarray, size: int) -> np.ndarray:
     return np.rint(np.stack([side / 2 - y, side / 2 + x], axis=1)).astype(int)
 
   image = np.broadcast_to(np.array(BACKGROUND), (side, side, 3)).copy()
-  image *= 1 - _shadow(to_pixels(floor_N3), side)[..., None]
+  # The shadow on the floor is the darker, the more points stand above.
+  feet_N2 = to_pixels(floor_N3)
+  feet_N2 = feet_N2[((feet_N2 >= 0) & (feet_N2 < side)).all(axis=1)]
+  density = np.zeros((side, side))
+  np.add.at(density, tuple(feet_N2.T), side**2 / len(xyz_N3))
+  density = ndimage.gaussian_filter(density, side / 40)
+  image *= 1 - 0.2 * (1 - np.exp(-density / 4))[..., None]
   unit = zoom / CAMERA  # pixels of a length of 1, about
   radius = np.clip(1.05 * spacing * unit, 1.5, side / 40)
   point_M, offset_M2, rise_M = _discs(normal_N3, flat_N, radius)
@@ -94,29 +107,6 @@ def render(xyz_N3: np.ndarray, rgb_N3: np.ndarray, size: int) -> np.ndarray:
   image *= _eye_dome(depth, round(side / 150))[..., None]
   blocks = image.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3)
   return blocks.mean(axis=(1, 3)).astype(np.float32)
-
-
-def _turn(xyz_N3: np.ndarray) -> np.ndarray:
-  """To the camera's axes: x right, y up in the picture, z towards it."""
-  sin, cos = np.sin(AZIMUTH), np.cos(AZIMUTH)
-  about_y = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
-  return xyz_N3 @ about_y.T @ _TILT.T
-
-
-_TILT = np.array(
-  [
-    [1, 0, 0],
-    [0, np.cos(ELEVATION), -np.sin(ELEVATION)],
-    [0, np.sin(ELEVATION), np.cos(ELEVATION)],
-  ]
-)
-
-
-def _turn_floor(turned_N3: np.ndarray) -> np.ndarray:
-  """The points' feet on the floor below the lowest one, turned likewise."""
-  upright_N3 = turned_N3 @ _TILT
-  upright_N3[:, 1] = upright_N3[:, 1].min()
-  return upright_N3 @ _TILT.T
 
 
 def _surface(xyz_N3: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -167,15 +157,6 @@ def _discs(
   inside_NK = right_K**2 + down_K**2 + rise_NK**2 <= radius**2
   point_M, k_M = np.nonzero(inside_NK)
   return point_M, offset_K2[k_M], rise_NK[inside_NK]
-
-
-def _shadow(pixels_N2: np.ndarray, side: int) -> np.ndarray:
-  """(side, side) share of light that is missing on the floor."""
-  inside_N = ((pixels_N2 >= 0) & (pixels_N2 < side)).all(axis=1)
-  density = np.zeros((side, side))
-  np.add.at(density, tuple(pixels_N2[inside_N].T), 1 / len(pixels_N2))
-  density = ndimage.gaussian_filter(density, side / 40) * side**2
-  return 0.2 * (1 - np.exp(-density / 4))
 
 
 def _eye_dome(depth: np.ndarray, reach: int) -> np.ndarray:

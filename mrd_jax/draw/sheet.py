@@ -22,7 +22,6 @@ from mrd_jax.draw.style import (
 )
 
 GAP = 0.1  # inches between tiles
-_FONT = "DejaVu Sans"
 _SPACING = 1.35 / 72  # inches from line to line, per point of their size
 _LEGEND = 0.4  # inches
 
@@ -210,5 +209,5 @@ def fit(line: Line, width: float) -> list[str]:
 @functools.cache
 def _font(bold: bool = False):
   weight = "bold" if bold else "normal"
-  properties = font_manager.FontProperties(family=_FONT, weight=weight)
+  properties = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
   return font_manager.get_font(font_manager.findfont(properties))

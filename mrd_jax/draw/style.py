@@ -73,6 +73,12 @@ def figure(
       two lines in all.
     height: Of the figure, in inches; the width is `WIDTH`.
   """
+  lines: list[str] = []
+  for note in notes:  # none is broken in two
+    if lines and len(lines[-1]) + len(note) + 5 <= 140:
+      lines[-1] += f"  ·  {note}"
+    else:
+      lines.append(note)
   with matplotlib.rc_context(_STYLE):
     drawn = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     left = MARGIN / WIDTH
@@ -82,7 +88,7 @@ def figure(
     drawn.text(
       left,
       1 - 0.52 / height,
-      _join(notes, 140),
+      "\n".join(lines),
       va="top",
       fontsize=9,
       color=GREY,
@@ -93,17 +99,6 @@ def figure(
     # No version or date inside: the same run gives the same file.
     with replacing(path) as temporary:
       drawn.savefig(temporary, format="png", metadata={"Software": None})
-
-
-def _join(notes: Sequence[str], width: int) -> str:
-  """Notes on lines of at most `width` characters; none is broken in two."""
-  lines: list[str] = []
-  for note in notes:
-    if lines and len(lines[-1]) + len(note) + 5 <= width:
-      lines[-1] += f"  ·  {note}"
-    else:
-      lines.append(note)
-  return "\n".join(lines)
 
 
 def end_labels(

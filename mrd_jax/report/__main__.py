@@ -11,7 +11,31 @@ from mrd_jax.errors import BadInput
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Draws a run's figures and writes the page; returns the exit code."""
-  args = _parser().parse_args(argv)
+  parser = argparse.ArgumentParser(
+    prog="python -m mrd_jax.report",
+    description="Writes one self-contained HTML page about training runs and "
+    "evaluations; of a single run also its figures, into DIR/figures.",
+  )
+  parser.add_argument(
+    "workdirs",
+    metavar="DIR",
+    nargs="+",
+    help="a folder that training or mrd_jax.evaluate was given; several are "
+    "shown side by side",
+  )
+  parser.add_argument(
+    "--output",
+    metavar="FILE.html",
+    help="the page (default: DIR/report.html of one DIR, ./report.html of "
+    "several)",
+  )
+  parser.add_argument(
+    "--data",
+    metavar="DATA",
+    help="the prepared dataset of all runs, if it has moved (default: "
+    "data.dir of each run's config)",
+  )
+  args = parser.parse_args(argv)
   return exit_code(lambda: _report(args))
 
 
@@ -38,34 +62,6 @@ def _report(args: argparse.Namespace) -> int:
   for sentence in left_out:
     print(sentence, file=sys.stderr)
   return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m mrd_jax.report",
-    description="Writes one self-contained HTML page about training runs and "
-    "evaluations; of a single run also its figures, into DIR/figures.",
-  )
-  parser.add_argument(
-    "workdirs",
-    metavar="DIR",
-    nargs="+",
-    help="a folder that training or mrd_jax.evaluate was given; several are "
-    "shown side by side",
-  )
-  parser.add_argument(
-    "--output",
-    metavar="FILE.html",
-    help="the page (default: DIR/report.html of one DIR, ./report.html of "
-    "several)",
-  )
-  parser.add_argument(
-    "--data",
-    metavar="DATA",
-    help="the prepared dataset of all runs, if it has moved (default: "
-    "data.dir of each run's config)",
-  )
-  return parser
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Draws accuracy over steps, zero-shot or after fine-tuning."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,17 +70,8 @@ def charts(runs: Mapping[str, RunFolder], *, finetuned: bool) -> list[Chart]:
   return made
 
 
-def zero_shot(folders: Folders) -> list[Markup]:
-  """Makes the page's blocks of the runs of pre-training."""
-  return _section(folders, finetuned=False)
-
-
-def finetuning(folders: Folders) -> list[Markup]:
-  """Makes the page's blocks of the runs of fine-tuning."""
-  return _section(folders, finetuned=True)
-
-
-def _section(folders: Folders, *, finetuned: bool) -> list[Markup]:
+def section(folders: Folders, *, finetuned: bool) -> list[Markup]:
+  """Makes the page's blocks of the runs of one kind."""
   kind = "" if finetuned else "zero-shot "
   folders.missing.extend(
     f"{name} has no {kind}evaluation in metrics.jsonl yet."
@@ -115,14 +107,12 @@ def draw(run: RunFolder, path: Path) -> None:
 ZERO_SHOT = Section(
   "Zero-shot",
   "Zero-shot accuracy",
+  functools.partial(section, finetuned=False),
   "Of held-out shapes, by step; dotted: chance.",
-  zero_shot,
 )
-
-
 FINETUNING = Section(
   "Fine-tuning",
   "Accuracy after fine-tuning",
+  functools.partial(section, finetuned=True),
   "Of the test split, by step; dotted: chance.",
-  finetuning,
 )

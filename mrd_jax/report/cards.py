@@ -42,9 +42,4 @@ def section(folders: Folders) -> list[Markup]:
   return [tag("div", *cards, class_="cards")] if cards else []
 
 
-SECTION = Section(
-  "Runs",
-  "Runs",
-  "",
-  section,
-)
+SECTION = Section("Runs", "Runs", section)

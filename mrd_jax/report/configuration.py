@@ -14,7 +14,12 @@ NOT_SET = "—"
 def section(folders: Folders) -> list[Markup]:
   """Shows what differs between the runs, and each configuration whole."""
   flat = {
-    name: {field: _text(value) for field, value in flatten(run.config)}
+    name: {
+      field: value
+      if isinstance(value, str) and value
+      else json.dumps(value, ensure_ascii=False)
+      for field, value in flatten(run.config)
+    }
     for name, run in folders.runs.items()
   }
   parts = []
@@ -46,15 +51,4 @@ def flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
     yield name, value
 
 
-def _text(value: Any) -> str:
-  if isinstance(value, str) and value:
-    return value
-  return json.dumps(value, ensure_ascii=False)
-
-
-SECTION = Section(
-  "Configuration",
-  "Configuration",
-  "",
-  section,
-)
+SECTION = Section("Configuration", "Configuration", section)

@@ -121,6 +121,6 @@ def _mistakes(
 SECTION = Section(
   "Confusion",
   "Confusion",
-  "Which class is taken for which, from the stored embeddings.",
   section,
+  "Which class is taken for which, from the stored embeddings.",
 )

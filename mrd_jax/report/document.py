@@ -20,14 +20,14 @@ class Section(NamedTuple):
   Attributes:
     name: In the navigation.
     title: Its heading.
-    note: What to know about it; may be empty.
     blocks: Makes what it shows; without blocks it is left out.
+    note: What to know about it; may be empty.
   """
 
   name: str
   title: str
-  note: str
   blocks: Callable[[Folders], list[Markup]]
+  note: str = ""
 
 
 def document(
@@ -46,7 +46,7 @@ def document(
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
   )
   links, parts = [], []
-  for (name, heading, note, _), blocks in filled:
+  for (name, heading, _, note), blocks in filled:
     if blocks:
       anchor = name.lower().replace(" ", "-")
       links.append(tag("a", name, href=f"#{anchor}"))

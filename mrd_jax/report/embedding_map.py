@@ -115,8 +115,8 @@ def flat_map(point_ND: np.ndarray) -> np.ndarray:
 SECTION = Section(
   "Map",
   "Embedding map",
+  section,
   "Shapes in the joint space, laid out by t-SNE: neighbours are alike, "
   "distances between groups mean little. The most frequent classes are "
   "coloured; point at a dot to read its class.",
-  section,
 )

@@ -175,8 +175,8 @@ def _tile(
 SECTION = Section(
   "Retrieval",
   "Retrieval",
+  section,
   "What each query finds, best first, with cosine similarities. Queries "
   "are spread over the classes, not picked by result. Open a shape to "
   "turn it.",
-  section,
 )

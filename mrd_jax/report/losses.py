@@ -95,14 +95,9 @@ def draw(run: RunFolder, path: Path) -> None:
   """
   made = charts({"": run})
   if not made:
-    raise BadInput(run.lacks("train"))
+    raise BadInput(run.untrained())
   notes = [*run.describe(), *_notes(made)]
   png(path, "The loss and its parts, by step", notes, made, columns=4, tall=1.4)
 
 
-SECTION = Section(
-  "Losses",
-  "The loss and its parts",
-  "By step.",
-  section,
-)
+SECTION = Section("Losses", "The loss and its parts", section, "By step.")

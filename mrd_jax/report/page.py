@@ -20,7 +20,14 @@ from mrd_jax.report import (
 from mrd_jax.report.document import Section, document
 from mrd_jax.report.run_folder import EvaluationFolder, Folders, RunFolder
 
-# In the order of the page; a new one is a file and a line here.
+
+def _left_out(folders: Folders) -> list[Markup]:
+  items = [tag("li", sentence) for sentence in folders.missing]
+  return [tag("ul", *items, class_="missing")] if items else []
+
+
+# In the order of the page; a new one is a file and a line here.  The last
+# tells what all others have left out.
 SECTIONS = (
   cards.SECTION,
   results.SECTION,
@@ -32,15 +39,8 @@ SECTIONS = (
   embedding_map.SECTION,
   gallery.SECTION,
   configuration.SECTION,
+  Section("Left out", "What is not on this page", _left_out),
 )
-
-
-def _left_out(folders: Folders) -> list[Markup]:
-  items = [tag("li", sentence) for sentence in folders.missing]
-  return [tag("ul", *items, class_="missing")] if items else []
-
-
-LEFT_OUT = Section("Left out", "What is not on this page", "", _left_out)
 
 
 def write_page(
@@ -65,8 +65,7 @@ def write_page(
     evaluations=[f for f in folders if isinstance(f, EvaluationFolder)],
     missing=[],
   )
-  # In this order: what is left out is known when all have been made.
-  filled = [(one, one.blocks(given)) for one in (*SECTIONS, LEFT_OUT)]
+  filled = [(one, one.blocks(given)) for one in SECTIONS]
   title = f"{labels[0]} · report"
   if len(labels) > 1:
     title = f"{len(labels)} side by side · report"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mrd_jax.draw.markup import Markup, table, tag
 from mrd_jax.encoder.embed_split import AT_THE_END
-from mrd_jax.metrics.table import group_metrics, label, number
+from mrd_jax.metrics.table import cell, group_metrics, label, published_cell
 from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import EvaluationFolder, Folders, RunFolder
 
@@ -166,10 +166,8 @@ def results_table(
         cells.append(tag("td", "—"))
         continue
       wins = row.ranked and value == best.get(name)
-      if row.published:
-        text = f"{value:.{1 if percent else 2}f}"
-      else:
-        text = number(value, percent, row.metrics.get(f"{name}_std"))
+      printed = published_cell if row.published else cell
+      text = printed(row.metrics, name, percent)
       cells.append(
         tag(
           "td",
@@ -194,7 +192,7 @@ def results_table(
 SECTION = Section(
   "Results",
   "Results",
+  section,
   "The best value of a column is bold where there are several; of "
   "relation gaps (mean absolute errors) it is the smallest.",
-  section,
 )

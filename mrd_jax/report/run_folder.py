@@ -80,8 +80,7 @@ class RunFolder:
         return "unfinished, not evaluated yet"
       return f"unfinished: the evaluation of step {line['step']:,}"
     step = f"step {self.results['step']:,}" if "step" in self.results else ""
-    metric = self.results.get("selected_by")
-    if metric:
+    if metric := self.results.get("selected_by"):
       return f"{step}, the best checkpoint by {metric}"
     return f"{step}, the last checkpoint"
 
@@ -89,13 +88,13 @@ class RunFolder:
     """Returns names in label order; empty if the dataset has none."""
     return list(self.meta.class_names.get(split, ())) if self.meta else []
 
-  def lacks(self, kind: str) -> str:
-    """Says that there is no line of a kind."""
-    state = (
-      f"has no line of kind {kind!r}" if self.lines else "is empty or absent"
+  def untrained(self) -> str:
+    """Says that there is no line of training."""
+    lacks = (
+      "has no line of kind 'train'" if self.lines else "is empty or absent"
     )
     return (
-      f"{self.workdir / 'metrics.jsonl'} {state}; train the run for "
+      f"{self.workdir / 'metrics.jsonl'} {lacks}; train the run for "
       "log.every_steps steps at least"
     )
 

@@ -89,7 +89,7 @@ def draw(run: RunFolder, path: Path) -> None:
   """
   made = charts({"": run})
   if not run.series("train"):
-    raise BadInput(run.lacks("train"))
+    raise BadInput(run.untrained())
   if not made:
     raise BadInput(
       f"{run.workdir / 'metrics.jsonl'} has no weight/* values: the run is "
@@ -104,7 +104,7 @@ def draw(run: RunFolder, path: Path) -> None:
 SECTION = Section(
   "Weights",
   "Dynamic weights",
+  section,
   "Which teacher relation each pair follows (Eq. 9, Fig. 5 of the paper);"
   " the two weights of a pair sum to 1, dotted: 1/2.",
-  section,
 )

@@ -62,13 +62,15 @@ def tiny_encoder(embed_dim: int | None):
   )
 
 
-def compared(encoder, model=None, dtypes=("float32",), clouds=6, points=160):
+def compared(encoder, model=None, dtypes=("float32",), device="cpu", **changes):
+  """Rows of six random clouds, or of `Examples` that differ in `changes`."""
   width = encoder.config.embed_dim or TINY.width
   return run.compare(
     encoder,
     model or bridge.torch_model(encoder),
-    random_examples(clouds, points, width),
+    random_examples(6, 160, width)._replace(**changes),
     dtypes=dtypes,
+    device=device,
   )
 
 
@@ -209,12 +211,8 @@ def test_decayed_norms_show_in_the_optimizer_alone(encoder, monkeypatch):
 
 
 def test_padded_clouds(encoder):
-  examples = random_examples(6, 160, DIM)
   counts = np.array([160, 90, 12, 1, 2, 160], np.int32)
-  examples = examples._replace(num_points=counts)
-  model = bridge.torch_model(encoder)
-  rows = run.compare(encoder, model, examples, dtypes=("float32",))
-  assert above(rows) == []
+  assert above(compared(encoder, num_points=counts)) == []
 
 
 def test_the_model_is_left_as_it_was(encoder):
@@ -247,9 +245,7 @@ def test_full_size():
 
 
 def test_snapped_coordinates_are_exact():
-  clouds = stages.Clouds(
-    np.asarray(random_examples(2, 50, 4).points), np.array([50, 50])
-  )
+  clouds = random_examples(2, 50, 4)
   snapped = stages.snap(clouds)
   xyz = snapped.points[..., :3] * 1024
   np.testing.assert_array_equal(xyz, np.rint(xyz))
@@ -364,11 +360,5 @@ def test_table_marks_what_is_above():
 @pytest.mark.gpu
 def test_against_pytorch_on_the_gpu(encoder):
   """Float32 products are float32 on both sides: TF32 is off by default."""
-  rows = run.compare(
-    encoder,
-    bridge.torch_model(encoder),
-    random_examples(6, 160, DIM),
-    dtypes=("float32", "bfloat16"),
-    device="cuda",
-  )
-  assert above(rows) == []
+  dtypes = ("float32", "bfloat16")
+  assert above(compared(encoder, dtypes=dtypes, device="cuda")) == []

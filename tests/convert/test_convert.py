@@ -24,7 +24,7 @@ from encoders import cloud, make_config, make_encoder, random_variables
 from weights import make_twin, surface_clouds
 
 from mrd_jax.config.pretraining import SIZES, PointBERTSize
-from mrd_jax.convert import bridge, pointbert_torch
+from mrd_jax.convert import bridge, pointbert_torch, published
 from mrd_jax.convert.pointbert_modules import Projected
 from mrd_jax.encoder import names
 from mrd_jax.encoder.encoder import load_encoder
@@ -46,15 +46,6 @@ def twin_of(size: PointBERTSize, embed_dim: int) -> Projected:
   return twin
 
 
-def trained(state) -> dict:
-  """The part of a trainer's file that matters here."""
-  return {
-    "state_dict": {f"module.{key}": x for key, x in state.items()},
-    "logit_scale": {"module.logit_scale": torch.tensor(LOGIT_SCALE)},
-    "epoch": 3,
-  }
-
-
 def twin_embeddings(twin, clouds) -> np.ndarray:
   """The module's output for prepared clouds (B, N, 6), at unit length."""
   points = torch.from_numpy(clouds)
@@ -69,7 +60,12 @@ def twin_embeddings(twin, clouds) -> np.ndarray:
 def test_a_trainers_file_there_and_back(tmp_path):
   """An OpenShape model of scale 1: the same embeddings, the same bits."""
   twin = twin_of(SIZES["t"], 1280)
-  torch.save(trained(twin.state_dict()), tmp_path / "model.pt")
+  content = {
+    "state_dict": {f"module.{k}": x for k, x in twin.state_dict().items()},
+    "logit_scale": {"module.logit_scale": torch.tensor(LOGIT_SCALE)},
+    "epoch": 3,
+  }
+  torch.save(content, tmp_path / "model.pt")
   encoder = bridge.from_torch(tmp_path / "model.pt")
   assert encoder.config.step == STEPS
   assert encoder.config.logit_scale == LOGIT_SCALE
@@ -115,25 +111,6 @@ def test_exported_files_embed_raw_clouds_alike(tmp_path, style, suffix):
 # What the tensors do not say.
 
 
-def write_published(path, name, embed_dim):
-  """A file in a published model's layout; returns the module."""
-  size = SIZES["m"] if name == "vitg14" else SMALL
-  twin = twin_of(size, embed_dim or 8)
-  if embed_dim is None:
-    twin.proj = None
-  state = twin.state_dict()
-  if name == "vitg14":
-    content = trained(state)
-  else:
-    short = {
-      key if embed_dim else key.removeprefix("ppat."): x
-      for key, x in state.items()
-    }
-    content = {f"pc_encoder.{key}": x for key, x in short.items()}
-  torch.save(content, path)
-  return twin
-
-
 @pytest.mark.parametrize(
   ("name", "embed_dim", "printed", "space"),
   [
@@ -144,7 +121,10 @@ def write_published(path, name, embed_dim):
 )
 def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
   path, out = tmp_path / "model.pt", tmp_path / "new" / "model"
-  twin = write_published(path, name, embed_dim)
+  twin = twin_of(SIZES["m"] if name == "vitg14" else SMALL, embed_dim or 8)
+  if embed_dim is None:
+    twin.proj = None
+  torch.save(twin.state_dict(), path)
   assert run("from-torch", "--input", path, "--out", out) == 0
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == f"width 512, depth 12, {printed}"
@@ -157,8 +137,7 @@ def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
   assert config.embed_dim == embed_dim
   assert name in config.source and config.license is None
   assert (config.num_points, config.colour_fill) == (10_000, 0.4)
-  assert config.step == STEPS
-  assert config.logit_scale == (LOGIT_SCALE if name == "vitg14" else None)
+  assert (config.step, config.logit_scale) == (STEPS, None)
   assert "license:" not in (out / "README.md").read_text()  # not ours to say
   if embed_dim is None:
     clouds = surface_clouds(0, 2, 1024)
@@ -167,13 +146,31 @@ def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
     assert relative_error(encoder.embed(list(clouds)), expected) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+  ("shapes", "grouping"),
+  [
+    # OpenShape's scales 1 to 6, its default projection.
+    ((256, 6, 4, 1024, 96, 1280), (64, 0.4, 256)),
+    ((512, 6, 8, 1024, 128, 1280), (64, 0.4, 256)),
+    ((512, 12, 8, 1024, 128, 1280), (128, 0.35, 128)),  # not ViT-L/14's
+    ((512, 12, 8, 1536, 256, 1280), (384, 0.2, 64)),
+    ((768, 12, 12, 2304, 256, 1280), (512, 0.2, 64)),
+    ((768, 24, 12, 3072, 256, 1280), (512, 0.2, 64)),
+    # Another teacher changes the projection alone.
+    ((512, 12, 8, 1536, 256, 512), (384, 0.2, 64)),
+    ((256, 6, 4, 1024, 96, None), (64, 0.4, 256)),
+  ],
+)
+def test_openshapes_scales(shapes, grouping):
+  assert published.known_grouping(names.Shapes(*shapes)) == grouping
+
+
 def test_scale_3_is_not_the_published_vit_l_14(tmp_path):
   variables = random_variables(SMALL, 1280)
   path = tmp_path / "model.pt"
   save(path, names.to_state_dict(variables, num_batches_tracked=1))
   config = bridge.from_torch(path).config
-  size = config.architecture
-  assert (size.groups, size.radius, size.group_size) == (128, 0.35, 128)
+  assert config.architecture.groups == 128
   assert (config.license, config.embedding_space) == (None, "unknown")
   assert "a PyTorch file" in config.source and "assumed" in config.source
 

@@ -1,4 +1,4 @@
-"""The PyTorch encoder as its users meet it: files, clouds, grouping.
+"""The PyTorch encoder as its users meet it: files and clouds.
 
 That it computes the right thing is in test_twin.py and in the parity tests.
 """
@@ -13,20 +13,11 @@ import subprocess
 import sys
 
 import numpy as np
+from converting import assert_same_state
 from safetensors.torch import save_file
 
 from mrd_jax.convert import pointbert_modules, pointbert_torch
-from mrd_jax.convert.pointbert_modules import (
-  PointPatchTransformer,
-  ball_query,
-  farthest_point_sample,
-)
-from mrd_jax.convert.pointbert_torch import (
-  TorchEncoder,
-  load,
-  prepare,
-  shuffled,
-)
+from mrd_jax.convert.pointbert_torch import build, load, prepare, shuffled
 
 CONFIG = {
   "architecture": {
@@ -50,10 +41,7 @@ CONFIG = {
 def make(config=CONFIG):
   """A model with random weights and statistics."""
   torch.manual_seed(0)
-  width, embed_dim = config["architecture"]["width"], config["embed_dim"]
-  ppat = PointPatchTransformer(*config["architecture"].values())
-  proj = None if embed_dim is None else torch.nn.Linear(width, embed_dim)
-  model = TorchEncoder(ppat, proj, config)
+  model = build(config)
   for buffer in model.buffers():
     if buffer.is_floating_point():
       buffer.uniform_(0.5, 1.5)
@@ -73,13 +61,6 @@ def write(folder, config=CONFIG):
   return state
 
 
-def assert_same(found, expected):
-  assert found.keys() == expected.keys()
-  for name, x in expected.items():
-    assert found[name].dtype == x.dtype, name
-    assert torch.equal(found[name], x), name
-
-
 # Files.
 
 
@@ -88,7 +69,7 @@ def test_load_is_bitwise(tmp_path, embed_dim):
   config = CONFIG | {"embed_dim": embed_dim}
   state = write(tmp_path, config)
   model = load(tmp_path / "model.safetensors")
-  assert_same(model.state_dict(), state)
+  assert_same_state(model.state_dict(), state)
   assert model.config == config
   assert not any(module.training for module in model.modules())
   assert all(p.requires_grad for p in model.parameters())
@@ -118,7 +99,7 @@ def test_load_pt(tmp_path, wrap):
   state = make().state_dict()
   stored = {f"module.{name}": x for name, x in state.items()}
   torch.save({"state_dict": stored} if wrap else stored, tmp_path / "model.pt")
-  assert_same(load(tmp_path / "model.pt", CONFIG).state_dict(), state)
+  assert_same_state(load(tmp_path / "model.pt", CONFIG).state_dict(), state)
 
 
 def test_load_makes_float32(tmp_path):
@@ -128,7 +109,7 @@ def test_load_makes_float32(tmp_path):
       k: x.to(dtype) if x.is_floating_point() else x for k, x in state.items()
     }
     save_file(stored, tmp_path / "model.safetensors")
-    assert_same(
+    assert_same_state(
       load(tmp_path / "model.safetensors", CONFIG).state_dict(),
       {k: x.to(state[k].dtype) for k, x in stored.items()},
     )
@@ -313,58 +294,6 @@ def test_embed_says_what_the_model_lacks():
     make().embed(torch.rand(1, 9, 3), up="x")
   with pytest.raises(ValueError, match=r"model\.eval"):
     make().train().embed(torch.rand(1, 9, 3))
-
-
-# Sampling and grouping, against loops.
-
-
-def naive_sample(xyz, n, counts):
-  rows = []
-  for points, count in zip(xyz, counts, strict=True):
-    points = points[:count]
-    nearest = torch.full((count,), float("inf"), dtype=xyz.dtype)
-    chosen = [0]
-    while len(chosen) < n:
-      squared = ((points - points[chosen[-1]]) ** 2).sum(-1)
-      nearest = torch.minimum(nearest, squared)
-      chosen.append(int((nearest == nearest.max()).nonzero()[0]))
-    rows.append(chosen)
-  return rows
-
-
-def naive_query(xyz, centers, radius, nsample, counts):
-  clouds = []
-  for points, some, count in zip(xyz, centers, counts, strict=True):
-    rows = []
-    for center in some:
-      squared = ((points[:count] - center) ** 2).sum(-1)
-      inside = (squared <= radius * radius).nonzero()[:, 0].tolist()[:nsample]
-      rows.append(inside + [inside[0]] * (nsample - len(inside)))
-    clouds.append(rows)
-  return clouds
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("levels", [2, 4, 64])
-def test_sampling_and_grouping_equal_the_loops(levels, dtype):
-  """On a lattice distances are exact, and ties and borders frequent."""
-  rng = torch.Generator().manual_seed(levels)
-  size = (3, 500, 3)
-  xyz = torch.randint(-levels, levels + 1, size, generator=rng) / levels
-  xyz = xyz.to(dtype)
-  for counts in ([500] * 3, [500, 77, 1]):
-    num_points = torch.tensor(counts)
-    chosen = farthest_point_sample(xyz, 70, num_points)
-    assert chosen.tolist() == naive_sample(xyz, 70, counts)
-    centers = xyz[torch.arange(3)[:, None], chosen]  # 70: slices of 32, 32, 6
-    for radius, nsample in ((0.5, 16), (0.25, 64), (4.0, 8)):
-      found = ball_query(xyz, centers, radius, nsample, num_points)
-      expected = naive_query(xyz, centers, radius, nsample, counts)
-      assert found.tolist() == expected
-  assert torch.equal(
-    farthest_point_sample(xyz, 70),
-    farthest_point_sample(xyz, 70, torch.tensor([500] * 3)),
-  )
 
 
 def test_argmax_takes_the_first_of_equals():

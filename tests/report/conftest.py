@@ -30,33 +30,23 @@ def runs(tmp_path_factory, data):
   ]
 
 
-class HostileTexts:
-  """A split whose texts would like to be HTML."""
-
-  def __init__(self, source):
-    self._source = source
-
-  def __len__(self):
-    return len(self._source)
-
-  def __getitem__(self, index):
-    record = self._source[index]
-    return record | {"texts": [f"{text} {EVIL}" for text in record["texts"]]}
-
-
 @pytest.fixture(scope="package")
 def page(runs, tmp_path_factory):
   """Two runs side by side, with texts that would like to be HTML."""
   from mrd_jax.report.page import write_page
   from mrd_jax.report.run_folder import read_run
 
+  def open_split(*args, opened=dataset.open_split):
+    source = opened(*args)
+    records = [source[i] for i in range(len(source))]
+    return [
+      record | {"texts": [f"{text} {EVIL}" for text in record["texts"]]}
+      for record in records
+    ]
+
   path = tmp_path_factory.mktemp("page") / "report.html"
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(
-      dataset,
-      "open_split",
-      lambda *args, opened=dataset.open_split: HostileTexts(opened(*args)),
-    )
+    patch.setattr(dataset, "open_split", open_split)
     assert write_page([read_run(run) for run in runs], path) == []
   return path
 
