@@ -15,21 +15,16 @@ from matplotlib.lines import Line2D
 
 from mrd_jax.compare.errors import Row
 from mrd_jax.compare.stages import STATISTICS
-from mrd_jax.draw.style import (
-  BLUE,
-  GREEN,
-  GREY,
-  HEADER,
-  MARGIN,
-  VERMILION,
-  WIDTH,
-  figure,
-)
+from mrd_jax.draw import style
 from mrd_jax.io.files import write_json
 from mrd_jax.metrics.table import render
 
 _STYLES: dict[str, Any] = {"eval": "-", "train": "--", "tolerance": ":"}
-_COLOURS = {"float64": GREEN, "float32": BLUE, "bfloat16": VERMILION}
+_COLOURS = {
+  "float64": style.GREEN,
+  "float32": style.BLUE,
+  "bfloat16": style.VERMILION,
+}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -112,15 +107,17 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
   """Draws the relative error of stages and of gradients against depth."""
   height = 5.2
   notes = [title, "what is equal is not drawn"]
-  with figure(path, "JAX against PyTorch, by depth", notes, height) as drawn:
+  with style.figure(
+    path, "JAX against PyTorch, by depth", notes, height
+  ) as drawn:
     panels = drawn.subplots(
       1,
       2,
       sharey=True,
       gridspec_kw={
-        "left": 0.65 / WIDTH,
-        "right": 1 - MARGIN / WIDTH,
-        "top": 1 - (HEADER + 0.25) / height,
+        "left": 0.65 / style.WIDTH,
+        "right": 1 - style.MARGIN / style.WIDTH,
+        "top": 1 - (style.HEADER + 0.25) / height,
         "bottom": 1.35 / height,
         "wspace": 0.06,
       },
@@ -135,13 +132,13 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
     # A column of types beside a column of styles.
     lines += [Line2D([], [], alpha=0, label=" ")] * (len(_STYLES) - len(lines))
     lines += [
-      Line2D([], [], color=GREY, linestyle=style, label=label)
-      for label, style in _STYLES.items()
+      Line2D([], [], color=style.GREY, linestyle=line, label=label)
+      for label, line in _STYLES.items()
     ]
     drawn.legend(
       handles=lines,
       loc="upper right",
-      bbox_to_anchor=(1 - MARGIN / WIDTH, 1 - 0.15 / height),
+      bbox_to_anchor=(1 - style.MARGIN / style.WIDTH, 1 - 0.15 / height),
       ncols=2,
       fontsize=8.5,
     )
@@ -163,11 +160,11 @@ def _draw_parts(
     for row in block:
       errors[row.stage], limits[row.stage] = row.relative, row.tolerance
     color = _COLOURS[dtype]
-    for values, style in ((errors, _STYLES.get(kind, "-")), (limits, ":")):
+    for values, line in ((errors, _STYLES.get(kind, "-")), (limits, ":")):
       # NaN leaves a gap: zero has no place on a logarithmic axis.
       y = [values[stage] or np.nan for stage in stages]
       marker = "o" if values is errors else ""
-      axes.plot(y, color=color, linestyle=style, marker=marker, markersize=3)
+      axes.plot(y, color=color, linestyle=line, marker=marker, markersize=3)
   axes.set_yscale("log")
   axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0e}")
   step = -(-len(stages) // 18)  # as many names as can be read

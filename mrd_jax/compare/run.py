@@ -12,7 +12,7 @@ import torch
 
 from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
-from mrd_jax.config.pretraining import AugmentConfig, from_config_dict
+from mrd_jax.config.pretraining import AugmentConfig, Config, from_config_dict
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data import batches, dataset
 from mrd_jax.data.examples import Examples, eval_examples
@@ -117,9 +117,9 @@ def compare(
   model = model.to(device)
   examples = jax.device_get(examples)
   snapped = stages.snap(examples)
-  training_config = encoder.config.training_config
+  trained = encoder.config.training_config
   setting = training.make_setting(
-    from_config_dict(training_config) if training_config else None,
+    from_config_dict(trained) if trained else Config(),  # the paper's
     encoder.config.logit_scale,
   )
   rows = []

@@ -85,28 +85,23 @@ def teacher_order(distances: Tensor, mask: Tensor) -> Tensor:
 
 
 def mse(student: Tensor, teacher: Tensor, pair_mask: Tensor) -> Tensor:
-  """Eq. 10: mean over the pairs of the squared difference; 0 without pairs."""
-  if not pair_mask.any():
-    return torch.zeros((), dtype=student.dtype)
+  """Eq. 10: mean over the pairs of the squared difference."""
   return ((student - teacher.detach())[pair_mask] ** 2).mean()
 
 
 def jeffrey(
   log_student: Tensor, log_teacher: Tensor, pair_mask: Tensor
 ) -> Tensor:
-  """Eq. 11: KL both ways, summed; mean over the rows that have pairs.
+  """Eq. 11: KL both ways, summed; mean over the rows, which all have pairs.
 
-  All are (n, m); the logs come from relation_log_similarity. 0 without pairs.
+  All are (n, m); the logs come from relation_log_similarity.
   """
   rows = []
   for i, mask in enumerate(pair_mask):
-    if mask.any():
-      log_p, log_q = log_student[i, mask], log_teacher[i, mask].detach()
-      forward = (log_p.exp() * (log_p - log_q)).sum()  # KL(P || Q)
-      backward = (log_q.exp() * (log_q - log_p)).sum()  # KL(Q || P)
-      rows.append(forward + backward)
-  if not rows:
-    return torch.zeros((), dtype=log_student.dtype)
+    log_p, log_q = log_student[i, mask], log_teacher[i, mask].detach()
+    forward = (log_p.exp() * (log_p - log_q)).sum()  # KL(P || Q)
+    backward = (log_q.exp() * (log_q - log_p)).sum()  # KL(Q || P)
+    rows.append(forward + backward)
   return torch.stack(rows).mean()
 
 

@@ -42,16 +42,12 @@ def make_optimizer(
     (decayed if takes_decay(name, parameter) else plain).append(parameter)
   dynamic = list(dynamic_weights.values())
   groups = [
-    ("decay", decayed, lr, weight_decay),
-    ("no_decay", plain, lr, 0.0),
-    ("dynamic_weights", dynamic, dynamic_lr, 0.0),
+    {"name": name, "params": params, "lr": rate, "weight_decay": decay}
+    for name, params, rate, decay in (
+      ("decay", decayed, lr, weight_decay),
+      ("no_decay", plain, lr, 0.0),
+      ("dynamic_weights", dynamic, dynamic_lr, 0.0),
+    )
+    if params
   ]
-  return torch.optim.AdamW(
-    [
-      {"name": name, "params": params, "lr": rate, "weight_decay": decay}
-      for name, params, rate, decay in groups
-      if params
-    ],
-    betas=betas,
-    eps=eps,
-  )
+  return torch.optim.AdamW(groups, betas=betas, eps=eps)

@@ -18,7 +18,7 @@ import torch
 
 from mrd_jax.compare import torch_losses, torch_optimizer
 from mrd_jax.compare.stages import torch_apply
-from mrd_jax.config.pretraining import LossConfig, OptimizerConfig
+from mrd_jax.config.pretraining import Config, LossConfig, OptimizerConfig
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data.examples import Examples
 from mrd_jax.encoder import names
@@ -61,19 +61,17 @@ class Step(NamedTuple):
   params: dict[str, Any]
 
 
-def make_setting(config: Any, logit_scale: float | None) -> Setting:
-  """Makes the setting of a run's `Config`; for None that of the paper.
+def make_setting(config: Config, logit_scale: float | None) -> Setting:
+  """Makes the setting of a run, with its first logit scale in place of None.
 
   Pairs are not sampled: that is random.
   """
-  loss = config.loss if config else LossConfig()
-  optimizer = config.optimizer if config else OptimizerConfig()
   if logit_scale is None:
-    logit_scale = float(np.log(14.28))
+    logit_scale = float(np.log(config.logit_scale.init))
   return Setting(
-    dataclasses.replace(loss, sampled_pairs=0),
+    dataclasses.replace(config.loss, sampled_pairs=0),
     dataclasses.replace(
-      optimizer,
+      config.optimizer,
       # Not the run's: too small a step would show nothing.
       learning_rate=LEARNING_RATE,
       dynamic_learning_rate=LEARNING_RATE,

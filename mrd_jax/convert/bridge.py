@@ -10,18 +10,9 @@ import torch
 from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_torch, published, torch_files
 from mrd_jax.convert.published import Grouping
-from mrd_jax.encoder import names
+from mrd_jax.encoder import files, names
 from mrd_jax.encoder.encoder import Encoder
-from mrd_jax.encoder.files import (
-  CONFIG_FILE,
-  WEIGHTS_FILE,
-  EncoderConfig,
-  check_architecture,
-  check_replaceable,
-  read_sidecar,
-  write,
-  write_sidecar,
-)
+from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 
 OVERRIDES = (*Grouping._fields, "up_axis", "num_points", "embedding_space")
@@ -47,15 +38,15 @@ def to_torch(
     BadInput: for another suffix.
   """
   sidecar = out.with_suffix(".json")
-  check_replaceable(sidecar)
+  files.check_replaceable(sidecar)
   if out.suffix == ".safetensors":
     prefix = "module." if style == "module" else ""
-    write(out, sidecar, encoder.config, encoder.variables, prefix=prefix)
+    files.write(out, sidecar, encoder.config, encoder.variables, prefix=prefix)
   elif out.suffix == ".pt":
     out.parent.mkdir(parents=True, exist_ok=True)
     scale = encoder.config.logit_scale
     torch_files.write(out, _state(encoder), scale, style)
-    write_sidecar(sidecar, encoder.config)
+    files.write_sidecar(sidecar, encoder.config)
   else:
     raise BadInput(f"--out is {out}, must end in .safetensors or .pt")
   return [out, sidecar]
@@ -75,15 +66,15 @@ def from_torch(path: Path, **overrides) -> Encoder:
   Raises:
     BadInput: naming the file and what is missing or does not fit.
   """
-  file = torch_files.read(path)
-  shapes = names.infer_shapes(file.state, str(path))
-  variables = names.from_state_dict(file.state, str(path))
+  state, logit_scale = torch_files.read(path)
+  shapes = names.infer_shapes(state, str(path))
+  variables = names.from_state_dict(state, str(path))
   sidecar = path.with_suffix(".json")
-  if not sidecar.is_file() and path.name == WEIGHTS_FILE:
-    sidecar = path.with_name(CONFIG_FILE)  # a model folder of ours
+  if not sidecar.is_file() and path.name == files.WEIGHTS_FILE:
+    sidecar = path.with_name(files.CONFIG_FILE)  # a model folder of ours
   if sidecar.is_file():
-    config = read_sidecar(sidecar)
-    check_architecture(config, shapes, str(path))
+    config = files.read_sidecar(sidecar)
+    files.check_architecture(config, shapes, str(path))
   else:
     config = _published(path, shapes, overrides)
   grouping = {k: v for k, v in overrides.items() if k in Grouping._fields}
@@ -91,10 +82,8 @@ def from_torch(path: Path, **overrides) -> Encoder:
   config = dataclasses.replace(
     config,
     architecture=dataclasses.replace(config.architecture, **grouping),
-    step=names.num_batches_tracked(file.state) or config.step,
-    logit_scale=config.logit_scale
-    if file.logit_scale is None
-    else file.logit_scale,
+    step=names.num_batches_tracked(state) or config.step,
+    logit_scale=config.logit_scale if logit_scale is None else logit_scale,
     **others,
   )
   return Encoder.make(config, variables)
@@ -111,17 +100,17 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   if out.suffix != ".onnx":
     raise BadInput(f"--out is {out}, must end in .onnx")
   sidecar = out.with_suffix(".json")
-  check_replaceable(sidecar)
+  files.check_replaceable(sidecar)
   out.parent.mkdir(parents=True, exist_ok=True)
   # A large model is two files, which are moved when they are whole.
   with tempfile.TemporaryDirectory(dir=out.parent) as folder:
     model = torch_model(encoder)
     onnx_export.export(model, Path(folder) / out.name, model.config)
-    write_sidecar(sidecar, encoder.config)
-    files = [
+    files.write_sidecar(sidecar, encoder.config)
+    written = [
       file.replace(out.parent / file.name) for file in Path(folder).iterdir()
     ]
-  return [*sorted(files), sidecar]
+  return [*sorted(written), sidecar]
 
 
 def torch_model(encoder: Encoder) -> pointbert_torch.TorchEncoder:
@@ -137,8 +126,10 @@ def read_torch_model(
   Raises:
     BadInput: if the file is of another size.
   """
-  state = torch_files.read(path).state
-  check_architecture(config, names.infer_shapes(state, str(path)), str(path))
+  state, _ = torch_files.read(path)
+  files.check_architecture(
+    config, names.infer_shapes(state, str(path)), str(path)
+  )
   names.from_state_dict(state, str(path))  # complete, and finite
   return _build(config, state)
 
@@ -165,16 +156,14 @@ def _published(
   """Returns the config of a file that is not ours."""
   model = published.MODELS.get(shapes)
   grouping = published.known_grouping(shapes)
-  if grouping is None:
-    missing = [name for name in Grouping._fields if name not in overrides]
-    if missing:
-      flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-      raise BadInput(
-        f"{path} is a PointBERT of {shapes._asdict()}, not one that OpenShape "
-        f"published, and the file does not say how it groups points: give "
-        f"{flags}"
-      )
-    grouping = Grouping(1, 1.0, 1)  # all of it is overridden
+  missing = [name for name in Grouping._fields if name not in overrides]
+  if grouping is None and missing:
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+    raise BadInput(
+      f"{path} is a PointBERT of {shapes._asdict()}, not one that OpenShape "
+      f"published, and the file does not say how it groups points: give {flags}"
+    )
+  grouping = grouping or Grouping(1, 1.0, 1)  # all of it is overridden
   return EncoderConfig(
     architecture=PointBERTSize(*shapes[:5], *grouping),
     embed_dim=shapes.embed_dim,

@@ -6,7 +6,7 @@ Nothing in a file is executed: PyTorch reads it with `weights_only=True`.
 import contextlib
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,24 +33,16 @@ _NUMBERS: list[Any] = [
 ]
 
 
-class TorchFile(NamedTuple):
-  """An encoder as a PyTorch file holds it.
-
-  Attributes:
-    state: Arrays by OpenShape's keys, without prefix.
-    logit_scale: ln(1 / temperature), None if the file does not say.
-  """
-
-  state: names.State
-  logit_scale: float | None
-
-
-def read(path: Path) -> TorchFile:
+def read(path: Path) -> tuple[names.State, float | None]:
   """Reads a .pt or .safetensors file in any of the published layouts.
 
   A layout is a plain state dict or {"state_dict": ...} beside an optimizer's
   state, which is ignored; keys have the prefix `module.`, `pc_encoder.` or
   none; without a projection they lack `ppat.`, too.
+
+  Returns:
+    Arrays by OpenShape's keys, without prefix; and ln(1 / temperature), None
+    if the file does not say.
 
   Raises:
     BadInput: if the file is missing, damaged, of another model, or holds
@@ -83,7 +75,7 @@ def read(path: Path) -> TorchFile:
           for key, value in content.items()
           if key.startswith(prefix)
         }
-        return TorchFile(state, logit_scale)
+        return state, logit_scale
   raise BadInput(
     f"{path} has no cls_token: it is not an OpenShape PointBERT; it holds "
     f"{names.few(content)}"

@@ -10,16 +10,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.patches import Rectangle
 
-from mrd_jax.draw.style import (
-  DPI,
-  GREY,
-  HEADER,
-  INK,
-  MARGIN,
-  RULE,
-  WIDTH,
-  figure,
-)
+from mrd_jax.draw import style
 
 GAP = 0.1  # inches between tiles
 _SPACING = 1.35 / 72  # inches from line to line, per point of their size
@@ -40,7 +31,7 @@ class Line(NamedTuple):
   """
 
   text: str
-  color: str = INK
+  color: str = style.INK
   size: float = 8.5
   most: int = 1
   middle: bool = False
@@ -50,7 +41,7 @@ class Line(NamedTuple):
 class Frame(NamedTuple):
   """A border: its colour, and its width in points."""
 
-  color: str = RULE
+  color: str = style.RULE
   width: float = 0.9
 
 
@@ -92,14 +83,14 @@ def draw_sheet(
     left: Inches on the left that the first tile of every row has for itself.
     legend: Frames and what they mean.
   """
-  side = (WIDTH - 2 * MARGIN - left - (columns - 1) * GAP) / columns
+  side = (style.WIDTH - 2 * style.MARGIN - left - (columns - 1) * GAP) / columns
   tiles: list[tuple[float, float, Tile]] = []
   words: list[tuple[float, float, str, Line]] = []
-  top = HEADER + (_LEGEND if legend else 0)
+  top = style.HEADER + (_LEGEND if legend else 0)
   for row in rows:
     bottom = top + side
     for number, tile in enumerate(row):
-      x, width, y = MARGIN, side, top + 0.1
+      x, width, y = style.MARGIN, side, top + 0.1
       if not left or number:
         x += left + (number - bool(left)) * (side + GAP)
       elif tile.picture is None:
@@ -114,15 +105,17 @@ def draw_sheet(
       bottom = max(bottom, y)
     top = bottom + 0.14
   height = top + 0.1
-  with figure(path, drawable(title), [*map(drawable, notes)], height) as page:
+  with style.figure(
+    path, drawable(title), [*map(drawable, notes)], height
+  ) as page:
     axes = page.add_axes((0, 0, 1, 1))  # in inches, from the top
     for i, (frame, text) in enumerate(legend):
-      x, y = MARGIN + left + 2.4 * i, HEADER + _LEGEND / 2
+      x, y = style.MARGIN + left + 2.4 * i, style.HEADER + _LEGEND / 2
       axes.add_patch(_rectangle((x, y - 0.07), 0.14, 0.14, frame))
-      axes.text(x + 0.24, y, text, va="center_baseline", color=GREY)
+      axes.text(x + 0.24, y, text, va="center_baseline", color=style.GREY)
     for x, y, (picture, _, frame) in tiles:
       if isinstance(picture, str):
-        centred: Any = {"ha": "center", "va": "center", "color": GREY}
+        centred: Any = {"ha": "center", "va": "center", "color": style.GREY}
         axes.text(x + side / 2, y + side / 2, picture, **centred)
       elif picture is not None:
         # Fitted into the square.
@@ -136,9 +129,9 @@ def draw_sheet(
       axes.add_patch(_rectangle((x, y), side, side, frame))
     for x, y, text, line in words:
       weight = "bold" if line.bold else "normal"
-      style: Any = {"color": line.color, "fontsize": line.size}
-      axes.text(x, y, text, va="top", weight=weight, **style)
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
+      letters: Any = {"color": line.color, "fontsize": line.size}
+      axes.text(x, y, text, va="top", weight=weight, **letters)
+    axes.set(xlim=(0, style.WIDTH), ylim=(height, 0), aspect="auto")
     axes.set_axis_off()
 
 
@@ -174,11 +167,11 @@ def fit(line: Line, width: float) -> list[str]:
   """
   text = drawable(line.text[:1000])
   font = _font(line.bold)
-  font.set_size(line.size, DPI)
+  font.set_size(line.size, style.DPI)
 
   def inches(part: str) -> float:
     font.set_text(part)
-    return font.get_width_height()[0] / 64 / DPI  # of 26.6 fixed point
+    return font.get_width_height()[0] / 64 / style.DPI  # of 26.6 fixed point
 
   def broken(kept: int) -> list[str]:
     rest = text

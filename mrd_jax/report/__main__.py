@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import exit_code
-from mrd_jax.errors import BadInput
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,18 +19,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     "workdirs",
     metavar="DIR",
     nargs="+",
+    type=Path,
     help="a folder that training or mrd_jax.evaluate was given; several are "
     "shown side by side",
   )
   parser.add_argument(
     "--output",
     metavar="FILE.html",
+    type=Path,
     help="the page (default: DIR/report.html of one DIR, ./report.html of "
     "several)",
   )
   parser.add_argument(
     "--data",
     metavar="DATA",
+    type=Path,
     help="the prepared dataset of all runs, if it has moved (default: "
     "data.dir of each run's config)",
   )
@@ -44,19 +46,15 @@ def _report(args: argparse.Namespace) -> int:
   from mrd_jax.report import figures, page
   from mrd_jax.report.run_folder import RunFolder, read_folder
 
-  left_out: list[str] = []
   folders = [read_folder(path, args.data) for path in args.workdirs]
-  alone = folders[0] if len(folders) == 1 else None
-  if isinstance(alone, RunFolder):
-    try:
-      drawn, left_out = figures.draw(alone)
+  output, left_out = Path("report.html"), []
+  if len(folders) == 1:
+    output = folders[0].workdir / output
+    if isinstance(folders[0], RunFolder):
+      drawn, left_out = figures.draw(folders[0])
       for path in drawn:
         print(path)
-    except BadInput as error:
-      left_out.append(str(error))
-  output = Path(args.output or "report.html")
-  if alone and not args.output:
-    output = alone.workdir / "report.html"
+  output = args.output or output
   left_out += page.write_page(folders, output)
   print(output)
   for sentence in left_out:

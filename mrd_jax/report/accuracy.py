@@ -36,15 +36,14 @@ def charts(runs: Mapping[str, RunFolder], *, finetuned: bool) -> list[Chart]:
     guess = next(
       (run.chance[split] for run in runs.values() if split in run.chance), None
     )
-    found = [
-      (k, Curve(f"top-{k}" if alone else name, *own[f"{split}/top{k}"], color))
-      for i, k in enumerate(TOP_K)
-      for j, (name, own) in enumerate(series.items())
-      for color in [i if alone else j]
-      if f"{split}/top{k}" in own
-    ]
     for ks in [TOP_K] if alone else [(k,) for k in TOP_K]:
-      drawn = [(k, curve) for k, curve in found if k in ks]
+      # The colours are those of the ks of one run, or of the runs.
+      drawn = [
+        (k, Curve(f"top-{k}" if alone else name, *own[metric], i + j))
+        for i, k in enumerate(ks)
+        for j, (name, own) in enumerate(series.items())
+        if (metric := f"{split}/top{k}") in own
+      ]
       if not drawn:
         continue
       note, rules = "", set()

@@ -21,9 +21,7 @@ def section(folders: Folders) -> list[Markup]:
       fields["Teacher"] = known.teacher if known else run.data.get("teacher")
     fields |= {
       "Trained on": shapes and f"{shapes:,} shapes",
-      "Trained to": "step "
-      f"{max((line['step'] for line in run.lines), default=0):,}"
-      + (", unfinished" if run.results is None else ""),
+      "Trained to": run.progress(),
       "Results of": run.origin(),
       "Folder": str(run.workdir),
     }

@@ -21,9 +21,6 @@ def draw(run: RunFolder) -> tuple[list[Path], list[str]]:
 
   Returns:
     The files drawn, and a sentence for every figure that was left out.
-
-  Raises:
-    BadInput: if nothing of it can be drawn.
   """
   drawn, left_out = [], []
   drawings = FINETUNING if run.finetuned else PRETRAINING
@@ -35,5 +32,5 @@ def draw(run: RunFolder) -> tuple[list[Path], list[str]]:
     except (BadInput, OSError) as error:  # a folder that only others write to
       left_out.append(f"{name} left out: {error}")
   if not drawn:
-    raise BadInput(f"{run.workdir}: nothing to draw; {'; '.join(left_out)}")
+    left_out = [f"{run.workdir}: nothing to draw; {'; '.join(left_out)}"]
   return drawn, left_out

@@ -11,12 +11,7 @@ from mrd_jax.data.records import XYZ_LEVELS
 from mrd_jax.draw.markup import Markup, json_block, tag
 from mrd_jax.errors import BadInput
 from mrd_jax.report.document import Section
-from mrd_jax.report.retrieval import (
-  QUERIES,
-  Retrieval,
-  choose_queries,
-  open_retrieval,
-)
+from mrd_jax.report.retrieval import Retrieval, open_retrieval
 from mrd_jax.report.run_folder import Folders
 
 MOST_POINTS = 1024  # of a cloud
@@ -99,8 +94,7 @@ def section(folders: Folders) -> list[Markup]:
             class_="note",
           )
         )
-      queries = choose_queries(first.has(way), first.found.label, QUERIES)
-      blocks += [_query(able, way, query, clouds) for query in queries.tolist()]
+      blocks += [_query(able, way, q, clouds) for q in first.queries(way)]
   return [*blocks, json_block("clouds", clouds.encode())] if blocks else []
 
 
@@ -120,9 +114,9 @@ def _query(
     ]
   answers = []
   for i, (run_name, asked) in enumerate(runs.items()):
-    answer = asked.ask(way, query)
+    rank, hits = asked.ask(way, query)
     tiles = []
-    for place, hit in enumerate(answer.hits, start=1):
+    for place, hit in enumerate(hits, start=1):
       texts = asked.source[hit.shape]["texts"]
       tile = _tile(
         clouds.number(asked, hit.shape),
@@ -135,11 +129,10 @@ def _query(
     swatch = None
     if len(runs) > 1:
       swatch = tag("span", tag("i"), run_name, class_=f"swatch c{i % 8}")
-    rank = f" its own shape ranks {answer.rank:,} of {answer.count:,}"
     answers.append(
       tag(
         "div",
-        tag("p", swatch, rank, class_="rank"),
+        tag("p", swatch, f" {rank}", class_="rank"),
         tag("ol", *tiles, class_="tiles"),
         class_="answer",
       )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from mrd_jax.draw.chart import GREY, SMOOTH_FROM, Chart, Curve, png, svg
 from mrd_jax.draw.markup import Markup, tag
@@ -10,26 +9,18 @@ from mrd_jax.errors import BadInput
 from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders, RunFolder
 
-
-class Panel(NamedTuple):
-  """A training metric: its name, its title, and its colour in a single run."""
-
-  name: str
-  title: str
-  color: int
-
-
 TERMS = "PI-TI: relation point–image against text–image, and so on"
+# Training metrics: name, title, and colour in a single run.
 PANELS = (
-  Panel("loss", "total loss", GREY),
-  Panel("contrast/image", "contrast, image", 0),
-  Panel("contrast/text", "contrast, text", 0),
-  Panel("logit_scale", "logit scale", GREY),
-  Panel("intra", "intra, weighted sum", 1),
-  *(Panel(f"relation/{t}", t, 1) for t in ("PP-II", "PP-TT")),
-  Panel("cross", "cross, weighted sum", 2),
-  *(Panel(f"relation/{t}", t, 2) for t in ("PI-TI", "PI-IT")),
-  *(Panel(f"relation/{t}", t, 2) for t in ("PT-IT", "PT-TI")),
+  ("loss", "total loss", GREY),
+  ("contrast/image", "contrast, image", 0),
+  ("contrast/text", "contrast, text", 0),
+  ("logit_scale", "logit scale", GREY),
+  ("intra", "intra, weighted sum", 1),
+  *((f"relation/{t}", t, 1) for t in ("PP-II", "PP-TT")),
+  ("cross", "cross, weighted sum", 2),
+  *((f"relation/{t}", t, 2) for t in ("PI-TI", "PI-IT")),
+  *((f"relation/{t}", t, 2) for t in ("PT-IT", "PT-TI")),
 )
 
 

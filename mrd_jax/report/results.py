@@ -111,14 +111,11 @@ def evaluation_results(folders: Sequence[EvaluationFolder]) -> list[Markup]:
         suites.setdefault(name, []).append(entry)
   tables = []
   for suite, rows in suites.items():
-    seen = []
     for folder in folders:
       for row in folder.published.get(suite, ()):
-        if row not in seen:  # several folders may quote the same rows
-          seen.append(row)
-          entry = Row(
-            row["name"], "", row["metrics"], published=True, ranked=False
-          )
+        quoted = {"published": True, "ranked": False}
+        entry = Row(row["name"], "", row["metrics"], **quoted)
+        if entry not in rows:  # several folders may quote the same rows
           rows.append(entry)
     names = dict.fromkeys(name for row in rows for name in row.metrics)
     for kind, columns, percent in group_metrics(names):

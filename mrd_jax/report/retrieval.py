@@ -27,20 +27,6 @@ class Hit(NamedTuple):
   kind: str
 
 
-class Answer(NamedTuple):
-  """What a query finds.
-
-  Attributes:
-    rank: The place of the query's own shape.
-    count: The shapes that were searched.
-    hits: The first `TOP`, best first.
-  """
-
-  rank: int
-  count: int
-  hits: list[Hit]
-
-
 class Retrieval(NamedTuple):
   """A run whose shapes can be retrieved and shown."""
 
@@ -58,8 +44,16 @@ class Retrieval(NamedTuple):
     names, label = self.run.class_names(self.split), self.found.label[shape]
     return names[label] if 0 <= label < len(names) else ""
 
-  def ask(self, way: str, query: int) -> Answer:
-    """Searches with the "text" or the "image" of a shape."""
+  def queries(self, way: str) -> list[int]:
+    """Chooses shapes to search with; none if there is no "text" or "image"."""
+    return choose_queries(self.has(way), self.found.label, QUERIES).tolist()
+
+  def ask(self, way: str, query: int) -> tuple[str, list[Hit]]:
+    """Searches with the "text" or the "image" of a shape.
+
+    Returns:
+      The place of its own shape, in words, and the first `TOP`, best first.
+    """
     gallery = np.flatnonzero(self.has(way))  # as the recall is computed
     scores = self.found.point[gallery] @ getattr(self.found, way)[query]
     order = np.argsort(-scores, kind="stable")
@@ -75,7 +69,7 @@ class Retrieval(NamedTuple):
       elif label >= 0 and label == self.found.label[query]:
         kind = "same"
       hits.append(Hit(shape, float(scores[i]), kind))
-    return Answer(rank, len(gallery), hits)
+    return f"its own shape ranks {rank:,} of {len(gallery):,}", hits
 
 
 def open_retrieval(run: RunFolder) -> Retrieval:

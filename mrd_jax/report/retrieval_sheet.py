@@ -7,12 +7,7 @@ from mrd_jax.draw import cloud
 from mrd_jax.draw.sheet import Frame, Line, Tile, draw_sheet
 from mrd_jax.draw.style import BLUE, GREY, INK
 from mrd_jax.errors import BadInput
-from mrd_jax.report.retrieval import (
-  QUERIES,
-  TOP,
-  choose_queries,
-  open_retrieval,
-)
+from mrd_jax.report.retrieval import TOP, open_retrieval
 from mrd_jax.report.run_folder import RunFolder
 
 FRAMES = {
@@ -29,9 +24,8 @@ def draw(run: RunFolder, path: Path) -> None:
     BadInput: if the run has none, is not finished, or its data is not there.
   """
   asked = open_retrieval(run)
-  split, has_text_N = asked.split, asked.has("text")
-  queries = choose_queries(has_text_N, asked.found.label, QUERIES)
-  if not len(queries):
+  split, queries = asked.split, asked.queries("text")
+  if not queries:
     raise BadInput(
       f"split {split!r} of {run.data_dir} has no texts to retrieve with; name "
       "a split with texts in eval.retrieval"
@@ -44,18 +38,20 @@ def draw(run: RunFolder, path: Path) -> None:
   ]
   notes = [
     *run.describe(),
-    ", ".join([f"split “{split}”, {has_text_N.sum():,} shapes", *recalls]),
+    ", ".join(
+      [f"split “{split}”, {asked.has('text').sum():,} shapes", *recalls]
+    ),
     "queries spread over the classes, not picked by result",
     "numbers: cosine similarity",
   ]
   rows = []
-  for query in queries.tolist():
-    text, answer = asked.source[query]["texts"][0], asked.ask("text", query)
-    rank = f"its own shape ranks {answer.rank:,} of {answer.count:,}"
+  for query in queries:
+    text = asked.source[query]["texts"][0]
+    rank, hits = asked.ask("text", query)
     row = [
       Tile(None, [Line(f"“{text}”", size=10, most=5), Line(rank, GREY, 8)])
     ]
-    for hit in answer.hits:
+    for hit in hits:
       own = hit.kind == "own"
       score = Line(f"{hit.score:.3f}", BLUE if own else INK, bold=own)
       name = Line(asked.class_of(hit.shape), GREY)

@@ -1,7 +1,6 @@
 """Reads what a training run, or an evaluation, has left in its folder."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,11 @@ class RunFolder:
   data: dict[str, Any]
   chance: dict[str, float]
   start: dict[str, Any]
+
+  def progress(self) -> str:
+    """Says how far the run is."""
+    step = max((line["step"] for line in self.lines), default=0)
+    return f"step {step:,}" + (", unfinished" if self.results is None else "")
 
   @property
   def finetuned(self) -> bool:
@@ -105,9 +109,7 @@ class RunFolder:
       data = [f"data: {self.meta.name}"]
       if not self.finetuned:
         data.append(f"teacher: {self.meta.teacher}")
-    step = max((line["step"] for line in self.lines), default=0)
-    state = ", unfinished" if self.results is None else ""
-    return [*data, f"run: {self.workdir.resolve().name}, step {step:,}{state}"]
+    return [*data, f"run: {self.workdir.resolve().name}, {self.progress()}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +163,10 @@ class Folders:
 
 
 def read_folder(
-  directory: str | os.PathLike[str],
-  data_dir: str | os.PathLike[str] | None = None,
+  directory: Path, data_dir: Path | None = None
 ) -> RunFolder | EvaluationFolder:
   """Reads the folder of a run or of an evaluation; see `read_run`."""
-  path = Path(directory) / "results.json"
+  path = directory / "results.json"
   results = _read_optional(path)
   if not isinstance(results, dict) or results.get("kind") != "evaluation":
     return read_run(directory, data_dir)
@@ -180,15 +181,11 @@ def read_folder(
       f"{path} is not what mrd_jax.evaluate writes: a row lacks its name, or "
       "a suite its metrics; repeat the evaluation"
     )
-  return EvaluationFolder(
-    Path(directory), results["rows"], results.get("published") or {}
-  )
+  published = results.get("published") or {}
+  return EvaluationFolder(directory, results["rows"], published)
 
 
-def read_run(
-  workdir: str | os.PathLike[str],
-  data_dir: str | os.PathLike[str] | None = None,
-) -> RunFolder:
+def read_run(workdir: Path, data_dir: Path | None = None) -> RunFolder:
   """Reads a run's folder.
 
   Args:
@@ -199,7 +196,6 @@ def read_run(
   Raises:
     BadInput: if the folder holds no run, or `data_dir` no dataset.
   """
-  workdir = Path(workdir)
   config = _read_optional(workdir / "config.json")
   if config is None:
     raise BadInput(

@@ -6,8 +6,6 @@ torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
 
 import math
 
-from torch_schedule import cosine_with_warmup
-
 from mrd_jax.compare import torch_losses as losses
 from mrd_jax.compare import torch_optimizer as optimizer
 from mrd_jax.convert import pointbert_modules as pointbert
@@ -251,11 +249,3 @@ def test_parameter_groups():
   assert len(groups["no_decay"]["params"]) == len(params) - len(decayed)
   rates = [(g["lr"], g["weight_decay"]) for g in made.param_groups]
   assert rates == [(1e-3, 0.05), (1e-3, 0.0), (1e-4, 0.0)]
-
-
-@pytest.mark.parametrize(
-  ("step", "rate"), [(0, 0), (5, 1), (10, 2), (15, 1.1), (20, 0.2), (99, 0.2)]
-)
-def test_schedule(step, rate):
-  shape = {"peak": 2.0, "warmup_steps": 10, "total_steps": 20, "floor": 0.2}
-  assert cosine_with_warmup(step, **shape) == pytest.approx(rate)

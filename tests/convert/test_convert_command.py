@@ -131,38 +131,18 @@ def test_bad_arguments(model_dir, tmp_path, capsys):
     verb, checkpoint, out = args
     error = failed(capsys, verb, "--checkpoint", checkpoint, "--out", out)
     assert message in error
-  args = ("from-torch", "--input", nothing / "model.pt", "--out", tmp_path)
-  assert "model.pt cannot be read: No such file" in failed(capsys, *args)
   weights = model_dir / "model.safetensors"
   args = ("from-torch", "--input", weights, "--out", file)
   assert str(file) in failed(capsys, *args)
   assert sorted(tmp_path.iterdir()) == [file]
-  for wrong in (
-    (),
-    ("to-torch", "--checkpoint", model_dir),
-    ("to-torch", "--checkpoint", "x", "--out", "y", "--style", "z"),
-    ("to-torch", "--checkpoint", "x", "--out", "y", "--which", "first"),
-    ("from-torch", "--input", "x", "--out", "y", "--up-axis", "x"),
-  ):
-    with pytest.raises(SystemExit) as error:
-      run(*wrong)
-    assert error.value.code == 2
 
 
-def test_hostile_and_broken_files(unknown, tmp_path, capsys):
+def test_a_hostile_file(unknown, tmp_path, capsys):
   good, _ = unknown
   path, out, trace = (tmp_path / x for x in ("evil.pt", "out", "executed"))
   args = ("from-torch", "--input", path, "--out", out, *FLAGS)
   torch.save({"state_dict": torch.load(good), "x": Attack(trace)}, path)
   assert f"{path} is refused, nothing in it was exec" in failed(capsys, *args)
-  path.write_bytes(good.read_bytes()[:-1000])
-  assert f"{path} cannot be read as a PyTorch" in failed(capsys, *args)
-  torch.save({"point_encoder.cls_token": torch.ones(1, 1, 8)}, path)
-  assert "not an OpenShape PointBERT" in failed(capsys, *args)
-  state = torch.load(good)
-  state["proj.weight"][3, 4] = torch.inf
-  torch.save(state, path)
-  assert "proj.weight holds NaN or infinite" in failed(capsys, *args)
   assert not out.exists() and not trace.exists()
 
 

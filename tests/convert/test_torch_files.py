@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
 
-import io
 import pickle
 import shutil
 import zipfile
 
 import numpy as np
+from converting import assert_same_state
 from encoders import EMBED_DIM, TINY, random_variables
 from openshape_bundle import Attack
 from safetensors.torch import save_file
@@ -29,6 +29,15 @@ def state() -> dict[str, torch.Tensor]:
 
 def prefixed(prefix, state):
   return {prefix + key: x for key, x in state.items()}
+
+
+def save(content, path, layout):
+  """Writes safetensors, or PyTorch's files of today ("zip") or before."""
+  if layout == "safetensors":
+    save_file(content, path)
+  else:
+    zipped = layout == "zip"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
 
 
 def trainer_file(path, state):
@@ -69,12 +78,12 @@ def replace(path, old, new):
 
 
 def assert_read(path, expected, logit_scale=None):
-  found = torch_files.read(path)
-  assert found.state.keys() == expected.keys()
+  state, scale = torch_files.read(path)
+  assert state.keys() == expected.keys()
   for key, x in expected.items():
-    array = found.state[key]
+    array = state[key]
     np.testing.assert_array_equal(array, x.numpy(), strict=True, err_msg=key)
-  assert found.logit_scale == logit_scale
+  assert scale == logit_scale
 
 
 # Layouts.
@@ -114,39 +123,31 @@ def test_tensors_of_a_gpu_are_read_where_there_is_none(tmp_path, state):
 
 
 @pytest.mark.parametrize(
-  ("prefix", "wrap", "zipped"),
+  ("prefix", "wrap", "layout"),
   [
-    ("", False, True),
-    ("module.", True, False),
-    ("module.pc_encoder.", True, True),
+    ("", False, "zip"),
+    ("module.", True, "legacy"),
+    ("module.pc_encoder.", True, "zip"),
+    ("module.", False, "safetensors"),
   ],
 )
-def test_state_dicts(tmp_path, state, prefix, wrap, zipped):
-  content = prefixed(prefix, state)
-  torch.save(
-    {"state_dict": content, "epoch": 3} if wrap else content,
-    tmp_path / "model.pth",
-    _use_new_zipfile_serialization=zipped,
-  )
-  assert_read(tmp_path / "model.pth", state)
-
-
-def test_safetensors(tmp_path, state):
-  save_file(prefixed("module.", state), tmp_path / "model.safetensors")
-  assert_read(tmp_path / "model.safetensors", state)
+def test_state_dicts(tmp_path, state, prefix, wrap, layout):
+  path, content = tmp_path / f"model.{layout}", prefixed(prefix, state)
+  content = {"state_dict": content, "epoch": 3} if wrap else content
+  save(content, path, layout)
+  assert_read(path, state)
 
 
 @pytest.mark.parametrize(
   "dtype", [torch.float16, torch.bfloat16, torch.float64]
 )
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_other_precisions_become_float32(tmp_path, state, dtype, suffix):
-  path = tmp_path / f"model{suffix}"
+@pytest.mark.parametrize("layout", ["zip", "safetensors"])
+def test_other_precisions_become_float32(tmp_path, state, dtype, layout):
+  path = tmp_path / f"model.{layout}"
   stored = {
     key: x.to(dtype) if x.is_floating_point() else x for key, x in state.items()
   }
-  save = torch.save if suffix == ".pt" else save_file
-  save(stored, path)
+  save(stored, path, layout)
   assert_read(path, {key: x.to(state[key].dtype) for key, x in stored.items()})
 
 
@@ -196,10 +197,7 @@ def test_write(tmp_path, state, style, logit_scale):
     assert value.item() == logit_scale
   assert list(found) == names
   assert found["text_proj"] is None and found["image_proj"] is None
-  assert list(found["state_dict"]) == [prefix + key for key in state]
-  for key, x in state.items():
-    stored = found["state_dict"][prefix + key]
-    assert stored.dtype == x.dtype and torch.equal(stored, x), key
+  assert_same_state(found["state_dict"], prefixed(prefix, state))
   assert_read(path, state, logit_scale)
 
 
@@ -212,25 +210,18 @@ def refused(path, match):
   assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def save_attack(path, attack, state, layout):
-  if layout == "pickle":
-    path.write_bytes(pickle.dumps(attack, protocol=2))
-  elif layout == "text pickle":
-    path.write_bytes(pickle.dumps(attack, protocol=0))
-  else:
-    content = {"state_dict": state, "scheduler": attack}
-    zipped = layout == "zip"
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-
-
 @pytest.mark.parametrize("layout", ["zip", "legacy", "pickle", "text pickle"])
 def test_nothing_is_executed(tmp_path, state, layout):
   trace, path = tmp_path / "executed", tmp_path / "model.pt"
-  save_attack(path, Attack(trace), state, layout)
+  protocol = {"pickle": 2, "text pickle": 0}.get(layout)
+  if protocol is None:
+    save({"state_dict": state, "scheduler": Attack(trace)}, path, layout)
+  else:
+    path.write_bytes(pickle.dumps(Attack(trace), protocol))
   refused(path, r"is refused, nothing in it was executed: it holds posix\.sys")
   assert not trace.exists()
   # It would have worked.
-  if layout in ("zip", "legacy"):
+  if protocol is None:
     torch.load(path, weights_only=False)
   else:
     pickle.loads(path.read_bytes())
@@ -331,20 +322,11 @@ def test_no_pytorch_file(tmp_path, content):
 @pytest.mark.parametrize("layout", ["zip", "legacy", "safetensors"])
 def test_damage(tmp_path, state, layout):
   """Cut anywhere, it is refused; with other bytes it may mean other numbers."""
-  path, file = tmp_path / f"model.{layout}", io.BytesIO()
-  if layout == "safetensors":
-    save_file(state, path)
-    content = path.read_bytes()
-  else:
-    zipped = layout == "zip"
-    torch.save(state, file, _use_new_zipfile_serialization=zipped)
-    content = file.getvalue()
-  rng = np.random.default_rng(0)
-  for cut in (
-    *range(5),
-    *rng.integers(len(content), size=20),
-    len(content) - 1,
-  ):
+  path, rng = tmp_path / f"model.{layout}", np.random.default_rng(0)
+  save(state, path, layout)
+  content = path.read_bytes()
+  cuts = rng.integers(len(content), size=20)
+  for cut in (*range(5), *cuts, len(content) - 1):
     path.write_bytes(content[:cut])
     refused(path, "cannot be read as .*; it is damaged or of another kind")
   outcomes = set()

@@ -6,6 +6,7 @@ import numpy as np
 
 from mrd_jax.data import dataset
 from mrd_jax.encoder.embed_split import unit
+from mrd_jax.io.files import write_json
 from mrd_jax.prepare import procedural
 
 DIM = 16
@@ -19,10 +20,6 @@ def make_data(directory, shapes=SHAPES):
     directory, train=1, val=shapes, num_points=300, num_views=1, embed_dim=DIM
   )
   return directory
-
-
-def write_json(path, value):
-  path.write_text(json.dumps(value))
 
 
 def write_lines(workdir, lines):

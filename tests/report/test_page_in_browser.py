@@ -179,31 +179,18 @@ def test_hover_beyond_the_end_of_a_curve(browser, data, tmp_path):
 
 
 def test_evaluations(browser, runs, tmp_path):
-  row = {
-    "name": EVIL,
-    "checkpoint": "x",
-    "step": 1200,
-    "rule": "best",
-    "selected_by": "val/top1",
-    "suites": {
-      "modelnet40": {
-        "split": "modelnet40",
-        "data": "d",
-        "protocol": {},
-        "metrics": {"top1": 0.8421, "top3": 0.9},
-      },
-      "few_shot": {
-        "split": "modelnet40",
-        "data": "d",
-        "protocol": {},
-        "metrics": {"shots1": 0.5, "shots1_std": 0.012},
-      },
-    },
-  }
+  origin = {"step": 1200, "rule": "best", "selected_by": "val/top1"}
   published = {"name": "MRD-T", "metrics": {"top1": 74.2}}
   for name, top1 in (("a", 0.8421), ("b", 0.7)):
     (tmp_path / name).mkdir()
-    row["suites"]["modelnet40"]["metrics"]["top1"] = top1
+    suites = {
+      suite: {"split": "modelnet40", "metrics": metrics}
+      for suite, metrics in (
+        ("modelnet40", {"top1": top1, "top3": 0.9}),
+        ("few_shot", {"shots1": 0.5, "shots1_std": 0.012}),
+      )
+    }
+    row = {"name": EVIL, "suites": suites} | origin
     results = {"kind": "evaluation", "rows": [row]}
     results["published"] = {"modelnet40": [published]}
     (tmp_path / name / "results.json").write_text(json.dumps(results))
