@@ -39,33 +39,6 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_json
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-  """A run as `train` leaves it: steps 4 and 8, of which 4 scored better."""
-  workdir = tmp_path_factory.mktemp("run")
-  config = from_config_dict(debug.get_config())
-  write_json(workdir / "config.json", dataclasses.asdict(config))
-  metric = config.checkpoint.best_metric
-  checkpoints = Checkpoints(
-    workdir / "checkpoints", keep_latest=1, keep_best=1, best_metric=metric
-  )
-  for step, score in ((4, 0.5), (8, 0.4)):
-    variables = random_variables(config.model.size, 10, seed=step)
-    state = TrainState(
-      step=jnp.int32(step),
-      params={
-        "encoder": jax.device_put(variables["params"]),
-        "logit_scale": jnp.float32(LOGIT_SCALE),
-      },
-      batch_stats=jax.device_put(variables["batch_stats"]),
-      opt_state={},
-      average={},
-    )
-    checkpoints.save(step, state, {metric: score})
-  checkpoints.close()
-  return workdir
-
-
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("options", [(), ("--style", "module")])
 def test_to_torch(model_dir, tmp_path, capsys, suffix, options):
@@ -96,22 +69,42 @@ def test_to_torch(model_dir, tmp_path, capsys, suffix, options):
     assert (back / name).read_bytes() == (model_dir / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(
-  ("options", "step"), [((), 8), (("--which", "best"), 4)]
-)
-def test_a_runs_checkpoints(run_dir, tmp_path, options, step):
+def test_a_runs_checkpoints(tmp_path):
+  """A run as `train` leaves it: steps 4 and 8, of which 4 scored better."""
+  config = from_config_dict(debug.get_config())
+  write_json(tmp_path / "config.json", dataclasses.asdict(config))
+  size, metric = config.model.size, config.checkpoint.best_metric
+  checkpoints = Checkpoints(
+    tmp_path / "checkpoints", keep_latest=1, keep_best=1, best_metric=metric
+  )
+  for step, score in ((4, 0.5), (8, 0.4)):
+    variables = random_variables(size, 10, seed=step)
+    state = TrainState(
+      step=jnp.int32(step),
+      params={
+        "encoder": jax.device_put(variables["params"]),
+        "logit_scale": jnp.float32(LOGIT_SCALE),
+      },
+      batch_stats=jax.device_put(variables["batch_stats"]),
+      opt_state={},
+      average={},
+    )
+    checkpoints.save(step, state, {metric: score})
+  checkpoints.close()
   out = tmp_path / "model.pt"
-  args = ("to-torch", "--checkpoint", run_dir, "--out", out)
-  assert run(*args, *options) == 0
-  found = bridge.from_torch(out)
-  size = found.config.architecture
-  assert_same_variables(found.variables, random_variables(size, 10, seed=step))
-  assert found.config.step == step
-  assert found.config.logit_scale == LOGIT_SCALE
-  assert found.config.training_config["train"]["steps"] == 20
-  content = torch.load(out, weights_only=True)
-  strictly_loaded(content["state_dict"], size, 10)
-  assert content["logit_scale"]["logit_scale"].item() == LOGIT_SCALE
+  args = ("to-torch", "--checkpoint", tmp_path, "--out", out)
+  for options, step in (((), 8), (("--which", "best"), 4)):
+    assert run(*args, *options) == 0
+    found = bridge.from_torch(out)
+    expected = random_variables(size, 10, seed=step)
+    assert_same_variables(found.variables, expected)
+    assert found.config.architecture == size
+    assert found.config.step == step
+    assert found.config.logit_scale == LOGIT_SCALE
+    assert found.config.training_config["train"]["steps"] == 20
+    content = torch.load(out, weights_only=True)
+    strictly_loaded(content["state_dict"], size, 10)
+    assert content["logit_scale"]["logit_scale"].item() == LOGIT_SCALE
 
 
 def test_bad_arguments(model_dir, tmp_path, capsys):
