@@ -7,6 +7,16 @@ import numpy as np
 from openshape_bundle import npy_bytes
 
 CLASSES = ("airplane", "night_stand", "tv_stand")
+NAMES = ("airplane", "night stand", "tv stand")
+_AUGMENTED = "objectdataset_augmentedrot_scale75.h5"
+SCANOBJECTNN = {  # as in the published archive, h5_files.zip
+  ("obj_bg", "train"): "main_split/training_objectdataset.h5",
+  ("obj_bg", "test"): "main_split/test_objectdataset.h5",
+  ("obj_only", "train"): "main_split_nobg/training_objectdataset.h5",
+  ("obj_only", "test"): "main_split_nobg/test_objectdataset.h5",
+  ("pb_t50_rs", "train"): f"main_split/training_{_AUGMENTED}",
+  ("pb_t50_rs", "test"): f"main_split/test_{_AUGMENTED}",
+}
 
 
 def clouds(count, seed=0, points=16):
@@ -31,17 +41,15 @@ def write_hdf5(folder, part="test", names=True):
   label = np.array([[CLASSES.index(name)] for name in categories], np.uint8)
   for number, rows in enumerate((slice(0, 3), slice(3, 5))):
     file = folder / f"ply_data_{part}{number}.h5"
-    extra = {"normal": np.zeros((1, 3)), "faceId": np.zeros((1, 4), np.int32)}
-    write_h5(file, clouds(5)[rows], label[rows], **extra)
+    write_h5(file, clouds(5)[rows], label[rows], normal=np.zeros((1, 3)))
     if names:
       paths = [f"{i.rpartition('_')[0]}/{i}.ply" for i in ids[rows]]
       listed = folder / f"ply_data_{part}_{number}_id2file.json"
       listed.write_text(json.dumps(paths))
   (folder / "shape_names.txt").write_text("\n".join(CLASSES) + "\n")
-  lines = [
-    f"data/modelnet40_ply_hdf5_2048/ply_data_{part}{n}.h5" for n in (0, 1)
-  ]
-  (folder / f"{part}_files.txt").write_text("\n".join(lines) + "\n\n")
+  listed = f"data/modelnet40_ply_hdf5_2048/ply_data_{part}"
+  lines = f"{listed}0.h5\n{listed}1.h5\n\n"
+  (folder / f"{part}_files.txt").write_text(lines)
   return categories, ids
 
 

@@ -36,33 +36,31 @@ def make_sample(seed, dataset="Objaverse", points=40):
   }
 
 
-def zero_d(value):
-  array = np.empty((), object)
-  array[()] = value
-  return array
-
-
 def npy_bytes(value):
   file = io.BytesIO()
-  np.save(file, zero_d(value), allow_pickle=True)
+  np.save(file, np.array(value, object), allow_pickle=True)
   return file.getvalue()
+
+
+def write_tar(path, files):
+  """Writes {member: bytes}."""
+  with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+    for name, content in files.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(content)
+      tar.addfile(info, io.BytesIO(content))
 
 
 def write_bundle(root, files, archive=False, absolute=False, **lists):
   """Writes {path: bytes}, and one list per keyword ([entry, ...])."""
-  root.mkdir(exist_ok=True)
+  meta = root / "meta_data" / "split"
+  meta.mkdir(parents=True, exist_ok=True)
   if archive:
-    with tarfile.open(root / "Objaverse.tar.gz", "w:gz") as tar:
-      for path, content in files.items():
-        info = tarfile.TarInfo(path)
-        info.size = len(content)
-        tar.addfile(info, io.BytesIO(content))
+    write_tar(root / "Objaverse.tar.gz", files)
   else:
     for path, content in files.items():
       (root / path).parent.mkdir(parents=True, exist_ok=True)
       (root / path).write_bytes(content)
-  meta = root / "meta_data" / "split"
-  meta.mkdir(parents=True, exist_ok=True)
   prefix = f"{ABSOLUTE}/" if absolute else ""
   for name, entries in lists.items():
     rows = [e | {"data_path": prefix + e["data_path"]} for e in entries]
@@ -94,16 +92,11 @@ def write_archives(root, contents):
   entries = []
   root.mkdir()
   for folder, samples in contents.items():
-    with tarfile.open(
-      root / f"{folder}.tar.gz", "w:gz", compresslevel=1
-    ) as tar:
-      for i, content in enumerate(samples):
-        info = tarfile.TarInfo(f"{folder}/{folder}-{i}.npy")
-        info.size = len(content)
-        tar.addfile(info, io.BytesIO(content))
-        row = {"id": f"{folder}-{i}", "dataset": "Objaverse", "group": folder}
-        entries.append(row | {"data_path": f"{ABSOLUTE}/{info.name}"})
-  lists = root / "meta_data" / "split"
-  lists.mkdir(parents=True)
-  (lists / "train_all.json").write_text(json.dumps(entries))
-  return root
+    ids = [f"{folder}-{i}" for i in range(len(samples))]
+    paths = [f"{folder}/{id}.npy" for id in ids]
+    write_tar(root / f"{folder}.tar.gz", dict(zip(paths, samples, strict=True)))
+    entries += [
+      {"id": id, "dataset": "Objaverse", "group": folder, "data_path": path}
+      for id, path in zip(ids, paths, strict=True)
+    ]
+  return write_bundle(root, {}, absolute=True, train_all=entries)

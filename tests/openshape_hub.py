@@ -5,10 +5,11 @@ import json
 import zipfile
 from pathlib import Path
 
+from openshape_bundle import ABSOLUTE
+
 from mrd_jax.prepare.openshape.download import REPOSITORY
 
 NAME = f"datasets/{REPOSITORY}"
-SHAPES = "/mnt/data/objaverse-processed/merged_for_training_final"
 LISTS = {
   "train_all": ["Objaverse/000-001/a.npy", "ABO/b.npy"],
   "val": ["ShapeNet/0123/c.npy", "nowhere/d.npy"],
@@ -27,7 +28,7 @@ def zip_of(members: dict[str, str]) -> bytes:
 def lists(prefix: str = "meta_data/") -> dict[str, str]:
   return {
     f"{prefix}split/{name}.json": json.dumps(
-      [{"id": path, "data_path": f"{SHAPES}/{path}"} for path in paths]
+      [{"id": path, "data_path": f"{ABSOLUTE}/{path}"} for path in paths]
     )
     for name, paths in LISTS.items()
   }

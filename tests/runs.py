@@ -183,6 +183,16 @@ def start(
     )
 
 
+def output_of(code: str, hash_seed: int) -> str:
+  """What a program prints in a fresh process whose hash() has this seed."""
+  search = {"PYTHONPATH": os.pathsep.join(sys.path)}
+  seed = {"PYTHONHASHSEED": str(hash_seed)}
+  process = spawn(sys.executable, "-c", code, **search, **seed)
+  printed, errors = process.communicate()
+  assert process.returncode == 0, errors
+  return printed
+
+
 def free_port() -> int:
   with socket.socket() as free:
     free.bind(("localhost", 0))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -56,7 +55,3 @@ class Count:
     if index % 5 == 4:
       return [Reject("a", "file", str(index), None, "fifth", "of five")]
     return [("a", record(index)), ("b", record(index))]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-  return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}

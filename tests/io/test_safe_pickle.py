@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from openshape_bundle import Attack, make_sample, npy_bytes, zero_d
+from openshape_bundle import Attack, make_sample, npy_bytes
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.safe_pickle import load_npy
@@ -28,7 +28,7 @@ def test_load_npy_equals_numpy(protocol):
   file = io.BytesIO()
   header = {"descr": "|O", "fortran_order": False, "shape": ()}
   np.lib.format.write_array_header_1_0(file, header)
-  pickle.dump(zero_d(inner), file, protocol=protocol)
+  pickle.dump(np.array(inner, object), file, protocol=protocol)
   file.seek(0)
   assert repr(load_npy(file)) == repr(inner)
 

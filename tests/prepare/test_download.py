@@ -135,10 +135,8 @@ def test_a_dataset_in_another_layout(hub, remote, tmp_path):
 def test_a_list_that_points_out_of_its_folder(
   hub, remote, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(
-    "hub.describe",
-    lambda *_: {"rfilename": "Objaverse/../../x.tar.gz", "size": 1},
-  )
+  outside = {"rfilename": "Objaverse/../../x.tar.gz", "size": 1}
+  monkeypatch.setattr("hub.describe", lambda *_: outside)
   with pytest.raises(BadInput, match="points out of its folder"):
     download(tmp_path / "data")
 

@@ -1,5 +1,6 @@
 """Units at work, here and on Beam: shards, kills, and what goes on where."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 import runs
 from openshape_bundle import make_sample, npy_bytes, write_archives
-from units import Count, Crash, contents, record, serialize
+from prepared import contents
+from units import Count, Crash, record, serialize
 
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.__main__ import main
@@ -24,18 +26,24 @@ from mrd_jax.prepare.job.shards import ShardWriter
 UNITS = [Count("one", 0, 7), Count("two", 7, 3), Count("none", 10, 0)]
 
 
-def children(pid: int) -> list[int]:
-  """The workers of the process `pid`."""
+def children(parent: int) -> list[int]:
+  """The workers of a process."""
   found = []
-  for path in Path("/proc").glob("[0-9]*/stat"):
-    try:
-      parent = int(path.read_text().rpartition(")")[2].split()[1])
-      words = (path.parent / "cmdline").read_bytes()
-    except OSError:  # it has ended
-      continue
-    if parent == pid and b"spawn_main" in words:
-      found.append(int(path.parent.name))
+  for path in Path("/proc").glob("[0-9]*/cmdline"):
+    pid = int(path.parent.name)
+    with contextlib.suppress(OSError):  # it has ended
+      if b"spawn_main" in path.read_bytes() and stat(pid)[1] == str(parent):
+        found.append(pid)
   return found
+
+
+def stat(pid: int) -> list[str]:
+  """State and parent of a process, and more; none if it has ended."""
+  try:
+    text = Path(f"/proc/{pid}/stat").read_text()
+  except OSError:
+    return ["", ""]
+  return text.rpartition(")")[2].split()
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +116,8 @@ def test_equal_records_are_equal_bytes():
     "import units, hashlib;"
     "print(hashlib.sha256(units.serialize(units.record(1))).hexdigest())"
   )
-  hashes = {
-    subprocess.run(
-      [sys.executable, "-c", code],
-      cwd=runs.REPOSITORY,
-      env=os.environ
-      | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)},
-      capture_output=True,
-      text=True,
-      check=True,
-    ).stdout
-    for seed in range(2)
-  }
-  assert len(hashes) == 1
+  one, other = (runs.output_of(code, hash_seed) for hash_seed in (1, 2))
+  assert one and one == other
 
 
 @pytest.mark.parametrize("unit", [0, 1])  # the first one, or that in progress
@@ -145,15 +142,8 @@ def test_a_worker_that_dies_ends_the_job(tmp_path, unit):
 
 def test_a_killed_job_ends_with_the_same_bytes(tmp_path, capfd):
   """SIGKILL of the whole command, twice, wherever it is by then."""
-  root = write_archives(
-    tmp_path / "in",
-    {
-      f"part{a}": [
-        npy_bytes(make_sample(100 * a + i, points=1500)) for i in range(25)
-      ]
-      for a in range(4)
-    },
-  )
+  samples = [npy_bytes(make_sample(i, points=1500)) for i in range(25)]
+  root = write_archives(tmp_path / "in", dict.fromkeys("abcd", samples))
 
   def arguments(output: str) -> list[str]:
     paths = ["--input", str(root), "--output", str(tmp_path / output)]
@@ -174,9 +164,9 @@ def test_a_killed_job_ends_with_the_same_bytes(tmp_path, capfd):
       time.sleep(0.005)
     process.wait()
   deadline = time.monotonic() + 20
-  while any(map(is_alive, workers)) and time.monotonic() < deadline:
+  while any(stat(pid)[0] not in ("", "Z") for pid in workers):
+    assert time.monotonic() < deadline  # they end with who started them
     time.sleep(0.05)
-  assert not any(map(is_alive, workers))  # they end with who started them
   assert main(arguments("killed")) == 0
   assert contents(tmp_path / "killed") | {"job.json": b""} == contents(
     tmp_path / "undisturbed"
@@ -187,15 +177,6 @@ def test_a_killed_job_ends_with_the_same_bytes(tmp_path, capfd):
   assert main(arguments("killed")) == 0
   assert capfd.readouterr().out == out
   assert json.loads((tmp_path / "killed" / "job.json").read_text())
-
-
-def is_alive(pid: int) -> bool:
-  """Whether the process is at work (what nobody waits for has state Z)."""
-  try:
-    stat = Path(f"/proc/{pid}/stat").read_text()
-  except OSError:
-    return False
-  return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 # On Beam.

@@ -14,56 +14,65 @@ from openshape_hub import CHUNK, assert_equal
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.openshape.download import download
 
-
-def test_a_dropped_connection_is_taken_up_again(hub, remote, tmp_path):
-  download(tmp_path / "data", parts=[])
-  hub.asked_ranges()
-  hub.cuts = [3 * CHUNK + 500, CHUNK]
-  folder = download(tmp_path / "data", parts=["ABO.tar.gz"])
-  assert hub.asked_ranges() == [
-    ("ABO.tar.gz", None),
-    ("ABO.tar.gz", f"bytes={3 * CHUNK}-"),
-    ("ABO.tar.gz", f"bytes={4 * CHUNK}-"),
-  ]
-  assert_equal(folder, remote, {"ABO.tar.gz", "meta_data.zip"})
+BOTH = {"ABO.tar.gz", "meta_data.zip"}
 
 
-def test_a_download_that_gave_up_goes_on(hub, remote, tmp_path):
+@pytest.fixture
+def folder(hub, remote, tmp_path):
+  """A download of the lists alone; nothing has been asked for since."""
   folder = download(tmp_path / "data", parts=[])
   hub.asked_ranges()
-  hub.cuts = [4 * CHUNK] + [0] * 5
+  return folder
+
+
+def fail_after(hub, folder, chunks):
+  """Downloads an archive as far as that."""
+  hub.cuts = [chunks * CHUNK] + [0] * 5
   with pytest.raises(BadInput, match=r"ABO\.tar\.gz cannot be fetched .*kept"):
     download(folder, parts=["ABO.tar.gz"])
   assert len(hub.asked_ranges()) == 6
   assert not (folder / "ABO.tar.gz").exists()
 
+
+@pytest.mark.parametrize(
+  ("ignores_ranges", "cuts", "starts"),
+  [
+    (False, [3 * CHUNK + 500, CHUNK], [3 * CHUNK, 4 * CHUNK]),
+    (True, [4 * CHUNK], [4 * CHUNK]),
+  ],
+)
+def test_a_dropped_connection_is_taken_up_again(
+  hub, remote, folder, ignores_ranges, cuts, starts
+):
+  hub.ignores_ranges, hub.cuts = ignores_ranges, cuts
+  download(folder, parts=["ABO.tar.gz"])
+  ranges = [None, *(f"bytes={start}-" for start in starts)]
+  assert hub.asked_ranges() == [("ABO.tar.gz", r) for r in ranges]
+  assert_equal(folder, remote, BOTH)
+
+
+def test_a_download_that_gave_up_goes_on(hub, remote, folder):
+  fail_after(hub, folder, 4)
   download(folder, parts=["ABO.tar.gz"])
   assert hub.asked_ranges() == [("ABO.tar.gz", f"bytes={4 * CHUNK}-")]
-  assert_equal(folder, remote, {"ABO.tar.gz", "meta_data.zip"})
+  assert_equal(folder, remote, BOTH)
 
 
-def test_a_server_without_ranges(hub, remote, tmp_path):
-  hub.ignores_ranges = True
-  download(tmp_path / "data", parts=[])
-  hub.asked_ranges()
-  hub.cuts = [4 * CHUNK]
-  folder = download(tmp_path / "data", parts=["ABO.tar.gz"])
-  assert hub.asked_ranges() == [
-    ("ABO.tar.gz", None),
-    ("ABO.tar.gz", f"bytes={4 * CHUNK}-"),
-  ]
-  assert_equal(folder, remote, {"ABO.tar.gz", "meta_data.zip"})
+def test_half_of_another_content_is_not_continued(hub, remote, folder):
+  fail_after(hub, folder, 4)
+  (remote / "ABO.tar.gz").write_bytes(b"another" * CHUNK)
+  download(folder, parts=["ABO.tar.gz"])
+  assert hub.asked_ranges() == [("ABO.tar.gz", None)]
+  assert_equal(folder, remote, BOTH)
 
 
-def test_a_killed_download_goes_on(hub, remote, tmp_path):
-  folder = download(tmp_path / "data", parts=[])
+def test_a_killed_download_goes_on(hub, remote, folder, tmp_path):
   program = (
     "from huggingface_hub import constants; import sys\n"
     f"constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}\n"
     "from mrd_jax.prepare.openshape.download import download\n"
     "download(sys.argv[1], parts=['ABO.tar.gz'], endpoint=sys.argv[2])"
   )
-  hub.asked_ranges()
   hub.stall_after = 6 * CHUNK
   process = subprocess.Popen(
     [sys.executable, "-c", program, str(folder), hub.url],
@@ -86,19 +95,7 @@ def test_a_killed_download_goes_on(hub, remote, tmp_path):
   hub.stall_after = None
   download(folder, parts=["ABO.tar.gz"])
   assert hub.asked_ranges() == [("ABO.tar.gz", f"bytes={size}-")]
-  assert_equal(folder, remote, {"ABO.tar.gz", "meta_data.zip"})
-
-
-def test_half_of_another_content_is_not_continued(hub, remote, tmp_path):
-  folder = download(tmp_path / "data", parts=[])
-  hub.cuts = [4 * CHUNK] + [0] * 5
-  with pytest.raises(BadInput):
-    download(folder, parts=["ABO.tar.gz"])
-  (remote / "ABO.tar.gz").write_bytes(b"another" * CHUNK)
-  hub.asked_ranges()
-  download(folder, parts=["ABO.tar.gz"])
-  assert hub.asked_ranges() == [("ABO.tar.gz", None)]
-  assert_equal(folder, remote, {"ABO.tar.gz", "meta_data.zip"})
+  assert_equal(folder, remote, BOTH)
 
 
 @pytest.mark.parametrize(
@@ -117,37 +114,28 @@ def test_something_else_than_is_listed(hub, remote, tmp_path, change, message):
   assert not (tmp_path / "data" / "ABO.tar.gz").exists()
   hub.lies = {}
   folder = download(tmp_path / "data", parts=["ABO.tar.gz"])
-  assert_equal(folder, remote, {"ABO.tar.gz", "meta_data.zip"})
+  assert_equal(folder, remote, BOTH)
 
 
-def test_too_small_a_disk(hub, remote, tmp_path, monkeypatch):
-  usage = shutil.disk_usage(tmp_path)
-
-  def disk_usage(_):
-    return usage._replace(free=15 * CHUNK)
-
-  download(tmp_path / "data", parts=[])
-  hub.asked_ranges()
-  monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+def test_too_small_a_disk(hub, folder, monkeypatch):
+  usage = shutil.disk_usage(folder)._replace(free=15 * CHUNK)
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
   with pytest.raises(
     BadInput, match=r"data: needs 0\.00 GB more and has 0\.00 GB free; free"
   ):
-    download(tmp_path / "data", parts=["ABO.tar.gz", "S*"])
+    download(folder, parts=["ABO.tar.gz", "S*"])
   assert hub.asked_ranges() == []  # before the start
   # What is there already needs no room.
-  hub.cuts = [8 * CHUNK] + [0] * 5
-  with pytest.raises(BadInput, match="kept"):
-    download(tmp_path / "data", parts=["ABO.tar.gz"])
-  download(tmp_path / "data", parts=["ABO.tar.gz", "S*"])
+  fail_after(hub, folder, 8)
+  download(folder, parts=["ABO.tar.gz", "S*"])
 
 
-def test_two_downloads_at_once(hub, remote, tmp_path):
-  (tmp_path / "data").mkdir()
+def test_two_downloads_at_once(folder):
   with (
-    WeakFileLock(tmp_path / "data" / ".download.lock"),
+    WeakFileLock(folder / ".download.lock"),
     pytest.raises(BadInput, match="another download is writing"),
   ):
-    download(tmp_path / "data", parts=[])
+    download(folder, parts=[])
 
 
 def test_a_place_that_is_a_file(hub, remote, tmp_path):

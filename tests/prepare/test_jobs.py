@@ -8,12 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from openshape_bundle import (
-  Attack,
-  make_sample,
-  npy_bytes,
-  simple_bundle,
-)
+from openshape_bundle import Attack, make_sample, npy_bytes, simple_bundle
 from runs import REPOSITORY
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta

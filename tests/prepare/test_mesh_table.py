@@ -61,29 +61,20 @@ def test_a_caption_may_have_lines(read):
   assert rows["chairs/b.glb"].captions == ("x",)
 
 
-def test_header_alone(read):
-  assert read("file\n") == ({}, [])
-
-
 @pytest.mark.parametrize(
   "cell, file",
   [
     ("a.obj", "a.obj"),
     ("a", "a.obj"),
-    ("./a.obj", "a.obj"),
     (" ./chairs//b.glb ", "chairs/b.glb"),
-    ("chairs/b", "chairs/b.glb"),
     ("b.glb", "chairs/b.glb"),
-    ("b.stl", "tables/b.stl"),
     ("tables/b", "tables/b.stl"),
     ("c.d.ply", "chairs/old/c.d.ply"),
-    ("c.d", "chairs/old/c.d.ply"),
     ("old/c.d", "chairs/old/c.d.ply"),
   ],
 )
 def test_names_of_meshes(read, cell, file):
-  rows, problems = read(f"file,name\n{cell},x\n")
-  assert rows == {file: Row(name="x")} and not problems
+  assert read(f"file,name\n{cell},x\n") == ({file: Row(name="x")}, [])
 
 
 @pytest.mark.parametrize(
@@ -92,32 +83,24 @@ def test_names_of_meshes(read, cell, file):
     ("b", "'b' is 2 meshes"),
     ("z.obj", "'z.obj' is no mesh"),
     ("A.OBJ", "is no mesh"),
-    ("c", "is no mesh"),
     ("hairs/b.glb", "is no mesh"),
-    ("", "'' is no mesh"),
     ("../a.obj", "is no mesh"),
-    ("/home/me/meshes/a.obj", "is no mesh"),
     ("/a.obj", "is no mesh"),
   ],
 )
 def test_rows_of_no_mesh_are_told(read, cell, what):
   rows, problems = read(f"file,name\n{cell},x\nchairs/b.glb,y\n")
   assert rows == {"chairs/b.glb": Row(name="y")}
-  assert len(problems) == 1
-  assert what in problems[0] and "row 2" in problems[0]
+  (problem,) = problems
+  assert what in problem and "row 2" in problem
 
 
 def test_a_whole_path_is_meant_before_an_end(read):
   files = ["b.obj", "old/b.obj", "b/c.obj", "a/b/c.obj"]
-  for cell, file in (
-    ("b.obj", "b.obj"),
-    ("b", "b.obj"),
-    ("old/b", "old/b.obj"),
-    ("b/c", "b/c.obj"),
-    ("a/b/c", "a/b/c.obj"),
-  ):
-    rows, problems = read(f"file,name\n{cell},x\n", files)
-    assert rows == {file: Row(name="x")} and not problems
+  for cell in ("b.obj", "b", "old/b", "b/c", "a/b/c"):
+    found = read(f"file,name\n{cell},x\n", files)
+    file = cell.removesuffix(".obj") + ".obj"
+    assert found == ({file: Row(name="x")}, [])
   rows, problems = read("file,name\nc.obj,x\n", files)
   assert rows == {} and "2 meshes" in problems[0]
 
@@ -138,10 +121,9 @@ def test_unknown_columns_are_told(read):
   ]
 
 
-@pytest.mark.parametrize("split", ["train", "val", "Test_2"])
-def test_splits(read, split):
-  rows, _ = read(f"file,split\na.obj,{split}\n")
-  assert rows["a.obj"].split == split
+def test_a_split_may_have_capitals_and_digits(read):
+  rows, _ = read("file,split\na.obj,Test_2\n")
+  assert rows["a.obj"].split == "Test_2"
 
 
 @pytest.mark.parametrize(
@@ -164,9 +146,7 @@ def test_bad_splits(read, split):
     ("file,name\na.obj,red, with arms\n", "row 2 has 3 cells .* has 2; quote"),
     ("file,name\na.obj\n", "row 2 has 1 cells"),
     ('file,name\na.obj,"open\n', "cannot be read as CSV"),
-    ('file,name\na.obj,"a"b\n', "cannot be read as CSV"),
     ("file,name\na.obj,St\xfchl\n".encode("latin-1"), "save it as UTF-8"),
-    ("file,name\na.obj,x\n".encode("utf-16"), "save it as UTF-8"),
     ("file,name\na.obj,x\na,y\n", "row 3: a.obj has a row already"),
   ],
 )

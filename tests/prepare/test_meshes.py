@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 import time
 import zlib
@@ -149,25 +148,13 @@ def test_kills(prepared, by_clip):
   command = [sys.executable, "-m", "mrd_jax.prepare"]
   command += arguments(folder, by_clip, "killed")
   for sign in ("drafts/*.done", "shards/*.tmp-*", None):
-    process = subprocess.Popen(
-      command,
-      cwd=runs.REPOSITORY,
-      env=os.environ
-      | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_ENABLE_COMPILATION_CACHE": "False",
-      },
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    process = runs.start(command, devices=8)
     while process.poll() is None:
       if sign and any(work.glob(sign)):
         process.kill()
         break
       time.sleep(0.002)
-    _, errors = process.communicate()
-    assert process.returncode == (0 if sign is None else -9), errors
+    runs.finish(process, expect=-9 if sign else 0)
   assert contents(folder / "killed") == contents(data)
 
 
@@ -183,16 +170,17 @@ def test_training_on_the_result(prepared, tmp_path):
 
 def test_a_share_for_validation():
   files = [f"shape_{i:03d}.glb" for i in range(1000)]
-  share = {f: meshes._divided(f, meshes.Row(), 0.1).split for f in files}
-  assert 70 < list(share.values()).count("val") < 130
-  assert share == {
-    f: meshes._divided(f, meshes.Row(), 0.1).split for f in reversed(files)
-  }
-  kept = meshes.Row(split="mine")
-  assert meshes._divided(files[0], kept, 0.999) == kept
-  assert set(share.values()) == {"train", "val"}
-  none = {meshes._divided(f, meshes.Row(), 0.0).split for f in files}
-  assert none == {"train"}
+
+  def splits(share, **known):
+    row = meshes.Row(**known)
+    return [meshes._divided(file, row, share).split for file in files]
+
+  tenth = splits(0.1)
+  assert set(tenth) == {"train", "val"} and 70 < tenth.count("val") < 130
+  assert set(splits(0.0)) == {"train"}
+  assert set(splits(0.999, split="mine")) == {"mine"}
+  files.reverse()
+  assert splits(0.1) == tenth[::-1]
 
 
 def test_names():

@@ -12,8 +12,8 @@ from openshape_bundle import (
   npy_bytes,
   simple_bundle,
   write_archives,
-  zero_d,
 )
+from prepared import rejects_of, report_of
 
 from mrd_jax.data.dataset import open_split
 from mrd_jax.data.records import ImageKind, TextKind
@@ -51,7 +51,7 @@ def test_text_rules(tmp_path):
   silent = make_sample(3) | {"text": [""], "retrieval_text": []}
   silent |= {"blip_caption": ""}
   wrapped = make_sample(4)
-  wrapped["blip_caption_feat"] = zero_d(wrapped["blip_caption_feat"])
+  wrapped["blip_caption_feat"] = np.array(wrapped["blip_caption_feat"])
   samples = [make_sample(0), make_sample(1), other, silent, wrapped]
   root = simple_bundle(tmp_path / "in", [npy_bytes(s) for s in samples])
   flags = {"id0": {"flag": "Y"}, "id1": {"flag": "N"}, "id2": {"flag": "N"}}
@@ -93,55 +93,43 @@ def test_bad_shapes_are_refused_and_counted(tmp_path, archive):
   del keyless["image_feat"]
   captionless = make_sample(4)
   del captionless["blip_caption_feat"]
-  contents = [
-    npy_bytes(make_sample(0)),
-    npy_bytes(nan),
-    npy_bytes(point),
-    npy_bytes(keyless),
-    npy_bytes(captionless),
-    npy_bytes({"xyz": Attack(trace)}),
-    npy_bytes(make_sample(6))[:900],
-    None,
-    npy_bytes(make_sample(8) | {"xyz": np.zeros((4, 2))}),
-    npy_bytes(make_sample(9) | {"rgb": np.full((40, 3), 100.0)}),
-    npy_bytes([1, 2]),
-    npy_bytes(make_sample(11) | {"image_feat": np.ones((2, 5))}),
-    npy_bytes(make_sample(12) | {"text_feat": None}),
-    npy_bytes(make_sample(13) | {"xyz": np.eye(40, 3) * 1e38 + 2e38}),
-    npy_bytes(make_sample(14) | {"xyz": np.eye(40, 3) * 1e99}),
+  # What the files hold, and the field that is refused.
+  table = [
+    (npy_bytes(make_sample(0)), "none"),
+    (npy_bytes(nan), "xyz"),
+    (npy_bytes(point), "xyz"),
+    (npy_bytes(keyless), "image_feat"),
+    (npy_bytes(captionless), "blip_caption_feat"),
+    (npy_bytes({"xyz": Attack(trace)}), None),
+    (npy_bytes(make_sample(6))[:900], None),
+    (None, "data_path"),
+    (npy_bytes(make_sample(8) | {"xyz": np.zeros((4, 2))}), "xyz"),
+    (npy_bytes(make_sample(9) | {"rgb": np.full((40, 3), 100.0)}), "rgb"),
+    (npy_bytes([1, 2]), "dataset"),
+    (
+      npy_bytes(make_sample(11) | {"image_feat": np.ones((2, 5))}),
+      "thumbnail_feat",
+    ),
+    (npy_bytes(make_sample(12) | {"text_feat": None}), "text_feat"),
+    (npy_bytes(make_sample(13) | {"xyz": np.eye(40, 3) * 1e38 + 2e38}), "xyz"),
+    (npy_bytes(make_sample(14) | {"xyz": np.eye(40, 3) * 1e99}), "xyz"),
+    (npy_bytes(make_sample(15) | {"text": ["\ud800"]}), "texts"),
+    (npy_bytes(make_sample(16) | {"dataset": "\udfff"}), "dataset"),
   ]
+  contents = [content for content, _ in table]
   root = simple_bundle(tmp_path / "in", contents, archive=archive)
-  report = convert.convert(root, tmp_path / "out")
-  count = report.splits["train"]
+  convert.convert(root, tmp_path / "out")
   assert not trace.exists()
-  assert (count.listed, count.converted) == (15, 1)
-  assert dict(count.refused) == {
-    "bad value": 9,
+  count = report_of(tmp_path / "out")["splits"]["train"]
+  assert (count["listed"], count["converted"]) == (17, 1)
+  assert count["refused"] == {
+    "bad value": 11,
     "missing key": 2,
     "unreadable or unsafe file": 2,
     "missing file": 1,
   }
-  rows = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
-  fields = {row["id"]: row["field"] for row in map(json.loads, rows)}
-  assert fields == {
-    "id1": "xyz",
-    "id2": "xyz",
-    "id3": "image_feat",
-    "id4": "blip_caption_feat",
-    "id5": None,
-    "id6": None,
-    "id7": "data_path",
-    "id8": "xyz",
-    "id9": "rgb",
-    "id10": "dataset",
-    "id11": "thumbnail_feat",
-    "id12": "text_feat",
-    "id13": "xyz",
-    "id14": "xyz",
-  }
-  stored = json.loads((tmp_path / "out" / "report.json").read_text())
-  assert stored["splits"]["train"]["converted"] == 1
-  assert sum(stored["splits"]["train"]["refused"].values()) == 14
+  fields = {id: r["field"] for id, r in rejects_of(tmp_path / "out").items()}
+  assert fields == {f"id{i}": table[i][1] for i in range(1, 17)}
 
 
 def test_a_damaged_archive_is_a_problem_not_an_end(tmp_path):
@@ -156,61 +144,46 @@ def test_a_damaged_archive_is_a_problem_not_an_end(tmp_path):
   assert "damaged" in report.problems[0]
 
 
-def test_parts(tmp_path):
-  contents = {
-    folder: [npy_bytes(make_sample(i)) for i in range(2)]
-    for folder in ("ABO", "000-000", "000-001")
-  }
-  root = write_archives(tmp_path / "in", contents)
-  for parts, expected in (
-    (["ABO"], ["ABO-0", "ABO-1"]),
-    (["000-00*"], ["000-000-0", "000-000-1", "000-001-0", "000-001-1"]),
-    (["merged_for_training_final/ABO", "*-001"], ["000-001-0", "000-001-1"]),
-  ):
-    output = tmp_path / "_".join(p.strip("*").replace("/", "") for p in parts)
-    report = convert.convert(root, output, parts=parts)
-    ids = [record["id"] for record in open_split(output, "train")]
-    assert set(expected) <= set(ids) and not report.rejects
-    assert report.splits["train"].listed == len(ids)
+def archives(root, *folders, count=1):
+  """A bundle of these folders with `count` shapes each."""
+  samples = [npy_bytes(make_sample(i)) for i in range(count)]
+  return write_archives(root, dict.fromkeys(folders, samples))
+
+
+@pytest.mark.parametrize(
+  ("parts", "limit", "expected"),
+  [
+    (["ABO"], None, ["ABO-0", "ABO-1"]),
+    (
+      ["000-00*"],
+      None,
+      ["000-000-0", "000-000-1", "000-001-0", "000-001-1"],
+    ),
+    (
+      ["merged_for_training_final/ABO", "*-001"],
+      None,
+      ["000-001-0", "000-001-1", "ABO-0", "ABO-1"],
+    ),
+    (["000-*"], 3, ["000-000-0", "000-000-1", "000-001-0"]),
+  ],
+)
+def test_parts(tmp_path, parts, limit, expected):
+  """The limit counts what is chosen."""
+  root = archives(tmp_path / "in", "ABO", "000-000", "000-001", count=2)
+  report = convert.convert(root, tmp_path / "out", parts=parts, limit=limit)
+  found = [record["id"] for record in open_split(tmp_path / "out", "train")]
+  assert found == expected and not report.rejects
+  assert report.splits["train"].listed == len(found)
 
 
 def test_a_part_that_nothing_lies_in(tmp_path):
-  contents = {"ABO": [npy_bytes(make_sample(0))]}
-  root = write_archives(tmp_path / "in", contents)
+  root = archives(tmp_path / "in", "ABO")
   with pytest.raises(BadInput, match="parts: nothing lies in 'AB0'.*ABO"):
     convert.convert(root, tmp_path / "out", parts=["ABO", "AB0"])
 
 
-def test_the_limit_counts_what_is_chosen(tmp_path):
-  contents = {
-    folder: [npy_bytes(make_sample(i)) for i in range(3)]
-    for folder in ("ABO", "000-000")
-  }
-  root = write_archives(tmp_path / "in", contents)
-  output = tmp_path / "out"
-  convert.convert(root, output, parts=["000-000"], limit=2)
-  ids = [record["id"] for record in open_split(output, "train")]
-  assert ids == ["000-000-0", "000-000-1"]
-
-
-@pytest.mark.parametrize(
-  ("change", "reason", "field"),
-  [
-    ({"text": ["\ud800"]}, "bad value", "texts"),
-    ({"dataset": "\udfff"}, "bad value", "dataset"),
-  ],
-)
-def test_texts_that_are_no_utf8(tmp_path, change, reason, field):
-  samples = [make_sample(0), make_sample(1) | change]
-  root = simple_bundle(tmp_path / "in", [npy_bytes(s) for s in samples])
-  report = convert.convert(root, tmp_path / "out")
-  (reject,) = report.rejects
-  assert (reject.id, reject.reason, reject.field) == ("id1", reason, field)
-
-
 def test_an_archive_that_is_not_there_is_not_looked_for_elsewhere(tmp_path):
-  contents = {f: [npy_bytes(make_sample(0))] for f in ("ABO", "000-000")}
-  root = write_archives(tmp_path / "in", contents)
+  root = archives(tmp_path / "in", "ABO", "000-000")
   (root / "ABO.tar.gz").unlink()
   report = convert.convert(root, tmp_path / "out")
   (reject,) = report.rejects
@@ -219,8 +192,7 @@ def test_an_archive_that_is_not_there_is_not_looked_for_elsewhere(tmp_path):
 
 
 def test_archives_with_other_names(tmp_path):
-  contents = {f: [npy_bytes(make_sample(0))] for f in ("ABO", "000-000")}
-  root = write_archives(tmp_path / "in", contents)
+  root = archives(tmp_path / "in", "ABO", "000-000")
   (root / "ABO.tar.gz").rename(root / "first.tar.gz")
   (root / "000-000.tar.gz").rename(root / "second.tar.gz")
   report = convert.convert(root, tmp_path / "out")

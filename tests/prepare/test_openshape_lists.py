@@ -10,7 +10,6 @@ from openshape_bundle import (
   npy_bytes,
   simple_bundle,
   write_bundle,
-  zero_d,
 )
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
@@ -62,7 +61,7 @@ def labelled_bundle(root, extra=()):
   del clouds[2]["rgb"]
   np.save(modelnet / "test_pc.npy", np.array(clouds, object))
   classes = {n: {"open_clip_text_feat": np.ones((1, DIM))} for n in "ba"}
-  np.save(modelnet / "cat_name_pt_feat.npy", zero_d(classes))
+  np.save(modelnet / "cat_name_pt_feat.npy", np.array(classes, object))
   return root
 
 
@@ -148,13 +147,13 @@ def test_scanobjectnn(tmp_path):
   folder.mkdir()
   rng = np.random.default_rng(0)
   content = {"xyz": rng.normal(size=(3, 64, 3)), "label": np.array([4, 0, 14])}
-  np.save(folder / "xyz_label.npy", zero_d(content))
+  np.save(folder / "xyz_label.npy", np.array(content, object))
   names = sorted(SCANOBJECTNN_CLASSES)  # another order than that of the labels
   classes = {
     name: {"open_clip_text_feat": np.full((1, DIM), i + 1.0)}
     for i, name in enumerate(names)
   }
-  np.save(folder / "cat_name_pt_feat.npy", zero_d(classes))
+  np.save(folder / "cat_name_pt_feat.npy", np.array(classes, object))
   report = convert.convert(root, tmp_path / "out", splits=["scanobjectnn"])
   assert report.splits["scanobjectnn"].converted == 3
   assert "2,890" in report.problems[0]  # the published number

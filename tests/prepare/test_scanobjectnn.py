@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from labelled_sets import SCANOBJECTNN as FILES
 from labelled_sets import clouds, write_h5
 from openshape_bundle import Attack, npy_bytes
 
@@ -10,20 +11,6 @@ from mrd_jax.errors import BadInput
 from mrd_jax.prepare.test_sets import scanobjectnn
 
 D = 8
-FILES = {  # as in the published archive, h5_files.zip
-  ("obj_bg", "train"): "main_split/training_objectdataset.h5",
-  ("obj_bg", "test"): "main_split/test_objectdataset.h5",
-  ("obj_only", "train"): "main_split_nobg/training_objectdataset.h5",
-  ("obj_only", "test"): "main_split_nobg/test_objectdataset.h5",
-  (
-    "pb_t50_rs",
-    "train",
-  ): "main_split/training_objectdataset_augmentedrot_scale75.h5",
-  (
-    "pb_t50_rs",
-    "test",
-  ): "main_split/test_objectdataset_augmentedrot_scale75.h5",
-}
 # In the archive too, and never the right one.
 DECOYS = (
   "main_split_nobg/test_objectdataset_augmentedrot_scale75.h5",
@@ -57,10 +44,7 @@ def test_every_variant_from_every_folder(tmp_path, variant, part, start):
   i = list(FILES).index((variant, part))
   shapes = list(found.shapes())
   assert found.count == len(shapes) == i + 2
-  assert [shape.id for shape in shapes[:2]] == [
-    f"{variant}-{part}-00000",
-    f"{variant}-{part}-00001",
-  ]
+  assert shapes[1].id == f"{variant}-{part}-00001"
   # Up is y in the files and in records: nothing is turned.
   np.testing.assert_array_equal(shapes[1].xyz, clouds(i + 2, seed=i)[1])
   assert [shape.label for shape in shapes] == list(range(i + 2))
@@ -80,9 +64,8 @@ def test_a_copy_with_another_name_is_read(tmp_path):
   file = write_h5(tmp_path / "mine.h5", clouds(3), [0, 14, 2])
   found = scanobjectnn.read(file, "obj_only", "test", D)
   assert [shape.label for shape in found.shapes()] == [0, 14, 2]
-  assert (
-    "mine.h5: 3 shapes where the published set has 581" in found.problems[0]
-  )
+  (problem,) = found.problems
+  assert "mine.h5: 3 shapes where the published set has 581" in problem
 
 
 def test_the_published_number_of_shapes_is_no_problem(tmp_path):
@@ -118,13 +101,6 @@ def test_another_data_set(tmp_path):
     scanobjectnn.read(file, "obj_bg", "test", D)
 
 
-def test_unknown_words(tmp_path):
-  with pytest.raises(BadInput, match="variant 'hardest'.*pb_t50_rs"):
-    scanobjectnn.read(tmp_path, "hardest", "test", D)  # pyright: ignore
-  with pytest.raises(BadInput, match="part 'val'"):
-    scanobjectnn.read(tmp_path, "obj_bg", "val", D)  # pyright: ignore
-
-
 # OpenShape's xyz_label.npy.
 
 
@@ -139,9 +115,8 @@ def test_openshape_without_colours(tmp_path):
   path = write_npy(tmp_path, xyz=xyz, label=np.array([4, 0, 14]))
   found = scanobjectnn.read_openshape(path, D)
   shapes = list(found.shapes())
-  assert [shape.id for shape in shapes] == [
-    f"openshape-0000{i}" for i in range(3)
-  ]
+  ids = [f"openshape-0000{i}" for i in range(3)]
+  assert [shape.id for shape in shapes] == ids
   assert [shape.label for shape in shapes] == [4, 0, 14]
   np.testing.assert_array_equal([shape.xyz for shape in shapes], xyz)
   assert encode(shapes[0])["rgb"].max() == 102
@@ -169,20 +144,13 @@ def test_openshape_colours_of_either_scale(tmp_path, scale):
 
 
 def test_openshape_refuses_single_clouds(tmp_path):
-  xyz, rgb = clouds(5), np.full((5, 16, 3), 0.5)
-  xyz[1, 0, 0] = np.nan
-  rgb[2, 0, 0] = -1
-  rgb[3, 0, 0] = np.nan
-  path = write_npy(tmp_path, xyz=xyz, label=np.zeros(5, int), rgb=rgb)
-  found = list(scanobjectnn.read_openshape(path, D).shapes())
-  assert [isinstance(f, Shape) for f in found] == [
-    True,
-    False,
-    False,
-    False,
-    True,
-  ]
-  assert [f.field for f in found[1:4]] == ["xyz", "rgb", "rgb"]
+  rgb = np.full((4, 16, 3), 0.5)
+  rgb[1, 0, 0] = -1
+  rgb[2, 0, 0] = np.nan
+  path = write_npy(tmp_path, xyz=clouds(4), label=np.zeros(4, int), rgb=rgb)
+  first, *refused, last = scanobjectnn.read_openshape(path, D).shapes()
+  assert isinstance(first, Shape) and isinstance(last, Shape)
+  assert [reject.field for reject in refused] == ["rgb", "rgb"]
 
 
 @pytest.mark.parametrize(
@@ -190,31 +158,21 @@ def test_openshape_refuses_single_clouds(tmp_path):
   [
     ({"label": [0]}, "no array 'xyz'"),
     ({"xyz": clouds(1)}, "no array 'label'"),
-    ({"xyz": "points", "label": [0]}, "no array 'xyz'"),
     ({"xyz": clouds(0), "label": np.zeros(0)}, "no clouds"),
-    ({"xyz": clouds(2), "label": [0]}, r"key 'label': holds int64 of shape"),
     ({"xyz": clouds(2), "label": [0, [1]]}, "key 'label': holds object"),
-    ({"xyz": clouds(2), "label": [0, 15]}, "label 15 of cloud 1"),
     (
       {"xyz": clouds(2), "label": [0, 1], "rgb": clouds(1)},
       "key 'rgb'.*1 rows",
     ),
-    ({"xyz": clouds(2), "label": [0, 1], "rgb": ["a", "b"]}, "key 'rgb'"),
     ({"xyz": clouds(2), "label": [0, 1], "rgb": 7}, "key 'rgb'"),
+    (clouds(2), "no array 'xyz'"),
   ],
 )
 def test_unusable_openshape_files(tmp_path, content, problem):
-  path = write_npy(tmp_path, **content)
+  path = tmp_path / "xyz_label.npy"
+  path.write_bytes(npy_bytes(content))
   with pytest.raises(BadInput, match=rf"xyz_label\.npy: .*{problem}"):
     scanobjectnn.read_openshape(path, D)
-
-
-def test_openshape_file_of_another_kind(tmp_path):
-  np.save(tmp_path / "a.npy", clouds(2))
-  with pytest.raises(BadInput, match="no array 'xyz'"):
-    scanobjectnn.read_openshape(tmp_path / "a.npy", D)
-  with pytest.raises(BadInput, match="cannot be read"):
-    scanobjectnn.read_openshape(tmp_path / "none.npy", D)
 
 
 def test_a_malicious_openshape_file_executes_nothing(tmp_path):

@@ -1,7 +1,6 @@
 """ULIP-2's ShapeNet triplets, from its files to records."""
 
 import functools
-import io
 import json
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ from mrd_jax.data.records import ImageKind, TextKind
 from mrd_jax.prepare import ulip2
 from mrd_jax.prepare.job import add_features
 from mrd_jax.prepare.job.teacher import TeacherConfig
-from mrd_jax.teachers.prompts import read_templates
+from mrd_jax.teachers.prompts import prompt_features, read_templates
 
 AIRPLANE, CHAIR, UNKNOWN = "02691156", "03001627", "09999999"
 KEYS = [f"{AIRPLANE}-a", f"{CHAIR}-b", f"{CHAIR}-c", f"{UNKNOWN}-d"]
@@ -102,15 +101,6 @@ def assert_stored(found, expected):
   np.testing.assert_allclose(norms, 1, atol=1e-3)
 
 
-def name_feature(teacher, name):
-  rows = [
-    teacher.text_features([template.replace("{}", name)])[0]
-    for template in read_templates()
-  ]
-  mean = np.mean(rows, axis=0)
-  return mean / np.linalg.norm(mean)
-
-
 @pytest.mark.parametrize("flat", [False, True])
 def test_records(tmp_path, teacher, convert, flat):
   root = make_release(tmp_path / "in", flat)
@@ -132,8 +122,9 @@ def test_records(tmp_path, teacher, convert, flat):
     assert record["texts"] == name + first
     kinds = [TextKind.RAW] * len(name) + [TextKind.BLIP] * len(first)
     assert record["text_kind"].tolist() == kinds
-    expected = [name_feature(teacher, n) for n in name]
-    expected += [teacher.text_features([text])[0] for text in first]
+    expected = [teacher.text_features([text])[0] for text in first]
+    if name:
+      expected[:0] = prompt_features(teacher, name, read_templates())
     assert_stored(record["text_feat"], expected)
   meta = read_meta(tmp_path / "out")
   assert str(teacher.name) == meta.teacher and meta.class_names == {}
@@ -159,57 +150,50 @@ def test_the_caption_that_fits_its_view_best(
   assert expected[0] != captions_of(KEYS[0], VIEWS[KEYS[0]][0])[1].strip()
 
 
+UNUSABLE = {  # field and reason
+  "away": ("xyz", "missing file"),
+  "pickle": ("xyz", "unreadable cloud"),
+  "unseen": ("images", "missing file"),
+  "nan": ("xyz", "unreadable cloud"),
+  "vast": ("xyz", "bad value"),
+  "cut": ("images", "unreadable image"),
+}
+
+
 def test_what_is_unusable_is_refused_alone(tmp_path, release, convert):
   whole = tmp_path / "whole"
   assert convert(output=whole)[0] == 0
-  keys = {why: f"{CHAIR}-{why}" for why in ("away", "pickle", "unseen", "nan")}
-  keys |= {why: f"{CHAIR}-{why}" for why in ("vast", "cut")}
-  clouds, renders = release / "shapenet_pc", release / "rendered_images"
+  keys = {why: f"{CHAIR}-{why}" for why in UNUSABLE}
   cloud = np.random.default_rng(0).normal(size=(64, 3))
+  clouds = dict.fromkeys(keys, cloud)
+  clouds["pickle"] = np.array([{"xyz": 1}], dtype=object)
+  clouds["nan"], clouds["vast"] = cloud * np.nan, cloud * 1e60
   for why, key in keys.items():
     if why != "away":
-      np.save(clouds / f"{key}.npy", cloud)
+      np.save(release / "shapenet_pc" / f"{key}.npy", clouds[why])
     if why != "unseen":
-      (renders / key).mkdir()
-      picture(0).save(renders / key / f"{key}_r_000.png")
-  objects = np.array([{"xyz": 1}], dtype=object)
-  np.save(clouds / f"{keys['pickle']}.npy", objects, allow_pickle=True)
-  np.save(clouds / f"{keys['nan']}.npy", cloud * np.nan)
-  np.save(clouds / f"{keys['vast']}.npy", cloud * 1e60)
-  file = renders / keys["cut"] / f"{keys['cut']}_r_012.png"
-  content = io.BytesIO()
-  picture(0).save(content, "PNG")
-  file.write_bytes(content.getvalue()[:90])
+      folder = release / "rendered_images" / key
+      folder.mkdir()
+      picture(0).save(folder / f"{key}_r_000.png")
+  folder = release / "rendered_images" / keys["cut"]
+  file = folder / f"{keys['cut']}_r_012.png"
+  file.write_bytes((folder / f"{keys['cut']}_r_000.png").read_bytes()[:90])
   write_lists(release, [*keys.values(), *KEYS], [])
   code, printed = convert()
-  assert code == 0
-  assert contents(tmp_path / "out").keys() == contents(whole).keys()
-  for found, expected in zip(
-    open_split(tmp_path / "out", "train"),
-    open_split(whole, "train"),
-    strict=True,
-  ):
+  assert code == 0 and "2 refused: unreadable cloud" in printed
+  datasets = [open_split(path, "train") for path in (tmp_path / "out", whole)]
+  for found, expected in zip(*datasets, strict=True):
     np.testing.assert_equal(found, expected)
   rejects = rejects_of(tmp_path / "out")
-  found = {
-    r: (rejects[k]["field"], rejects[k]["reason"]) for r, k in keys.items()
+  assert {key: (r["field"], r["reason"]) for key, r in rejects.items()} == {
+    keys[why]: refused for why, refused in UNUSABLE.items()
   }
-  assert found == {
-    "away": ("xyz", "missing file"),
-    "pickle": ("xyz", "unreadable cloud"),
-    "unseen": ("images", "missing file"),
-    "nan": ("xyz", "unreadable cloud"),
-    "vast": ("xyz", "bad value"),
-    "cut": ("images", "unreadable image"),
-  }
-  details = {why: rejects[key]["detail"] for why, key in keys.items()}
-  assert "is a pickle" in details["pickle"]
-  assert str(file) in details["cut"]
+  assert "is a pickle" in rejects[keys["pickle"]]["detail"]
+  assert str(file) in rejects[keys["cut"]]["detail"]
   assert rejects[keys["cut"]]["file"] == f"{keys['cut']}.npy"
   count = count_of(tmp_path / "out")
   assert (count["listed"], count["converted"]) == (11, 5)
-  assert sum(count["refused"].values()) == len(rejects) == 6
-  assert "2 refused: unreadable cloud" in printed
+  assert sum(count["refused"].values()) == 6
 
 
 @pytest.mark.parametrize("name", ["../secret", "sub/secret", "/secret"])
@@ -249,23 +233,20 @@ def test_a_job_that_was_stopped_goes_on(
   expected = contents(tmp_path / "whole")
   assert sum(name.startswith("ulip2-train") for name in expected) == 3
 
-  encode = add_features.encode
-  calls = []
+  encode, output = add_features.encode, tmp_path / "out"
+  made = []
 
   def stopping(shape):
-    if len(calls) == 3:
+    if len(made) == 3:
       raise KeyboardInterrupt
-    calls.append(shape)
+    made.append(shape)
     return encode(shape)
 
-  output = tmp_path / "out"
   with monkeypatch.context() as patch:
     patch.setattr(add_features, "encode", stopping)
     with pytest.raises(KeyboardInterrupt):
       convert("--captions-per-view", "3")
   assert not output.exists()
-  made = sorted(Path(f"{output}.incomplete", "shards").glob("*.json"))
-  assert [path.stem for path in made] == ["000000"]
 
   code, printed = convert("--captions-per-view", "2")
   assert code == 2 and "other settings or input (captions_per_view)" in printed
@@ -278,12 +259,10 @@ def test_a_job_that_was_stopped_goes_on(
   with monkeypatch.context() as patch:  # drafts and captions are there
     patch.setattr(ulip2.TripletUnit, "items", None)
     patch.setattr(ulip2, "PurePosixPath", None)
-    patch.setattr(
-      add_features, "encode", lambda s: calls.append(s) or encode(s)
-    )
+    patch.setattr(add_features, "encode", lambda s: made.append(s) or encode(s))
     assert convert("--captions-per-view", "3")[0] == 0
   # One again: the shape whose shard was not finished.
-  assert len(calls) == len(KEYS) + 1
+  assert len(made) == len(KEYS) + 1
   assert contents(output) == expected
   assert not Path(f"{output}.incomplete").exists()
 
@@ -324,32 +303,26 @@ CAPTIONS = "ULIP-shapenet_triplets_captions.json"
       "with a list of captions",
     ),
     (CAPTIONS, lambda _: {"x_r_000.png": ["a"]}, f"of x and none of {KEYS[0]}"),
+    ("shapenet_pc", None, "no folder shapenet_pc"),
+    ("rendered_images", None, "rendered_images"),
+    (CAPTIONS, None, r"holds no \*captions\*\.json"),
+    ("taxonomy.json", None, "cannot be read"),
+    ("train.txt", None, "is missing or empty"),
   ],
 )
-def test_files_of_another_form(release, convert, name, change, message):
-  rewrite(release / name, change)
-  code, printed = convert()
-  assert code == 2 and re.search(rf"{name}: .*{message}", printed), printed
-
-
-@pytest.mark.parametrize(
-  "name, message",
-  [
-    ("shapenet_pc", "no folder shapenet_pc"),
-    ("rendered_images", "rendered_images"),
-    (CAPTIONS, r"holds no \*captions\*\.json"),
-    ("taxonomy.json", "taxonomy.json: cannot be read"),
-    ("train.txt", "train.txt is missing or empty"),
-  ],
-)
-def test_files_that_are_missing(tmp_path, release, convert, name, message):
+def test_files_that_cannot_be_used(
+  tmp_path, release, convert, name, change, message
+):
   (release / "test.txt").unlink()
-  (release / name).rename(release / "away")
+  if change is None:
+    (release / name).rename(release / "away")
+  else:
+    rewrite(release / name, change)
+    message = f"{name}: .*{message}"
   code, printed = convert()
   assert code == 2 and len(printed.splitlines()) == 1
   assert re.search(message, printed), printed
-  assert not (tmp_path / "out").exists()
-  assert not (tmp_path / "out.incomplete").exists()
+  assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_captions_of_other_forms(tmp_path, release, convert):

@@ -1,11 +1,8 @@
 """The synthetic dataset: geometry, objects, captions, teacher, shapes."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+import runs
 from synthetic import TEACHER, digest, synthetic_shape
 
 from mrd_jax.data import records
@@ -164,18 +161,7 @@ def test_shapes_depend_on_their_arguments_alone():
   assert len(set(forward)) == 20
   # A fresh process, whose hash() differs.
   code = "import synthetic; print(synthetic.digest(7))"
-  result = subprocess.run(
-    [sys.executable, "-c", code],
-    env={
-      **os.environ,
-      "PYTHONHASHSEED": "4242",
-      "PYTHONPATH": os.pathsep.join(sys.path),
-    },
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert int(result.stdout) == forward[7]
+  assert int(runs.output_of(code, hash_seed=4242)) == forward[7]
 
 
 def test_numbers_of_points_and_views_change_neither_object_nor_texts():
