@@ -1,14 +1,12 @@
 """The commands of `prepare`: what they print, restart and refuse; real data."""
 
 import collections
-import io
 import os
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
-from openshape_bundle import Attack, make_sample, npy_bytes, simple_bundle
+from openshape_bundle import make_sample, npy_bytes, simple_bundle
 from runs import REPOSITORY
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
@@ -110,35 +108,6 @@ def test_the_whole_real_bundle(mini, tmp_path):
   assert kinds[TextKind.BLIP] == 166
   assert kinds[TextKind.MSFT] == 830
   assert kinds[TextKind.RETRIEVAL] == 2812
-
-
-def test_a_malicious_pickle_in_the_middle_of_an_archive(mini, tmp_path):
-  root = tmp_path / "in"
-  root.mkdir()
-  (root / "meta_data").symlink_to(mini / "meta_data")
-  trace = tmp_path / "executed"
-  with (
-    tarfile.open(mini / "KayKit.tar.gz") as old,
-    tarfile.open(root / "KayKit.tar.gz", "w:gz", compresslevel=1) as new,
-  ):
-    for index, member in enumerate(old):
-      file = old.extractfile(member)
-      content = file.read() if file else b""
-      if index == 250:
-        planted = member.name
-        content = npy_bytes({"xyz": Attack(trace)})
-        member.size = len(content)
-      new.addfile(member, io.BytesIO(content))
-  report = convert.convert(
-    root, tmp_path / "out", splits=["train", "val"], parts=["KayKit"]
-  )
-  assert not trace.exists()
-  counts = report.splits["train"], report.splits["val"]
-  assert [count.listed for count in counts] == [455, 50]
-  assert sum(count.converted for count in counts) == 504
-  (reject,) = report.rejects
-  assert reject.reason == "unreadable or unsafe file"
-  assert reject.file.endswith(planted) and "system" in reject.detail
 
 
 def test_input_that_was_added_during_a_stop(tmp_path, monkeypatch):

@@ -126,15 +126,14 @@ def test_unknown_categories_leave_a_split_without_labels(tmp_path):
 def test_odd_lists(tmp_path):
   root = simple_bundle(tmp_path / "in", [npy_bytes(make_sample(0))])
   lists = root / "meta_data" / "split"
-  (lists / "odd.json").write_text('[{"id": "a", "category": ["b"]}]')
-  with pytest.raises(BadInput, match=r"row 0: category \['b'\] is no text"):
-    convert.convert(root, tmp_path / "out", splits=["odd"])
-  (lists / "odd.json").write_text("[" * 100_000)
-  with pytest.raises(BadInput, match="is not JSON"):
-    convert.convert(root, tmp_path / "out", splits=["odd"])
-  (lists / "odd.json").write_text("[]")
-  with pytest.raises(BadInput, match="name no shape"):
-    convert.convert(root, tmp_path / "out", splits=["odd"])
+  for content, message in (
+    ('[{"id": "a", "category": ["b"]}]', r"row 0: category \['b'\] is no text"),
+    ("[" * 100_000, "is not JSON"),
+    ("[]", "name no shape"),
+  ):
+    (lists / "odd.json").write_text(content)
+    with pytest.raises(BadInput, match=message):
+      convert.convert(root, tmp_path / "out", splits=["odd"])
   rows = [{"id": "a", "data_path": "x" * 300 + "/a.npy"}]
   (lists / "odd.json").write_text(json.dumps(rows))
   report = convert.convert(root, tmp_path / "out", splits=["train", "odd"])

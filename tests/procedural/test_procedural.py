@@ -165,21 +165,17 @@ def test_shapes_depend_on_their_arguments_alone():
 
 
 def test_numbers_of_points_and_views_change_neither_object_nor_texts():
-  few, many = (
-    synthetic_shape(3),
-    synthetic_shape(3, num_points=4096, num_views=9),
-  )
+  few = synthetic_shape(3)
+  many = synthetic_shape(3, num_points=4096, num_views=9)
   assert few.texts == many.texts
   np.testing.assert_array_equal(few.text_feat, many.text_feat)
-  np.testing.assert_allclose(
-    few.xyz.mean(axis=0), many.xyz.mean(axis=0), atol=0.08
-  )
+  centers = few.xyz.mean(axis=0), many.xyz.mean(axis=0)
+  np.testing.assert_allclose(*centers, atol=0.08)
 
 
-def test_seed_changes_theshape():
-  assert not np.array_equal(
-    synthetic_shape(0, seed=1).xyz, synthetic_shape(0, seed=2).xyz
-  )
+def test_the_seed_changes_the_shape():
+  one, other = (synthetic_shape(0, seed=seed).xyz for seed in (1, 2))
+  assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(
