@@ -135,24 +135,9 @@ def test_unusable_arrays(tmp_path, data, label, problem):
     h5_labels(path, 3)
 
 
-def test_a_group_is_no_dataset(tmp_path):
-  with h5py.File(tmp_path / "a.h5", "w") as file:
-    file.create_group("data")
-  with pytest.raises(BadInput, match="no dataset 'data'"):
-    h5_labels(tmp_path / "a.h5", 3)
-
-
 @pytest.mark.parametrize("keep", [0, 7, 100, 1000, -200, -1])
 def test_cut_off_files(tmp_path, keep):
   path = write_h5(tmp_path / "a.h5", clouds(20), np.zeros(20, int))
   path.write_bytes(path.read_bytes()[:keep])
   with pytest.raises(BadInput, match=r"a\.h5: cannot be read as HDF5"):
     h5_labels(path, 3)
-
-
-def test_another_format(tmp_path):
-  np.save(tmp_path / "a.npy", clouds(2))
-  with pytest.raises(BadInput, match=r"a\.npy: cannot be read as HDF5"):
-    h5_labels(tmp_path / "a.npy", 3)
-  with pytest.raises(BadInput, match=r"b\.h5: no such file"):
-    h5_labels(tmp_path / "b.h5", 3)

@@ -181,6 +181,7 @@ def test_what_is_unusable_is_refused_alone(tmp_path, release, convert):
   write_lists(release, [*keys.values(), *KEYS], [])
   code, printed = convert()
   assert code == 0 and "2 refused: unreadable cloud" in printed
+  assert contents(tmp_path / "out").keys() == contents(whole).keys()
   datasets = [open_split(path, "train") for path in (tmp_path / "out", whole)]
   for found, expected in zip(*datasets, strict=True):
     np.testing.assert_equal(found, expected)
@@ -306,8 +307,8 @@ CAPTIONS = "ULIP-shapenet_triplets_captions.json"
     ("shapenet_pc", None, "no folder shapenet_pc"),
     ("rendered_images", None, "rendered_images"),
     (CAPTIONS, None, r"holds no \*captions\*\.json"),
-    ("taxonomy.json", None, "cannot be read"),
-    ("train.txt", None, "is missing or empty"),
+    ("taxonomy.json", None, "taxonomy.json: cannot be read"),
+    ("train.txt", None, "train.txt is missing or empty"),
   ],
 )
 def test_files_that_cannot_be_used(
