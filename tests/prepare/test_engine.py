@@ -164,6 +164,7 @@ def test_a_killed_job_ends_with_the_same_bytes(tmp_path, capfd):
       time.sleep(0.005)
     process.wait()
   deadline = time.monotonic() + 20
+  # Z: it has ended, and nobody has waited for it.
   while any(stat(pid)[0] not in ("", "Z") for pid in workers):
     assert time.monotonic() < deadline  # they end with who started them
     time.sleep(0.05)
