@@ -1,6 +1,6 @@
 """Tiny CLIP folders with random weights, as Hugging Face's, without PyTorch.
 
-teacher = ClipTeacher.from_pretrained(make_clip(tmp_path / "clip"))
+teacher = load_teacher(make_clip(tmp_path / "clip"))
 """
 
 import json
@@ -13,27 +13,28 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
+from mrd_jax.teachers.clip import ClipTeacher
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ("photo", "render", "shape", "of", "the", "red", "chair", "table")
-TEXT = {
-  "hidden_size": 32,
-  "intermediate_size": 48,
+TOWER = {
   "num_hidden_layers": 2,
-  "num_attention_heads": 2,
-  "max_position_embeddings": 77,
   "hidden_act": "quick_gelu",
   "layer_norm_eps": 1e-5,
 }
-VISION = {
+TEXT = TOWER | {
+  "hidden_size": 32,
+  "intermediate_size": 48,
+  "num_attention_heads": 2,
+  "max_position_embeddings": 77,
+}
+VISION = TOWER | {
   "hidden_size": 48,
   "intermediate_size": 64,
-  "num_hidden_layers": 2,
   "num_attention_heads": 3,
   "image_size": 32,
   "patch_size": 8,
   "num_channels": 3,
-  "hidden_act": "quick_gelu",
-  "layer_norm_eps": 1e-5,
 }
 
 
@@ -95,6 +96,12 @@ def make_clip(
   tensors = {k: v.astype(kind, copy=False) for k, v in tensors.items()}
   save_shards(folder, tensors, shards)
   return folder
+
+
+def load_teacher(folder: Path | str, **options: Any) -> ClipTeacher:
+  """Its teacher, in float32, a row a device at a time."""
+  options = {"dtype": "float32", "batch_size": 1} | options
+  return ClipTeacher.from_pretrained(folder, **options)
 
 
 def save_shards(

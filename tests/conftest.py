@@ -158,10 +158,8 @@ def clip_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_teacher(clip_folder):
-  """Its teacher, in float32, a row a device at a time."""
-  from mrd_jax.teachers.clip import ClipTeacher
-
-  return ClipTeacher.from_pretrained(clip_folder, dtype="float32", batch_size=1)
+  """Its teacher; not to be changed, either."""
+  return clips.load_teacher(clip_folder)
 
 
 @pytest.fixture

@@ -90,12 +90,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def log_message(self, *_):
     pass
 
-  def do_HEAD(self):
-    self.answer()
-
-  def do_GET(self):
-    self.answer()
-
   def answer(self) -> None:
     hub = self.server
     hub.requests.append((self.command, self.path))
@@ -136,6 +130,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
       etag = hashlib.sha256(content).hexdigest()
       headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}
       self.reply_file(file, headers, content)
+
+  do_HEAD = do_GET = answer
 
   def reply_file(self, file: str, headers, content: bytes) -> None:
     """All of it or the range that was asked for, if nothing was to happen."""

@@ -1,7 +1,6 @@
 """Builds small meshes of every format and way of colouring, made by a seed."""
 
 import base64
-import io
 import json
 import struct
 from collections.abc import Sequence
@@ -10,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from PIL import Image
 from trimesh.visual import ColorVisuals
 
 from mrd_jax.data.surfaces import color_at
+from mrd_jax.io.images import encode_png
+from mrd_jax.io.meshes.mesh import Mesh
 
 FORMATS = ("glb", "gltf", "obj", "ply", "stl", "off")
 _COMPONENT = {"u1": 5121, "i1": 5120, "u2": 5123, "i2": 5122, "u4": 5125}
@@ -28,13 +28,6 @@ QUAD_UV = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], np.float32)
 CORNERS = np.array(
   [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8
 )
-
-
-def png(pixels: np.ndarray) -> bytes:
-  """An image file of (H, W), (H, W, 3) or (H, W, 4) uint8."""
-  file = io.BytesIO()
-  Image.fromarray(pixels).save(file, "PNG")
-  return file.getvalue()
 
 
 class Gltf:
@@ -131,7 +124,7 @@ def gltf_quad(
   """A document with one quad; `material` may refer to texture 0."""
   gltf = Gltf()
   if image is not None:
-    gltf.texture(png(image), **sampler)
+    gltf.texture(encode_png(image), **sampler)
   index = None if material is None else gltf.add("materials", material)
   found = {
     name: gltf.accessor(*args) for name, args in dict(attributes).items()
@@ -144,7 +137,14 @@ def textured(**info: Any) -> dict[str, Any]:
   return {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0, **info}}}
 
 
-def check_corners(mesh: Any) -> None:
+def corner_colors(
+  mesh: Mesh, faces: Sequence[int], corners: Sequence[int]
+) -> np.ndarray:
+  """(N, 3) colours of corners, one of each face."""
+  return color_at(mesh, np.array(faces), np.eye(3)[corners])[:, :3]
+
+
+def check_corners(mesh: Mesh) -> None:
   """Checks that the quad shows `CORNERS` the right way up."""
   signs = {(-1, 1): (0, 0), (1, 1): (0, 1), (-1, -1): (1, 0), (1, -1): (1, 1)}
   for face in range(len(mesh.faces)):
@@ -168,9 +168,8 @@ def write_obj(
   uv: np.ndarray | None = None,
   colors: np.ndarray | None = None,
   mtl: str = "",
-  images: Sequence[tuple[str, np.ndarray]] = (),
 ) -> Path:
-  """An .obj, its .mtl if there is text for it, and images beside them.
+  """An .obj, and its .mtl if there is text for it.
 
   `uv` is as in a glTF, with v down, and is turned; the material is "m".
   """
@@ -186,8 +185,6 @@ def write_obj(
   for face in np.asarray(faces) + 1:
     lines.append("f " + " ".join(pattern.format(corner) for corner in face))
   path.write_text("\n".join(lines) + "\n")
-  for name, pixels in images:
-    (path.parent / name).write_bytes(png(pixels))
   return path
 
 
@@ -255,10 +252,6 @@ def _uv(vertices: np.ndarray) -> np.ndarray:
   return 2 * ((vertices - low) / (high - low))[:, :2].astype(np.float32)
 
 
-def _image(rng: np.random.Generator) -> np.ndarray:
-  return rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-
-
 def _write_gltf(
   path: Path, shape: trimesh.Trimesh, turn: int, rng: np.random.Generator
 ) -> None:
@@ -267,7 +260,8 @@ def _write_gltf(
   rough: dict[str, Any] = {"baseColorFactor": [*rng.random(3).round(3), 1]}
   attributes = {}
   if turn % 3 == 0:
-    rough = {"baseColorTexture": {"index": gltf.texture(png(_image(rng)))}}
+    image = encode_png(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    rough = {"baseColorTexture": {"index": gltf.texture(image)}}
     attributes = {"TEXCOORD_0": gltf.accessor(_uv(vertices))}
   elif turn % 3 == 1:
     colors = rng.integers(0, 256, (len(vertices), 4), dtype=np.uint8)
@@ -292,37 +286,26 @@ def _write_other(
   vertices, faces = np.asarray(shape.vertices), np.asarray(shape.faces)
   colors = rng.integers(0, 256, (len(vertices), 4))
   style = turn % 3
+  look: dict[str, Any] = {}
   if path.suffix == ".obj":
-    name = f"{path.stem}.png"
-    mtl = f"Kd 0 0 0\nmap_Kd {name}\n" if style == 0 else "Kd 0.8 0.3 0.1\n"
-    write_obj(
-      path,
-      vertices,
-      faces,
-      uv=_uv(vertices) if style == 0 else None,
-      colors=colors[:, :3] / 255 if style == 1 else None,
-      mtl="" if style == 1 else mtl,
-      images=[(name, _image(rng))] if style == 0 else [],
-    )
+    if style == 0:
+      image = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+      path.with_suffix(".png").write_bytes(encode_png(image))
+      mtl = f"Kd 0 0 0\nmap_Kd {path.stem}.png\n"
+      look = {"uv": _uv(vertices), "mtl": mtl}
+    elif style == 1:
+      look = {"colors": colors[:, :3] / 255}
+    else:
+      look = {"mtl": "Kd 0.8 0.3 0.1\n"}
+    write_obj(path, vertices, faces, **look)
   elif path.suffix == ".off":
-    of_faces = rng.integers(0, 256, (len(faces), 3))
-    write_off(
-      path,
-      vertices,
-      faces,
-      colors=colors if style == 1 else None,
-      face_colors=of_faces if style == 2 else None,
-    )
+    if style == 1:
+      look = {"colors": colors}
+    elif style == 2:
+      look = {"face_colors": rng.integers(0, 256, (len(faces), 3))}
+    write_off(path, vertices, faces, **look)
   else:
     if path.suffix == ".ply" and style < 2:
       shape.visual = ColorVisuals(shape, vertex_colors=colors.astype(np.uint8))
-    encoding = {} if path.suffix == ".stl" else {"encoding": "ascii"}
-    path.write_bytes(
-      _bytes(
-        shape.export(file_type=path.suffix[1:], **encoding if turn % 2 else {})
-      )
-    )
-
-
-def _bytes(exported: Any) -> bytes:
-  return exported.encode() if isinstance(exported, str) else exported
+    in_text = path.suffix == ".ply" and turn % 2
+    shape.export(path, **{"encoding": "ascii"} if in_text else {})

@@ -14,11 +14,11 @@ from meshes import (
   Gltf,
   check_corners,
   gltf_quad,
-  png,
   textured,
 )
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import encode_png
 from mrd_jax.io.meshes import gltf as gltf_format
 from mrd_jax.io.meshes.read import read_mesh
 
@@ -41,7 +41,7 @@ def test_files_beside(tmp_path):
   path.write_text(json.dumps(tree))
   (tmp_path / "sub").mkdir()
   (tmp_path / "sub" / "data.bin").write_bytes(gltf.data)
-  (tmp_path / "my picture.png").write_bytes(png(CORNERS))
+  (tmp_path / "my picture.png").write_bytes(encode_png(CORNERS))
   check_corners(read_mesh(path))
 
 
@@ -167,7 +167,7 @@ def test_quantized_positions(tmp_path):
   gltf.tree["accessors"][position]["bufferView"] = gltf.view(packed.tobytes())
   gltf.tree["bufferViews"][-1]["byteStride"] = 8
   uv = gltf.accessor(np.rint(QUAD_UV * 255).astype(np.uint8), normalized=True)
-  gltf.texture(png(CORNERS))
+  gltf.texture(encode_png(CORNERS))
   gltf.add("materials", textured())
   attributes = {"POSITION": position, "TEXCOORD_0": uv}
   indices = gltf.accessor(QUAD_FACES.ravel().astype(np.uint8))

@@ -6,12 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
-from meshes import CORNERS, png
+from meshes import CORNERS
 from PIL import Image
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io import images
-from mrd_jax.io.images import to_rgb
+from mrd_jax.io.images import encode_png, to_rgb
 
 
 def encoded(image, kind, **args):
@@ -75,20 +75,22 @@ def test_textures_too_large_are_refused(side):
 def test_large_textures_are_reduced(monkeypatch):
   monkeypatch.setattr(images, "MAX_SIDE", 4)
   big = np.kron(CORNERS, np.ones((5, 8, 1), np.uint8))
-  found = images.decode_texture(png(big), alpha=False)
+  found = images.decode_texture(encode_png(big), alpha=False)
   assert found.shape == (2, 4, 3)
   np.testing.assert_array_equal(found[:, ::2], CORNERS)
   # Where alpha is not asked for, the colour below it counts in full.
   clear = np.dstack([big, np.zeros(big.shape[:2], np.uint8)])
-  found = images.decode_texture(png(clear), alpha=False)
+  found = images.decode_texture(encode_png(clear), alpha=False)
   np.testing.assert_array_equal(found[:, ::2], CORNERS)
 
 
 def test_images_of_other_modes():
-  grey = images.decode_texture(png(np.array([[7, 200]], np.uint8)), alpha=True)
+  grey = images.decode_texture(
+    encode_png(np.array([[7, 200]], np.uint8)), alpha=True
+  )
   np.testing.assert_array_equal(grey, [[[7, 7, 7, 255], [200, 200, 200, 255]]])
   deep = np.array([[0x1234, 0xFFFF]], np.uint16)
-  found = images.decode_texture(png(deep), alpha=False)
+  found = images.decode_texture(encode_png(deep), alpha=False)
   np.testing.assert_array_equal(found[0, :, 0], [0x12, 0xFF])
   file = io.BytesIO()
   Image.fromarray(CORNERS).convert("P").save(file, "PNG")

@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import trimesh
-from meshes import CORNERS, QUAD, QUAD_FACES, QUAD_UV, check_corners, png
+from meshes import (
+  CORNERS,
+  QUAD,
+  QUAD_FACES,
+  QUAD_UV,
+  check_corners,
+  corner_colors,
+)
 
-from mrd_jax.data.surfaces import color_at
 from mrd_jax.errors import BadInput
+from mrd_jax.io.images import encode_png
 from mrd_jax.io.meshes.read import read_mesh
 
 XYZ = ["float x", "float y", "float z"]
@@ -40,15 +47,14 @@ def test_ply_colors(tmp_path, kind, of):
   else:
     faces = [[*f, *c] for f, c in zip(TRIANGLES, rgb[:2].tolist(), strict=True)]
     path = ply(tmp_path / "q.ply", XYZ, QUAD, INDEX + names, faces)
-  mesh = read_mesh(path)
-  found = color_at(mesh, np.array([0, 1]), np.eye(3)[[0, 2]])[:, :3]
+  found = corner_colors(read_mesh(path), [0, 1], [0, 2])
   expected = rgb[[0, 3]] if of == "vertex" else rgb[:2]
   np.testing.assert_allclose(found, expected / top, atol=1e-6)
 
 
 @pytest.mark.parametrize("where", ["s t", "u v", "texture_u texture_v", "face"])
 def test_ply_texture(tmp_path, where):
-  (tmp_path / "c.png").write_bytes(png(CORNERS))
+  (tmp_path / "c.png").write_bytes(encode_png(CORNERS))
   uv = QUAD_UV * [1, -1] + [0, 1]
   head = "comment TextureFile c.png\n"
   if where == "face":

@@ -8,12 +8,13 @@ from meshes import (
   QUAD_FACES,
   QUAD_UV,
   check_corners,
-  png,
+  corner_colors,
   write_obj,
   write_off,
 )
 
 from mrd_jax.data.surfaces import color_at
+from mrd_jax.io.images import encode_png
 from mrd_jax.io.meshes.read import read_mesh
 
 TRIANGLES = [[3, *face] for face in QUAD_FACES]
@@ -25,14 +26,9 @@ def write(path, text):
 
 
 def test_obj_texture_the_right_way_up(tmp_path):
-  path = write_obj(
-    tmp_path / "quad.obj",
-    QUAD,
-    QUAD_FACES,
-    uv=QUAD_UV,
-    mtl="Kd 0 0 0\nmap_Kd -s 1 1 1 -o 0 0 my wood.png\n",
-    images=[("my wood.png", CORNERS)],
-  )
+  (tmp_path / "my wood.png").write_bytes(encode_png(CORNERS))
+  mtl = "Kd 0 0 0\nmap_Kd -s 1 1 1 -o 0 0 my wood.png\n"
+  path = write_obj(tmp_path / "q.obj", QUAD, QUAD_FACES, uv=QUAD_UV, mtl=mtl)
   mesh = read_mesh(path)
   check_corners(mesh)
   assert not mesh.notes
@@ -47,7 +43,7 @@ def test_obj_polygons_and_indices(tmp_path, line):
   uv = "".join(f"vt {u} {1 - v}\n" for u, v in QUAD_UV)
   text = f"mtllib m.mtl\n{quad}{uv}usemtl m\n{line}\nv 9 9 9\nvt 9 9\n"
   write(tmp_path / "m.mtl", "newmtl m\nmap_Kd c.png\n")
-  (tmp_path / "c.png").write_bytes(png(CORNERS))
+  (tmp_path / "c.png").write_bytes(encode_png(CORNERS))
   mesh = read_mesh(write(tmp_path / "q.obj", text))
   np.testing.assert_array_equal(
     mesh.vertices[mesh.faces], QUAD[QUAD_FACES[: len(mesh.faces)]]
@@ -77,7 +73,7 @@ def test_obj_vertex_colors_before_kd(tmp_path):
     tmp_path / "q.obj", QUAD, QUAD_FACES, colors=colors, mtl="Kd 0.1 0.1 0.1"
   )
   mesh = read_mesh(path)
-  rgb = color_at(mesh, np.array([0, 1]), np.eye(3)[[1, 2]])[:, :3]
+  rgb = corner_colors(mesh, [0, 1], [1, 2])
   np.testing.assert_allclose(rgb, colors[[1, 3]], atol=1e-6)
 
 
@@ -92,7 +88,7 @@ def test_obj_vertex_colors_before_kd(tmp_path):
   ],
 )
 def test_what_an_obj_lacks_is_noted(tmp_path, mtl, note):
-  (tmp_path / "bad.png").write_bytes(png(CORNERS)[:50])
+  (tmp_path / "bad.png").write_bytes(encode_png(CORNERS)[:50])
   path = write_obj(tmp_path / "q.obj", QUAD, QUAD_FACES, uv=QUAD_UV, mtl="Kd 1")
   path.with_suffix(".mtl").unlink()
   if mtl:
@@ -119,20 +115,18 @@ def test_off_colors(tmp_path):
   path = write_off(
     tmp_path / "v.off", QUAD, QUAD_FACES, colors=np.hstack([colors, alpha])
   )
-  found = color_at(read_mesh(path), np.array([0, 1]), np.eye(3)[[1, 2]])
-  np.testing.assert_allclose(found[:, :3], colors[[1, 3]] / 255, atol=1e-6)
+  found = corner_colors(read_mesh(path), [0, 1], [1, 2])
+  np.testing.assert_allclose(found, colors[[1, 3]] / 255, atol=1e-6)
   path = write_off(tmp_path / "f.off", QUAD, QUAD_FACES, face_colors=colors[2:])
-  found = color_at(read_mesh(path), np.array([0, 1]), np.eye(3)[[0, 0]])
-  np.testing.assert_allclose(found[:, :3], colors[2:] / 255, atol=1e-6)
+  found = corner_colors(read_mesh(path), [0, 1], [0, 0])
+  np.testing.assert_allclose(found, colors[2:] / 255, atol=1e-6)
   rows = np.hstack([QUAD, QUAD * 0 + 0.5, colors / 255, alpha / 255, QUAD_UV])
   lines = [" ".join(map(str, row)) for row in [*rows.tolist(), *TRIANGLES]]
   text = "STCNOFF\n4 2 0\n" + "\n".join(lines)
-  found = color_at(
-    read_mesh(write(tmp_path / "all.off", text)), np.array([1]), np.eye(3)[[2]]
-  )
-  np.testing.assert_allclose(found[:, :3], colors[[3]] / 255, atol=1e-6)
+  found = corner_colors(read_mesh(write(tmp_path / "all.off", text)), [1], [2])
+  np.testing.assert_allclose(found, colors[[3]] / 255, atol=1e-6)
   # Of a quad's two triangles, both have its colour; normals are not colours.
   text = "NOFF\n4 1 0\n" + "".join(f"{x} {y} {z} 0 0 1\n" for x, y, z in QUAD)
   mesh = read_mesh(write(tmp_path / "n.off", text + "4 0 1 2 3 0.2 0.4 0.6\n"))
-  found = color_at(mesh, np.array([0, 1]), np.eye(3)[[0, 1]])
-  np.testing.assert_allclose(found[:, :3], [[0.2, 0.4, 0.6]] * 2, atol=1e-6)
+  found = corner_colors(mesh, [0, 1], [0, 1])
+  np.testing.assert_allclose(found, [[0.2, 0.4, 0.6]] * 2, atol=1e-6)

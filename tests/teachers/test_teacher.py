@@ -8,12 +8,11 @@ import re
 import jax
 import numpy as np
 import pytest
-from clips import WORDS, make_clip, pictures, save_shards, write
+from clips import WORDS, load_teacher, make_clip, pictures, save_shards, write
 from PIL import Image
 from safetensors.numpy import load_file
 
 from mrd_jax.errors import BadInput
-from mrd_jax.teachers.clip import ClipTeacher
 from mrd_jax.teachers.towers import Throughput, _features
 
 TEXTS = [
@@ -24,11 +23,6 @@ TEXTS = [
   "a table",
   "wörld 42!",
 ]
-
-
-def load(folder, **args) -> ClipTeacher:
-  args = {"dtype": "float32", "batch_size": 1} | args
-  return ClipTeacher.from_pretrained(folder, **args)
 
 
 def assert_near(found, expected, most=1e-5):
@@ -69,26 +63,29 @@ def test_attributes(clip_folder, clip_teacher, tmp_path):
   copy = make_clip(tmp_path / "tiny", seed=1)
   (copy / "model.safetensors").unlink()
   save_shards(copy, tensors, 3)
-  again = load(copy)
+  again = load_teacher(copy)
   assert again.name == clip_teacher.name
   assert again.fingerprint == clip_teacher.fingerprint
   # Whatever decides a feature is in the fingerprint, tensors in the name.
   path = copy / "preprocessor_config.json"
   before = json.loads(path.read_text())
   write(path, before | {"resample": 2})
-  other = load(copy)
+  other = load_teacher(copy)
   assert other.name == clip_teacher.name
   assert other.fingerprint != clip_teacher.fingerprint
   write(path, before)
-  other = load(make_clip(copy, vision={"hidden_act": "gelu"}, shards=3))
+  other = load_teacher(make_clip(copy, vision={"hidden_act": "gelu"}, shards=3))
   assert other.name == clip_teacher.name
   assert other.fingerprint != clip_teacher.fingerprint
-  assert load(make_clip(tmp_path / "other", seed=1)).name != clip_teacher.name
+  assert (
+    load_teacher(make_clip(tmp_path / "other", seed=1)).name
+    != clip_teacher.name
+  )
 
 
 def test_the_batch_size_does_not_matter(clip_folder, clip_teacher):
   assert jax.local_device_count() == 8
-  other = load(clip_folder, batch_size=2)
+  other = load_teacher(clip_folder, batch_size=2)
   images = pictures(19)
   features = clip_teacher.image_features(images)
   np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
@@ -123,7 +120,7 @@ def test_the_batch_is_divided_and_the_model_is_not(clip_teacher):
 
 
 def test_bfloat16(clip_folder, clip_teacher):
-  rough = load(clip_folder, dtype="bfloat16")
+  rough = load_teacher(clip_folder, dtype="bfloat16")
   assert rough.dtype == "bfloat16" and clip_teacher.dtype == "float32"
   for found, expected in (
     (rough.image_features(pictures()), clip_teacher.image_features(pictures())),
@@ -250,7 +247,7 @@ def test_features_that_are_not_finite(tmp_path):
   for name in ("visual_projection", "text_projection"):
     tensors[f"{name}.weight"] = np.full_like(tensors[f"{name}.weight"], 3e38)
   save_shards(folder, tensors, 1)
-  teacher = load(folder)
+  teacher = load_teacher(folder)
   with pytest.raises(BadInput, match=r"^image \d+: its features are NaN"):
     teacher.image_features(pictures(12))
   with pytest.raises(BadInput, match=r"^text \d+: its features are NaN"):
@@ -267,7 +264,7 @@ def test_features_that_are_not_finite(tmp_path):
 )
 def test_refuses_arguments(clip_folder, args, message):
   with pytest.raises(BadInput, match=message):
-    load(clip_folder, **args)
+    load_teacher(clip_folder, **args)
 
 
 def test_throughput(clip_teacher):

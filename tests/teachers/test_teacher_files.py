@@ -3,16 +3,10 @@
 import json
 
 import pytest
-from clips import END, make_clip, write
+from clips import END, load_teacher, make_clip, write
 from hub import COMMITS
 
 from mrd_jax.errors import BadInput
-from mrd_jax.teachers.clip import ClipTeacher
-
-
-def load(folder, **args) -> ClipTeacher:
-  args = {"dtype": "float32", "batch_size": 1} | args
-  return ClipTeacher.from_pretrained(folder, **args)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +23,7 @@ def test_a_file_is_missing(tmp_path, name, message):
   folder = make_clip(tmp_path)
   (folder / name).unlink()
   with pytest.raises(BadInput, match=f"^{tmp_path}{message}"):
-    load(folder)
+    load_teacher(folder)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +38,9 @@ def test_weights_of_another_kind(tmp_path, name, message):
   folder = make_clip(tmp_path)
   (folder / "model.safetensors").rename(folder / name)
   with pytest.raises(BadInput, match=rf"/model\.safetensors.*{message}"):
-    load(folder)
+    load_teacher(folder)
   with pytest.raises(BadInput, match="is a file; name the folder"):
-    load(folder / name)
+    load_teacher(folder / name)
 
 
 def test_shards(tmp_path):
@@ -54,28 +48,28 @@ def test_shards(tmp_path):
   index = folder / "model.safetensors.index.json"
   (folder / "model-00002-of-00002.safetensors").unlink()
   with pytest.raises(BadInput, match=r"00002\.safetensors does not exist"):
-    load(folder)
+    load_teacher(folder)
   for text in ("{}", "[", '{"weight_map": ["a"]}'):
     index.write_text(text)
     with pytest.raises(BadInput, match=r"index\.json is not an index"):
-      load(folder)
+      load_teacher(folder)
   for name in ("../a.safetensors", "a.bin", 1):
     write(index, {"weight_map": {"a": name}})
     with pytest.raises(BadInput, match="no .safetensors file of this folder"):
-      load(folder)
+      load_teacher(folder)
 
 
 def test_a_tokenizer_of_another_model(tmp_path):
   with pytest.raises(BadInput, match="tokenizer has the token .* vocab_size 9"):
-    load(make_clip(tmp_path / "a", text={"vocab_size": 9}))
+    load_teacher(make_clip(tmp_path / "a", text={"vocab_size": 9}))
   with pytest.raises(
     BadInput, match="ends a text with token .* eos_token_id 7"
   ):
-    load(make_clip(tmp_path / "b", text={"eos_token_id": 7}))
+    load_teacher(make_clip(tmp_path / "b", text={"eos_token_id": 7}))
   folder = make_clip(tmp_path / "c")
   (folder / "vocab.json").write_text("{")
   with pytest.raises(BadInput, match="its tokenizer cannot be read"):
-    load(folder)
+    load_teacher(folder)
   vocabulary = json.loads((tmp_path / "b" / "vocab.json").read_text())
   assert vocabulary[END] == len(vocabulary) - 1
 
@@ -87,7 +81,7 @@ def publish(hub, folder):
 @pytest.mark.parametrize("shards", [1, 2])
 def test_from_the_hub(hub, tmp_path, clip_teacher, shards):
   publish(hub, make_clip(tmp_path / "clip", shards=shards))
-  found = load("user/clip")
+  found = load_teacher("user/clip")
   digest = clip_teacher.name.partition(" ")[2]
   assert found.name == f"user/clip@{'a' * 12} {digest}"
   assert found.fingerprint == clip_teacher.fingerprint
@@ -95,10 +89,10 @@ def test_from_the_hub(hub, tmp_path, clip_teacher, shards):
   # All of one commit, though `main` may have moved meanwhile.
   assert weights and all("/resolve/" + "a" * 40 in path for path in weights)
   hub.asked_ranges()
-  load("user/clip", revision="a" * 40)
+  load_teacher("user/clip", revision="a" * 40)
   assert hub.asked_ranges() == []  # no file is fetched twice
   hub.stop()
-  assert load("user/clip").name == found.name
+  assert load_teacher("user/clip").name == found.name
 
 
 def test_what_the_hub_does_not_have(hub, tmp_path):
@@ -108,13 +102,13 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
   with pytest.raises(
     BadInput, match=r"^user/clip: model\.safetensors does not exist.*refs/pr"
   ):
-    load("user/clip")
+    load_teacher("user/clip")
   assert not any(path.endswith(".bin") for _, path in hub.asked())
   (folder / "vocab.json").unlink()
   (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
   hub.repositories["user/new", COMMITS["main"]] = folder
   with pytest.raises(BadInput, match=r"/vocab\.json does not exist"):
-    load("user/new")
+    load_teacher("user/new")
   hub.stop()  # with half a model in the cache
   sentence = (
     r"^user/clip is neither a folder nor a CLIP model that could be fetched "
@@ -123,4 +117,4 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
     r"model\.safetensors .* and name that folder instead$"
   )
   with pytest.raises(BadInput, match=sentence):
-    load("user/clip")
+    load_teacher("user/clip")
