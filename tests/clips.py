@@ -3,6 +3,7 @@
 teacher = load_teacher(make_clip(tmp_path / "clip"))
 """
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -235,3 +236,10 @@ def pictures(n: int = 11, seed: int = 0) -> list[np.ndarray]:
     size = (int(width), int(height))
     found.append(np.asarray(Image.fromarray(small).resize(size)))
   return found
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+  """An image file of a kind that Pillow knows."""
+  file = io.BytesIO()
+  image.save(file, kind, **options)
+  return file.getvalue()

@@ -98,12 +98,13 @@ class Gltf:
       "textures", {"source": source, "sampler": self.add("samplers", sampler)}
     )
 
-  def write(self, path: Path) -> Path:
+  def write(self, path: Path, uri: str = "") -> Path:
+    """Writes the file; `uri` is where a .gltf says that its bytes are."""
     buffer: dict[str, Any] = {"byteLength": len(self.data)}
     tree = {**self.tree, "buffers": [buffer]}
     if path.suffix == ".gltf":
       body = base64.b64encode(self.data).decode()
-      buffer["uri"] = "data:application/octet-stream;base64," + body
+      buffer["uri"] = uri or "data:application/octet-stream;base64," + body
       path.write_text(json.dumps(tree))
       return path
     text = json.dumps(tree).encode()

@@ -1,23 +1,17 @@
 """Decodes pictures of any kind; refuses what would fill the memory."""
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from clips import encoded
 from meshes import CORNERS
 from PIL import Image
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io import images
 from mrd_jax.io.images import encode_png, to_rgb
-
-
-def encoded(image, kind, **args):
-  file = io.BytesIO()
-  image.save(file, kind, **args)
-  return file.getvalue()
 
 
 def test_transparency_is_white():
@@ -92,9 +86,8 @@ def test_images_of_other_modes():
   deep = np.array([[0x1234, 0xFFFF]], np.uint16)
   found = images.decode_texture(encode_png(deep), alpha=False)
   np.testing.assert_array_equal(found[0, :, 0], [0x12, 0xFF])
-  file = io.BytesIO()
-  Image.fromarray(CORNERS).convert("P").save(file, "PNG")
-  found = images.decode_texture(file.getvalue(), alpha=False)
+  palette = encoded(Image.fromarray(CORNERS).convert("P"), "PNG")
+  found = images.decode_texture(palette, alpha=False)
   np.testing.assert_array_equal(found, CORNERS)
   with pytest.raises(OSError, match="cannot be read as an image"):
     images.decode_texture(b"%!PS-Adobe-3.0 EPSF-3.0\n", alpha=False)

@@ -19,6 +19,16 @@ def triangles(mesh):
   return sorted(sorted(map(tuple, face)) for face in corners)
 
 
+def read_or_refuse(path):
+  """The mesh, without any warning; None after a sentence that names the file."""
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    try:
+      return read_mesh(path)
+    except BadInput as error:
+      assert str(path) in str(error) and "\n" not in str(error)
+
+
 def test_made_meshes_of_all_formats(tmp_path):
   start = time.perf_counter()
   paths = make_meshes(tmp_path / "a", 36, seed=1)
@@ -132,13 +142,9 @@ def test_every_cut_is_refused_or_read(tmp_path, suffix):
   refused = 0
   for end in rng.integers(0, len(data) - 8, 60):
     path.write_bytes(data[:end])
-    with warnings.catch_warnings():
-      warnings.simplefilter("error")
-      try:
-        assert len(read_mesh(path).faces) <= whole
-      except BadInput as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-        refused += 1
+    found = read_or_refuse(path)
+    assert found is None or len(found.faces) <= whole
+    refused += found is None
   # An .obj does not say how long it is.
   assert refused == 60 or suffix == "obj"
 
@@ -155,12 +161,8 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, suffix, capfd):
     places = rng.integers(0, end, rng.integers(1, 6))
     damaged[places] = rng.integers(0, 256, len(places))
     path.write_bytes(damaged.tobytes())
-    with warnings.catch_warnings():
-      warnings.simplefilter("error")
-      try:
-        assert np.isfinite(read_mesh(path).vertices).all()
-      except BadInput as error:
-        assert str(path) in str(error)
+    found = read_or_refuse(path)
+    assert found is None or np.isfinite(found.vertices).all()
   assert capfd.readouterr() == ("", "")
 
 

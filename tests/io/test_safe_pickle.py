@@ -14,6 +14,25 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.safe_pickle import load_npy
 
 
+def npy(pickled, shape=()):
+  """A .npy file of objects, with this pickle."""
+  file = io.BytesIO()
+  header = {"descr": "|O", "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(file, header)
+  return io.BytesIO(file.getvalue() + pickled)
+
+
+def damage(good, low, high):
+  """Reads the file with three bytes of this range changed, 300 times."""
+  rng = np.random.default_rng(0)
+  for _ in range(300):
+    damaged = bytearray(good)
+    for place in rng.integers(low, high, 3):
+      damaged[place] = rng.integers(256)
+    with contextlib.suppress(BadInput):  # anything else fails the test
+      load_npy(io.BytesIO(bytes(damaged)))
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_load_npy_equals_numpy(protocol):
   inner = {
@@ -25,11 +44,7 @@ def test_load_npy_equals_numpy(protocol):
     "scalars": (np.str_("x"), np.float32(2), b"raw", {1}, None, True),
     "nested": [np.array({"deep": np.arange(2)}, dtype=object)],
   }
-  file = io.BytesIO()
-  header = {"descr": "|O", "fortran_order": False, "shape": ()}
-  np.lib.format.write_array_header_1_0(file, header)
-  pickle.dump(np.array(inner, object), file, protocol=protocol)
-  file.seek(0)
+  file = npy(pickle.dumps(np.array(inner, object), protocol))
   assert repr(load_npy(file)) == repr(inner)
 
 
@@ -56,13 +71,8 @@ def test_load_npy_refuses_pointers_from_bytes():
     b"(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\n"
     b"tbI00\nS'AAAAAAAA'\ntb."
   )
-  file = io.BytesIO()
-  header = {"descr": "|O", "fortran_order": False, "shape": (1,)}
-  np.lib.format.write_array_header_1_0(file, header)
-  file.write(crafted)
-  file.seek(0)
   with pytest.raises(BadInput, match="object array whose size differs"):
-    load_npy(file, "crafted.npy")
+    load_npy(npy(crafted, (1,)), "crafted.npy")
 
 
 def test_load_npy_survives_any_damage():
@@ -71,19 +81,14 @@ def test_load_npy_survives_any_damage():
   for cut in rng.integers(0, len(good), 50):
     with pytest.raises(BadInput, match=r"cut\.npy"):
       load_npy(io.BytesIO(good[:cut]), "cut.npy")
-  for _ in range(300):
-    damaged = bytearray(good)
-    for place in rng.integers(0, 400, 3):
-      damaged[place] = rng.integers(256)
-    with contextlib.suppress(BadInput):  # anything else fails the test
-      load_npy(io.BytesIO(bytes(damaged)))
+  damage(good, 0, 400)
 
 
 def test_load_npy_refuses_a_memory_bomb():
-  content = npy_bytes({})[:128] + b"\x80\x04N" + b"r\xff\xff\xff\x7f" + b"."
+  bomb = npy(b"\x80\x04N" + b"r\xff\xff\xff\x7f" + b".")
   start = time.monotonic()
   with pytest.raises(BadInput, match="memo"):
-    load_npy(io.BytesIO(content), "bomb.npy")
+    load_npy(bomb, "bomb.npy")
   assert time.monotonic() - start < 1
 
 
@@ -122,13 +127,7 @@ def test_load_npy_reads_torch_tensors(monkeypatch):
 def test_load_npy_survives_damaged_tensors(tmp_path):
   torch = pytest.importorskip("torch")
   good = npy_bytes({"x": torch.arange(12)})
-  rng = np.random.default_rng(0)
-  for _ in range(300):
-    damaged = bytearray(good)
-    for place in rng.integers(128, len(good), 3):
-      damaged[place] = rng.integers(256)
-    with contextlib.suppress(BadInput):
-      load_npy(io.BytesIO(bytes(damaged)))
+  damage(good, 128, len(good))
   trace = tmp_path / "executed"
   inner = pickle.dumps(Attack(trace), protocol=2)
 

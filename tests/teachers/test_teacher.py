@@ -1,14 +1,21 @@
 """Embeds images and texts: unit-length features, as Hugging Face's."""
 
 import dataclasses
-import io
 import json
 import re
 
 import jax
 import numpy as np
 import pytest
-from clips import WORDS, load_teacher, make_clip, pictures, save_shards, write
+from clips import (
+  WORDS,
+  encoded,
+  load_teacher,
+  make_clip,
+  pictures,
+  save_shards,
+  write,
+)
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -28,12 +35,6 @@ TEXTS = [
 def assert_near(found, expected, most=1e-5):
   assert found.shape == expected.shape and found.dtype == np.float32
   assert np.linalg.norm(found - expected) < most * np.linalg.norm(expected)
-
-
-def encoded(image, kind, **args):
-  file = io.BytesIO()
-  image.save(file, kind, **args)
-  return file.getvalue()
 
 
 def test_equals_hugging_face(clip_folder, clip_teacher):
