@@ -24,29 +24,18 @@ PLY_HEADER = (
 )
 
 
-def ply_bytes(data, *, order="<", header="", n=None) -> bytes:
-  """A binary PLY of a structured array."""
+def ply_bytes(columns: dict, *, order="<", header="") -> bytes:
+  """A binary PLY of columns, each of its own type."""
   names = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort"}
   encoding = {"<": "little", ">": "big"}[order]
+  data = np.rec.fromarrays(list(columns.values()), names=list(columns))
   properties = "".join(
-    f"property {names[data.dtype[name].str[1:]]} {name}\n"
-    for name in data.dtype.names
+    f"property {names[x.dtype.str[1:]]} {name}\n" for name, x in columns.items()
   )
   return (
     f"ply\nformat binary_{encoding}_endian 1.0\ncomment by hand\n"
-    f"element vertex {len(data) if n is None else n}\n"
-    f"{properties}{header}end_header\n"
+    f"element vertex {len(data)}\n{properties}{header}end_header\n"
   ).encode() + data.astype(data.dtype.newbyteorder(order)).tobytes()
-
-
-def structured(**columns) -> np.ndarray:
-  """Columns, each of its own type, as a structured array."""
-  data = np.zeros(
-    len(columns["x"]), [(name, x.dtype) for name, x in columns.items()]
-  )
-  for name, x in columns.items():
-    data[name] = x
-  return data
 
 
 def axes(xyz=XYZ) -> dict:

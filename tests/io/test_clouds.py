@@ -16,7 +16,6 @@ from clouds import (
   pcd,
   ply_bytes,
   rejected,
-  structured,
 )
 from pypcd4 import Encoding, PointCloud
 from trimesh.exchange.ply import export_ply
@@ -44,11 +43,10 @@ def test_ply_types(tmp_path, order, dtype):
   normals = dict(zip(("nx", "ny", "nz"), XYZ.T, strict=True))
   columns = axes(XYZ.astype(dtype)) | normals | channels()
   alpha = {"alpha": BYTES[:, 0], "quality": XYZ[:, 1]}
-  path.write_bytes(ply_bytes(structured(**columns, **alpha), order=order))
+  path.write_bytes(ply_bytes(columns | alpha, order=order))
   check(path, COLOURED)
   for rgb in (RGB, RGB * 255, RGB.astype("f8")):
-    data = structured(**axes(), **channels(rgb))
-    path.write_bytes(ply_bytes(data, order=order))
+    path.write_bytes(ply_bytes(axes() | channels(rgb), order=order))
     np.testing.assert_allclose(read_cloud(path), COLOURED, rtol=2e-7)
 
 
@@ -56,7 +54,7 @@ def test_ply_without_faces(tmp_path):
   """As Open3D and MeshLab write clouds."""
   path = tmp_path / "a.ply"
   header = "element face 0\nproperty list uchar int vertex_indices\n"
-  path.write_bytes(ply_bytes(structured(**axes()), header=header))
+  path.write_bytes(ply_bytes(axes(), header=header))
   check(path, XYZ)
 
 
