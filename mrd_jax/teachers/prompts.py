@@ -39,13 +39,13 @@ def class_features(
   templates: Sequence[str],
   *,
   keep_underscores: bool = False,
-  cache_dir: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
   """Features of classes by prompts: normalise, mean, normalise.
 
-  They are kept in a file that is named by a hash of all that they depend on:
-  the teacher's weights, config and tokenizer, its dtype, the names, and the
-  templates.  A damaged file is made again.
+  They are kept in `mrd_jax` in XDG_CACHE_HOME, or in ~/.cache, in a file that
+  is named by a hash of all that they depend on: the teacher's weights, config
+  and tokenizer, its dtype, the names, and the templates.  A damaged file is
+  made again.
 
   Args:
     teacher: Makes text features.
@@ -53,8 +53,6 @@ def class_features(
     templates: T of them, each with one "{}" (`read_templates`).
     keep_underscores: Without it "night_stand" is read as "night stand", as
       the names of datasets mean it.
-    cache_dir: Where the files are; by default `mrd_jax` in XDG_CACHE_HOME, or
-      in ~/.cache.
 
   Returns:
     (C, D) float32, unit length, in the order of the names.
@@ -84,7 +82,7 @@ def class_features(
   }
   key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
   caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-  folder = Path(cache_dir or Path(caches, "mrd_jax"))
+  folder = Path(caches, "mrd_jax")
   path = folder / f"class_features-{key[:32]}.npz"
   try:
     cached = read_npz(path, "remove it")
@@ -111,7 +109,7 @@ def class_features(
   except OSError as error:
     raise BadInput(
       f"{path}: class features cannot be kept there ({error.strerror}); name "
-      "another cache_dir"
+      "another folder in XDG_CACHE_HOME"
     ) from error
   return features
 

@@ -205,8 +205,11 @@ def test_a_run_can_report_its_best_checkpoint(pretrained, data_dir, tmp_path):
   assert own["metrics"]["val/top5"] == best
 
 
-def test_class_names_and_captions_by_a_teacher(pretrained, tmp_path, data_dir):
+def test_class_names_and_captions_by_a_teacher(
+  pretrained, tmp_path, data_dir, monkeypatch
+):
   """Prompts instead of the stored features; captions instead of the texts."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   data = tmp_path / "data"
   shutil.copytree(data_dir, data)
   ids = [record["id"] for record in dataset.open_split(data, "val")]
@@ -228,9 +231,8 @@ def test_class_names_and_captions_by_a_teacher(pretrained, tmp_path, data_dir):
   suites = found["rows"][0]["suites"]
   teacher = ClipTeacher.from_pretrained(clip, dtype="float32")
   names = dataset.read_meta(data).class_names["val"]
-  class_CD = class_features(
-    teacher, names, read_templates(templates), cache_dir=tmp_path / "cache"
-  )
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+  class_CD = class_features(teacher, names, read_templates(templates))
   with np.load(pretrained / "embeddings" / "val.npz") as arrays:
     point_ND, label_N = arrays["point"].astype(np.float32), arrays["label"]
   expected = zero_shot(unit(point_ND), label_N, class_CD)

@@ -41,8 +41,15 @@ class Teacher:
     return np.float32(rows)  # of any length: they are normalised here
 
 
-def test_normalise_mean_normalise(tmp_path):
-  found = class_features(Teacher(), NAMES, OURS, cache_dir=tmp_path)
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+  """The folder of the class features, which is not there yet."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new" / "dir"))
+  return tmp_path / "new" / "dir" / "mrd_jax"
+
+
+def test_normalise_mean_normalise():
+  found = class_features(Teacher(), NAMES, OURS)
   assert found.shape == (4, 6) and found.dtype == np.float32
   for name, row in zip(NAMES, found, strict=True):
     name = name.replace("_", " ")
@@ -55,26 +62,22 @@ def test_normalise_mean_normalise(tmp_path):
     )
 
 
-def test_underscores(tmp_path):
+def test_underscores():
   teacher = Teacher()
-  a = class_features(teacher, NAMES, ["{}"], cache_dir=tmp_path)
+  a = class_features(teacher, NAMES, ["{}"])
   assert teacher.asked[0] == "night stand"
-  b = class_features(
-    teacher, NAMES, ["{}"], keep_underscores=True, cache_dir=tmp_path
-  )
+  b = class_features(teacher, NAMES, ["{}"], keep_underscores=True)
   assert teacher.asked[4] == "night_stand"
   assert not np.allclose(a[0], b[0])
   np.testing.assert_array_equal(a[1:], b[1:])
 
 
-def test_a_cache_by_content(tmp_path):
+def test_a_cache_by_content(cache):
   teacher = Teacher()
 
   def features(names=NAMES, templates=OURS, **args):
     before = len(teacher.asked)
-    found = class_features(
-      teacher, names, templates, cache_dir=tmp_path / "new" / "dir", **args
-    )
+    found = class_features(teacher, names, templates, **args)
     return found, len(teacher.asked) > before
 
   first, made = features()
@@ -94,15 +97,13 @@ def test_a_cache_by_content(tmp_path):
     setattr(teacher, field, old)
   teacher.name = "renamed"
   assert not features()[1]
-  files = list((tmp_path / "new" / "dir").iterdir())
-  assert len(files) == 6
-  assert all(file.suffix == ".npz" for file in files)
+  assert [file.suffix for file in cache.iterdir()] == [".npz"] * 6
 
 
-def test_a_damaged_cache_is_made_again(tmp_path):
+def test_a_damaged_cache_is_made_again(cache, tmp_path):
   teacher = Teacher()
-  expected = class_features(teacher, NAMES, OURS, cache_dir=tmp_path)
-  (path,) = tmp_path.iterdir()
+  expected = class_features(teacher, NAMES, OURS)
+  (path,) = cache.iterdir()
   whole = path.read_bytes()
   with np.load(path) as file:
     key = file["key"]
@@ -122,24 +123,25 @@ def test_a_damaged_cache_is_made_again(tmp_path):
   for content in damaged:
     path.write_bytes(content)
     teacher.asked = []
-    found = class_features(teacher, NAMES, OURS, cache_dir=tmp_path)
+    found = class_features(teacher, NAMES, OURS)
     np.testing.assert_array_equal(found, expected)
     assert teacher.asked
     assert path.read_bytes() == whole
 
 
-def test_the_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_the_cache_is_written_whole_or_not_at_all(cache, monkeypatch):
   def fail(*_):
     raise OSError(28, "No space left on device")
 
   with monkeypatch.context() as patch:
     patch.setattr(os, "replace", fail)
-    with pytest.raises(BadInput, match="No space left .* another cache_dir"):
-      class_features(Teacher(), NAMES, OURS, cache_dir=tmp_path)
-  assert not list(tmp_path.iterdir())
-  (tmp_path / "file").write_text("")
-  with pytest.raises(BadInput, match="file/.* cannot be kept there"):
-    class_features(Teacher(), NAMES, OURS, cache_dir=tmp_path / "file")
+    with pytest.raises(BadInput, match="No space left .* XDG_CACHE_HOME"):
+      class_features(Teacher(), NAMES, OURS)
+  assert not list(cache.iterdir())
+  cache.rmdir()
+  cache.write_text("")
+  with pytest.raises(BadInput, match="mrd_jax/.* cannot be kept there"):
+    class_features(Teacher(), NAMES, OURS)
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
@@ -160,15 +162,15 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     ("chair", "class_names is one text"),
   ],
 )
-def test_refuses_class_names(tmp_path, names, message):
+def test_refuses_class_names(names, message):
   with pytest.raises(BadInput, match=message):
-    class_features(Teacher(), names, OURS, cache_dir=tmp_path)
+    class_features(Teacher(), names, OURS)
 
 
 @pytest.mark.parametrize("templates", [[], ["a {}", "b"], ["{} {}"], "{}", [3]])
-def test_refuses_templates(tmp_path, templates):
+def test_refuses_templates(templates):
   with pytest.raises(BadInput, match="^templates: "):
-    class_features(Teacher(), NAMES, templates, cache_dir=tmp_path)
+    class_features(Teacher(), NAMES, templates)
 
 
 def test_our_templates():
