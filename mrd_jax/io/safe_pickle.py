@@ -24,9 +24,12 @@ from mrd_jax.io.arrays import read_header
 
 _DTYPE_CODE = re.compile(r"(\?|[biufcSU]\d*|O\d?)")
 _Order = Literal["C", "F"]
-_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
-_BUILTINS = ("builtins", "__builtin__")  # the second: pickle protocols 0-2
+# Modules as NumPy 1 and pickle's protocols 0-2 call them -> as they are now.
+_RENAMED = {
+  "numpy.core.multiarray": "numpy._core.multiarray",
+  "numpy.core.numeric": "numpy._core.numeric",
+  "__builtin__": "builtins",
+}
 
 
 def load_npy(
@@ -115,9 +118,10 @@ class _Unpickler(pickle.Unpickler):
   """Answers global names from a table, and only from the table."""
 
   def find_class(self, module: str, name: str) -> Any:
-    if (module, name) not in _TABLE:
+    key = _RENAMED.get(module, module), name
+    if key not in _TABLE:
       raise _refusal(module, name)
-    return _Allowed(_TABLE[module, name])
+    return _Allowed(_TABLE[key])
 
 
 class _StorageUnpickler(pickle.Unpickler):
@@ -215,6 +219,10 @@ def _resolve(value: Any, done: dict[int, Any]) -> Any:
   return done[id(value)]
 
 
+def _scalar(dtype: _DType, raw: bytes) -> Any:
+  return _numbers(raw, dtype, (), "C")[()]
+
+
 def _frombuffer(raw: Any, dtype: _DType, shape: Any, order: str) -> _Array:
   array = _Array()
   array.__setstate__((1, shape, dtype, order == "F", raw))
@@ -277,23 +285,16 @@ _TABLE: dict[tuple[str, str], Callable[..., Any]] = {
   ("numpy", "dtype"): _DType,
   ("_codecs", "encode"): _encode,
   ("collections", "OrderedDict"): collections.OrderedDict,
+  # Type and shape come with the state.
+  ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+  ("numpy._core.multiarray", "scalar"): _scalar,
+  ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+  # How protocols 0-2 write b""; any argument is an error.
+  ("builtins", "bytes"): lambda: b"",
   **{
-    # Type and shape come with the state.
-    (module, "_reconstruct"): lambda *_: _Array()
-    for module in _MULTIARRAY
-  },
-  **{
-    (module, "scalar"): lambda dtype, raw: _numbers(raw, dtype, (), "C")[()]
-    for module in _MULTIARRAY
-  },
-  **{(module, "_frombuffer"): _frombuffer for module in _NUMERIC},
-  **{
-    (module, kind.__name__): kind
-    for module in _BUILTINS
+    ("builtins", kind.__name__): kind
     for kind in (dict, list, tuple, set, frozenset)
   },
-  # How protocols 0-2 write b""; any argument is an error.
-  **{(module, "bytes"): lambda: b"" for module in _BUILTINS},
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
   ("torch.storage", "_load_from_bytes"): _load_from_bytes,
