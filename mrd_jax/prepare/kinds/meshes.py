@@ -3,14 +3,13 @@
 import argparse
 
 from mrd_jax.cli import at_least
+from mrd_jax.io.meshes.read import SUFFIXES
 from mrd_jax.prepare import flags
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of this kind."""
-  parser.add_argument(
-    "input", metavar="DIR", help="of .glb, .gltf, .obj, .ply, .stl, .off"
-  )
+  parser.add_argument("input", metavar="DIR", help=f"of {', '.join(SUFFIXES)}")
   flags.add_output(parser)
   parser.add_argument("--texts", help="CSV table: file, name, caption, ...")
   parser.add_argument(

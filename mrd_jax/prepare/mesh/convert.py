@@ -82,8 +82,8 @@ def convert(
   """Makes a dataset of all meshes below a folder.
 
   Args:
-    input_dir: Folder with .glb, .gltf, .obj, .ply, .stl and .off files, at
-      any depth; hidden ones are left out.
+    input_dir: Folder with files that `read_mesh` reads, at any depth; hidden
+      ones are left out.
     output_dir: Folder to create.
     teacher: Makes the features.
     texts: A table with what is known of the meshes (`table.py`).
