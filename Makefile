@@ -26,7 +26,7 @@ test-slow: $(VENV)/.ready-dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "$(SLOW)" -n 2
 
 soak: $(VENV)/.ready-dev
-	JAX_PLATFORMS=cpu MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/test_soak.py
+	JAX_PLATFORMS=cpu MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/training/test_soak.py
 
 test-gpu: $(VENV)/.ready-dev
 	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import pytest
 import runs
 
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.training.loop import Run
+from mrd_jax.training.loop import Run, train_loop
 from mrd_jax.training.objective import Objective
 
 
@@ -93,3 +94,14 @@ def counting_run(
     batches=batches,
   )
   return dataclasses.replace(run, **changes)
+
+
+def interrupt(run: Run, workdir: Path, batch: int) -> None:
+  """Trains until the reader fails at a batch."""
+
+  def batches(start: int) -> Iterator:
+    yield from range(start, batch)
+    raise KeyError
+
+  with pytest.raises(KeyError):
+    train_loop(dataclasses.replace(run, batches=batches), workdir)

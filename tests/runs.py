@@ -159,28 +159,20 @@ def spawn(
 
 
 def start(
-  arguments: list[str],
-  devices: int = 1,
-  errors: Path | None = None,
-  folder: Path = REPOSITORY,
+  arguments: list[str], devices: int = 1, **options: Any
 ) -> subprocess.Popen:
-  """Starts a process; its stderr goes into a pipe, or into the file `errors`.
+  """Starts a process of ours with so many devices, by `spawn`.
 
-  A pipe is at its end only when data workers have ended too.
+  A pipe of it is at its end only when data workers have ended too.
   """
-  with contextlib.ExitStack() as closing:
-    if errors:  # the process has it open when we close it
-      stderr = closing.enter_context(errors.open("w"))
-    return spawn(
-      *arguments,
-      cwd=folder,
-      stderr=stderr if errors else subprocess.PIPE,
-      stdout=subprocess.DEVNULL if errors else subprocess.PIPE,
-      PYTHONPATH=str(REPOSITORY),
-      JAX_PLATFORMS="cpu",
-      JAX_NUM_CPU_DEVICES=str(devices),
-      JAX_ENABLE_COMPILATION_CACHE=str(devices == 1),
-    )
+  return spawn(
+    *arguments,
+    PYTHONPATH=str(REPOSITORY),
+    JAX_PLATFORMS="cpu",
+    JAX_NUM_CPU_DEVICES=str(devices),
+    JAX_ENABLE_COMPILATION_CACHE=str(devices == 1),
+    **options,
+  )
 
 
 def output_of(code: str, hash_seed: int) -> str:
@@ -222,13 +214,9 @@ def start_together(
   ]
 
 
-def finish(
-  process: subprocess.Popen, expect: int = 0, errors: Path | None = None
-) -> str:
+def finish(process: subprocess.Popen, expect: int = 0) -> str:
   """Waits for the end; returns what was said on stderr (and stdout, if one)."""
   out, said = process.communicate(timeout=400)
-  if errors:
-    said = errors.read_text()
   said = out if said is None else said
   assert process.returncode == expect, said
   return said
@@ -249,14 +237,15 @@ def wait_until(
     time.sleep(0.01)
 
 
-def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+def last_step(workdir: Path) -> int:
+  """Which step the newest line of metrics.jsonl is of; 0 without any."""
   metrics = workdir / "metrics.jsonl"
+  lines = read_json_lines(metrics) if metrics.exists() else []
+  return max((line["step"] for line in lines), default=0)
 
-  def happened() -> bool:
-    lines = read_json_lines(metrics) if metrics.exists() else []
-    return bool(lines) and lines[-1]["step"] >= step
 
-  wait_until(process, happened)
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+  wait_until(process, lambda: last_step(workdir) >= step)
 
 
 def losses(workdir: Path) -> dict[int, float]:
@@ -275,13 +264,18 @@ def evaluated(workdir: Path) -> list[int]:
   ]
 
 
+def by_name(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by their paths, "a/b/c"."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
   """Every array of the newest checkpoint, by path."""
   _, state = load_on_one_device(workdir / "checkpoints", best_metric=None)
-  return {
-    jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-  }
+  return by_name(jax.tree.map(np.asarray, state))
 
 
 def assert_same_run(found: Path, expected: Path) -> None:

@@ -3,19 +3,16 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mrd_jax.config.fields import flatten, may_change
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
 
-if TYPE_CHECKING:
-  from _typeshed import DataclassInstance
-
 _REMEDY = "name another --workdir"
 
 
-def check_resumable(config: "DataclassInstance", saved: Path) -> None:
+def check_resumable(config: Any, saved: Path) -> None:
   """Refuses to go on with a run under another config.
 
   Args:

@@ -304,7 +304,7 @@ def test_killed_and_repeated_ablation_ends_with_the_table(data_dir, tmp_path):
     ("base", signal.SIGTERM, 1),
     ("mrd", signal.SIGKILL, -signal.SIGKILL),
   ):
-    process = runs.start(command, folder=tmp_path)
+    process = runs.start(command, cwd=tmp_path)
     pattern = f"{row}-*/seed0/metrics.jsonl"
     runs.wait_until(
       process,
@@ -319,7 +319,7 @@ def test_killed_and_repeated_ablation_ends_with_the_table(data_dir, tmp_path):
     assert not (output / "two.md").exists()
     if number == signal.SIGTERM:
       assert "Base, seed 0: asked to stop" in errors
-  process = runs.start(command, folder=tmp_path)
+  process = runs.start(command, cwd=tmp_path)
   printed, errors = process.communicate(timeout=300)
   assert process.returncode == 0, errors
   assert "Base, seed 0: finished" in printed

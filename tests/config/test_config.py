@@ -120,16 +120,13 @@ REFUSED = [
   ("model", 5, "must be a section of fields, it is 5"),
   # Types.
   ("train.batch_size", 512.0, "is 512.0, must be of type int"),
-  ("train.batch_size", "512", "is '512', must be of type int"),
   ("train.batch_size", True, "is True, must be of type int"),
   ("optimizer.learning_rate", "1e-3", "is '1e-3', must be of type float"),
-  ("optimizer.learning_rate", None, "is None, must be of type float"),
   ("optimizer.learning_rate", True, "is True, must be of type float"),
   ("augment.rotate", 1, "is 1, must be of type bool"),
   ("data.dir", 7, "is 7, must be of type str"),
   ("eval.zero_shot", "lvis", "is 'lvis', must be a tuple of strings"),
   ("eval.zero_shot", ("lvis", 3), r"is \('lvis', 3\), must be a tuple of"),
-  ("optimizer.frozen", 3, "is 3, must be a tuple of strings"),
   # Choices.
   ("loss.cross_form", None, "is None, must be one of 'full', 'matched'"),
   ("loss.weighting", "learned", ".*one of 'dynamic', 'alternating', 'fixed'"),
@@ -190,12 +187,8 @@ def test_fields_that_do_not_go_together_are_named(changes, words):
 @pytest.mark.parametrize(
   ("name", "value", "words"),
   [
-    ("model.hidden", 0, "is 0, must be between 1 and"),
-    ("model.dropout", 1.0, "is 1.0, must be between"),
-    ("model.dtype", "float16", ".*must be one of 'float32', 'bfloat16'"),
     ("augment.sampled_points", 63, "of which augment.num_points 1024 cannot"),
     ("augment.scale_low", 2.0, "is above augment.scale_high"),
-    ("train.label_smoothing", 1.0, "is 1.0, must be between"),
     ("eval.every_epochs", 0.0, "is 0.0, must be between 1e-09 and"),
     ("profile", "5:5", "is '5:5', must be START:STOP"),
     ("loss", 3, "is not a field"),

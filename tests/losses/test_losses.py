@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch", reason="parity tests need the torch extra")
 
+import collections
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -22,24 +22,34 @@ from mrd_jax.losses.mrd import Embeddings
 pytestmark = pytest.mark.usefixtures("x64")
 
 SAMPLES, WIDTH = 12, 16
-TOLERANCE = 1e-6  # relative; what float64 reaches is ~1e-13
+# Relative.  The terms of almost equal teachers are differences that vanish.
+TOLERANCES = collections.defaultdict(lambda: 1e-11, one_class=1e-8)
 
 
+HARD = ("correlated", "masked", "duplicates")
+SIMILARITY, EUCLIDEAN, ORDER = "similarity", "euclidean", "partial_order"
 VARIANTS = {
-  "default": {},
-  "matched": {"cross_form": "matched"},
-  "fixed": {"weighting": "fixed", "relation_scale": 5.0},
-  "intra_only": {"cross": False},
-  "cross_only": {"intra": False},
-  "base": {"intra": False, "cross": False},
-  "diagonal": {"keep_diagonal": True},
-  "printed_eq3": {"normalize_intra": False},
-  "wide_margin": {
-    "margin": 0.7,
-    "relation_weight": 1.0,
-    "keep_diagonal": True,
-  },
+  "default": ((SIMILARITY, EUCLIDEAN, ORDER), {}),
+  "matched": ((SIMILARITY, EUCLIDEAN), {"cross_form": "matched"}),
+  "fixed": ((SIMILARITY,), {"weighting": "fixed", "relation_scale": 5.0}),
+  "intra_only": ((SIMILARITY,), {"cross": False}),
+  "cross_only": ((SIMILARITY,), {"intra": False}),
+  "base": ((SIMILARITY,), {"intra": False, "cross": False}),
+  "diagonal": ((SIMILARITY, EUCLIDEAN), {"keep_diagonal": True}),
+  "printed_eq3": ((EUCLIDEAN,), {"normalize_intra": False}),
+  "wide_margin": (
+    (ORDER,),
+    {"margin": 0.7, "relation_weight": 1.0, "keep_diagonal": True},
+  ),
 }
+CASES = [
+  (representation, variant, batch_name)
+  for variant, (representations, _) in VARIANTS.items()
+  for representation in representations
+  for batch_name in (
+    (*BATCHES, "one_class", "two") if variant == "default" else HARD
+  )
+]
 
 
 @functools.partial(
@@ -90,53 +100,34 @@ def run_twin(config: LossConfig, inputs, free):
   return value, terms, gradients
 
 
-def assert_close(ours, theirs, what: str, floor: float = 1e-9):
-  """Relative to the largest entry, at least `floor`."""
+def assert_close(ours, theirs, what: str, tolerance: float):
+  """Relative to the largest entry."""
   ours = np.asarray(ours)
   theirs = np.zeros_like(ours) if theirs is None else theirs.detach().numpy()
-  size = max(np.abs(theirs).max(initial=0), floor)
+  size = max(np.abs(theirs).max(initial=0), 1e-9)
   error = np.abs(ours - theirs).max(initial=0) / size
-  assert error < TOLERANCE, f"{what}: relative error {error:.1e}"
-
-
-HARD = ("correlated", "masked", "duplicates")
-CASES = [
-  *itertools.product(
-    ("similarity", "euclidean", "partial_order"),
-    ("default",),
-    (*BATCHES, "one_class", "two"),
-  ),
-  *itertools.product(
-    ("similarity",),
-    ("matched", "fixed", "intra_only", "cross_only", "base"),
-    HARD,
-  ),
-  *itertools.product(("similarity", "euclidean"), ("diagonal",), HARD),
-  *itertools.product(("euclidean",), ("printed_eq3", "matched"), HARD),
-  *itertools.product(("partial_order",), ("wide_margin",), HARD),
-]
+  assert error < tolerance, f"{what}: relative error {error:.1e}"
 
 
 @pytest.mark.parametrize(("representation", "variant", "batch_name"), CASES)
 def test_loss_and_gradients_equal_the_twin(representation, variant, batch_name):
-  config = LossConfig(representation=representation, **VARIANTS[variant])
+  config = LossConfig(representation=representation, **VARIANTS[variant][1])
   inputs, free = make_batch(batch_name, SAMPLES, WIDTH), free_pairs(config)
   (value, metrics), gradients = loss_and_gradients(config, inputs, free)
   twin_value, twin_terms, twin_gradients = run_twin(config, inputs, free)
 
-  assert_close(value, twin_value, "loss")
+  close = functools.partial(assert_close, tolerance=TOLERANCES[batch_name])
+  close(value, twin_value, "loss")
   for name, term in twin_terms.items():
     kind, _, pair = name.partition("/")
     ours = f"relation/{pair}" if pair and kind != "contrast" else name
-    assert_close(metrics[ours], term, name)
+    close(metrics[ours], term, name)
   for name, ours, theirs in zip(
     ("point", "logit_scale"), gradients[:2], twin_gradients[:2], strict=True
   ):
-    assert_close(ours, theirs, f"gradient of {name}")
+    close(ours, theirs, f"gradient of {name}")
   for name in free:
-    assert_close(
-      gradients[2][name], twin_gradients[2][name], f"gradient of {name}"
-    )
+    close(gradients[2][name], twin_gradients[2][name], f"gradient of {name}")
 
 
 def run_random(config: LossConfig):

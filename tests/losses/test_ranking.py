@@ -104,31 +104,25 @@ KINDS = (
 
 
 @pytest.mark.parametrize("ties", TIES)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_counting_is_the_loop_over_all_pairs(kind, size, ties):
-  u, teacher = rows(kind, size)
+@pytest.mark.parametrize(
+  ("kind", "size", "dtype", "tolerance"),
+  [
+    *((kind, size, "float64", 1e-12) for kind in KINDS for size in SIZES),
+    *((kind, 64, "float32", 1e-5) for kind in ("random", "ties", "padded")),
+  ],
+)
+def test_counting_is_the_loop_over_all_pairs(
+  kind, size, dtype, tolerance, ties
+):
+  u, teacher = (x.astype(dtype) for x in rows(kind, size))
   for margin in MARGINS:
-    value, pairs, gradient = hinges(u, teacher, margin, ties)
+    value, pairs, gradient = hinges(u, teacher, u.dtype.type(margin), ties)
     total, count, counts = loop(u, teacher, margin, ties)
-    assert value == pytest.approx(total, rel=1e-12, abs=1e-12)
+    assert value == pytest.approx(total, rel=tolerance, abs=tolerance)
     # The coefficients are numbers of pairs: exact, whatever ties there are.
     np.testing.assert_array_equal(gradient, counts)
     assert pairs == count
-    assert value.dtype == gradient.dtype == np.float64
-
-
-@pytest.mark.parametrize("ties", TIES)
-@pytest.mark.parametrize("kind", ["random", "ties", "padded"])
-def test_float32_counts_exactly_too(kind, ties):
-  u, teacher = (x.astype(np.float32) for x in rows(kind, 64))
-  for margin in MARGINS:
-    value, pairs, gradient = hinges(u, teacher, np.float32(margin), ties)
-    total, count, counts = loop(u, teacher, margin, ties)
-    np.testing.assert_array_equal(gradient, counts)
-    assert pairs == count
-    assert value.dtype == gradient.dtype == np.float32
-    assert value == pytest.approx(total, rel=1e-5, abs=1e-4)
+    assert value.dtype == gradient.dtype == dtype
 
 
 @pytest.mark.parametrize("ties", TIES)
@@ -162,27 +156,3 @@ def test_chunks_change_nothing(monkeypatch):
   expected, _, counts = loop(u, teacher, 0.1)
   assert value == pytest.approx(expected, rel=1e-14)
   np.testing.assert_array_equal(gradient, counts)
-
-
-def test_the_value_has_the_gradient_of_its_finite_differences():
-  margin, h = 0.1, 1e-6
-  u, teacher = rows("random", 5)
-  # Away from kinks: no pair within 2 h of the margin.
-  gaps = np.abs(u[:, :, None] + margin - u[:, None, :])
-  assert gaps.min() > 10 * h
-  gradient = hinges(u, teacher, margin, "by_index")[2]
-  for index in np.ndindex(u.shape):
-    step = np.zeros_like(u)
-    step[index] = h
-    up, down = (
-      hinges(x, teacher, margin, "by_index")[0] for x in (u + step, u - step)
-    )
-    assert (up - down) / (2 * h) == pytest.approx(
-      float(gradient[index]), abs=1e-6
-    )
-
-
-def test_a_perfect_student_beyond_the_margin_has_no_loss():
-  u = np.tile(np.arange(5.0), (ANCHORS, 1))
-  value, _, gradient = hinges(u, u, 0.1, "by_index")
-  assert value == 0 and not np.asarray(gradient).any()

@@ -1,4 +1,4 @@
-"""The losses tile by tile against the dense form, the twin, and their promises."""
+"""The losses tile by tile against the dense form, and their promises."""
 
 import contextlib
 import dataclasses
@@ -195,33 +195,6 @@ def test_float32_is_as_good_as_the_dense_form(representation, batch_name):
     if size >= 1e-6:
       to_exact = errors(config, found, exact)[name]
       assert to_exact <= max(1e-6, 2 * own[name]), name
-
-
-@pytest.mark.parametrize(
-  "representation", ["similarity", "euclidean", "partial_order"]
-)
-def test_tiles_are_the_twin(representation):
-  pytest.importorskip("torch", reason="parity tests need the torch extra")
-  import test_losses
-
-  config = config_of(representation)
-  inputs, free = make_batch("masked", SAMPLES, WIDTH), free_pairs(config)
-  found = run(config, inputs, free, mesh="1x2", dtype=np.float64)
-  value, terms, (point, logit_scale, weights) = test_losses.run_twin(
-    config, inputs, free
-  )
-  gradient = {
-    "loss": value.detach().numpy(),
-    "d point": point.numpy(),
-    "d logit_scale": logit_scale.numpy(),
-    "d weights": np.concatenate([weights[k].numpy() for k in sorted(free)]),
-  }
-  for name, size in errors(config, found, (gradient, found[1])).items():
-    assert size < 1e-12, name
-  for name, term in terms.items():
-    kind, _, pair = name.partition("/")
-    ours = f"relation/{pair}" if pair and kind != "contrast" else name
-    assert found[1][ours] == pytest.approx(term.item(), rel=1e-12), name
 
 
 @pytest.mark.parametrize("form", ["dense", "gather"])

@@ -3,11 +3,13 @@
 import re
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 from counting import counting_run
 
+from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.io.files import read_json_lines
 from mrd_jax.training.clock import Clock, memory
 from mrd_jax.training.loop import train_loop
@@ -76,42 +78,40 @@ def test_memory_grows_with_what_is_held():
 
 
 def test_memory_is_that_of_the_fullest_device(monkeypatch):
-  class Device:
-    def __init__(self, in_use, peak):
-      self.stats = {"bytes_in_use": in_use * 2**30, "peak_bytes_in_use": peak}
+  def device(in_use: int, peak: int):
+    stats = {"bytes_in_use": in_use * 2**30, "peak_bytes_in_use": peak * 2**30}
+    return types.SimpleNamespace(memory_stats=lambda: stats)
 
-    def memory_stats(self):
-      return self.stats
-
-  monkeypatch.setattr(
-    "jax.local_devices", lambda: [Device(3, 2**32), Device(1, 2**33)]
-  )
+  monkeypatch.setattr("jax.local_devices", lambda: [device(3, 4), device(1, 8)])
   sizes = memory()
   assert (sizes["memory/in_use_gib"], sizes["memory/peak_gib"]) == (3, 8)
 
 
 def test_every_line_splits_the_wall_time_since_the_one_before(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, hand
 ):
   plain = counting_run()
 
   def batches(start):
     for n in range(start, 10):
-      time.sleep(0.05)
+      hand.now += 1
       yield n
 
   def step_fn(state, batch):
-    time.sleep(0.2 if batch == 0 else 0.02)  # the first compiles
+    hand.now += 70 if batch == 0 else 10  # the first compiles
     return plain.step_fn(state, batch)
 
+  def slow(call, seconds: int):
+    def slowly(*arguments):
+      hand.now += seconds
+      return call(*arguments)
+
+    return slowly
+
   run = counting_run(batches=batches, step_fn=step_fn)
-  evaluate = run.objective.evaluate
-
-  def slowly(*arguments):
-    time.sleep(0.3)
-    return evaluate(*arguments)
-
-  monkeypatch.setattr(run.objective, "evaluate", slowly)
+  evaluate = slow(run.objective.evaluate, 200)
+  monkeypatch.setattr(run.objective, "evaluate", evaluate)
+  monkeypatch.setattr(Checkpoints, "save", slow(Checkpoints.save, 300))
   train_loop(run, tmp_path)
   lines = [
     line
@@ -119,23 +119,20 @@ def test_every_line_splits_the_wall_time_since_the_one_before(
     if line["kind"] == "train"
   ]
   assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
-  for line, before in zip(lines[1:], lines[:-1], strict=True):
-    total = sum(line.get(f"seconds/{part}", 0) for part in PARTS)
-    assert total == pytest.approx(line["time"] - before["time"], abs=0.1)
-    assert "seconds/compile" not in line
-    assert line["memory/host_gib"] > 0.01
-  # A sleep is at least as long as it should be; on a busy machine longer.
-  assert lines[0]["seconds/compile"] >= 0.2
+  seconds = {
+    part: [line.get(f"seconds/{part}") for line in lines] for part in PARTS
+  }
   # Metrics of a step are read while the next is under way: a line has the
   # input and the step of the one after it, not its own.
-  for line in lines[1:-1]:
-    assert line["seconds/input"] >= 0.1
-    assert line["seconds/step"] >= 0.04
-  evaluation = [line["seconds/evaluation"] for line in lines]
-  # Those of steps 0 and 5; the last one follows on the last line.
-  assert [x >= 0.3 for x in evaluation] == [True, False, True, False, False]
-  assert [evaluation[i] for i in (1, 3, 4)] == [0, 0, 0]
-  assert lines[2]["seconds/save"] > 0 == lines[1]["seconds/save"]
+  assert seconds == {
+    "input": [3, 2, 2, 2, 1],
+    "step": [20, 20, 20, 20, 10],
+    # Those of steps 0 and 5; the last one follows on the last line.
+    "evaluation": [200, 0, 200, 0, 0],
+    "save": [0, 0, 300, 0, 0],
+    "compile": [70, None, None, None, None],
+  }
+  assert all(line["memory/host_gib"] > 0.01 for line in lines)
 
 
 # The watchdog.

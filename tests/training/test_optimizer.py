@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from runs import by_name
 from torch_schedule import cosine_with_warmup
 
 from mrd_jax.config.pretraining import (
@@ -25,7 +26,6 @@ from mrd_jax.training.optimizer import (
   decay_mask,
   group_labels,
   make_optimizer,
-  path_name,
   update_average,
 )
 from mrd_jax.training.pretraining import init_params
@@ -57,68 +57,26 @@ def model_params():
   )
 
 
-def by_name(tree) -> dict:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {path_name(path): leaf for path, leaf in leaves}
-
-
-POINT_NET = {
-  f"encoder/point_net/{leaf}"
-  for i in range(3)
-  for leaf in (
-    f"linear_{i}/bias",
-    f"linear_{i}/kernel",
-    f"norm_{i}/bias",
-    f"norm_{i}/scale",
-  )
-}
-BLOCKS = {
-  f"encoder/block_{i}/{leaf}"
-  for i in range(2)
-  for leaf in (
-    "attention_norm/bias",
-    "attention_norm/scale",
-    "attention_out/bias",
-    "attention_out/kernel",
-    "mlp_in/bias",
-    "mlp_in/kernel",
-    "mlp_norm/bias",
-    "mlp_norm/scale",
-    "mlp_out/bias",
-    "mlp_out/kernel",
-    "qkv/kernel",
-  )
-}
-REST = {
-  "encoder/cls_token",
-  "encoder/lift/bias",
-  "encoder/lift/kernel",
-  "encoder/lift_norm/bias",
-  "encoder/lift_norm/scale",
-  "encoder/proj/bias",
-  "encoder/proj/kernel",
-  "logit_scale",
-}
 DYNAMIC = {
   "dynamic_weights/cross_image",
   "dynamic_weights/cross_text",
   "dynamic_weights/intra",
 }
-GOLDEN = dict.fromkeys(POINT_NET | BLOCKS | REST, "encoder") | dict.fromkeys(
-  DYNAMIC, "dynamic_weights"
-)
 
 
 def test_every_parameter_has_its_group():
   labels = by_name(group_labels(model_params()))
-  assert labels == GOLDEN, labels
-
-
-def test_frozen_patterns_come_before_the_groups():
-  frozen = (r"encoder/point_net/.*", r"logit_scale")
-  labels = by_name(group_labels(model_params(), frozen))
-  expected = GOLDEN | dict.fromkeys(POINT_NET | {"logit_scale"}, "frozen")
-  assert labels == expected, labels
+  others = labels.keys() - DYNAMIC
+  assert "logit_scale" in others and len(others) > 40
+  assert labels == dict.fromkeys(DYNAMIC, "dynamic_weights") | dict.fromkeys(
+    others, "encoder"
+  )
+  frozen = by_name(
+    group_labels(model_params(), (r"encoder/point_net/.*", r"logit_scale"))
+  )
+  point_net = {x for x in others if x.startswith("encoder/point_net/")}
+  assert len(point_net) == 12
+  assert frozen == labels | dict.fromkeys(point_net | {"logit_scale"}, "frozen")
 
 
 @pytest.mark.parametrize("odd", ["decoder", "logit_scale_2", "encoders"])
@@ -137,20 +95,17 @@ def test_a_frozen_pattern_that_matches_nothing_is_named(pattern):
     group_labels(model_params(), ("encoder/lift/.*", pattern))
 
 
-def test_decay_is_on_kernels_alone():
+def test_decay_is_on_weight_matrices_alone():
+  params = by_name(model_params())
   mask = by_name(decay_mask(model_params()))
-  decayed = {name for name, decays in mask.items() if decays}
-  assert decayed == {
-    *(f"encoder/point_net/linear_{i}/kernel" for i in range(3)),
-    *(
-      f"encoder/block_{i}/{layer}/kernel"
-      for i in range(2)
-      for layer in ("qkv", "attention_out", "mlp_in", "mlp_out")
-    ),
-    "encoder/lift/kernel",
-    "encoder/proj/kernel",
-  }, decayed
-  assert mask.keys() == GOLDEN.keys()
+  matrices = {
+    name
+    for name, leaf in params.items()
+    if leaf.ndim > 1 and name != "encoder/cls_token"
+  }
+  assert {name for name, decays in mask.items() if decays} == matrices
+  assert len(matrices) == 3 + 2 * 4 + 2  # point_net, blocks, lift and proj
+  assert mask.keys() == params.keys()
 
 
 def schedule_of(peak=1e-3, num_steps=60, **changes):
@@ -286,22 +241,18 @@ DYNAMIC_NAME = "dynamic_weights/intra"
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 
 
-def test_three_steps_are_adamw_with_a_rate_for_each_group():
-  last = run(CONFIG)[3]
-  for name in ENCODER_NAMES:
-    expected = adamw(name, range(3), rates=[1e-3] * 3)
+@pytest.mark.parametrize("clips", [False, True])
+def test_three_steps_are_adamw_with_a_rate_and_a_norm_for_each_group(clips):
+  clip = 0.0
+  if clips:  # so that some are cut and some are not
+    norms = [float(optax.tree.norm(g)) for g in small_params()[1][:3]]
+    clip = float(np.median(norms))
+    assert min(norms) < clip < max(norms)
+  last = run(dataclasses.replace(CONFIG, clip_norm=clip))[3]
+  for name in (*ENCODER_NAMES, DYNAMIC_NAME):
+    rates = [2e-2 if name == DYNAMIC_NAME else 1e-3] * 3
+    expected = adamw(name, range(3), rates=rates, clip=clip)
     np.testing.assert_allclose(last[name], expected, err_msg=name, **CLOSE)
-  expected = adamw(DYNAMIC_NAME, range(3), rates=[2e-2] * 3)
-  np.testing.assert_allclose(last[DYNAMIC_NAME], expected, **CLOSE)
-
-
-def test_the_first_step_moves_dynamic_weights_by_their_own_rate():
-  before, after = run(CONFIG, steps=1)
-  np.testing.assert_allclose(
-    np.abs(after[DYNAMIC_NAME] - before[DYNAMIC_NAME]), 2e-2, rtol=1e-4
-  )
-  moved = np.abs(after["encoder/proj/bias"] - before["encoder/proj/bias"])
-  np.testing.assert_allclose(moved, 1e-3, rtol=1e-3)
 
 
 def test_nothing_moves_at_the_first_step_of_a_warmup():
@@ -347,23 +298,6 @@ def test_alternating_steps_update_one_group_at_a_time():
   rates = [rate(2e-2, step) for step in (1, 3)]
   expected = adamw(DYNAMIC_NAME, (1, 3), rates=rates)
   np.testing.assert_allclose(history[4][DYNAMIC_NAME], expected, **CLOSE)
-
-
-def test_gradients_are_clipped_to_the_norm_of_their_group():
-  norms = [
-    np.sqrt(sum((np.asarray(x) ** 2).sum() for x in jax.tree.leaves(g)))
-    for g in small_params()[1]
-  ]
-  clip = float(np.median(norms[:3]))  # so that some are cut and some are not
-  assert min(norms[:3]) < clip < max(norms[:3])
-  last = run(dataclasses.replace(CONFIG, clip_norm=clip))[3]
-  plain = run(CONFIG)[3]
-  for name in (*ENCODER_NAMES, DYNAMIC_NAME):
-    rates = [2e-2 if name == DYNAMIC_NAME else 1e-3] * 3
-    expected = adamw(name, range(3), rates=rates, clip=clip)
-    np.testing.assert_allclose(last[name], expected, **CLOSE)
-    if name != DYNAMIC_NAME:  # a small group, below the norm
-      assert not np.allclose(last[name], plain[name], **CLOSE)
 
 
 def test_the_average_follows_the_parameters():

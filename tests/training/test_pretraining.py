@@ -90,9 +90,9 @@ def test_results_can_be_those_of_the_best_checkpoint(
 
 def test_evaluates_the_average_of_the_parameters(pretrained):
   state = last_state(pretrained)
-  name = "['params']['encoder']['proj']['kernel']"
-  average = state[name.replace("params", "average")]
-  assert np.abs(average - state[name]).max() > 1e-5
+  kernel = "encoder/proj/kernel"
+  average, last = state[f"average/{kernel}"], state[f"params/{kernel}"]
+  assert np.abs(average - last).max() > 1e-5
 
 
 def test_load_encoder_embeds_as_the_evaluation_did(pretrained, data_dir):
@@ -149,6 +149,10 @@ def test_another_config_is_refused_with_a_diff(pretrained, data_dir):
   ("sections", "message"),
   [
     ({"train": {"batch_size": 30}}, "train.batch_size is 30.*8 devices.*32"),
+    (
+      {"train": {"accumulate": 3}},
+      "train.batch_size is 32, .*8 devices.*3 parts.*of 24",
+    ),
     ({"eval": {"batch_size": 12}}, "eval.batch_size is 12.*multiple of 8"),
     ({"mesh": {"fsdp": 3}}, "mesh.fsdp is 3.*8 devices"),
     ({"train": {"batch_size": 512}}, "train.batch_size is 512.*108 records"),

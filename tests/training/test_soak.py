@@ -19,10 +19,9 @@ from runs import (
   assert_same_run,
   command,
   joining,
+  last_step,
   make_data,
 )
-
-from mrd_jax.io.files import read_json_lines
 
 KILLS = int(os.environ.get("MRD_SOAK_KILLS", "6"))
 SEED = int(os.environ.get("MRD_SOAK_SEED", "0")) or random.randrange(1, 2**31)
@@ -78,12 +77,6 @@ def zygote(tmp_path, monkeypatch):
   zygote.close()
 
 
-def last_step(workdir: Path) -> int:
-  metrics = workdir / "metrics.jsonl"
-  lines = read_json_lines(metrics) if metrics.exists() else []
-  return max((line["step"] for line in lines), default=0)
-
-
 @pytest.mark.slow
 @pytest.mark.long
 def test_random_kills_leave_no_trace(zygote, tmp_path, capsys):
@@ -98,16 +91,12 @@ def test_random_kills_leave_no_trace(zygote, tmp_path, capsys):
   ) == [0, 0], zygote.errors.read_text()[-2000:]
 
   arguments = command(data_dir, killed, *OPTIONS)[3:]
-  moments = {"start": 0, "run": 0}
-  begun = time.monotonic()
   for kill in range(KILLS):
     before = last_step(killed)
     pids = zygote.start(arguments)
     if draw.random() < 0.3:
-      moments["start"] += 1
       time.sleep(draw.uniform(0, START_SECONDS))
     else:
-      moments["run"] += 1
       goal = before + draw.randint(1, 5)
       deadline = time.monotonic() + 120
       while last_step(killed) < goal and time.monotonic() < deadline:
@@ -123,12 +112,6 @@ def test_random_kills_leave_no_trace(zygote, tmp_path, capsys):
       os.kill(pid, 9)
     codes = zygote.wait(pids)
     assert 0 not in codes, f"kill {kill}: over before it could be killed"
-  seconds = time.monotonic() - begun
   assert zygote.wait(zygote.start(arguments)) == [0, 0]
-  with capsys.disabled():
-    print(
-      f"{KILLS} kills {moments} in {seconds:.0f} s, {last_step(killed)} steps",
-      flush=True,
-    )
   assert "damaged" not in zygote.errors.read_text()
   assert_same_run(killed, straight)
