@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def run() -> int:
     print(args.run(args))
+    if "output" in args:
+      print(f"written to {args.output}")
     return 0
 
   return exit_code(run)

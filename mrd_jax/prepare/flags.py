@@ -1,8 +1,9 @@
 """Declares the flags that several kinds share, and reads them."""
 
 import argparse
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mrd_jax.cli import at_least
 from mrd_jax.errors import BadInput
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
   from mrd_jax.prepare.job.engine import Engine
   from mrd_jax.prepare.job.teacher import TeacherConfig
   from mrd_jax.prepare.test_sets.common import EvaluationSet
+
+_T = TypeVar("_T")
+
+
+def call(function: Callable[..., _T], args: argparse.Namespace) -> _T:
+  """Calls a function with the flags that are named like its parameters."""
+  named = inspect.signature(function).parameters
+  return function(**{k: v for k, v in vars(args).items() if k in named})
 
 
 def add_input(parser: argparse.ArgumentParser, what: str) -> None:
@@ -25,68 +34,44 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
   """Adds --limit."""
-  parser.add_argument(
-    "--limit", type=at_least(1), help="at most so many shapes of each list"
-  )
+  text = "at most so many shapes of each list"
+  parser.add_argument("--limit", type=at_least(1), help=text)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
   """Adds what `engine` reads."""
-  parser.add_argument(
-    "--workers",
-    type=at_least(1),
-    help="processes on this machine, at most (default: one a core)",
-  )
-  parser.add_argument(
-    "--beam_runner",
-    help="run on a cluster, with this runner of Apache Beam (default: run here)",
-  )
-  parser.add_argument(
-    "--beam_pipeline_options",
-    default="",
-    metavar="NAME=VALUE,...",
-    help="the runner's options",
-  )
+  add = parser.add_argument
+  text = "processes on this machine, at most (default: one a core)"
+  add("--workers", type=at_least(1), help=text)
+  add("--beam_runner", help="of Apache Beam, for a cluster (default: run here)")
+  text = "the runner's options: NAME=VALUE,..."
+  add("--beam_pipeline_options", dest="beam_options", default="", help=text)
 
 
 def engine(args: argparse.Namespace) -> "Engine":
   """Says where the job runs."""
   from mrd_jax.prepare.job.engine import Engine
 
-  return Engine(args.workers, args.beam_runner, args.beam_pipeline_options)
+  return call(Engine, args)
 
 
 def add_teacher(parser: argparse.ArgumentParser, required: bool) -> None:
   """Adds what `teacher` reads, but --captioner."""
-  parser.add_argument(
-    "--teacher",
-    required=required,
-    help="a Hugging Face CLIP: folder, or user/model on the hub",
-  )
-  parser.add_argument("--revision", help="of the model on the hub")
-  parser.add_argument(
-    "--dtype", choices=("bfloat16", "float32"), default="bfloat16"
-  )
-  parser.add_argument(
-    "--batch-size", type=at_least(1), default=64, help="on each device"
-  )
-  parser.add_argument("--templates", help="JSON or .txt (default: ours)")
-  parser.add_argument("--template-key", help="which list of the JSON")
+  add = parser.add_argument
+  text = "a Hugging Face CLIP: folder, or user/model on the hub"
+  add("--teacher", dest="model", required=required, help=text)
+  add("--revision", help="of the model on the hub")
+  add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+  add("--batch-size", type=at_least(1), default=64, help="on each device")
+  add("--templates", help="JSON or .txt (default: ours)")
+  add("--template-key", help="which list of the JSON")
 
 
 def teacher(args: argparse.Namespace) -> "TeacherConfig":
   """Says which model makes the features."""
   from mrd_jax.prepare.job.teacher import TeacherConfig
 
-  return TeacherConfig(
-    model=args.teacher,
-    revision=args.revision,
-    dtype=args.dtype,
-    batch_size=args.batch_size,
-    templates=args.templates,
-    template_key=args.template_key,
-    captioner=getattr(args, "captioner", None),
-  )
+  return call(TeacherConfig, args)
 
 
 def add_test_set(parser: argparse.ArgumentParser) -> None:
@@ -100,14 +85,17 @@ def add_test_set(parser: argparse.ArgumentParser) -> None:
 def convert_test_set(
   args: argparse.Namespace,
   read: "Callable[[int], Sequence[EvaluationSet]]",
-) -> str:
+) -> object:
   """Makes a dataset of labelled sets; returns what to print."""
-  from mrd_jax.prepare.test_sets.convert import ClassFeatures, convert
+  from mrd_jax.prepare.test_sets.convert import convert
 
-  if (args.teacher is None) == (args.class_features is None):
+  if (args.model is None) == (args.class_features is None):
     raise BadInput("give either --teacher or --class-features")
-  classes = ClassFeatures(
-    teacher=teacher(args) if args.teacher else None, file=args.class_features
+  return convert(
+    args.input,
+    args.output,
+    read,
+    teacher(args) if args.model else None,
+    args.class_features,
+    engine=engine(args),
   )
-  report = convert(args.input, args.output, read, classes, engine=engine(args))
-  return f"{report}\nwritten to {args.output}"

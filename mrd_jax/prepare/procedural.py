@@ -1,9 +1,9 @@
 """Prepares the embedded synthetic dataset: no download, no network."""
 
+import functools
 import os
-from collections.abc import Iterable
 
-from mrd_jax.data.records import DatasetMeta, Shape
+from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 
@@ -38,32 +38,30 @@ def generate(
   Raises:
     BadInput: for an argument out of range, or when `output_dir` exists.
   """
-  from mrd_jax.procedural import (
-    shapes as procedural,  # imports every object family
-  )
+  # Not above: it imports every object family.
+  from mrd_jax.procedural import shapes
 
   if train < 1 or val < 0:
     raise BadInput(f"train={train}, val={val}: needs train >= 1 and val >= 0")
   try:
-    teacher = procedural.SyntheticTeacher(embed_dim=embed_dim, seed=seed)
-    features = teacher.class_features(procedural.CLASS_NAMES)
-
-    def shapes(first: int, count: int) -> Iterable[Shape]:
-      for index in range(first, first + count):
-        yield procedural.make_shape(
-          index,
-          seed=seed,
-          num_points=num_points,
-          num_views=num_views,
-          teacher=teacher,
-        )
-
+    teacher = shapes.SyntheticTeacher(embed_dim=embed_dim, seed=seed)
+    features = teacher.class_features(shapes.CLASS_NAMES)
+    make = functools.partial(
+      shapes.make_shape,
+      seed=seed,
+      num_points=num_points,
+      num_views=num_views,
+      teacher=teacher,
+    )
     return write_dataset(
       output_dir,
       "procedural",
-      {"train": shapes(0, train), "val": shapes(train, val)},
+      {
+        "train": map(make, range(train)),
+        "val": map(make, range(train, train + val)),
+      },
       TEACHER,
-      dict.fromkeys(("train", "val"), procedural.CLASS_NAMES),
+      dict.fromkeys(("train", "val"), shapes.CLASS_NAMES),
       dict.fromkeys(("train", "val"), features),
     )
   except BadInput:

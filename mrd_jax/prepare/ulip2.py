@@ -33,10 +33,8 @@ from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.openshape.sample import GREY
 
-_DEGREES = range(0, 360, 12)
 _CLOUDS = "shapenet_pc"
 _RENDERS = ("rendered_images", "only_rgb_depth_images")
-_DATASET = "ShapeNet"
 
 
 def convert(
@@ -70,7 +68,14 @@ def convert(
     BadInput: naming the file that is missing or unusable.
   """
   root = _root(Path(input_dir))
-  names = _names(root / "taxonomy.json")
+  taxonomy = root / "taxonomy.json"
+  rows = read_json(taxonomy)
+  try:
+    names = {str(row["synsetId"]): str(row["name"]) for row in rows}
+  except (TypeError, KeyError) as error:
+    raise BadInput(
+      f"{taxonomy}: expected a list of objects with synsetId and name"
+    ) from error
   listed = _listed(root)
   files = listed[:limit]
   renders = next((root / r for r in _RENDERS if (root / r).is_dir()), None)
@@ -82,7 +87,7 @@ def convert(
       f"{root}: holds no *captions*.json; fetch "
       "ULIP-shapenet_triplets_captions.json"
     )
-  sources = [root / "taxonomy.json", *captions]
+  sources = [taxonomy, *captions]
   job = {
     "job": "ulip2",
     "input": str(root),
@@ -105,8 +110,7 @@ def convert(
       unit = TripletUnit(name, root / _CLOUDS, renders, own, part, said)
       units.append(unit)
     _write_captions(units, captions, captions_per_view, listed)
-    no_classes = {"class_names": {}, "class_features": {}}
-    return make_records(folder, units, loaded, engine, **no_classes)
+    return make_records(folder, units, loaded, engine)
 
   return make_dataset(output_dir, job, "ulip2", {"train": len(files)}, make)
 
@@ -132,17 +136,6 @@ def _listed(root: Path) -> list[str]:
   if not files:
     raise BadInput(f"{root}: train.txt is missing or empty; fetch it again")
   return list(dict.fromkeys(files))  # some releases list test in train, too
-
-
-def _names(path: Path) -> dict[str, str]:
-  """Reads the names of every synset, "chair,armchair"."""
-  rows = read_json(path)
-  try:
-    return {str(row["synsetId"]): str(row["name"]) for row in rows}
-  except (TypeError, KeyError) as error:
-    raise BadInput(
-      f"{path}: expected a list of objects with synsetId and name"
-    ) from error
 
 
 def _write_captions(
@@ -247,11 +240,21 @@ class TripletUnit:
       return reject("xyz", reason, str(error))
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
       xyz = xyz.astype(np.float32)
-    found = [(f"{d:03d}", self._image(key, f"{d:03d}")) for d in _DEGREES]
-    images = {degree: image for degree, image in found if image is not None}
+    images: dict[str, Path] = {}  # by degrees
+    for degree in (f"{d:03d}" for d in range(0, 360, 12)):
+      name = f"{key}_r_{degree}.png"
+      places = (self.renders / key / name, self.renders / name)
+      if found := next((p for p in places if p.is_file()), None):
+        images[degree] = found
     if not images:
       detail = f"{self.renders}: holds no render of {key}"
       return reject("images", "missing file", detail)
+    texts = []
+    if name := self.names[file].partition(",")[0].strip():
+      texts.append(Text(name, TextKind.RAW, prompted=True))
+    for view, degree in enumerate(images):
+      said = captions.get(degree, ())
+      texts += [Text(caption, TextKind.BLIP, view=view) for caption in said]
     draft = Draft(
       split="train",
       id=key,
@@ -259,25 +262,7 @@ class TripletUnit:
       xyz=xyz,
       rgb=np.full_like(xyz, GREY),
       images=[str(image) for image in images.values()],
-      texts=list(self._texts(file, captions, list(images))),
-      dataset=_DATASET,
+      texts=texts,
+      dataset="ShapeNet",
     )
     return [("train", to_record(draft))]
-
-  def _image(self, key: str, degree: str) -> Path | None:
-    name = f"{key}_r_{degree}.png"
-    places = (self.renders / key / name, self.renders / name)
-    return next((place for place in places if place.is_file()), None)
-
-  def _texts(
-    self,
-    file: str,
-    captions: Mapping[str, Sequence[str]],
-    views: Sequence[str],
-  ) -> Iterator[Text]:
-    name = self.names[file].partition(",")[0].strip()
-    if name:
-      yield Text(name, TextKind.RAW, prompted=True)
-    for view, degree in enumerate(views):
-      for caption in captions.get(degree, ()):
-        yield Text(caption, TextKind.BLIP, view=view)

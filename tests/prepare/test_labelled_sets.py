@@ -21,7 +21,6 @@ from prepared import assert_cloud, rejects_of, report_of
 from mrd_jax.data.dataset import class_features, open_split, read_meta
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.__main__ import main
-from mrd_jax.prepare.test_sets import convert
 from mrd_jax.prepare.test_sets.common import EvaluationSet
 from mrd_jax.prepare.test_sets.scanobjectnn import CLASS_NAMES as SCAN
 from mrd_jax.teachers.prompts import prompt_features, read_templates
@@ -193,11 +192,11 @@ def test_a_set_that_ends_early_is_refused_to_its_end():
     yield runs.make_shape(0, points=8, label=0)
     raise BadInput("x.h5: is damaged")
 
-  clouds = EvaluationSet("set", ("a",), 4, read)
-  unit = convert.EvaluationUnit("split", clouds, 4)
-  found = [outcome for item in unit.items() for outcome in item()]
+  clouds = EvaluationSet("split", ("a",), 4, read)
+  found = [outcome for item in clouds.items() for outcome in item()]
   assert found[0][0] == "split" and found[0][1]["id"] == "shape-0"
-  assert [reject.id for reject in found[1:]] == ["set-1", "set-2", "set-3"]
+  refused = [reject.id for reject in found[1:]]
+  assert refused == ["split-1", "split-2", "split-3"]
   assert {reject.detail for reject in found[1:]} == {"x.h5: is damaged"}
   assert {reject.split for reject in found[1:]} == {"split"}
 

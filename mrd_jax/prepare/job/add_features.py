@@ -25,13 +25,7 @@ from mrd_jax.io.images import to_rgb
 from mrd_jax.prepare.job import engine, shards
 from mrd_jax.prepare.job.dataset_writer import Made
 from mrd_jax.prepare.job.drafts import Draft, Text, read_draft, serialize_draft
-from mrd_jax.prepare.job.shards import (
-  Commit,
-  Reject,
-  ShardWriter,
-  field_of,
-  serialize_record,
-)
+from mrd_jax.prepare.job.shards import Commit, Reject, ShardWriter, field_of
 from mrd_jax.prepare.job.teacher import Teacher
 from mrd_jax.teachers.prompts import prompt_features
 
@@ -50,7 +44,7 @@ def make_records(
   units: Sequence[engine.Unit],
   teacher: Teacher,
   where: engine.Engine | None,
-  **classes: Any,
+  **others: Any,
 ) -> Made:
   """Makes the drafts of all units, and records of them.
 
@@ -59,7 +53,7 @@ def make_records(
     units: Their outcomes are drafts.
     teacher: Makes the features.
     where: Where the units run.
-    **classes: The fields of `Made` about classes.
+    **others: Further fields of `Made`.
   """
   stems = engine.run(units, folder / DRAFTS, serialize_draft, where)
   return Made(
@@ -67,7 +61,7 @@ def make_records(
     commits=teach(folder / DRAFTS, stems, folder / "shards", teacher),
     teacher=teacher.clip.name,
     embed_dim=teacher.clip.embed_dim,
-    **classes,
+    **others,
   )
 
 
@@ -105,12 +99,15 @@ def teach(
       f"{teacher.clip.name}; bring those back to go on, or remove "
       f"{folder.parent} to start afresh"
     )
-  groups = [stems[i : i + _GROUP] for i in range(0, len(stems), _GROUP)]
+  width = teacher.clip.embed_dim
+  serialize = functools.partial(shards.serialize_record, embed_dim=width)
   commits = []
-  for index, group in enumerate(tqdm(groups, unit="shard", disable=None)):
-    stem = f"{index:06d}"
+  for start in tqdm(range(0, len(stems), _GROUP), unit="shard", disable=None):
+    stem = f"{start // _GROUP:06d}"
     if not shards.is_committed(folder, stem):
-      _make(drafts, group, folder, stem, teacher)
+      given = engine.read_commits(drafts, stems[start : start + _GROUP])
+      with ShardWriter(folder, stem, serialize) as writer:
+        _write_records(drafts, given, writer, teacher)
     commits.append(shards.read_commit(folder, stem))
   done = teacher.clip.throughput
   if done.images or done.texts:
@@ -118,38 +115,31 @@ def teach(
   return commits
 
 
-def _make(
-  drafts: Path,
-  group: Sequence[str],
-  folder: Path,
-  stem: str,
-  teacher: Teacher,
+def _write_records(
+  drafts: Path, given: Sequence[Commit], writer: ShardWriter, teacher: Teacher
 ) -> None:
   """Makes one shard of records."""
-  clip, captioner = teacher.clip, teacher.captioner
-  serialize = functools.partial(serialize_record, embed_dim=clip.embed_dim)
-  with ShardWriter(folder, stem, serialize) as writer:
-    loaded: list[Draft] = []
-    for commit in engine.read_commits(drafts, group):
-      writer.rejects += commit.rejects
-      writer.problems += commit.problems
-      loaded += [read_draft(c) for _, c in shards.read_files(drafts, commit)]
+  loaded: list[Draft] = []
+  for commit in given:
+    writer.rejects += commit.rejects
+    writer.problems += commit.problems
+    loaded += [read_draft(c) for _, c in shards.read_files(drafts, commit)]
+  try:
+    features = _image_features(teacher.clip, loaded)
+  except BadInput:  # of one image, and it must not cost the others
+    loaded = _readable(loaded, writer.rejects)
+    features = _image_features(teacher.clip, loaded)
+  if teacher.captioner is not None:
+    loaded = _captioned(loaded, teacher.captioner)
+  texts = _text_features(teacher, loaded)
+  for draft, images_VD in zip(loaded, features, strict=True):
     try:
-      features = _image_features(clip, loaded)
-    except BadInput:  # of one image, and it must not cost the others
-      loaded = _readable(loaded, writer.rejects)
-      features = _image_features(clip, loaded)
-    if captioner is not None:
-      loaded = _captioned(loaded, captioner)
-    texts = _text_features(clip, loaded, teacher.templates)
-    for draft, images_VD in zip(loaded, features, strict=True):
-      try:
-        record = encode(to_shape(draft, images_VD, texts))
-      except BadInput as error:
-        why = field_of(error), "bad value", str(error)
-        writer.rejects.append(Reject(draft.split, draft.file, draft.id, *why))
-      else:
-        writer.add(draft.split, record)
+      record = encode(to_shape(draft, images_VD, texts))
+    except BadInput as error:
+      why = field_of(error), "bad value", str(error)
+      writer.rejects.append(Reject(draft.split, draft.file, draft.id, *why))
+    else:
+      writer.add(draft.split, record)
 
 
 def _image_features(
@@ -174,11 +164,10 @@ def _readable(loaded: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
 
   with ThreadPoolExecutor() as pool:
     problems = list(pool.map(problem, loaded))
-  rejects += [
-    Reject(d.split, d.file, d.id, "images", "unreadable image", detail)
-    for d, detail in zip(loaded, problems, strict=True)
-    if detail is not None
-  ]
+  why = "images", "unreadable image"
+  for draft, detail in zip(loaded, problems, strict=True):
+    if detail is not None:
+      rejects.append(Reject(draft.split, draft.file, draft.id, *why, detail))
   return [d for d, p in zip(loaded, problems, strict=True) if p is None]
 
 
@@ -200,21 +189,16 @@ def _captioned(loaded: Sequence[Draft], captioner: "Captioner") -> list[Draft]:
   return found
 
 
-def _text_features(
-  clip: "ClipTeacher", drafts: Sequence[Draft], templates: Sequence[str]
-) -> Features:
+def _text_features(teacher: Teacher, drafts: Sequence[Draft]) -> Features:
   """Embeds each different text once."""
   wanted = {(t.text, t.prompted): None for d in drafts for t in d.texts}
   plain = [text for text, prompted in wanted if not prompted]
   named = [text for text, prompted in wanted if prompted]
-  found: dict[tuple[str, bool], np.ndarray] = {}
-  if plain:
-    rows = clip.text_features(plain)
-    found |= {(t, False): row for t, row in zip(plain, rows, strict=True)}
+  rows = [*teacher.clip.text_features(plain)] if plain else []
   if named:
-    rows = prompt_features(clip, named, templates)
-    found |= {(t, True): row for t, row in zip(named, rows, strict=True)}
-  return found
+    rows += [*prompt_features(teacher.clip, named, teacher.templates)]
+  keys = [(text, False) for text in plain] + [(text, True) for text in named]
+  return dict(zip(keys, rows, strict=True))
 
 
 def to_shape(draft: Draft, images_VD: np.ndarray, features: Features) -> Shape:

@@ -5,12 +5,10 @@ which their records came; training shuffles by index.
 """
 
 import dataclasses
-import functools
-import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,8 @@ from tensorflow_datasets.core.splits import SplitDict
 from mrd_jax.data.dataset import CLASS_FEATURES_FILE
 from mrd_jax.data.records import SCHEMA, DatasetMeta, Shape, encode
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.job.shards import (
-  MEASURED,
-  Commit,
-  Record,
-  ShardWriter,
-  chunks,
-  read_commit,
-  record_features,
-  serialize_record,
-)
+from mrd_jax.prepare.job import shards
+from mrd_jax.prepare.job.shards import MEASURED, Commit, Record
 
 VERSION = "1.0.0"
 
@@ -46,15 +36,20 @@ class Made:
     embed_dim: Width D of the features.
     class_names: For every split with labels, its class names in label order.
     class_features: For the same splits, the (C, D) features of these names.
-    add_files: Called with the finished folder; may put more files there.
+    add_files: Called with the finished folder just before it is renamed; may
+      put more files there.
   """
 
   folder: Path
   commits: Sequence[Commit]
   teacher: str
   embed_dim: int
-  class_names: Mapping[str, Sequence[str]]
-  class_features: Mapping[str, np.ndarray]
+  class_names: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
+  class_features: Mapping[str, np.ndarray] = dataclasses.field(
+    default_factory=dict
+  )
   add_files: Callable[[Path], None] = lambda folder: None
 
 
@@ -84,7 +79,6 @@ def write_dataset(
       yielded, or `output` exists.
   """
   check_output(output)
-  check_classes(class_names, class_features)
   output = Path(output)
   try:
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -97,17 +91,19 @@ def write_dataset(
     folder = Path(temporary)
     commits: list[Commit] = []
     embed_dim = 0
+
+    def serialize(record: Record) -> bytes:
+      nonlocal embed_dim  # that of the first one
+      embed_dim = embed_dim or np.shape(record["image_feat"])[1]
+      return shards.serialize_record(record, embed_dim)
+
     for split, shapes in splits.items():
-      records: Iterator[Record] = map(encode, shapes)
-      for chunk in chunks(records):
-        first = next(chunk)
-        embed_dim = embed_dim or np.shape(first["image_feat"])[1]
-        serialize = functools.partial(serialize_record, embed_dim=embed_dim)
+      for chunk in shards.chunks(shapes):
         stem = f"{len(commits):05d}"
-        with ShardWriter(folder, stem, serialize) as writer:
-          for record in itertools.chain([first], chunk):
-            writer.add(split, record)
-        commits.append(read_commit(folder, stem))
+        with shards.ShardWriter(folder, stem, serialize) as writer:
+          for shape in chunk:
+            writer.add(split, encode(shape))
+        commits.append(shards.read_commit(folder, stem))
     if not commits:
       raise BadInput(f"dataset {name!r}: there is not one shape to write")
     made = Made(
@@ -121,27 +117,20 @@ def write_dataset(
     return assemble(made, output, name)
 
 
-def assemble(
-  made: Made,
-  output: Path,
-  name: str,
-  finish: Callable[[Path], None] = lambda folder: None,
-) -> DatasetMeta:
+def assemble(made: Made, output: Path, name: str) -> DatasetMeta:
   """Makes a dataset of committed shards: their files get TFDS's names.
 
   Args:
     made: The shards, on the file system of `output`.
     output: Folder to create.
     name: Dataset name.
-    finish: Called with the finished folder just before it is renamed; the
-      place to add files.
 
   Returns:
     The metadata as stored.
   """
   check_classes(made.class_names, made.class_features, made.embed_dim)
-  shards = [shard for commit in made.commits for shard in commit.shards]
-  splits = list(dict.fromkeys(shard.split for shard in shards))
+  parts = [shard for commit in made.commits for shard in commit.shards]
+  splits = list(dict.fromkeys(part.split for part in parts))
   most = {f: max(commit.most[f] for commit in made.commits) for f in MEASURED}
   named = [split for split in made.class_names if split in splits]
   meta = DatasetMeta(
@@ -164,7 +153,7 @@ def assemble(
       data_dir=os.fspath(target),
       module_name=__name__,
     ),
-    features=record_features(made.embed_dim),
+    features=shards.record_features(made.embed_dim),
     metadata=tfds.core.MetadataDict(dataclasses.asdict(meta)),
   )
   info.set_file_format("array_record")
@@ -176,7 +165,7 @@ def assemble(
     split: np.float32(made.class_features[split]) for split in named
   }
   np.savez(target / CLASS_FEATURES_FILE, **arrays)
-  finish(target)
+  made.add_files(target)
   try:
     os.rename(target, output)  # replaces an empty folder, never a full one
   except OSError as error:
@@ -188,15 +177,15 @@ def _link_split(
   made: Made, target: Path, name: str, split: str
 ) -> tfds.core.SplitInfo:
   """Gives the shards of one split their final names, without copying them."""
-  shards = [s for c in made.commits for s in c.shards if s.split == split]
+  parts = [s for c in made.commits for s in c.shards if s.split == split]
   template = tfds.core.ShardedFileTemplate(
     dataset_name=name,
     data_dir=target,  # type: ignore  # any path will do
     split=split,
     filetype_suffix="array_record",
   )
-  for index, shard in enumerate(shards):
-    file = template.sharded_filepath(shard_index=index, num_shards=len(shards))
+  for index, shard in enumerate(parts):
+    file = template.sharded_filepath(shard_index=index, num_shards=len(parts))
     source = made.folder / shard.file
     try:
       os.link(source, file)
@@ -204,8 +193,8 @@ def _link_split(
       shutil.copyfile(source, file)
   return tfds.core.SplitInfo(
     name=split,
-    shard_lengths=[shard.records for shard in shards],
-    num_bytes=sum(shard.bytes for shard in shards),
+    shard_lengths=[shard.records for shard in parts],
+    num_bytes=sum(shard.bytes for shard in parts),
     filename_template=template,
   )
 
@@ -224,7 +213,7 @@ def check_output(output: str | os.PathLike[str]) -> None:
 def check_classes(
   class_names: Mapping[str, Sequence[str]],
   class_features: Mapping[str, np.ndarray],
-  embed_dim: int | None = None,
+  embed_dim: int,
 ) -> None:
   """Raises BadInput unless there is one sound feature for every class name."""
   if class_names.keys() != class_features.keys():
@@ -236,7 +225,7 @@ def check_classes(
       problem = f"shape {features.shape} does not fit {len(names)} class names"
     elif not np.isfinite(features).all() or not features.any(axis=1).all():
       problem = "a row is zero, NaN or infinite"
-    elif embed_dim not in (None, features.shape[1]):
+    elif features.shape[1] != embed_dim:
       problem = (
         f"width {features.shape[1]} differs from the shapes' {embed_dim}; use "
         "one teacher for both"

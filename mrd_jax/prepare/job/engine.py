@@ -20,19 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job import beam, shards
-from mrd_jax.prepare.job.shards import (
-  Commit,
-  Record,
-  Reject,
-  Serialize,
-  ShardWriter,
-)
+from mrd_jax.prepare.job.dataset_writer import Made
+from mrd_jax.prepare.job.shards import Commit, Record, Reject, Serialize
 
 # A record and its split, an item left out, or a sentence about a file.
 Outcome = tuple[str, Record] | Reject | str
@@ -96,7 +91,7 @@ def run(
   shards.remove_temporaries(folder)
   make = functools.partial(make_unit, folder=folder, serialize=serialize)
   if pending := [unit for unit in units if not _done(folder, unit).exists()]:
-    with _progress(folder, units):
+    with _progress(folder, len(units)):
       if engine.beam_runner or engine.beam_options:
         beam.run(pending, make, engine.beam_runner, engine.beam_options)
       else:
@@ -118,7 +113,7 @@ def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
       for _ in chunk:  # only read past: an item is cheap until it is called
         pass
       continue
-    with ShardWriter(folder, stem, serialize) as writer:
+    with shards.ShardWriter(folder, stem, serialize) as writer:
       for outcome in itertools.chain.from_iterable(item() for item in chunk):
         if isinstance(outcome, Reject):
           writer.rejects.append(outcome)
@@ -133,6 +128,28 @@ def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
 def read_commits(folder: Path, stems: Iterable[str]) -> list[Commit]:
   """Reads the commits of a finished job."""
   return [shards.read_commit(folder, stem) for stem in stems]
+
+
+def make_records(
+  folder: Path,
+  units: Sequence[Unit],
+  where: Engine | None,
+  embed_dim: int,
+  **others: Any,
+) -> Made:
+  """Makes records of all units.
+
+  Args:
+    folder: The job's folder; shards go into one below.
+    units: Their outcomes are encoded records.
+    where: Where the units run.
+    embed_dim: Width D of the features.
+    **others: Further fields of `Made`.
+  """
+  folder = folder / "shards"
+  serialize = functools.partial(shards.serialize_record, embed_dim=embed_dim)
+  commits = read_commits(folder, run(units, folder, serialize, where))
+  return Made(folder=folder, commits=commits, embed_dim=embed_dim, **others)
 
 
 def _stem(unit: Unit, index: int) -> str:
@@ -190,19 +207,17 @@ def _end_with(heard: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _progress(folder: Path, units: Sequence[Unit]) -> Iterator[None]:
+def _progress(folder: Path, units: int) -> Iterator[None]:
   """Shows a line that counts finished units and shards every few seconds."""
   stop = threading.Event()
 
   def watch() -> None:
-    with tqdm(total=len(units), unit="unit", disable=None) as bar:
+    with tqdm(total=units, unit="unit", disable=None) as bar:
       last = False
       while not last:
         last = stop.wait(2)
-        files = os.listdir(folder)
-        bar.n = sum(name.endswith(".done") for name in files)
-        made = sum(name.endswith(".json") for name in files)
-        bar.set_postfix(shards=made)
+        bar.n = len(list(folder.glob("*.done")))
+        bar.set_postfix(shards=len(list(folder.glob("*.json"))))
 
   thread = threading.Thread(target=watch, daemon=True)
   thread.start()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import locked, read_json, write_json
+from mrd_jax.io.files import locked, read_json, read_json_lines, write_json
 from mrd_jax.prepare.job.dataset_writer import Made, assemble, check_output
 from mrd_jax.prepare.job.shards import Commit, Reject
 
@@ -93,8 +93,16 @@ def make_dataset(
   job = json.loads(json.dumps(job, default=os.fspath))
   with _job_folder(Path(output), job) as folder:
     if folder is None:  # it is made
-      return _read_report(Path(output))
+      summary = read_json(Path(output) / REPORT_FILE)
+      rows = read_json_lines(Path(output) / REJECTS_FILE)
+      splits = {}
+      for split, count in summary["splits"].items():
+        refused = collections.Counter(count.pop("refused"))
+        splits[split] = SplitCount(**count, refused=refused)
+      rejects = [Reject(**row) for row in rows]
+      return Report(splits, summary["problems"], rejects)
     made = make(folder)
+    add_files = made.add_files
     report = _summarise(listed, made.commits)
     report.problems[:0] = problems
     if not any(commit.shards for commit in made.commits):
@@ -114,9 +122,10 @@ def make_dataset(
         for reject in report.rejects:
           file.write(json.dumps(dataclasses.asdict(reject)) + "\n")
       write_json(target / JOB_FILE, job)
-      made.add_files(target)
+      add_files(target)
 
-    assemble(made, Path(output), name, finish)
+    made = dataclasses.replace(made, add_files=finish)
+    assemble(made, Path(output), name)
   return report
 
 
@@ -139,21 +148,6 @@ def _summarise(listed: Mapping[str, int], commits: Sequence[Commit]) -> Report:
     if count.listed != count.converted + count.refused.total():
       raise RuntimeError(f"split {split!r} does not add up: {count}")
   return report
-
-
-def _read_report(folder: Path) -> Report:
-  """Reads what a finished job wrote."""
-  summary = read_json(folder / REPORT_FILE)
-  lines = (folder / REJECTS_FILE).read_text().splitlines()
-  counter = collections.Counter
-  return Report(
-    {
-      name: SplitCount(**count | {"refused": counter(count["refused"])})
-      for name, count in summary["splits"].items()
-    },
-    summary["problems"],
-    [Reject(**json.loads(line)) for line in lines],
-  )
 
 
 @contextlib.contextmanager

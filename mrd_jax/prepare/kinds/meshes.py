@@ -9,35 +9,27 @@ from mrd_jax.prepare import flags
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of this kind."""
-  parser.add_argument("input", metavar="DIR", help=f"of {', '.join(SUFFIXES)}")
+  add = parser.add_argument
+  add("input", metavar="DIR", help=f"of {', '.join(SUFFIXES)}")
   flags.add_output(parser)
-  parser.add_argument("--texts", help="CSV table: file, name, caption, ...")
-  parser.add_argument(
-    "--up",
-    choices=("y", "z"),
-    default="y",
-    help="axis that is up, but in glTF, where it is y (default: y)",
-  )
-  parser.add_argument("--num-points", type=at_least(1), default=10_000)
-  parser.add_argument("--views", type=at_least(1), default=12)
-  parser.add_argument("--image-size", type=at_least(8), default=224)
-  parser.add_argument("--seed", type=at_least(0), default=0)
-  parser.add_argument(
-    "--val-share",
-    type=_share,
-    default=0.0,
-    help="share of the training shapes that become the split val (default: 0)",
-  )
-  parser.add_argument(
+  add("--texts", help="CSV table: file, name, caption, ...")
+  text = "axis that is up, but in glTF, where it is y (default: y)"
+  add("--up", choices=("y", "z"), default="y", help=text)
+  add("--num-points", type=at_least(1), default=10_000)
+  add("--views", type=at_least(1), default=12)
+  add("--image-size", type=at_least(8), default=224)
+  add("--seed", type=at_least(0), default=0)
+  text = "share of the training shapes that become the split val (default: 0)"
+  add("--val-share", type=_share, default=0.0, help=text)
+  add(
     "--no-file-names",
-    action="store_true",
+    dest="names_from_files",
+    action="store_false",
     help="do not name shapes after their files",
   )
   flags.add_teacher(parser, required=True)
-  parser.add_argument(
-    "--captioner",
-    help="image-to-text model for shapes without a caption (needs PyTorch)",
-  )
+  text = "image-to-text model for shapes without a caption (needs PyTorch)"
+  add("--captioner", help=text)
   flags.add_engine(parser)
 
 
@@ -51,24 +43,15 @@ def _share(text: str) -> float:
   return share
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace) -> object:
   """Makes the dataset."""
   from mrd_jax.prepare.mesh import convert
 
-  report = convert.convert(
+  return convert.convert(
     args.input,
     args.output,
     flags.teacher(args),
     texts=args.texts,
-    config=convert.MeshConfig(
-      up=args.up,
-      num_points=args.num_points,
-      views=args.views,
-      image_size=args.image_size,
-      seed=args.seed,
-      names_from_files=not args.no_file_names,
-      val_share=args.val_share,
-    ),
+    config=flags.call(convert.MeshConfig, args),
     engine=flags.engine(args),
   )
-  return f"{report}\nwritten to {args.output}"

@@ -1,6 +1,7 @@
 """Converts ModelNet40, for evaluation."""
 
 import argparse
+from typing import Any
 
 from mrd_jax.prepare import flags
 
@@ -15,19 +16,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   flags.add_test_set(parser)
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace) -> object:
   """Makes the dataset."""
   from mrd_jax.prepare.test_sets import modelnet40
 
-  parts = args.parts.split(",")
-  readers = {
-    "hdf5": lambda width: [
-      modelnet40.read_hdf5(args.input, part, width) for part in parts
-    ],
-    "txt": lambda width: [
-      modelnet40.read_txt(args.input, part, width, args.classes)
-      for part in parts
-    ],
-    "openshape": lambda width: [modelnet40.read_openshape(args.input, width)],
-  }
-  return flags.convert_test_set(args, readers[args.form])
+  def read(part: Any, width: int) -> modelnet40.EvaluationSet:
+    if args.form == "txt":
+      return modelnet40.read_txt(args.input, part, width, args.classes)
+    if args.form == "hdf5":
+      return modelnet40.read_hdf5(args.input, part, width)
+    return modelnet40.read_openshape(args.input, width)
+
+  parts = args.parts.split(",") if args.form != "openshape" else ["test"]
+  return flags.convert_test_set(args, lambda w: [read(p, w) for p in parts])

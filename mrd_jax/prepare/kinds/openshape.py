@@ -9,32 +9,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of this kind."""
   flags.add_input(parser, "folder with meta_data/")
   flags.add_output(parser)
-  parser.add_argument(
-    "--download",
-    action="store_true",
-    help="fetch what --input lacks from the Hugging Face hub first (205 GB "
-    "without --parts)",
-  )
-  parser.add_argument(
-    "--parts",
-    help="only these folders, for instance 'ABO,Objaverse/000-00*'",
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  text = "fetch what --input lacks from the hub first (205 GB without --parts)"
+  add("--download", action="store_true", help=text)
+  add("--parts", help="only these folders, as 'ABO,Objaverse/000-00*'")
+  add(
     "--splits",
     help="comma-separated: train, val, lvis, modelnet40, scanobjectnn, or a "
     "list of meta_data/split by its name (default: the first five, where "
     "present)",
   )
-  parser.add_argument(
-    "--root-remap",
-    type=_remap,
-    metavar="OLD=NEW",
-    help="replace the beginning of the lists' paths (default: found by itself)",
-  )
+  text = "replace the beginning of the lists' paths (default: found by itself)"
+  add("--root-remap", type=_remap, metavar="OLD=NEW", help=text)
   flags.add_limit(parser)
-  parser.add_argument(
-    "--teacher", help="which model made the features, in words, for the record"
-  )
+  add("--teacher", help="which model made the features, in words")
   flags.add_engine(parser)
 
 
@@ -45,19 +33,18 @@ def _remap(text: str) -> tuple[str, str]:
   return old, new
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace) -> object:
   """Makes the dataset."""
   from mrd_jax.prepare.openshape import convert
   from mrd_jax.prepare.openshape.download import download
 
   splits = args.splits.split(",") if args.splits else None
-  parts = None
-  if args.parts:
-    parts = [part.removesuffix(".tar.gz") for part in args.parts.split(",")]
+  parts = args.parts.split(",") if args.parts else None
+  parts = parts and [part.removesuffix(".tar.gz") for part in parts]
   if args.download:
     archives = [f"{part}.tar.gz" for part in parts] if parts else None
     download(args.input, parts=archives, splits=splits)
-  report = convert.convert(
+  return convert.convert(
     args.input,
     args.output,
     splits=splits,
@@ -67,4 +54,3 @@ def run(args: argparse.Namespace) -> str:
     teacher=args.teacher,
     engine=flags.engine(args),
   )
-  return f"{report}\nwritten to {args.output}"

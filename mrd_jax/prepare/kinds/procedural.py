@@ -1,37 +1,34 @@
 """Generates the embedded synthetic data."""
 
 import argparse
+import functools
 
 from mrd_jax.cli import at_least
 from mrd_jax.prepare import flags
-
-_COUNTS = {
-  "train": "shapes to train on",
-  "val": "shapes to validate on",
-  "num_points": "points per shape",
-  "num_views": "image features per shape",
-  "embed_dim": "width of the features",
-}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of this kind; the defaults are those of `generate`."""
   flags.add_output(parser)
+  add, count = parser.add_argument, at_least(1)
   absent = argparse.SUPPRESS
-  for name, text in _COUNTS.items():
-    flag = f"--{name.replace('_', '-')}"
-    parser.add_argument(flag, type=at_least(1), default=absent, help=text)
-  parser.add_argument("--seed", type=int, default=absent)
+  add("--train", type=count, default=absent, help="shapes to train on")
+  add("--val", type=count, default=absent, help="shapes to validate on")
+  add("--num-points", type=count, default=absent, help="points per shape")
+  text = "image features per shape"
+  add("--num-views", type=count, default=absent, help=text)
+  add("--embed-dim", type=count, default=absent, help="width of the features")
+  add("--seed", type=int, default=absent)
 
 
 def run(args: argparse.Namespace) -> str:
   """Makes the dataset."""
   from mrd_jax.prepare import procedural
 
-  given = {k: v for k, v in vars(args).items() if k in (*_COUNTS, "seed")}
-  meta = procedural.generate(args.output, **given)
+  generate = functools.partial(procedural.generate, args.output)
+  meta = flags.call(generate, args)
   classes = len(meta.class_names["train"])
   return (
     f"{meta.max_points} points a shape, {classes} classes, teacher: "
-    f"{meta.teacher}\nwritten to {args.output}"
+    f"{meta.teacher}"
   )

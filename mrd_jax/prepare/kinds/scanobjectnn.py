@@ -13,7 +13,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   flags.add_test_set(parser)
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace) -> object:
   """Makes the dataset."""
   from mrd_jax.prepare.test_sets import scanobjectnn
 

@@ -10,22 +10,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of this kind."""
   flags.add_input(parser, "folder with shapenet_pc/")
   flags.add_output(parser)
-  parser.add_argument(
-    "--captions-per-view",
-    type=at_least(1),
-    default=1,
-    help="how many the teacher reads, to keep the best (default: 1; 10 exist)",
-  )
+  text = "how many the teacher reads, to keep the best (default: 1; 10 exist)"
+  add = parser.add_argument
+  add("--captions-per-view", type=at_least(1), default=1, help=text)
   flags.add_limit(parser)
   flags.add_teacher(parser, required=True)
   flags.add_engine(parser)
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace) -> object:
   """Makes the dataset."""
   from mrd_jax.prepare import ulip2
 
-  report = ulip2.convert(
+  return ulip2.convert(
     args.input,
     args.output,
     flags.teacher(args),
@@ -33,4 +30,3 @@ def run(args: argparse.Namespace) -> str:
     limit=args.limit,
     engine=flags.engine(args),
   )
-  return f"{report}\nwritten to {args.output}"

@@ -22,17 +22,11 @@ from mrd_jax.data.surfaces import sample_surface
 from mrd_jax.errors import BadInput
 from mrd_jax.io.images import encode_png, to_rgb
 from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
-from mrd_jax.prepare.job import shards
+from mrd_jax.prepare.job import drafts, shards
 from mrd_jax.prepare.job.add_features import DRAFTS, make_records
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.drafts import (
-  DRAFTS_PER_SHARD,
-  Draft,
-  Text,
-  read_draft,
-  to_record,
-)
-from mrd_jax.prepare.job.engine import Engine, Item, Outcome
+from mrd_jax.prepare.job.drafts import DRAFTS_PER_SHARD, Draft, Text
+from mrd_jax.prepare.job.engine import Engine, Item, Outcome, read_commits
 from mrd_jax.prepare.job.job import Report, make_dataset
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
@@ -190,15 +184,17 @@ class MeshUnit:
       seed = [config.seed, zlib.crc32(file.encode())]
       xyz, rgb = sample_surface(mesh, config.num_points, seed=seed)
       field = "images"
-      views = render_views(
-        mesh, views=config.views, image_size=config.image_size
-      )
+      size = config.image_size
+      views = render_views(mesh, views=config.views, image_size=size)
     except BadInput as error:
       detail = str(error)
       if not detail.startswith(str(path)):
         detail = f"{path}: {detail}"
       id, why = _utf8(file), _utf8(detail)
       return [Reject(row.split, id, id, field, "unusable mesh", why)]
+    texts = [Text(caption, TextKind.BLIP) for caption in row.captions]
+    if name := row.name or (name_of(file) if config.names_from_files else ""):
+      texts.insert(0, Text(name, TextKind.RAW, prompted=True))
     draft = Draft(
       split=row.split,
       id=file,
@@ -206,21 +202,12 @@ class MeshUnit:
       xyz=xyz,
       rgb=np.full_like(xyz, GREY) if rgb is None else rgb,
       images=[encode_png(view) for view in views],
-      texts=list(self._texts(file, row)),
+      texts=texts,
       dataset=row.dataset,
       label=self.classes.index(row.category) if row.category else -1,
     )
     notes = [f"{file}: {note}" for note in mesh.notes]
-    return [*notes, (row.split, to_record(draft))]
-
-  def _texts(self, file: str, row: Row) -> Iterator[Text]:
-    name = row.name
-    if not name and self.config.names_from_files:
-      name = name_of(file)
-    if name:
-      yield Text(name, TextKind.RAW, prompted=True)
-    for caption in row.captions:
-      yield Text(caption, TextKind.BLIP)
+    return [*notes, (row.split, drafts.to_record(draft))]
 
 
 def name_of(file: str) -> str:
@@ -241,19 +228,19 @@ def _utf8(text: str) -> str:
   return text.encode("utf-8", "replace").decode()
 
 
-def _write_sheet(drafts: Path, target: Path) -> None:
+def _write_sheet(folder: Path, target: Path) -> None:
   """Draws the first view of shapes spread over the whole dataset."""
   from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 
-  stems = sorted(path.stem for path in drafts.glob("*.json"))
-  commits = [shards.read_commit(drafts, stem) for stem in stems]
+  stems = sorted(path.stem for path in folder.glob("*.json"))
+  commits = read_commits(folder, stems)
   total = sum(shard.records for commit in commits for shard in commit.shards)
   chosen = set(np.linspace(0, total - 1, min(total, _THUMBNAILS)).astype(int))
   tiles, index = [], 0
   for commit in commits:
-    for _, content in shards.read_files(drafts, commit):
+    for _, content in shards.read_files(folder, commit):
       if index in chosen:
-        draft = read_draft(content)
+        draft = drafts.read_draft(content)
         name = Line(draft.id, size=7, most=2, middle=True)
         tiles.append(Tile(np.asarray(to_rgb(draft.images[0])), [name]))
       index += 1

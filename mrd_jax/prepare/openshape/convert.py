@@ -21,31 +21,14 @@ from mrd_jax.data.records import SCHEMA, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.engine import (
-  Engine,
-  Item,
-  Outcome,
-  Unit,
-  read_commits,
-  run,
-)
+from mrd_jax.prepare.job.engine import Engine, Item, Outcome, Unit, make_records
 from mrd_jax.prepare.job.job import Report, make_dataset
-from mrd_jax.prepare.job.shards import Reject, field_of, serialize_record
-from mrd_jax.prepare.openshape import find_samples
-from mrd_jax.prepare.openshape.lists import (
-  MODELNET,
-  MODELNET_CLOUDS,
-  SCANOBJECTNN,
-  SCANOBJECTNN_CLOUDS,
-  Entry,
-  Split,
-  read_splits,
-)
-from mrd_jax.prepare.openshape.sample import BadField, to_shape
-from mrd_jax.prepare.test_sets import scanobjectnn
+from mrd_jax.prepare.job.shards import Reject
+from mrd_jax.prepare.openshape import find_samples, lists
+from mrd_jax.prepare.openshape.lists import Entry, Split
+from mrd_jax.prepare.openshape.sample import BadField, reject, to_shape
+from mrd_jax.prepare.test_sets import modelnet40, scanobjectnn
 from mrd_jax.prepare.test_sets.common import EvaluationSet
-from mrd_jax.prepare.test_sets.convert import EvaluationUnit
-from mrd_jax.prepare.test_sets.modelnet40 import read_clouds
 
 # What odd content makes numpy and Python raise; BadInput is a ValueError.
 _WRONG_CONTENT = (
@@ -55,6 +38,7 @@ _WRONG_CONTENT = (
   LookupError,
   ArithmeticError,
 )
+_SETS = (lists.MODELNET, lists.SCANOBJECTNN)
 Listed = Mapping[str, Sequence[tuple[str, Entry]]]  # path -> (split, entry)
 
 
@@ -98,16 +82,22 @@ def convert(
       not one shape could be converted.
   """
   root = Path(input_dir)
-  chosen = read_splits(root, splits)
+  chosen = lists.read_splits(root, splits)
   if parts is not None:
     chosen = _in_parts(chosen, parts)
   if limit is not None:
     chosen = [dataclasses.replace(s, entries=s.entries[:limit]) for s in chosen]
   units = _plan(root, chosen, root_remap)
+  # By their sizes a later run knows its job.
+  files = [*find_samples.archives(root), *(root / "meta_data").rglob("*")]
   job = {
     "job": "openshape",
     "input": str(root),
-    "files": _files(root),
+    "files": {
+      str(file.relative_to(root)): file.stat().st_size
+      for file in sorted(files)
+      if file.is_file()
+    },
     "unpacked": _fingerprint(units),
     "splits": [split.name for split in chosen],
     "parts": parts,
@@ -125,44 +115,27 @@ def convert(
         "of different teachers separately, with --splits"
       )
     width = widths.pop() if widths else _first_width(units)
-    ready = [_with_width(unit, width) for unit in units]
-    shards = folder / "shards"
-    serialize = functools.partial(serialize_record, embed_dim=width)
     named = [split for split in chosen if split.class_names]
-    return Made(
-      folder=shards,
-      commits=read_commits(shards, run(ready, shards, serialize, engine)),
+    return make_records(
+      folder,
+      [_with_width(unit, width) for unit in units],
+      engine,
+      width,
       teacher=teacher or _teacher(root),
-      embed_dim=width,
       class_names={split.name: split.class_names for split in named},
       class_features={split.name: split.class_features for split in named},
     )
 
-  sets = [unit.clouds for unit in units if isinstance(unit, EvaluationUnit)]
-  return make_dataset(
-    output_dir,
-    job,
-    "openshape",
-    {split.name: len(split.entries) for split in chosen},
-    make,
-    [p for source in (*chosen, *sets) for p in source.problems],
-  )
+  listed = {split.name: len(split.entries) for split in chosen}
+  sets = [unit for unit in units if isinstance(unit, EvaluationSet)]
+  problems = [p for source in (*chosen, *sets) for p in source.problems]
+  return make_dataset(output_dir, job, "openshape", listed, make, problems)
 
 
 def _teacher(root: Path) -> str:
   if (root / "meta_data" / "teacher.json").is_file():
     return "the bundle's own, see its meta_data/teacher.json (not CLIP)"
   return "OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k), as OpenShape publishes it"
-
-
-def _files(root: Path) -> dict[str, int]:
-  """Lists the sizes by which a later run knows its job."""
-  files = [*find_samples.archives(root), *(root / "meta_data").rglob("*")]
-  return {
-    str(file.relative_to(root)): file.stat().st_size
-    for file in sorted(files)
-    if file.is_file()
-  }
 
 
 def _fingerprint(units: Iterable[Unit]) -> str:
@@ -196,7 +169,7 @@ def _in_parts(splits: Sequence[Split], parts: Sequence[str]) -> list[Split]:
     return bool(hits)
 
   def chosen(split: Split) -> Split:
-    if split.name in (MODELNET, SCANOBJECTNN):
+    if split.name in _SETS:
       return split
     folders = ((e, PurePosixPath(e.path).parents) for e in split.entries)
     entries = [e for e, parents in folders if any(map(wanted, parents))]
@@ -229,7 +202,7 @@ class _Converter:
       if isinstance(loaded, FileNotFoundError):
         raise BadField("data_path", "missing file", str(loaded))
       if isinstance(loaded, BadInput):
-        return _reject(split, entry, "unreadable or unsafe file", loaded)
+        return reject(split, entry, loaded, "unreadable or unsafe file")
       with np.errstate(over="raise", invalid="raise", divide="raise"):
         shape = to_shape(loaded, entry)
         record = encode(shape)
@@ -238,16 +211,9 @@ class _Converter:
           f"shape {shape.id!r}, field 'image_feat': width "
           f"{shape.image_feat.shape[1]} where the bundle has {self.width}"
         )
-    except BadField as error:
-      return _reject(split, entry, error.reason, error)
-    except _WRONG_CONTENT as error:
-      return _reject(split, entry, "bad value", error)
+    except (BadField, *_WRONG_CONTENT) as error:
+      return reject(split, entry, error)
     return split, record
-
-
-def _reject(split: str, entry: Entry, reason: str, error: Exception) -> Reject:
-  why = field_of(error), reason, str(error)
-  return Reject(split, entry.path, entry.id, *why)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +224,8 @@ class _RejectsUnit:
   rejects: Sequence[Reject]
 
   def items(self) -> Iterator[Item]:
-    for reject in self.rejects:
-      yield functools.partial(list, [reject])
+    for refused in self.rejects:
+      yield functools.partial(list, [refused])
 
 
 def _plan(
@@ -271,22 +237,22 @@ def _plan(
   units: list[Unit] = []
   nameless = _nameless(root / "meta_data" / "gpt4_filtering.json")
   for split in splits:
-    if split.name in (MODELNET, SCANOBJECTNN):
-      units.append(_evaluation_unit(root, split))
+    if split.name in _SETS:
+      units.append(_evaluation_set(root, split))
       continue
     taken: set[str] = set()
     for entry in split.entries:
       key = "id" if entry.path else "data_path"
       if not (entry.path and entry.id):
         error = BadField(key, "missing key", "absent from the split's list")
-        rejects.append(_reject(split.name, entry, error.reason, error))
+        rejects.append(reject(split.name, entry, error))
         continue
       entry = dataclasses.replace(entry, named=entry.id not in nameless)
       if entry.id in taken:  # ShapeNet has ids in several groups
         entry = dataclasses.replace(entry, id=f"{entry.group}/{entry.id}")
       if entry.id in taken:
         error = BadField("id", "duplicate id", "this id came before")
-        rejects.append(_reject(split.name, entry, error.reason, error))
+        rejects.append(reject(split.name, entry, error))
         continue
       taken.add(entry.id)
       listed[entry.path].append((split.name, entry))
@@ -307,26 +273,26 @@ def _nameless(file: Path) -> frozenset[str]:
     raise BadInput(f"{file}: expected id -> {{'flag': ...}}") from error
 
 
-def _evaluation_unit(root: Path, split: Split) -> EvaluationUnit:
+def _evaluation_set(root: Path, split: Split) -> EvaluationSet:
   """Opens ModelNet40 or ScanObjectNN, whose clouds all lie in one file."""
   width = split.class_features.shape[1]
   count = len(split.entries)
-  if split.name == SCANOBJECTNN:
-    clouds = scanobjectnn.read_openshape(root / SCANOBJECTNN_CLOUDS, width)
-  else:
-    file = root / MODELNET_CLOUDS
-    read = functools.partial(read_clouds, file, split.entries, width)
-    names = tuple(split.class_names)
-    clouds = EvaluationSet(MODELNET, names, count, read)
-  return EvaluationUnit(split.name, clouds, count)
+  if split.name == lists.SCANOBJECTNN:
+    file = root / lists.SCANOBJECTNN_CLOUDS
+    clouds = scanobjectnn.read_openshape(file, width)
+    return dataclasses.replace(clouds, name=split.name, count=count)
+  file = root / lists.MODELNET_CLOUDS
+  read = functools.partial(modelnet40.read_clouds, file, split.entries, width)
+  return EvaluationSet(split.name, tuple(split.class_names), count, read)
 
 
 def _first_width(units: Iterable[Unit]) -> int:
   """Reads the width of the first shape's features."""
   items = (item for unit in units for item in unit.items())
-  outcomes = itertools.chain.from_iterable(item() for item in items)
-  found = (o[1]["image_feat"] for o in outcomes if isinstance(o, tuple))
-  return next((np.shape(features)[1] for features in found), 0)
+  for outcome in itertools.chain.from_iterable(item() for item in items):
+    if isinstance(outcome, tuple):
+      return np.shape(outcome[1]["image_feat"])[1]
+  return 0
 
 
 def _with_width(unit: Unit, width: int) -> Unit:

@@ -8,7 +8,7 @@ import fnmatch
 import functools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from mrd_jax.errors import BadInput
@@ -79,15 +79,13 @@ def download(
           f"{', '.join(sorted(listed, key=len)[:5])}"
         )
       wanted += [listed[name] for name in sorted(found)]
+  refusal = (
+    f"{destination}: another download is writing to it; wait for its end"
+  )
   try:
     destination.mkdir(parents=True, exist_ok=True)
     held = contextlib.ExitStack()
-    held.enter_context(
-      locked(
-        destination / ".download.lock",
-        f"{destination}: another download is writing to it; wait for its end",
-      )
-    )
+    held.enter_context(locked(destination / ".download.lock", refusal))
   except OSError as error:
     raise BadInput(
       f"{destination}: cannot be written to ({error.strerror})"
@@ -96,23 +94,17 @@ def download(
     fetch_missing(destination, wanted, repo_id, commit, endpoint)
     _unpack(destination / META_DATA)
     if parts is None and splits is not None:
-      named = {
-        name
-        for split in read_splits(destination, splits)
-        for entry in split.entries
-        for name in _archives_of(entry.path)
-      }
+      named: set[str] = set()
+      for split in read_splits(destination, splits):
+        for entry in split.entries:
+          # A shape's archive is called by one folder or by two.
+          folders = PurePosixPath(entry.path).parts[:-1]
+          named.update(f"{folder}.tar.gz" for folder in folders)
+          pairs = zip(folders, folders[1:], strict=False)
+          named.update(f"{above}/{folder}.tar.gz" for above, folder in pairs)
       wanted = [listed[name] for name in sorted(named & listed.keys())]
       fetch_missing(destination, wanted, repo_id, commit, endpoint)
   return destination
-
-
-def _archives_of(path: str) -> Iterator[str]:
-  """Yields what a shape's archive may be called: by one folder or by two."""
-  folders = PurePosixPath(path).parts[:-1]
-  for i, folder in enumerate(folders):
-    yield f"{folder}.tar.gz"
-    yield f"{folders[i - 1]}/{folder}.tar.gz"
 
 
 def _unpack(archive: Path) -> None:
@@ -120,15 +112,13 @@ def _unpack(archive: Path) -> None:
 
   A folder that is there stays as it is.
   """
-  folder, incomplete = (
-    archive.with_name(name) for name in ("meta_data", "meta_data.incomplete")
-  )
+  folder = archive.with_name("meta_data")
+  incomplete = archive.with_name("meta_data.incomplete")
   if folder.exists():
     return
   shutil.rmtree(incomplete, ignore_errors=True)  # of a killed run
-  unpack_zip(
-    archive, incomplete, functools.partial(check_space, archive.parent)
-  )
+  check = functools.partial(check_space, archive.parent)
+  unpack_zip(archive, incomplete, check)
   inner = incomplete / "meta_data"  # the zip may hold the folder or its content
   os.rename(inner if inner.is_dir() else incomplete, folder)
   shutil.rmtree(incomplete, ignore_errors=True)

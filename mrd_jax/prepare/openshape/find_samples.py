@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import functools
 import io
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -48,13 +49,12 @@ class FilesUnit:
 
   def items(self) -> Iterator[Item]:
     for path, file in self.files:
-      yield functools.partial(self._read, path, file)
-
-  def _read(self, path: str, file: Path | None) -> Iterable[Outcome]:
-    if file is None:
-      missing = f"{path}: not under the input folder, and no archive for it"
-      return self.convert(path, FileNotFoundError(missing))
-    return self.convert(path, _load(file, os.fspath(file)))
+      if file is None:
+        missing = f"{path}: not under the input folder, and no archive for it"
+        yield functools.partial(self.convert, path, FileNotFoundError(missing))
+      else:
+        name = os.fspath(file)
+        yield functools.partial(_read, self.convert, path, file, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,8 @@ class ArchivesUnit:
           wanted[last].remove(path)
           if not wanted[last]:
             del wanted[last]
-          name = f"{archive}:{name}"
-          yield functools.partial(self._load, path, content, name)
+          file, name = io.BytesIO(content), f"{archive}:{name}"
+          yield functools.partial(_read, self.convert, path, file, name)
           if not wanted:
             break
       except BadInput as error:
@@ -103,9 +103,6 @@ class ArchivesUnit:
       for path in paths:
         missing = FileNotFoundError(f"{path}: not in {names}")
         yield functools.partial(self.convert, path, missing)
-
-  def _load(self, path: str, content: bytes, name: str) -> Iterable[Outcome]:
-    return self.convert(path, _load(io.BytesIO(content), name))
 
 
 def plan(
@@ -194,43 +191,34 @@ def _find(
   if root_remap and path.startswith(root_remap[0]):
     rest = path[len(root_remap[0]) :].lstrip("/")
     file = root / root_remap[1] / rest
-    return file if _is_file(file) else None
-  for prefix in known_prefixes:
-    if parts[: len(prefix)] == prefix:
-      file = root.joinpath(*parts[len(prefix) :])
-      if _is_file(file):
-        return file
-  for drop in range(len(parts)):
+    return file if os.path.isfile(file) else None
+  known = [len(p) for p in known_prefixes if parts[: len(p)] == p]
+  for drop in (*known, *range(len(parts))):
     file = root.joinpath(*parts[drop:])
-    if _is_file(file):
-      known_prefixes.append(parts[:drop])
+    # Unlike Path's, this bears a name that is too long for any file.
+    if os.path.isfile(file):
+      if drop not in known:
+        known_prefixes.append(parts[:drop])
       return file
   return None
 
 
-def _is_file(file: Path) -> bool:
+def _read(
+  convert: Convert, path: str, file: Path | io.BytesIO, name: str
+) -> Iterable[Outcome]:
   try:
-    return file.is_file()
-  except OSError:  # a name that is too long for any file
-    return False
-
-
-def _load(file: Path | io.BytesIO, name: str) -> Any:
-  try:
-    return load_npy(file, name)
+    loaded = load_npy(file, name)
   except BadInput as error:
-    return error
+    loaded = error
+  return convert(path, loaded)
 
 
 def _match(member: str, wanted: dict[str, list[str]]) -> str | None:
   """Returns the wanted path that ends like `member`, or the reverse."""
-  inside = _components(member)
-  if not inside:
-    return None
-  matches = []
-  for path in wanted.get(inside[-1], ()):
-    parts = _components(path)
-    common = min(len(parts), len(inside))
-    if parts[-common:] == inside[-common:]:
-      matches.append(path)
+  inside = _components(member)[::-1]
+  matches = [
+    path
+    for path in wanted.get(inside[0] if inside else "", ())
+    if all(map(operator.eq, inside, _components(path)[::-1]))
+  ]
   return matches[0] if len(matches) == 1 else None  # never guess

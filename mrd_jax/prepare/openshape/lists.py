@@ -1,6 +1,7 @@
 """Reads the lists of an OpenShape bundle: entries, labels, class features."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,7 +80,12 @@ def read_splits(root: Path, wanted: Sequence[str] | None) -> list[Split]:
   Raises:
     BadInput: naming the list or feature file that is missing or unusable.
   """
-  lists = _lists(root)
+  # `train_all.json` is the list of "train".
+  files = sorted((root / "meta_data" / "split").rglob("*.json"))
+  lists = {f.stem if f.stem != "train_all" else "train": f for f in files}
+  modelnet = root / "meta_data" / MODELNET / "test_split.json"
+  sets = {MODELNET: modelnet, SCANOBJECTNN: root / SCANOBJECTNN_CLOUDS}
+  lists |= {name: file for name, file in sets.items() if file.is_file()}
   if not lists:
     raise BadInput(
       f"{root}: holds no meta_data/split/*.json; give the folder into which "
@@ -88,28 +94,17 @@ def read_splits(root: Path, wanted: Sequence[str] | None) -> list[Split]:
   if wanted is None:
     wanted = [name for name in DEFAULT_SPLITS if name in lists] or list(lists)
   wanted = [name for name in wanted if name]
-  unknown = [name for name in wanted if name not in lists]
-  if unknown:
+  if unknown := [name for name in wanted if name not in lists]:
     raise BadInput(
       f"splits: {', '.join(unknown)} not in {root}; it has: "
       f"{', '.join(sorted(lists))}"
     )
   special = {MODELNET: _modelnet, SCANOBJECTNN: _scanobjectnn}
+  listed = functools.partial(_listed, root, lists)
   return [
-    special[name](lists[name])
-    if name in special
-    else _listed(root, name, lists)
+    special[name](lists[name]) if name in special else listed(name)
     for name in dict.fromkeys(wanted)
   ]
-
-
-def _lists(root: Path) -> dict[str, Path]:
-  """Finds the list of every split; `train_all.json` is that of "train"."""
-  files = sorted((root / "meta_data" / "split").rglob("*.json"))
-  lists = {f.stem if f.stem != "train_all" else "train": f for f in files}
-  modelnet = root / "meta_data" / MODELNET / "test_split.json"
-  special = {MODELNET: modelnet, SCANOBJECTNN: root / SCANOBJECTNN_CLOUDS}
-  return lists | {n: file for n, file in special.items() if file.is_file()}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -124,7 +119,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
   return rows
 
 
-def _listed(root: Path, name: str, lists: Mapping[str, Path]) -> Split:
+def _listed(root: Path, lists: Mapping[str, Path], name: str) -> Split:
   """Reads a list of files; labels come from the classes of lvis.json."""
   rows = _rows(lists[name])
   names: list[str] = []
@@ -159,14 +154,12 @@ def _listed(root: Path, name: str, lists: Mapping[str, Path]) -> Split:
 
 
 def _lvis_features(path: Path, classes: int) -> np.ndarray:
+  rows = load_npy(path)
   try:
-    features = np.stack([np.float32(np.ravel(row)) for row in load_npy(path)])
+    features = np.stack([np.float32(np.ravel(row)) for row in rows])
   except (TypeError, ValueError) as error:
-    if isinstance(error, BadInput):
-      raise
-    raise BadInput(
-      f"{path}: expected one feature per category ({error})"
-    ) from error
+    why = f"{path}: expected one feature per category ({error})"
+    raise BadInput(why) from error
   if len(features) != classes:
     raise BadInput(
       f"{path}: {len(features)} rows for the {classes} categories of "

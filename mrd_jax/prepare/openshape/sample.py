@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.data.records import ImageKind, Shape, TextKind
+from mrd_jax.prepare.job.shards import Reject, field_of
 from mrd_jax.prepare.openshape.lists import Entry
 
 GREY = np.float32(0.4)  # OpenShape's colour for a cloud that has none
@@ -18,6 +19,15 @@ class BadField(Exception):
   def __init__(self, field: str, reason: str, detail: str):
     super().__init__(f"field {field!r}: {detail}")
     self.field, self.reason = field, reason
+
+
+def reject(
+  split: str, entry: Entry, error: Exception, reason: str = "bad value"
+) -> Reject:
+  """Makes the reject of an entry; a `BadField` has its own reason."""
+  reason = error.reason if isinstance(error, BadField) else reason
+  why = field_of(error), reason, str(error)
+  return Reject(split, entry.path, entry.id, *why)
 
 
 def to_shape(sample: Any, entry: Entry) -> Shape:
@@ -84,20 +94,18 @@ def _texts(
   """Yields (text, (1, D) feature, kind) by the rules of OpenShape's loader."""
 
   def feature(value: Any, key: str, form: str) -> np.ndarray:
-    found = _key(_unwrapped(value), form, where=f"{key}[{form!r}]")
+    if isinstance(value, np.ndarray):  # a 0-d one around the dict
+      value = value.item()
+    found = _key(value, form, where=f"{key}[{form!r}]")
     return _matrix(found, key, width=width, rows=1)
 
   names = _strings(_key(sample, "text"), "text")
   if dataset == "Objaverse":  # further elements are tags, not descriptions
     names = names[:1] if keep_name else []
+  found = _strings(_key(sample, "retrieval_text", ()), "retrieval_text")
   for key, form, texts, kind in (
     ("text_feat", "prompt_avg", names, TextKind.RAW),
-    (
-      "retrieval_text_feat",
-      "original",
-      _strings(_key(sample, "retrieval_text", ()), "retrieval_text"),
-      TextKind.RETRIEVAL,
-    ),
+    ("retrieval_text_feat", "original", found, TextKind.RETRIEVAL),
   ):
     features = _key(sample, key) if texts else ()
     counted = isinstance(features, list | tuple | np.ndarray)
@@ -127,11 +135,6 @@ def _key(
   if key not in sample and default is _REQUIRED:
     raise BadField(where or key, "missing key", "absent from the file")
   return sample.get(key, default)
-
-
-def _unwrapped(value: Any) -> Any:
-  """Unwraps a dict, where the file has a 0-d object array around it."""
-  return value.item() if isinstance(value, np.ndarray) else value
 
 
 def _strings(value: Any, key: str) -> list[str]:

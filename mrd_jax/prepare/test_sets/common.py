@@ -6,6 +6,7 @@ Objaverse-LVIS needs no reader here; it is the split "lvis" of `openshape`.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mrd_jax.data.records import Shape, check_shape
+from mrd_jax.data.records import Shape, check_shape, encode
 from mrd_jax.errors import BadInput
-from mrd_jax.prepare.job.shards import Reject, field_of
+from mrd_jax.prepare.job.engine import Item, Outcome
+from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape.lists import Entry
-from mrd_jax.prepare.openshape.sample import BadField, evaluation_shape
+from mrd_jax.prepare.openshape.sample import BadField, evaluation_shape, reject
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")
@@ -26,12 +28,12 @@ _CHUNK_CACHE = 64 * 2**20  # one chunk of a compressed file holds many clouds
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
-  """A labelled split; it pickles, since no file is open until it is read.
+  """A labelled split, read by one worker; no file is open until then.
 
   Attributes:
     name: A name for the split: letters, digits and underscores.
     class_names: In label order.
-    count: Shapes in the files, refused ones included.
+    count: So many of the first shapes, refused ones included.
     shapes: Yields them in the order of the files.  Each has a label, colours
       (0.4 where the files have none, as in OpenShape) and (0, D) image and text
       features.  One that no record could hold comes as a `Reject` whose split
@@ -44,6 +46,23 @@ class EvaluationSet:
   count: int
   shapes: Callable[[], Iterator[Shape | Reject]]
   problems: tuple[str, ...] = ()
+
+  def items(self) -> Iterator[Item]:
+    done = 0
+    try:
+      for shape in itertools.islice(self.shapes(), self.count):
+        yield functools.partial(self._outcomes, shape)
+        done += 1
+    except BadInput as error:  # none of the rest can be read
+      why = None, "unreadable or unsafe file", str(error)
+      for index in range(done, self.count):
+        refused = Reject(self.name, self.name, f"{self.name}-{index}", *why)
+        yield functools.partial(list, [refused])
+
+  def _outcomes(self, shape: Shape | Reject) -> list[Outcome]:
+    if isinstance(shape, Reject):
+      return [dataclasses.replace(shape, split=self.name)]
+    return [(self.name, encode(shape))]
 
 
 def to_shape(
@@ -61,16 +80,10 @@ def to_shape(
       shape = evaluation_shape(cloud, embed_dim, entry)
     check_shape(shape)
   except (BadField, BadInput) as error:
-    reason = error.reason if isinstance(error, BadField) else "bad value"
-    detail = str(error).removeprefix(f"shape {entry.id!r}, ")
-    return Reject("", entry.path, entry.id, field_of(error), reason, detail)
+    refused = reject("", entry, error)
+    detail = refused.detail.removeprefix(f"shape {entry.id!r}, ")
+    return dataclasses.replace(refused, detail=detail)
   return shape
-
-
-def refused(entry: Entry, field: str, reason: str, why: object) -> Reject:
-  """Makes the reject of a cloud that cannot even be read."""
-  detail = f"field {field!r}: {why}"
-  return Reject("", entry.path, entry.id, field, reason, detail)
 
 
 def check_part(part: str) -> None:
@@ -151,12 +164,8 @@ def h5_labels(path: Path, classes: int) -> np.ndarray:
             "one of the published files"
           )
       shape, dtype = file["data"].shape, file["data"].dtype
-      if (
-        len(shape) != 3
-        or 0 in shape
-        or shape[2] != 3
-        or dtype.kind not in "iuf"
-      ):
+      clouds = len(shape) == 3 and 0 not in shape and shape[2] == 3
+      if not clouds or dtype.kind not in "iuf":
         raise BadInput(
           f"{path}: dataset 'data' holds {dtype} of shape {shape}, must be "
           "clouds of coordinates, (M, N, 3)"
@@ -180,7 +189,8 @@ def read_h5(
         try:
           xyz = data[row]
         except Exception as error:  # a damaged chunk; others may be whole
-          yield refused(entry, "data", "unreadable file", error)
+          bad = BadField("data", "unreadable file", str(error))
+          yield reject("", entry, bad)
         else:
           yield to_shape({"xyz": xyz}, embed_dim, entry)
 

@@ -1,99 +1,25 @@
 """Turns labelled sets that serve evaluation alone into records."""
 
-import dataclasses
-import functools
-import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mrd_jax.data.records import SCHEMA, Shape, encode
+from mrd_jax.data.records import SCHEMA
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.engine import Engine, Item, Outcome, read_commits, run
+from mrd_jax.prepare.job.engine import Engine, make_records
 from mrd_jax.prepare.job.job import Report, make_dataset
-from mrd_jax.prepare.job.shards import Reject, serialize_record
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.openshape.lists import load_class_features
 from mrd_jax.prepare.test_sets.common import EvaluationSet
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationUnit:
-  """One set, read by one worker.
-
-  Attributes:
-    name: Of the unit, and of the split that it becomes.
-    clouds: The set.
-    count: So many of its first shapes.
-  """
-
-  name: str
-  clouds: EvaluationSet
-  count: int
-
-  def items(self) -> Iterator[Item]:
-    done = 0
-    try:
-      for shape in itertools.islice(self.clouds.shapes(), self.count):
-        yield functools.partial(self._convert, shape)
-        done += 1
-    except BadInput as error:  # none of the rest can be read
-      name, why = self.clouds.name, "unreadable or unsafe file"
-      for index in range(done, self.count):
-        id = f"{name}-{index}"
-        reject = Reject(self.name, name, id, None, why, str(error))
-        yield functools.partial(list, [reject])
-
-  def _convert(self, shape: Shape | Reject) -> list[Outcome]:
-    if isinstance(shape, Reject):
-      return [dataclasses.replace(shape, split=self.name)]
-    return [(self.name, encode(shape))]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassFeatures:
-  """Where the features of class names come from: exactly one of the two.
-
-  Attributes:
-    teacher: A CLIP model, by prompts.
-    file: OpenShape's `cat_name_pt_feat.npy`.
-  """
-
-  teacher: TeacherConfig | None = None
-  file: str | None = None
-
-  def description(self) -> dict[str, Any]:
-    """Says what decides the features."""
-    if self.teacher is not None:
-      return self.teacher.description()
-    path = Path(self.file or "")
-    return {
-      "file": self.file,
-      "bytes": path.stat().st_size if path.is_file() else None,
-    }
-
-  def of(self, names: Sequence[str]) -> tuple[str, np.ndarray]:
-    """Returns the teacher in words, and the (C, D) features of the names.
-
-    Raises:
-      BadInput: if the file lacks a class, or the model cannot be had.
-    """
-    if self.teacher is not None:
-      loaded = self.teacher.load()
-      return loaded.clip.name, loaded.class_features(names)
-    _, features = load_class_features(self.file or "", names)
-    return f"class features of {self.file}", features
 
 
 def convert(
   input_dir: str | os.PathLike[str],
   output_dir: str | os.PathLike[str],
   read: Callable[[int], Sequence[EvaluationSet]],
-  classes: ClassFeatures,
+  teacher: TeacherConfig | None,
+  class_features: str | None,
   *,
   engine: Engine | None = None,
 ) -> Report:
@@ -103,7 +29,8 @@ def convert(
     input_dir: Where the sets are, for the job's description.
     output_dir: Folder to create.
     read: Opens the sets, given the width D of the class features.
-    classes: Where the class features come from.
+    teacher: Makes features of the class names, by prompts; or None, and then
+    class_features: OpenShape's `cat_name_pt_feat.npy` with them.
     engine: Where to run.
 
   Returns:
@@ -114,36 +41,41 @@ def convert(
   """
   sets = read(1)
   names = [clouds.name for clouds in sets]
+  listed = {clouds.name: clouds.count for clouds in sets}
   if len(set(names)) < len(names):
     raise BadInput(f"{input_dir}: {', '.join(names)}: name each set once")
+  if teacher is not None:
+    source = teacher.description()
+  else:
+    file = Path(class_features or "")
+    size = file.stat().st_size if file.is_file() else None
+    source = {"file": class_features, "bytes": size}
   job = {
     "job": "evaluation",
     "input": os.fspath(input_dir),
-    "sets": {clouds.name: clouds.count for clouds in sets},
-    "classes": classes.description(),
+    "sets": listed,
+    "classes": source,
     "schema": SCHEMA,
   }
 
   def make(folder: Path) -> Made:
-    teacher, features = classes.of(sets[0].class_names)
+    classes = sets[0].class_names
+    if teacher is not None:
+      loaded = teacher.load()
+      name, features = loaded.clip.name, loaded.class_features(classes)
+    else:
+      _, features = load_class_features(class_features or "", classes)
+      name = f"class features of {class_features}"
     width = features.shape[1]
-    units = [EvaluationUnit(s.name, s, s.count) for s in read(width)]
-    shards = folder / "shards"
-    serialize = functools.partial(serialize_record, embed_dim=width)
-    return Made(
-      folder=shards,
-      commits=read_commits(shards, run(units, shards, serialize, engine)),
-      teacher=teacher,
-      embed_dim=width,
-      class_names=dict.fromkeys(names, sets[0].class_names),
+    return make_records(
+      folder,
+      read(width),
+      engine,
+      width,
+      teacher=name,
+      class_names=dict.fromkeys(names, classes),
       class_features=dict.fromkeys(names, features),
     )
 
-  return make_dataset(
-    output_dir,
-    job,
-    "evaluation",
-    {clouds.name: clouds.count for clouds in sets},
-    make,
-    [problem for clouds in sets for problem in clouds.problems],
-  )
+  problems = [problem for clouds in sets for problem in clouds.problems]
+  return make_dataset(output_dir, job, "evaluation", listed, make, problems)

@@ -20,22 +20,11 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
 from mrd_jax.io.safe_pickle import load_npy
 from mrd_jax.prepare.job.shards import Reject
-from mrd_jax.prepare.openshape.lists import (
-  MODELNET,
-  MODELNET_CLOUDS,
-  Entry,
-  read_splits,
-)
-from mrd_jax.prepare.test_sets.common import (
-  EvaluationSet,
-  Part,
-  check_part,
-  count_problems,
-  h5_labels,
-  read_h5,
-  refused,
-  to_shape,
-)
+from mrd_jax.prepare.openshape import lists
+from mrd_jax.prepare.openshape.lists import Entry
+from mrd_jax.prepare.openshape.sample import BadField, reject
+from mrd_jax.prepare.test_sets import common
+from mrd_jax.prepare.test_sets.common import EvaluationSet, Part
 
 _PUBLISHED = {
   40: {"train": 9843, "test": 2468},
@@ -62,14 +51,14 @@ def read_hdf5(
   Raises:
     BadInput: naming the file that is missing, damaged or has wrong labels.
   """
-  check_part(part)
+  common.check_part(part)
   root = Path(folder)
   classes = _lines(root / "shape_names.txt")
   entries: list[Entry] = []
   problems: list[str] = []
   for line in _lines(root / f"{part}_files.txt"):
     file = root / PurePosixPath(line).name
-    labels = h5_labels(file, len(classes)).tolist()
+    labels = common.h5_labels(file, len(classes)).tolist()
     first = len(entries)
     ids = [f"hdf5-{part}-{first + row:05d}" for row in range(len(labels))]
     number = file.stem.removeprefix(f"ply_data_{part}")
@@ -85,8 +74,11 @@ def read_hdf5(
     name=f"modelnet40_hdf5_{part}",
     class_names=_spaced(classes),
     count=count,
-    shapes=functools.partial(read_h5, entries, embed_dim),
-    problems=(*problems, *count_problems(root, count, _PUBLISHED[40][part])),
+    shapes=functools.partial(common.read_h5, entries, embed_dim),
+    problems=(
+      *problems,
+      *common.count_problems(root, count, _PUBLISHED[40][part]),
+    ),
   )
 
 
@@ -101,16 +93,12 @@ def _ids(
       "fetch it again, or remove it to number the shapes instead"
     )
   paths = [PurePosixPath(str(name)) for name in names]
-  wrong = [
-    i
-    for i, name in enumerate(classes)
-    if paths[i].parent.name not in ("", name)
-  ]
+  pairs = zip(paths, classes, strict=True)
+  wrong = [pair for pair in pairs if pair[0].parent.name not in ("", pair[1])]
   if wrong:
     problems.append(
       f"{path}: {len(wrong)} of {len(paths)} names contradict the labels, "
-      f"first {paths[wrong[0]]} with label {classes[wrong[0]]!r}; the labels "
-      "are used"
+      f"first {wrong[0][0]} with label {wrong[0][1]!r}; the labels are used"
     )
   return [path.stem for path in paths]
 
@@ -138,7 +126,7 @@ def read_txt(
     BadInput: naming the list that is missing or unusable.  A shape's own file
       that is missing or damaged is a `Reject`.
   """
-  check_part(part)
+  common.check_part(part)
   if classes not in _PUBLISHED:
     raise BadInput(f"classes: {classes} is neither 40 nor 10")
   root = Path(folder)
@@ -152,7 +140,7 @@ def read_txt(
     shapes=functools.partial(
       _read_txt, root, f"ModelNet{classes}", names, ids, embed_dim
     ),
-    problems=count_problems(listed, len(ids), _PUBLISHED[classes][part]),
+    problems=common.count_problems(listed, len(ids), _PUBLISHED[classes][part]),
   )
 
 
@@ -170,7 +158,8 @@ def _read_txt(
     label = classes.index(category) if category in classes else -1
     entry = Entry(id=name, path=str(file), dataset=dataset, label=label)
     if label < 0:
-      yield refused(entry, "category", "bad value", f"no class {category!r}")
+      bad = BadField("category", "bad value", f"no class {category!r}")
+      yield reject("", entry, bad)
       continue
     try:
       text = file.read_text().strip()
@@ -180,13 +169,14 @@ def _read_txt(
         text.splitlines(), np.float32, comments=None, delimiter=",", ndmin=2
       )
     except OSError as error:
-      yield refused(entry, "xyz", "missing file", f"{file} {error.strerror}")
+      bad = BadField("xyz", "missing file", f"{file} {error.strerror}")
+      yield reject("", entry, bad)
     except ValueError as error:
-      yield refused(entry, "xyz", "unreadable file", error)
+      yield reject("", entry, BadField("xyz", "unreadable file", str(error)))
     else:
       # x, y, z and a normal; any other width is for `to_shape` to refuse.
       xyz = points[:, :3] if points.shape[1] == 6 else points
-      yield to_shape({"xyz": xyz}, embed_dim, entry)
+      yield common.to_shape({"xyz": xyz}, embed_dim, entry)
 
 
 def read_openshape(
@@ -205,15 +195,14 @@ def read_openshape(
   Raises:
     BadInput: naming the file that is missing or unusable.
   """
-  split = read_splits(Path(root), [MODELNET])[0]
+  split = lists.read_splits(Path(root), [lists.MODELNET])[0]
+  file, count = Path(root) / lists.MODELNET_CLOUDS, len(split.entries)
   return EvaluationSet(
     name="modelnet40_openshape_test",
     class_names=_spaced(split.class_names),
-    count=len(split.entries),
-    shapes=functools.partial(
-      read_clouds, Path(root) / MODELNET_CLOUDS, split.entries, embed_dim
-    ),
-    problems=count_problems(root, len(split.entries), _PUBLISHED[40]["test"]),
+    count=count,
+    shapes=functools.partial(read_clouds, file, split.entries, embed_dim),
+    problems=common.count_problems(root, count, _PUBLISHED[40]["test"]),
   )
 
 
@@ -226,10 +215,10 @@ def read_clouds(
     raise BadInput(f"{file}: expected an array of dicts")
   for i, entry in enumerate(entries):
     if i < len(clouds):
-      yield to_shape(clouds[i], embed_dim, entry)
+      yield common.to_shape(clouds[i], embed_dim, entry)
     else:
       why = f"{file.name} holds only {len(clouds)} clouds"
-      yield refused(entry, "xyz", "missing file", why)
+      yield reject("", entry, BadField("xyz", "missing file", why))
 
 
 def _lines(path: Path) -> list[str]:

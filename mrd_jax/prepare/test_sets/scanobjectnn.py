@@ -19,16 +19,8 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.safe_pickle import load_npy
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape.lists import SCANOBJECTNN_CLASSES, Entry
-from mrd_jax.prepare.test_sets.common import (
-  EvaluationSet,
-  Part,
-  check_labels,
-  check_part,
-  count_problems,
-  h5_labels,
-  read_h5,
-  to_shape,
-)
+from mrd_jax.prepare.test_sets import common
+from mrd_jax.prepare.test_sets.common import EvaluationSet, Part
 
 Variant = Literal["obj_bg", "obj_only", "pb_t50_rs"]
 
@@ -45,8 +37,6 @@ _VARIANTS = {
     {"train": 11416, "test": 2882},
   ),
 }
-VARIANTS = tuple(_VARIANTS)
-_PREFIX = {"train": "training", "test": "test"}
 _OPENSHAPE_CLOUDS = 2890
 
 
@@ -75,26 +65,23 @@ def read(
   """
   if variant not in _VARIANTS:
     raise BadInput(
-      f"variant {variant!r} is unknown, must be one of {', '.join(VARIANTS)}"
+      f"variant {variant!r} is unknown, must be one of {', '.join(_VARIANTS)}"
     )
-  check_part(part)
+  common.check_part(part)
   file = find(path, variant, part)
-  labels = h5_labels(file, len(CLASS_NAMES))
+  labels = common.h5_labels(file, len(CLASS_NAMES))
   entries = [
-    Entry(
-      id=f"{variant}-{part}-{row:05d}",
-      path=str(file),
-      dataset=DATASET,
-      label=label,
-    )
+    Entry(f"{variant}-{part}-{row:05d}", str(file), DATASET, label=label)
     for row, label in enumerate(labels.tolist())
   ]
   return EvaluationSet(
     name=f"scanobjectnn_{variant}_{part}",
     class_names=CLASS_NAMES,
     count=len(labels),
-    shapes=functools.partial(read_h5, entries, embed_dim),
-    problems=count_problems(file, len(labels), _VARIANTS[variant][2][part]),
+    shapes=functools.partial(common.read_h5, entries, embed_dim),
+    problems=common.count_problems(
+      file, len(labels), _VARIANTS[variant][2][part]
+    ),
   )
 
 
@@ -104,15 +91,14 @@ def find(path: str | os.PathLike[str], variant: Variant, part: Part) -> Path:
   A file that is given itself may have any name but that of another one.
   """
   root = Path(path)
-  folder, suffix, _ = _VARIANTS[variant]
-  name = f"{_PREFIX[part]}_objectdataset{suffix}.h5"
+  files = {
+    (v, p): (folder, f"{prefix}_objectdataset{suffix}.h5")
+    for v, (folder, suffix, _) in _VARIANTS.items()
+    for p, prefix in (("train", "training"), ("test", "test"))
+  }
+  folder, name = files[variant, part]
   if root.is_file():
-    folders = {f for f, _, _ in _VARIANTS.values()}
-    names = {
-      f"{prefix}_objectdataset{s}.h5"
-      for prefix in _PREFIX.values()
-      for _, s, _ in _VARIANTS.values()
-    }
+    folders, names = map(set, zip(*files.values(), strict=True))
     other_folder = root.parent.name in folders - {folder}
     if other_folder or root.name in names - {name}:
       raise BadInput(
@@ -120,11 +106,10 @@ def find(path: str | os.PathLike[str], variant: Variant, part: Part) -> Path:
         f"{folder}/{name}; name that file, or the folder of the release"
       )
     return root
-  if root.name == folder and (root / name).is_file():
-    return root / name
-  for near in (root, root / "h5_files"):
-    if (near / folder / name).is_file():
-      return near / folder / name
+  near = [root / name] if root.name == folder else []
+  for file in (*near, root / folder / name, root / "h5_files" / folder / name):
+    if file.is_file():
+      return file
   found = sorted(root.rglob(f"{folder}/{name}"))
   if len(found) != 1:
     what = f"{found[0]} and {found[1]} both are" if found else "holds no"
@@ -162,7 +147,7 @@ def read_openshape(
     class_names=CLASS_NAMES,
     count=len(labels),
     shapes=functools.partial(_read_openshape, file, embed_dim),
-    problems=count_problems(file, len(labels), _OPENSHAPE_CLOUDS),
+    problems=common.count_problems(file, len(labels), _OPENSHAPE_CLOUDS),
   )
 
 
@@ -180,7 +165,7 @@ def _load_openshape(file: Path) -> tuple[dict[str, Any], np.ndarray]:
   if not clouds:
     raise BadInput(f"{file}: holds no clouds; fetch the file again")
   where = f"{file}: key 'label'"
-  labels = check_labels(arrays["label"], clouds, len(CLASS_NAMES), where)
+  labels = common.check_labels(arrays["label"], clouds, len(CLASS_NAMES), where)
   if arrays.get("rgb") is None:
     return {"xyz": arrays["xyz"]}, labels
   try:
@@ -198,12 +183,7 @@ def _load_openshape(file: Path) -> tuple[dict[str, Any], np.ndarray]:
 
 def _read_openshape(file: Path, embed_dim: int) -> Iterator[Shape | Reject]:
   arrays, labels = _load_openshape(file)
-  for row in range(len(labels)):
-    entry = Entry(
-      id=f"openshape-{row:05d}",
-      path=str(file),
-      dataset=DATASET,
-      label=int(labels[row]),
-    )
+  for row, label in enumerate(labels.tolist()):
+    entry = Entry(f"openshape-{row:05d}", str(file), DATASET, label=label)
     cloud = {key: values[row] for key, values in arrays.items()}
-    yield to_shape(cloud, embed_dim, entry)
+    yield common.to_shape(cloud, embed_dim, entry)
