@@ -2,54 +2,26 @@
 
 import contextlib
 import json
-import os
 import pickle
-import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from runs import REPOSITORY
+from runs import REPOSITORY, spawn
+from shapes import DIM, NO_IMAGE, NO_TEXT, random_shape
 
 from mrd_jax.data.dataset import class_features, decode, open_split, read_meta
-from mrd_jax.data.records import (
-  SCHEMA,
-  XYZ_LEVELS,
-  ImageKind,
-  Shape,
-  TextKind,
-  encode,
-)
+from mrd_jax.data.records import SCHEMA, XYZ_LEVELS, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 from mrd_jax.prepare.job.shards import serialize_record
 
-DIM = 16
-
-
-def tiny_shape(seed=0, **changes):
-  rng = np.random.default_rng(seed)
-  values = {
-    "id": f"shape{seed}",
-    "xyz": rng.normal(size=(30, 3)).astype(np.float32),
-    "rgb": rng.uniform(size=(30, 3)).astype(np.float32),
-    "image_feat": rng.normal(size=(2, DIM)).astype(np.float32),
-    "image_kind": [ImageKind.VIEW] * 2,
-    "texts": ["naïve"],
-    "text_feat": rng.normal(size=(1, DIM)).astype(np.float32),
-    "text_kind": [TextKind.RAW],
-    "dataset": "test",
-  }
-  return Shape(**values | changes)
-
 
 def test_round_trip(tmp_path):
-  shapes = [tiny_shape(i, label=i % 2) for i in range(70)]
-  shapes.append(
-    tiny_shape(70, texts=[], text_feat=np.zeros((0, 0)), text_kind=[])
-  )
+  shapes = [random_shape(i, label=i % 2) for i in range(70)]
+  shapes.append(random_shape(70, **NO_TEXT))
   names, rows = ["cat", "dog"], np.eye(2, DIM)
   meta = write_dataset(
     tmp_path / "out",
@@ -60,7 +32,7 @@ def test_round_trip(tmp_path):
     {"val": rows},
   )
   assert read_meta(tmp_path / "out") == meta
-  assert (meta.max_points, meta.max_images, meta.max_texts) == (30, 2, 1)
+  assert (meta.max_points, meta.max_images, meta.max_texts) == (50, 3, 2)
   assert (meta.embed_dim, meta.class_names) == (DIM, {"val": names})
   np.testing.assert_array_equal(class_features(tmp_path / "out", "val"), rows)
   source = open_split(tmp_path / "out", "train")
@@ -89,7 +61,7 @@ def test_reading_says_what_is_missing(tmp_path):
     read_meta(tmp_path / "absent")
   with pytest.raises(BadInput, match=r"data\.dir"):
     open_split(tmp_path, "train")
-  write_dataset(tmp_path / "out", "test", {"a": [tiny_shape()]}, "t", {}, {})
+  write_dataset(tmp_path / "out", "test", {"a": [random_shape()]}, "t", {}, {})
   with pytest.raises(BadInput, match=r"'train'.*has: a"):
     open_split(tmp_path / "out", "train")
   with pytest.raises(BadInput, match="no class names"):
@@ -98,15 +70,15 @@ def test_reading_says_what_is_missing(tmp_path):
 
 def test_a_failure_leaves_nothing(tmp_path):
   def broken():
-    yield tiny_shape()
+    yield random_shape()
     raise RuntimeError("disk on fire")
 
   with pytest.raises(RuntimeError):
     write_dataset(tmp_path / "out", "test", {"train": broken()}, "t", {}, {})
   with pytest.raises(BadInput, match="not one shape"):
     write_dataset(tmp_path / "out", "test", {"train": []}, "t", {}, {})
-  other = tiny_shape(1, image_feat=np.ones((2, 8)), texts=[], text_kind=[])
-  other = [tiny_shape(), tiny_shape(2), other]
+  wider = random_shape(1, image_feat=np.ones((3, 9)), **NO_TEXT)
+  other = [random_shape(), random_shape(2), wider]
   with pytest.raises(BadInput, match="shape1"):
     write_dataset(tmp_path / "out", "test", {"train": other}, "t", {}, {})
   assert list(tmp_path.iterdir()) == []
@@ -115,46 +87,37 @@ def test_a_failure_leaves_nothing(tmp_path):
 def test_an_existing_folder_is_left_alone(tmp_path):
   (tmp_path / "mine").write_text("precious")
   with pytest.raises(BadInput, match="no dataset of ours"):
-    write_dataset(tmp_path, "test", {"train": [tiny_shape()]}, "t", {}, {})
+    write_dataset(tmp_path, "test", {"train": [random_shape()]}, "t", {}, {})
   assert (tmp_path / "mine").read_text() == "precious"
   (tmp_path / "empty").mkdir()
-  for match in (None, "complete dataset"):
-    arguments = (tmp_path / "empty", "test", {"a": [tiny_shape()]}, "t", {}, {})
-    if match is None:
-      write_dataset(*arguments)
-    else:
-      with pytest.raises(BadInput, match=match):
-        write_dataset(*arguments)
+  arguments = (tmp_path / "empty", "test", {"a": [random_shape()]}, "t", {}, {})
+  write_dataset(*arguments)
+  with pytest.raises(BadInput, match="complete dataset"):
+    write_dataset(*arguments)
 
 
 def test_a_killed_run_leaves_no_output(tmp_path):
   program = f"""
 import time
-from tests.data.test_dataset import tiny_shape
+from shapes import random_shape
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 def slow():
   for i in range(100):
-    yield tiny_shape(i)
+    yield random_shape(i)
   print("half-way", flush=True)
   time.sleep(60)
 write_dataset({str(tmp_path / "out")!r}, "test", {{"a": slow()}}, "t", {{}}, {{}})
 """
-  process = subprocess.Popen(
-    [sys.executable, "-c", program],
-    stdout=subprocess.PIPE,
-    cwd=REPOSITORY,
-    env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"},
-  )
-  with process:
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"half-way\n"
-    process.send_signal(signal.SIGKILL)
+  path = f"{REPOSITORY}:{REPOSITORY / 'tests'}"
+  with spawn(sys.executable, "-c", program, PYTHONPATH=path) as process:
+    assert process.stdout and process.stdout.readline() == "half-way\n"
+    process.kill()
   assert not (tmp_path / "out").exists()
-  write_dataset(tmp_path / "out", "test", {"a": [tiny_shape()]}, "t", {}, {})
+  write_dataset(tmp_path / "out", "test", {"a": [random_shape()]}, "t", {}, {})
 
 
 def small_dataset(path):
-  shapes = [tiny_shape(i) for i in range(3)]
+  shapes = [random_shape(i) for i in range(3)]
   write_dataset(path, "test", {"train": shapes}, "nobody", {}, {})
   return path
 
@@ -186,12 +149,10 @@ assert not {"tensorflow", "torch", "apache_beam"} & set(sys.modules)
 
 def test_records_are_what_tfds_reads(tmp_path):
   """Our decoder against the one of the library whose format it is."""
-  no_text = {"texts": [], "text_feat": np.zeros((0, DIM)), "text_kind": []}
-  no_image = {"image_feat": np.zeros((0, DIM)), "image_kind": []}
   shapes = [
-    tiny_shape(0),
-    tiny_shape(1, label=7, **no_text),
-    tiny_shape(2, label=3, dataset="", **no_image),
+    random_shape(0),
+    random_shape(1, label=7, **NO_TEXT),
+    random_shape(2, label=3, dataset="", **NO_IMAGE),
   ]
   write_dataset(tmp_path / "d", "test", {"train": shapes}, "nobody", {}, {})
   rows = tfds.builder_from_directory(tmp_path / "d").as_data_source("train")
@@ -207,7 +168,7 @@ def test_records_are_what_tfds_reads(tmp_path):
 
 
 def test_bytes_that_are_no_record():
-  content = serialize_record(encode(tiny_shape()), DIM)
+  content = serialize_record(encode(random_shape()), DIM)
   assert decode(content, DIM)["id"] == "shape0"
   rng = np.random.default_rng(0)
   for cut in range(0, len(content), 7):
