@@ -1,4 +1,4 @@
-"""Builds point-cloud files, and checks how they are read."""
+"""Builds clouds and files of them, and checks how they are read."""
 
 import numpy as np
 import pytest
@@ -22,6 +22,15 @@ PLY_HEADER = (
   "property float y\nproperty float z\nproperty uchar red\n"
   "property uchar green\nproperty uchar blue\nend_header\n"
 )
+
+
+def lattice(
+  seed: int, batch: int, points: int, levels: int = 1024
+) -> np.ndarray:
+  """Random clouds (batch, points, 3) float32, of multiples of 1 / levels."""
+  rng = np.random.default_rng(seed)
+  steps = rng.integers(-levels, levels + 1, size=(batch, points, 3))
+  return (steps / levels).astype(np.float32)
 
 
 def ply_bytes(columns: dict, *, order="<", header="") -> bytes:

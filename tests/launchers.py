@@ -1,4 +1,4 @@
-"""What tests of the launchers share: options, curves, and where runs stopped."""
+"""What tests of several processes share: options, curves, where runs stopped."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def options(data_dir: Path, workdir: Path) -> list[str]:
 def stopped_at(output: str, workdir: Path) -> int:
   """The one step at which all have stopped, before the end of the run."""
   (step,) = re.findall(r"asked to stop at step (\d+)", output)
-  assert (workdir / "checkpoints" / step).exists()
+  assert step == "0" or (workdir / "checkpoints" / step).exists()
   assert not (workdir / "results.json").exists()
   return int(step)
 

@@ -237,6 +237,14 @@ def wait_until(
     time.sleep(0.01)
 
 
+def read_until(process: subprocess.Popen, text: str) -> str:
+  """The first line on stdout with the text, as long as the process lives."""
+  assert process.stdout
+  while text not in (line := process.stdout.readline()):
+    assert line or process.poll() is None, process.communicate()
+  return line
+
+
 def last_step(workdir: Path) -> int:
   """Which step the newest line of metrics.jsonl is of; 0 without any."""
   metrics = workdir / "metrics.jsonl"

@@ -34,7 +34,7 @@ def checksums(tree: Any) -> dict[str, int]:
   }
   # In one program: on virtual CPU devices, many small ones that each talk
   # across devices can keep each other from a thread for ever.
-  return {k: int(v) for k, v in jax.device_get(_checksums(leaves)).items()}
+  return {k: int(v) for k, v in jax.device_get(on_devices(leaves)).items()}
 
 
 def difference(tree: Any, saved: dict[str, int]) -> str:
@@ -53,7 +53,8 @@ def difference(tree: Any, saved: dict[str, int]) -> str:
 
 
 @jax.jit
-def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def on_devices(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Computes the checksum of every array, () uint32, where it lies."""
   return {name: _checksum(leaf) for name, leaf in leaves.items()}
 
 

@@ -181,7 +181,7 @@ class Checkpoints:
   ) -> tuple[TrainState | None, str]:
     """The state of `step`, or None and what is wrong with it on any process."""
 
-    wanted = _as_dict(abstract)
+    wanted = dict(vars(abstract))
 
     def layout(saved: dict[str, Any]) -> dict[str, Any]:
       check_same_arrays(saved, wanted)
@@ -225,7 +225,7 @@ class Checkpoints:
     Raises:
       SaveFailed: if this or the save before could not be written.
     """
-    values = _as_dict(state)
+    values = dict(vars(state))  # a plain tree, readable without our classes
     sums = checksums(values)
     with self._saying_what_failed():
       self._checkpointer.wait()  # an error is of the save before
@@ -285,11 +285,3 @@ class Checkpoints:
         "command, which goes on from "
         + ("the start" if newest is None else f"step {newest}")
       ) from error
-
-
-def _as_dict(state: TrainState) -> dict:
-  """A plain tree on disk, readable without our classes."""
-  return {
-    field.name: getattr(state, field.name)
-    for field in dataclasses.fields(state)
-  }

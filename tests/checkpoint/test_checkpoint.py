@@ -1,5 +1,6 @@
 """Checkpoints survive damage of their files."""
 
+import contextlib
 import dataclasses
 import gc
 import os
@@ -15,7 +16,7 @@ from damage import array_file, contents, flip
 
 from mrd_jax.checkpoint import read
 from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.checkpoint.save import Checkpoints, SaveFailed
+from mrd_jax.checkpoint.save import Checkpoints, Restored, SaveFailed
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.parallel.sharding import make_mesh, with_state_sharding
@@ -41,10 +42,17 @@ def abstract(fsdp: int = 1) -> TrainState:
   )
 
 
-def open_at(directory: Path) -> Checkpoints:
-  return Checkpoints(
-    directory, keep_latest=3, keep_best=1, best_metric="val/top1"
+def opened(directory: Path) -> contextlib.closing[Checkpoints]:
+  return contextlib.closing(
+    Checkpoints(directory, keep_latest=3, keep_best=1, best_metric="val/top1")
   )
+
+
+def restore_newest(
+  directory: Path, wanted: TrainState | None = None
+) -> Restored:
+  with opened(directory) as checkpoints:
+    return checkpoints.restore_newest(wanted or abstract())
 
 
 def assert_same(found, expected) -> None:
@@ -63,25 +71,15 @@ def light_collections():
 def three_steps(tmp_path_factory) -> Path:
   """Steps 1, 2, 3; the second scored best."""
   directory = tmp_path_factory.mktemp("three") / "checkpoints"
-  checkpoints = open_at(directory)
-  for step, score in ((1, 0.1), (2, 0.9), (3, 0.5)):
-    checkpoints.save(step, make_state(step), {"val/top1": score})
-  checkpoints.close()
+  with opened(directory) as checkpoints:
+    for step, score in ((1, 0.1), (2, 0.9), (3, 0.5)):
+      checkpoints.save(step, make_state(step), {"val/top1": score})
   return directory
 
 
 @pytest.fixture
 def directory(three_steps, tmp_path) -> Path:
   return Path(shutil.copytree(three_steps, tmp_path / "checkpoints"))
-
-
-def files_of(step: Path) -> list[Path]:
-  """Those without which it is not whole."""
-  return [
-    file
-    for file in sorted(step.rglob("*"))
-    if file.is_file() and file.stat().st_size > 150  # not the marks of success
-  ]
 
 
 DAMAGE = {
@@ -96,39 +94,39 @@ DAMAGE = {
 def test_damage_to_any_file_falls_back_or_is_harmless(
   three_steps, tmp_path, damage
 ):
-  """And the run can save the damaged step again."""
+  """Any without which it is not whole; the run saves the step again."""
   fell_back = []
   files = [
-    file.relative_to(three_steps) for file in files_of(three_steps / "3")
+    file.relative_to(three_steps)
+    for file in sorted((three_steps / "3").rglob("*"))
+    if file.is_file() and file.stat().st_size > 150  # not the marks of success
   ]
   files.append(Path("3/metrics/metrics"))
   for number, file in enumerate(files):
     directory = tmp_path / str(number)
     shutil.copytree(three_steps, directory)
     DAMAGE[damage](directory / file)
-    checkpoints = open_at(directory)
-    assert checkpoints.latest_step() == 3
-    restored = checkpoints.restore_newest(abstract())
-    assert_same(restored.state, make_state(restored.step))
-    if restored.step == 3:
-      assert not restored.remarks
-    else:
-      fell_back.append(file.name)
-      (remark,) = restored.remarks
-      assert re.match(
-        r"the checkpoint of step 3 is damaged \(.+\) and now called "
-        rf"{directory}/damaged-3; the run goes on from step 2$",
-        remark,
-      )
-      assert not (directory / "3").exists()
-      assert (directory / "damaged-3").is_dir()
-      checkpoints.save(3, make_state(3), {"val/top1": 0.95})
-    checkpoints.close()
-    again = open_at(directory)
-    assert again.latest_step() == 3
-    assert_same(again.restore(3, abstract()), make_state(3))
-    assert again.best_step() == (3 if restored.step == 2 else 2)
-    again.close()
+    with opened(directory) as checkpoints:
+      assert checkpoints.latest_step() == 3
+      restored = checkpoints.restore_newest(abstract())
+      assert_same(restored.state, make_state(restored.step))
+      if restored.step == 3:
+        assert not restored.remarks
+      else:
+        fell_back.append(file.name)
+        (remark,) = restored.remarks
+        assert re.match(
+          r"the checkpoint of step 3 is damaged \(.+\) and now called "
+          rf"{directory}/damaged-3; the run goes on from step 2$",
+          remark,
+        )
+        assert not (directory / "3").exists()
+        assert (directory / "damaged-3").is_dir()
+        checkpoints.save(3, make_state(3), {"val/top1": 0.95})
+    with opened(directory) as again:
+      assert again.latest_step() == 3
+      assert_same(again.restore(3, abstract()), make_state(3))
+      assert again.best_step() == (3 if restored.step == 2 else 2)
   assert "_METADATA" in fell_back
   assert "_CHECKPOINT_METADATA" in fell_back
   assert array_file(three_steps / "3").name in fell_back
@@ -144,11 +142,9 @@ def test_no_flipped_bit_of_the_arrays_is_loaded(three_steps, tmp_path):
     directory = tmp_path / str(place)
     shutil.copytree(three_steps, directory, dirs_exist_ok=True)
     flip(array_file(directory / "3"), place, place % 8)
-    checkpoints = open_at(directory)
-    restored = checkpoints.restore_newest(abstract())
+    restored = restore_newest(directory)
     assert_same(restored.state, make_state(restored.step))
     fell_back += restored.step == 2
-    checkpoints.close()
   assert fell_back > 12
 
 
@@ -160,23 +156,19 @@ def test_the_checksum_names_the_array(directory):
   assert digit
   other = str(int(digit[1]) % 9 + 1)
   file.write_text(text[: digit.start(1)] + other + text[digit.end(1) :])
-  checkpoints = open_at(directory)
-  (remark,) = checkpoints.restore_newest(abstract()).remarks
+  (remark,) = restore_newest(directory).remarks
   assert "(the checksum of params/half is not what was saved)" in remark
-  checkpoints.close()
 
 
 def test_several_damaged_ones_are_passed_over(directory):
   array_file(directory / "3").unlink()
   (directory / "2" / "metrics" / "metrics").write_text("{")
-  checkpoints = open_at(directory)
-  restored = checkpoints.restore_newest(abstract())
-  assert restored.step == 1
+  with opened(directory) as checkpoints:
+    restored = checkpoints.restore_newest(abstract())
+    assert checkpoints.best_step() == restored.step == 1
   assert_same(restored.state, make_state(1))
   steps = [re.search(r"step (\d)", remark)[1] for remark in restored.remarks]
   assert steps == ["3", "2"]
-  assert checkpoints.best_step() == 1
-  checkpoints.close()
   names = sorted(path.name for path in directory.iterdir())
   assert names == ["1", "damaged-2", "damaged-3"]
 
@@ -184,12 +176,10 @@ def test_several_damaged_ones_are_passed_over(directory):
 def test_a_step_damaged_twice_is_kept_twice(directory):
   for name in ("damaged-3", "damaged-3-2"):
     array_file(directory / "3").unlink()
-    checkpoints = open_at(directory)
-    assert (
-      str(directory / name) in checkpoints.restore_newest(abstract()).remarks[0]
-    )
-    checkpoints.save(3, make_state(3), None)
-    checkpoints.close()
+    with opened(directory) as checkpoints:
+      (remark,) = checkpoints.restore_newest(abstract()).remarks
+      assert str(directory / name) in remark
+      checkpoints.save(3, make_state(3), None)
     assert (directory / name).is_dir()
 
 
@@ -198,10 +188,8 @@ def test_when_all_are_damaged_nothing_is_touched(directory):
     os.truncate(array_file(directory / step), 9)
   before = contents(directory)
   for _ in range(2):  # also when it is tried again
-    checkpoints = open_at(directory)
     with pytest.raises(BadInput) as error:
-      checkpoints.restore_newest(abstract())
-    checkpoints.close()
+      restore_newest(directory)
     message = str(error.value)
     assert str(directory) in message and "another --workdir" in message
     assert all(f"step {step}: " in message for step in (1, 2, 3))
@@ -220,10 +208,8 @@ def test_a_state_of_other_arrays_is_not_taken_for_damage(directory):
     (wider, r"batch_stats/mean is float32 \(8,\), .* wants int32 \(\)"),
   ):
     before = contents(directory)
-    checkpoints = open_at(directory)
     with pytest.raises(BadInput, match=message):
-      checkpoints.restore_newest(state)
-    checkpoints.close()
+      restore_newest(directory, state)
     assert contents(directory) == before
 
 
@@ -233,11 +219,10 @@ def test_what_a_cut_off_removal_has_left_is_no_checkpoint(directory):
     (directory / step / "_CHECKPOINT_METADATA").unlink()
   step, _ = load_on_one_device(directory, best_metric="val/top1")
   assert step == 3 and (directory / "2").exists()  # only read
-  checkpoints = open_at(directory)
-  assert sorted(path.name for path in directory.iterdir()) == ["3"]
-  assert checkpoints.best_step() == 3
-  checkpoints.save(4, make_state(4), {"val/top1": 0.1})
-  checkpoints.close()
+  with opened(directory) as checkpoints:
+    assert sorted(path.name for path in directory.iterdir()) == ["3"]
+    assert checkpoints.best_step() == 3
+    checkpoints.save(4, make_state(4), {"val/top1": 0.1})
 
 
 def test_what_cannot_be_read_now_is_not_taken_for_damage(
@@ -251,12 +236,11 @@ def test_what_cannot_be_read_now_is_not_taken_for_damage(
 
   def refused(match: str) -> None:
     before = contents(directory)
-    checkpoints = open_at(directory)
-    with pytest.raises(RunFailed, match=match):
-      checkpoints.restore_newest(abstract())
-    with pytest.raises(RunFailed, match=match):
-      checkpoints.restore(3, abstract())
-    checkpoints.close()
+    with opened(directory) as checkpoints:
+      with pytest.raises(RunFailed, match=match):
+        checkpoints.restore_newest(abstract())
+      with pytest.raises(RunFailed, match=match):
+        checkpoints.restore(3, abstract())
     with pytest.raises(RunFailed, match=match):
       load_on_one_device(directory, best_metric=None)
     assert contents(directory) == before
@@ -271,17 +255,16 @@ def test_what_cannot_be_read_now_is_not_taken_for_damage(
   with monkeypatch.context() as patch:
     patch.setattr(read.ocp, "load", full)
     refused("Out of memory")
-  checkpoints = open_at(directory)
-  assert checkpoints.restore_newest(abstract()).step == 3
-  checkpoints.close()
+  assert restore_newest(directory).step == 3
 
 
 def test_restore_of_one_step_names_the_remedy(directory):
   array_file(directory / "2").unlink()
-  checkpoints = open_at(directory)
-  with pytest.raises(BadInput, match=r"/2: .*damaged.*there are \[1, 3\]"):
+  with (
+    opened(directory) as checkpoints,
+    pytest.raises(BadInput, match=r"/2: .*damaged.*there are \[1, 3\]"),
+  ):
     checkpoints.restore(2, abstract())
-  checkpoints.close()
   assert (directory / "2").exists()
 
 
@@ -290,17 +273,14 @@ def test_checksums_hold_on_another_layout(tmp_path, saved, restored):
   state = jax.tree.map(
     lambda x, s: jax.device_put(x, s.sharding), make_state(5), abstract(saved)
   )
-  checkpoints = open_at(tmp_path)
-  checkpoints.save(5, state, None)
-  checkpoints.close()
-  checkpoints = open_at(tmp_path)
-  found = checkpoints.restore_newest(abstract(restored))
-  checkpoints.close()
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(5, state, None)
+  wanted = abstract(restored)
+  found = restore_newest(tmp_path, wanted)
   assert found.step == 5 and not found.remarks
   assert_same(found.state, make_state(5))
-  assert found.state.params["encoder"]["kernel"].sharding == (
-    abstract(restored).params["encoder"]["kernel"].sharding
-  )
+  kernels = (x.params["encoder"]["kernel"] for x in (found.state, wanted))
+  assert len({kernel.sharding for kernel in kernels}) == 1
 
 
 def test_one_device_gets_what_it_asks_for(directory):
@@ -311,9 +291,8 @@ def test_one_device_gets_what_it_asks_for(directory):
   step, state = load_on_one_device(
     directory, best_metric="val/top1", without=("opt_state",)
   )
-  assert step == 2 and state.keys() == {
-    *("step", "params", "batch_stats", "average")
-  }
+  assert step == 2
+  assert state.keys() == {"step", "params", "batch_stats", "average"}
   assert_same(state["params"], make_state(2).params)
 
 
@@ -341,33 +320,31 @@ def test_one_device_refuses_what_is_damaged(directory):
 
 def test_one_device_does_not_read_what_it_does_not_want(directory):
   """A run's optimizer state is most of it."""
-  before = load_on_one_device(
-    directory, best_metric=None, without=("opt_state",)
-  )
+
+  def load():
+    return load_on_one_device(
+      directory, best_metric=None, without=("opt_state",)
+    )
+
+  before = load()
   # The only place that knows of it but for the arrays themselves.
   file = directory / "3" / "_CHECKPOINT_METADATA"
   file.write_text(file.read_text().replace('"opt_state/0/mu"', '"gone"'))
-  assert_same(
-    load_on_one_device(directory, best_metric=None, without=("opt_state",)),
-    before,
-  )
+  assert_same(load(), before)
   with pytest.raises(BadInput, match="checksum of opt_state/0/mu"):
     load_on_one_device(directory, best_metric=None)
 
 
 def test_a_failed_save_is_one_sentence(directory, monkeypatch):
-  checkpoints = open_at(directory)
-
   def full(*args, **kwargs):
     try:
       raise OSError(28, "No space left on device")
     except OSError as error:
       raise RuntimeError("a long story\nof many lines") from error
 
-  monkeypatch.setattr(checkpoints._checkpointer, "save_async", full)
-  with pytest.raises(SaveFailed) as error:
+  monkeypatch.setattr(read.ocp.training.Checkpointer, "save_async", full)
+  with opened(directory) as checkpoints, pytest.raises(SaveFailed) as error:
     checkpoints.save(4, make_state(4), None)
-  checkpoints.close()
   assert str(error.value) == (
     f"the checkpoint of step 4 could not be saved in {directory} ([Errno 28] "
     "No space left on device); mend that and repeat the command, which goes on "

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mrd_jax.checkpoint import checksum
 from mrd_jax.checkpoint.checksum import checksums, difference
 
 
@@ -80,14 +81,8 @@ def test_any_layout_has_the_same_and_is_not_gathered(spec):
   mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
   split = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
   assert checksums({"x": split}) == checksums({"x": x})
-  program = jax.jit(lambda x: checksums_on_device(x)).lower(split).compile()
+  program = checksum.on_devices.lower({"x": split}).compile()
   assert "all-gather" not in program.as_text()
-
-
-def checksums_on_device(x):
-  from mrd_jax.checkpoint.checksum import _checksum
-
-  return _checksum(x)
 
 
 def test_difference_names_what_differs():

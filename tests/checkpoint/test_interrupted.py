@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -13,10 +12,18 @@ import numpy as np
 import pytest
 import runs
 from damage import array_file, flip
-from runs import finish, joining, last_state, start, wait_until
+from runs import (
+  evaluated,
+  finish,
+  joining,
+  last_state,
+  losses,
+  read_until,
+  start,
+  wait_until,
+)
 
 from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.io.files import read_json_lines
 
 
 def command(data_dir: Path, workdir: Path, *options: str) -> list[str]:
@@ -37,24 +44,20 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
   arguments = command(data_dir, tmp_path)
   runs.run(arguments)
   expected = last_state(tmp_path)
-  curve = read_json_lines(tmp_path / "metrics.jsonl")
+  curve = losses(tmp_path)
+  assert evaluated(tmp_path) == [0, 12]
   file = array_file(tmp_path / "checkpoints" / "12")
   os.truncate(file, file.stat().st_size // 2)
-  said = [
-    line
-    for line in runs.run(arguments).splitlines()
-    if not line.startswith("step ")
-  ]
+  lines = runs.run(arguments).splitlines()
+  said = [line for line in lines if not line.startswith("step ")]
   # The summary of four lines, the remark, and nothing of Orbax's.
   assert len(said) == 6, said
   assert said[4].startswith("the checkpoint of step 12 is damaged (")
   assert said[4].endswith("; the run goes on from step 8")
   assert said[5] == "resumed from the checkpoint of step 8"
   jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path), expected)
-  again = read_json_lines(tmp_path / "metrics.jsonl")
-  assert [(x["step"], x.get("loss")) for x in again] == [
-    (x["step"], x.get("loss")) for x in curve
-  ]
+  assert losses(tmp_path) == curve
+  assert evaluated(tmp_path) == [0, 12]
 
 
 def saving(directory: Path, steps: int, megabytes: int) -> list[str]:
@@ -96,23 +99,14 @@ def test_two_processes_agree_on_the_one_before(tmp_path, damage):
   assert "from 4\ndone" in out, errors
 
 
-def kill_during_a_save(directory: Path, seconds: float, steps: int) -> int:
-  """Kills it so long after a second save has begun; returns its first step."""
+def kill_during_a_save(directory: Path, seconds: float, steps: int) -> None:
+  """Kills it so long after a second save has begun."""
   process = start(saving(directory, steps, 64))
-  said = process.stdout.readline() if process.stdout else ""
-  while "from" not in said:
-    assert process.poll() is None, process.communicate()
-    said = process.stdout.readline() if process.stdout else ""
-  first = int(said.split()[1])
-  deadline = time.monotonic() + 60
-  while time.monotonic() < deadline:
-    assert process.poll() is None, process.communicate()
-    if (directory / str(first + 1)).exists() and list(directory.glob("*tmp*")):
-      time.sleep(seconds)
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
-      return first
-  raise TimeoutError
+  after = directory / str(int(read_until(process, "from").split()[1]) + 1)
+  wait_until(process, lambda: after.exists() and [*directory.glob("*tmp*")])
+  time.sleep(seconds)
+  process.kill()
+  process.communicate()
 
 
 @pytest.mark.slow
@@ -181,13 +175,11 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
   assert step == newest
 
   filler.unlink()
-  steps = newest + 8
-  steps_option = f"--config.train.steps={steps}"
-  config = workdir / "config.json"
-  config.write_text(
-    config.read_text().replace('"steps": 5000', f'"steps": {steps}')
-  )
-  errors = runs.run(command(data_dir, workdir, steps_option))
+  steps, config = newest + 8, workdir / "config.json"
+  ended = config.read_text().replace('"steps": 5000', f'"steps": {steps}')
+  config.write_text(ended)
+  again = command(data_dir, workdir, f"--config.train.steps={steps}")
+  errors = runs.run(again)
   assert f"resumed from the checkpoint of step {newest}" in errors
   assert "damaged" not in errors
   assert not list(small_disk.glob("*tmp*"))

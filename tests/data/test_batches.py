@@ -1,5 +1,7 @@
 """Which records make up a batch, on any number of processes and workers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,15 +11,8 @@ from mrd_jax.data.order import TrainOrder
 from mrd_jax.data.records import DatasetMeta
 
 DIM = 4
-META = DatasetMeta(
-  name="test",
-  teacher="nobody",
-  embed_dim=DIM,
-  max_points=7,
-  max_images=3,
-  max_texts=2,
-  class_names={},
-)
+SIZES = {"max_points": 7, "max_images": 3, "max_texts": 2}
+META = DatasetMeta("test", "nobody", DIM, **SIZES, class_names={})
 
 
 def record_of(index: int) -> dict:
@@ -82,18 +77,10 @@ def assert_same(actual, expected):
 
 def test_batches_hold_the_records_of_the_order():
   order = TrainOrder(23, 4, 0)
-  batches = read()
-  assert len(batches) == 12
-  for step, batch in enumerate(batches):
-    rows = order.rows(step).tolist()
-    np.testing.assert_array_equal(batch.row, rows)
-    for i, row in enumerate(rows):
-      record = record_of(row)
-      n = len(record["xyz"])
-      assert batch.num_points[i] == n
-      np.testing.assert_array_equal(batch.xyz[i, :n], record["xyz"])
-      np.testing.assert_array_equal(batch.rgb[i, :n], record["rgb"])
-      assert batch.label[i] == row % 2
+  of_steps = [order.rows(step).tolist() for step in range(12)]
+  assert_same(
+    read(), [pad_records(map(record_of, rows), rows, META) for rows in of_steps]
+  )
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -117,17 +104,11 @@ def test_a_run_resumes_at_any_step_on_the_same_batches(start):
   assert_same(read(start_step=start, **half), read(**half)[start:])
 
 
-def test_the_length_of_the_run_has_no_say():
-  assert_same(read(num_steps=7), read()[:7])
-
-
-@pytest.mark.parametrize("threads", [1, 8])
-def test_threads_have_no_say(threads):
-  assert_same(read(threads=threads), read())
-
-
-def test_worker_processes_have_no_say():
-  assert_same(read(workers=2, start_step=3), read(start_step=3))
+@pytest.mark.parametrize(
+  "changes", [{"num_steps": 7}, {"threads": 1}, {"threads": 8}, {"workers": 2}]
+)
+def test_length_threads_and_worker_processes_have_no_say(changes):
+  assert_same(read(**changes), read()[: changes.get("num_steps")])
 
 
 def only(batch: Batch) -> Batch:
@@ -136,15 +117,16 @@ def only(batch: Batch) -> Batch:
 
 
 def test_records_are_padded_to_the_sizes_of_the_dataset():
-  # 3 points, 1 image, no text.
-  batch = only(pad_records([record_of(0)], [0], META))
+  record = record_of(0)  # 3 points, 1 image, no text
+  batch = only(pad_records([record], [0], META))
   assert batch.xyz.shape == batch.rgb.shape == (7, 3)
   assert batch.image_feat.shape == (3, DIM) and batch.image_kind.shape == (3,)
   assert batch.text_feat.shape == (2, DIM) and batch.text_kind.shape == (2,)
-  assert batch.num_points == 3
-  assert batch.xyz[:3].all() and not batch.xyz[3:].any()
-  assert batch.rgb[:3].all() and not batch.rgb[3:].any()
-  assert batch.image_feat[:1].all() and not batch.image_feat[1:].any()
+  assert (batch.num_points, batch.label) == (3, record["label"])
+  for field, count in (("xyz", 3), ("rgb", 3), ("image_feat", 1)):
+    values = getattr(batch, field)
+    np.testing.assert_array_equal(values[:count], record[field])
+    assert not values[count:].any()
   # 0 is the kind of what is not there.
   np.testing.assert_array_equal(batch.image_kind, [1, 0, 0])
   assert not batch.text_feat.any() and not batch.text_kind.any()
@@ -167,25 +149,12 @@ def test_a_dataset_without_images_or_texts_still_has_a_first_slot():
     "image_feat": np.zeros((0, DIM), np.float16),
     "image_kind": np.zeros(0, np.uint8),
   }
-  meta = DatasetMeta("test", "nobody", DIM, 7, 0, 0, {})
+  meta = dataclasses.replace(META, max_images=0, max_texts=0)
   batch = only(pad_records([record], [5], meta))
   assert batch.image_feat.shape == batch.text_feat.shape == (1, DIM)
   np.testing.assert_array_equal(batch.image_kind, [0])
   np.testing.assert_array_equal(batch.text_kind, [0])
   assert batch.row == 5
-
-
-def evaluation(size: int, batch_size: int, process=0, processes=1):
-  return list(
-    eval_batches(
-      Records(size),
-      META,
-      batch_size=batch_size,
-      process_index=process,
-      process_count=processes,
-      threads=2,
-    )
-  )
 
 
 @pytest.mark.parametrize(
@@ -201,14 +170,24 @@ def evaluation(size: int, batch_size: int, process=0, processes=1):
 def test_evaluation_goes_once_through_the_split_in_order(
   size, expected, processes
 ):
-  parts = [evaluation(size, 4, p, processes) for p in range(processes)]
+  parts = [
+    list(
+      eval_batches(
+        Records(size),
+        META,
+        batch_size=4,
+        process_index=process,
+        process_count=processes,
+        threads=2,
+      )
+    )
+    for process in range(processes)
+  ]
   rows = [
     np.concatenate([batch.row for batch in of_step]).tolist()
     for of_step in zip(*parts, strict=True)
   ]
   assert rows == expected
-  for part in parts:
-    for batch in part:
-      for i, row in enumerate(batch.row):
-        n = len(record_of(row)["xyz"])
-        np.testing.assert_array_equal(batch.xyz[i, :n], record_of(row)["xyz"])
+  for batch in (batch for part in parts for batch in part):
+    records = [record_of(row) for row in batch.row]
+    assert_same([batch], [pad_records(records, batch.row, META)])

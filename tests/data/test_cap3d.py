@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mrd_jax.data import captions as cap3d
+from mrd_jax.data.dataset import open_split
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare import procedural
 
@@ -113,8 +114,6 @@ def test_coverage():
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
   """A split "val" of 4 shapes; returns its folder and ids."""
-  from mrd_jax.data.dataset import open_split
-
   folder = tmp_path_factory.mktemp("cap3d") / "data"
   procedural.generate(folder, train=1, val=4, num_points=64, embed_dim=16)
   return folder, [record["id"] for record in open_split(folder, "val")]

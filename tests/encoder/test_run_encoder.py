@@ -22,30 +22,19 @@ def test_a_run_becomes_a_model_folder(pretrained, tmp_path):
   encoder = load_encoder(pretrained)
   encoder.save_pretrained(tmp_path, license="apache-2.0")
   found = load_encoder(tmp_path)
-  assert_same(
-    found,
-    dataclasses.replace(
-      encoder, config=dataclasses.replace(encoder.config, license="apache-2.0")
-    ),
-  )
+  licensed = dataclasses.replace(encoder.config, license="apache-2.0")
+  assert_same(found, dataclasses.replace(encoder, config=licensed))
   step, state = load_on_one_device(pretrained / "checkpoints", best_metric=None)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    found.variables,
-    {
-      "params": state["average"]["encoder"],
-      "batch_stats": state["batch_stats"],
-    },
-  )
+  average, batch_stats = state["average"], state["batch_stats"]
+  expected = {"params": average["encoder"], "batch_stats": batch_stats}
+  jax.tree.map(np.testing.assert_array_equal, found.variables, expected)
   config = found.config
   assert config.step == step == 12
-  assert config.logit_scale == float(state["average"]["logit_scale"])
-  for name, value in (
-    ("config", config.training_config),
-    ("data", config.data),
-    ("results", config.results),
-  ):
-    assert value == json.loads((pretrained / f"{name}.json").read_text())
+  assert config.logit_scale == float(average["logit_scale"])
+  assert [config.training_config, config.data, config.results] == [
+    json.loads((pretrained / name).read_text())
+    for name in ("config.json", "data.json", "results.json")
+  ]
   assert config.up_axis == "z" and config.num_points == 128
   assert config.embed_dim == 32
   assert config.embedding_space == config.data["teacher"]
@@ -71,8 +60,7 @@ def test_a_run_stays_a_run(pretrained, tmp_path):
 
 
 def test_results_are_those_of_the_weights(pretrained, tmp_path):
-  copy = tmp_path / "run"
-  shutil.copytree(pretrained, copy)
+  copy = Path(shutil.copytree(pretrained, tmp_path / "run"))
   shutil.rmtree(copy / "checkpoints" / "12")
   config = load_encoder(copy).config
   # What it was chosen by, and no metrics: those of the run are of step 12.

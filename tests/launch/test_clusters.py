@@ -21,6 +21,8 @@ from runs import REPOSITORY, finish, wait_for_step
 
 # ---- slurm.sbatch
 
+SBATCH = ("bash", LAUNCH / "slurm.sbatch")
+
 # What it sets for the tasks, and that SIGTERM to itself kills them, is as in
 # the real one (src/srun: "forcing job termination").
 SRUN = """
@@ -31,14 +33,9 @@ tasks = [
   subprocess.Popen(
     sys.argv[3:],
     env=os.environ
-    | {
-      "SLURM_PROCID": str(i),
-      "SLURM_LOCALID": str(i),
-      "SLURM_NODEID": "0",
-      "SLURM_STEP_ID": "0",
-      "SLURM_STEP_NODELIST": "localhost",
-      "SLURM_STEP_NUM_NODES": "1",
-    },
+    | dict.fromkeys(["SLURM_PROCID", "SLURM_LOCALID"], str(i))
+    | dict.fromkeys(["SLURM_NODEID", "SLURM_STEP_ID"], "0")
+    | {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"},
   )
   for i in range(count)
 ]
@@ -80,12 +77,9 @@ else:
 @pytest.fixture
 def slurm(tmp_path, monkeypatch, stand_in) -> Path:
   """A job of two tasks; where its requeueing is noted."""
-  for name, script in (
-    ("srun", SRUN),
-    ("scancel", SCANCEL),
-    ("scontrol", SCONTROL),
-  ):
-    stand_in(name, script)
+  stand_in("srun", SRUN)
+  stand_in("scancel", SCANCEL)
+  stand_in("scontrol", SCONTROL)
   port = 0
   while port < 61440:  # JAX makes the port of the job's number
     port = np.random.default_rng().integers(61440, 65536)
@@ -106,7 +100,7 @@ def test_a_job_stops_before_its_time_and_is_requeued(
 ):
   """JAX finds the tasks' processes by what SLURM tells them."""
   workdir = tmp_path / "run"
-  command = ("bash", LAUNCH / "slurm.sbatch", *options(data_dir, workdir))
+  command = (*SBATCH, *options(data_dir, workdir))
   process = spawn(*command)
   wait_for_step(process, workdir, 3)
   process.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@300
@@ -139,9 +133,8 @@ def test_a_job_stops_before_its_time_and_is_requeued(
 def test_what_a_job_is_requeued_for(
   tmp_path, spawn, slurm, noting, plan, variables, code, requeued
 ):
-  command = ("bash", LAUNCH / "slurm.sbatch", "--workdir", tmp_path / "a run")
-  process = spawn(*command, "--x=y", PLAN=plan, WAIT="1", **variables)
-  finish(process, expect=code)
+  command = (*SBATCH, "--workdir", tmp_path / "a run", "--x=y")
+  finish(spawn(*command, PLAN=plan, WAIT="1", **variables), expect=code)
   assert slurm.exists() == requeued
   command, environment = noting("start")[0]
   assert command[:3] == ["-m", "mrd_jax.main", "--distributed"]
@@ -153,7 +146,7 @@ def test_what_a_job_is_requeued_for(
 def test_a_finished_job_is_not_requeued(tmp_path, spawn, slurm, noting, flag):
   (tmp_path / "results.json").write_text("{}")
   flags = flag.format(tmp_path).split()
-  finish(spawn("bash", LAUNCH / "slurm.sbatch", "finetune", *flags))
+  finish(spawn(*SBATCH, "finetune", *flags))
   assert not slurm.exists()
   assert noting("start")[0][0][1] == "mrd_jax.finetune"
 
@@ -162,8 +155,7 @@ def test_a_finished_job_is_not_requeued(tmp_path, spawn, slurm, noting, flag):
 def test_signals_to_the_batch_script_reach_the_tasks(
   tmp_path, spawn, slurm, noting, number
 ):
-  command = ("bash", LAUNCH / "slurm.sbatch", f"--workdir={tmp_path}")
-  process = spawn(*command, PLAN="wait wait")
+  process = spawn(*SBATCH, f"--workdir={tmp_path}", PLAN="wait wait")
   noting("start", wait_for=2)
   while not (tmp_path / "tasks").exists():
     time.sleep(0.02)
@@ -187,9 +179,7 @@ def test_slurm_options_fit_what_jax_does():
 
 
 def test_a_job_wants_a_workdir(spawn, slurm):
-  output = finish(
-    spawn("bash", LAUNCH / "slurm.sbatch", "--config=x"), expect=1
-  )
+  output = finish(spawn(*SBATCH, "--config=x"), expect=1)
   assert "--workdir is missing" in output
 
 
@@ -207,13 +197,13 @@ with open(os.environ["CALLS"], "a") as file:
 
 
 @pytest.fixture
-def pod(tmp_path, monkeypatch, stand_in):
+def pod(tmp_path, monkeypatch, stand_in, spawn):
   """Runs tpu_pod.sh with a stand-in for gcloud; returns what it was asked."""
   stand_in("gcloud", GCLOUD)
   monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
   monkeypatch.setenv("ZONE", "us-central2-b")
 
-  def run(spawn, *arguments: str) -> tuple[list, str]:
+  def run(*arguments: str) -> tuple[list, str]:
     output = finish(spawn(LAUNCH / "tpu_pod.sh", "pod", *arguments))
     calls = (tmp_path / "calls").read_text().splitlines()
     return [json.loads(line) for line in calls], output
@@ -221,9 +211,15 @@ def pod(tmp_path, monkeypatch, stand_in):
   return run
 
 
-def test_a_pod_gets_the_commit_and_one_command(spawn, pod, monkeypatch):
+def script_of(call: list[str]) -> str:
+  """What a worker is told to run."""
+  (script,) = (x for x in call if x.startswith("--command="))
+  return script.removeprefix("--command=")
+
+
+def test_a_pod_gets_the_commit_and_one_command(pod, monkeypatch):
   monkeypatch.setenv("PYTHON", "python3.12")
-  calls, output = pod(spawn, "--workdir=/mnt/a b", "--config=configs/mrd_b.py")
+  calls, output = pod("--workdir=/mnt/a b", "--config=configs/mrd_b.py")
   for call in calls:
     assert call[:3] == ["compute", "tpus", "tpu-vm"]
     assert "--worker=all" in call and "--zone=us-central2-b" in call
@@ -233,10 +229,9 @@ def test_a_pod_gets_the_commit_and_one_command(spawn, pod, monkeypatch):
   assert not Path(copy[4]).exists()  # it cleans up
   for call in (install, run):
     assert call[3:5] == ["ssh", "pod"]
-  (install,) = (x for x in install if x.startswith("--command="))
-  assert "python3.12 -m venv .venv" in install and "-e '.[tpu]'" in install
-  (run,) = (x for x in run if x.startswith("--command="))
-  words = shlex.split(run)
+  script = script_of(install)
+  assert "python3.12 -m venv .venv" in script and "-e '.[tpu]'" in script
+  words = shlex.split(script_of(run))
   at = words.index("-m")
   assert words[at : at + 5] == [
     *("-m", "mrd_jax.main", "--distributed"),
@@ -250,11 +245,10 @@ def test_a_pod_gets_the_commit_and_one_command(spawn, pod, monkeypatch):
   [([0], 1), ([2], 1), ([134, 75, 137, 0], 4), ([134, 1], 2)],
 )
 def test_a_worker_starts_again_what_was_lost(
-  spawn, pod, stand_in, tmp_path, codes, starts
+  pod, stand_in, tmp_path, codes, starts
 ):
   """What a worker is told, run here."""
-  calls, output = pod(spawn, "finetune", "--workdir=a b")
-  (command,) = (x for x in calls[-1] if x.startswith("--command="))
+  calls, _ = pod("finetune", "--workdir=a b")
   home = tmp_path / "home"
   python = home / "mrd_jax" / ".venv" / "bin" / "python"
   python.parent.mkdir(parents=True)
@@ -266,7 +260,7 @@ def test_a_worker_starts_again_what_was_lost(
     f"sys.exit({codes!r}[starts - 1])",
   )
   python.symlink_to(noting)
-  script = command.removeprefix("--command=").replace("sleep 30", "sleep 0.1")
+  script = script_of(calls[-1]).replace("sleep 30", "sleep 0.1")
   subprocess.run(["bash", "-n", "-c", script], check=True)
   subprocess.run(["bash", "-c", script], cwd=home, check=True)
   pid = int((home / "mrd_jax" / "mrd.pid").read_text())
@@ -277,8 +271,8 @@ def test_a_worker_starts_again_what_was_lost(
   assert lines == [str(expected)] * starts
 
 
-def test_a_pod_wants_its_zone(spawn, pod, monkeypatch):
-  monkeypatch.delenv("ZONE")
+def test_a_pod_wants_its_zone(spawn, monkeypatch):
+  monkeypatch.delenv("ZONE", raising=False)
   assert "set ZONE" in finish(spawn(LAUNCH / "tpu_pod.sh", "pod"), expect=1)
 
 
@@ -291,7 +285,20 @@ def jobset() -> dict:
   return yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
 
 
-def test_the_jobset_is_one_of_its_kind(jobset):
+@pytest.fixture(scope="module")
+def workers(jobset) -> dict:
+  (workers,) = jobset["spec"]["replicatedJobs"]
+  return workers
+
+
+@pytest.fixture(scope="module")
+def container(workers) -> dict:
+  pod = workers["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  return container
+
+
+def test_the_jobset_is_one_of_its_kind(jobset, workers, container):
   """The fields and names of JobSet v1alpha2, Job v1 and Pod v1."""
   assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
   assert jobset["kind"] == "JobSet"
@@ -302,7 +309,6 @@ def test_the_jobset_is_one_of_its_kind(jobset):
   for rule in spec["failurePolicy"]["rules"]:
     assert rule["action"] in {"FailJobSet", "RestartJobSet"}
     assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
-  (workers,) = spec["replicatedJobs"]
   job = workers["template"]["spec"]
   assert job["completionMode"] == "Indexed"
   assert job["completions"] == job["parallelism"]
@@ -313,24 +319,21 @@ def test_the_jobset_is_one_of_its_kind(jobset):
   pod = job["template"]["spec"]
   assert pod["restartPolicy"] == "Never"  # podFailurePolicy asks for it
   assert pod["terminationGracePeriodSeconds"] >= 120
-  (container,) = pod["containers"]
   assert container["resources"]["limits"]["nvidia.com/gpu"] >= 1
   assert {x["name"] for x in container["volumeMounts"]} == {
     x["name"] for x in pod["volumes"]
   }
 
 
-def test_the_pods_know_each_other(jobset):
-  (workers,) = jobset["spec"]["replicatedJobs"]
-  job = workers["template"]["spec"]
-  (container,) = job["template"]["spec"]["containers"]
+def test_the_pods_know_each_other(jobset, workers, container):
   variables = {x["name"]: x for x in container["env"]}
   # JobSet's name of a pod: jobset-job-index of the job-index of the pod, in a
   # headless service with the name of the jobset.
   name = jobset["metadata"]["name"]
   host, port = variables["JAX_COORDINATOR_ADDRESS"]["value"].split(":")
   assert host == f"{name}-{workers['name']}-0-0.{name}" and int(port) > 1023
-  assert variables["JAX_NUM_PROCESSES"]["value"] == str(job["completions"])
+  count = workers["template"]["spec"]["completions"]
+  assert variables["JAX_NUM_PROCESSES"]["value"] == str(count)
   index = variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
   assert index == (
     "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -350,10 +353,8 @@ def test_the_pods_know_each_other(jobset):
   ],
 )
 def test_what_a_pod_runs(
-  jobset, spawn, noting, tmp_path, plan, term, results, codes
+  container, spawn, noting, tmp_path, plan, term, results, codes
 ):
-  (workers,) = jobset["spec"]["replicatedJobs"]
-  (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
   script, workdir, *arguments = container["args"]
   assert f"--workdir={workdir}" in arguments
   if results:
@@ -375,9 +376,7 @@ def test_what_a_pod_runs(
   assert len(noting("term")) == 2 * term
 
 
-def test_the_shipped_config_is_there(jobset):
-  (workers,) = jobset["spec"]["replicatedJobs"]
-  (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
+def test_the_shipped_config_is_there(container):
   (config,) = (
     x.removeprefix("--config=")
     for x in container["args"]

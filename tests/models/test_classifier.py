@@ -4,7 +4,6 @@ import pytest
 
 pytest.importorskip("torch", reason="parity tests need the torch extra")
 
-import copy
 import dataclasses
 import functools
 
@@ -12,19 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from encoders import TINY
 from weights import make_twin, surface_clouds, to_flax
 
-from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.models import pointbert
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.models.pointbert import PointBERT, drop_path
 
-TINY = PointBERTSize(
-  32, 2, 1, 48, sa_dim=16, groups=8, radius=0.4, group_size=6
-)
 CLASSES, HIDDEN = 7, 20
-CLOUDS = surface_clouds(3, 4, 60)
-COUNTS = (60, 45, 30, 5)
+CLOUDS = surface_clouds(3, 4, 60), np.array([60, 45, 30, 5])
 
 
 def make_model(rate=0.0, dropout=0.0, size=TINY, **changes) -> Classifier:
@@ -32,7 +27,13 @@ def make_model(rate=0.0, dropout=0.0, size=TINY, **changes) -> Classifier:
   return Classifier(encoder, CLASSES, HIDDEN, dropout)
 
 
-@pytest.fixture(scope="module")
+def shapes_of(model) -> dict:
+  """Of its variables."""
+  init = functools.partial(model.init, train=False)
+  return jax.eval_shape(init, jax.random.key(0), *CLOUDS)
+
+
+@pytest.fixture
 def weights():
   """Random weights: the twin, its head, and both as our variables."""
   twin = make_twin(TINY, embed_dim=5, seed=1)
@@ -60,7 +61,7 @@ def weights():
 def twin_logits(twin, head, train: bool):
   """Point-BERT's head on the tokens of the twin's trunk."""
   twin.train(train)
-  points, counts = torch.tensor(CLOUDS), torch.tensor(COUNTS)
+  points, counts = map(torch.tensor, CLOUDS)
   ppat = twin.ppat
   centers, groups = ppat.sa(points[..., :3], points, counts)
   tokens = ppat.lift(torch.cat([centers, groups], dim=1))
@@ -73,8 +74,7 @@ def twin_logits(twin, head, train: bool):
 def logits_of(model, variables, *, train, rngs=None):
   found = model.apply(
     variables,
-    jnp.asarray(CLOUDS),
-    jnp.asarray(COUNTS),
+    *CLOUDS,
     train=train,
     mutable=["batch_stats"] if train else False,
     rngs=rngs,
@@ -93,7 +93,7 @@ def test_logits_equal_pytorch(weights):
 
 def test_logits_and_gradients_in_training_equal_pytorch(weights):
   """Of the head and, through both token paths, of the trunk."""
-  twin, head, variables = copy.deepcopy(weights)
+  twin, head, variables = weights
   labels = [3, 0, 6, 3]
   expected = twin_logits(twin, head, train=True)
   torch.nn.functional.cross_entropy(expected, torch.tensor(labels)).backward()
@@ -129,31 +129,20 @@ def test_logits_and_gradients_in_training_equal_pytorch(weights):
 
 def test_tokens_are_those_of_the_embedding(weights):
   """Same parameters but the projection, which takes the first token."""
-  twin, _, _ = weights
-  variables = to_flax(twin.state_dict())
-  clouds = jnp.asarray(CLOUDS), jnp.asarray(COUNTS)
+  variables = to_flax(weights[0].state_dict())
   whole, tokens = (
     PointBERT(TINY, 5, output=output) for output in ("embedding", "tokens")
   )
   proj = variables["params"]["proj"]
-  expected = jax.jit(functools.partial(whole.apply, train=False))(
-    variables, *clouds
-  )
-  found = jax.jit(functools.partial(tokens.apply, train=False))(
-    variables, *clouds
+  expected, found = (
+    jax.jit(functools.partial(model.apply, train=False))(variables, *CLOUDS)
+    for model in (whole, tokens)
   )
   assert found.shape == (4, 1 + TINY.groups, TINY.width)
   np.testing.assert_allclose(
     found[:, 0] @ proj["kernel"] + proj["bias"], expected, rtol=1e-5, atol=1e-5
   )
-  names = [
-    set(
-      jax.eval_shape(
-        functools.partial(model.init, train=False), jax.random.key(0), *clouds
-      )["params"]
-    )
-    for model in (whole, tokens)
-  ]
+  names = [set(shapes_of(model)["params"]) for model in (whole, tokens)]
   assert names[0] - names[1] == {"proj"} and names[1] < names[0]
 
 
@@ -187,35 +176,29 @@ def test_drop_path_grows_linearly_in_training_alone(
   model = make_model(
     rate=0.2, size=dataclasses.replace(TINY, depth=depth), remat=remat
   )
-  clouds = jnp.asarray(CLOUDS), jnp.asarray(COUNTS)
-  variables = jax.eval_shape(
-    functools.partial(model.init, train=False), jax.random.key(0), *clouds
-  )
-  jax.eval_shape(
-    functools.partial(model.apply, train=False), variables, *clouds
-  )
+  variables = shapes_of(model)
+  logits = functools.partial(logits_of, model)
+  jax.eval_shape(functools.partial(logits, train=False), variables)
   assert rates == []
   rngs = {"drop_path": jax.random.key(0)} if expected else None
-  jax.eval_shape(
-    functools.partial(
-      model.apply, train=True, mutable=["batch_stats"], rngs=rngs
-    ),
-    variables,
-    *clouds,
-  )
+  jax.eval_shape(functools.partial(logits, train=True, rngs=rngs), variables)
   np.testing.assert_allclose(rates, expected)
 
 
-def test_drop_path_follows_its_key_and_is_off_in_evaluation(weights):
-  _, _, variables = weights
-  model, plain = make_model(rate=0.5), make_model()
-  np.testing.assert_array_equal(
-    logits_of(model, variables, train=False),
-    logits_of(plain, variables, train=False),
+@pytest.mark.parametrize("what", ["rate", "dropout"])
+def test_nothing_is_dropped_in_evaluation(weights, what):
+  found, expected = (
+    logits_of(model, weights[2], train=False)
+    for model in (make_model(**{what: 0.5}), make_model())
   )
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_drop_path_follows_its_key(weights):
+  model = make_model(rate=0.5)
   found = [
     logits_of(
-      model, variables, train=True, rngs={"drop_path": jax.random.key(seed)}
+      model, weights[2], train=True, rngs={"drop_path": jax.random.key(seed)}
     )
     for seed in (0, 0, 1)
   ]
@@ -223,18 +206,14 @@ def test_drop_path_follows_its_key_and_is_off_in_evaluation(weights):
   assert not np.allclose(found[0], found[2])
 
 
-def test_dropout_keeps_the_expectation_and_is_off_in_evaluation(weights):
+def test_dropout_keeps_the_expectation(weights):
   _, _, variables = weights
-  model, plain = make_model(dropout=0.5), make_model()
-  np.testing.assert_array_equal(
-    logits_of(model, variables, train=False),
-    logits_of(plain, variables, train=False),
-  )
+  model = make_model(dropout=0.5)
   keys = jax.random.split(jax.random.key(0), 500)
   found = jax.vmap(
     lambda key: logits_of(model, variables, train=True, rngs={"dropout": key})
   )(keys)
-  expected = logits_of(plain, variables, train=True)
+  expected = logits_of(make_model(), variables, train=True)
   error = found.std(axis=0) / len(keys) ** 0.5
   assert (error > 0).all()
   assert (np.abs(found.mean(axis=0) - expected) < 5 * error).all()

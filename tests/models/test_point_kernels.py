@@ -17,14 +17,14 @@ import jax.experimental.pallas
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clouds import lattice
 
 from mrd_jax.models import point_ops, sampling_kernel
-
-
-def lattice(seed: int, batch: int, points: int, levels: int = 1024):
-  rng = np.random.default_rng(seed)
-  steps = rng.integers(-levels, levels + 1, size=(batch, points, 3))
-  return (steps / levels).astype(np.float32)
+from mrd_jax.models.sampling_kernel import (
+  MAX_POINTS,
+  farthest_point_sample_batch,
+)
+from mrd_jax.parallel.sharding import batch_sharding, make_mesh
 
 
 def surfaces(seed: int, batch: int, points: int):
@@ -54,7 +54,7 @@ CLOUDS = {
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def interpreted(xyz, counts, samples, x_in_registers):
-  return sampling_kernel.farthest_point_sample_batch(
+  return farthest_point_sample_batch(
     xyz, counts, samples, x_in_registers=x_in_registers, interpret=True
   )
 
@@ -102,18 +102,15 @@ def lower(sample, *shape):
 
 @pytest.mark.parametrize(
   ("points", "x_in_registers"),
-  [
-    (100, None),
-    (10_000, None),
-    (10_000, False),
-    (sampling_kernel.MAX_POINTS, None),
-  ],
+  [(100, None), (10_000, None), (10_000, False), (MAX_POINTS, None)],
 )
 def test_lowers_for_hopper(hopper, points, x_in_registers):
   # Mosaic GPU refuses more shared memory than a multiprocessor has.
   text = lower(
-    lambda xyz, n: sampling_kernel.farthest_point_sample_batch(
-      xyz, n, 512, x_in_registers=x_in_registers
+    functools.partial(
+      farthest_point_sample_batch,
+      num_samples=512,
+      x_in_registers=x_in_registers,
     ),
     512,
     points,
@@ -124,20 +121,14 @@ def test_lowers_for_hopper(hopper, points, x_in_registers):
 
 
 def test_each_device_samples_its_shard(hopper):
-  mesh = jax.make_mesh(
-    (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  batch = batch_sharding(make_mesh(1))
+  sample = jax.shard_map(
+    functools.partial(farthest_point_sample_batch, num_samples=16),
+    mesh=batch.mesh,
+    in_specs=(batch.spec, batch.spec),
+    out_specs=batch.spec,
   )
-  spec = jax.P("data")
-  text = lower(
-    jax.shard_map(
-      lambda xyz, n: sampling_kernel.farthest_point_sample_batch(xyz, n, 16),
-      mesh=mesh,
-      in_specs=(spec, spec),
-      out_specs=spec,
-    ),
-    16,
-    300,
-  )
+  text = lower(sample, 16, 300)
   assert "@mosaic_gpu_v2" in text
   assert "tensor<2x3x2x256xf32>" in text
   assert "all_gather" not in text
@@ -145,7 +136,7 @@ def test_each_device_samples_its_shard(hopper):
 
 def test_coordinates_get_no_gradient_through_the_choice(hopper):
   def spread(xyz_BN3, counts):
-    index = sampling_kernel.farthest_point_sample_batch(xyz_BN3, counts, 16)
+    index = farthest_point_sample_batch(xyz_BN3, counts, 16)
     return (jnp.take_along_axis(xyz_BN3, index[..., None], axis=1) ** 2).sum()
 
   # Pallas has no derivative of the kernel: tracing one would raise.
@@ -153,11 +144,9 @@ def test_coordinates_get_no_gradient_through_the_choice(hopper):
 
 
 def test_refuses_a_cloud_that_does_not_fit():
-  n = sampling_kernel.MAX_POINTS + 1
+  n = MAX_POINTS + 1
   with pytest.raises(ValueError, match="16385 points.*at most 16384"):
-    sampling_kernel.farthest_point_sample_batch(
-      jnp.zeros((1, n, 3)), jnp.full(1, n), 8
-    )
+    farthest_point_sample_batch(jnp.zeros((1, n, 3)), jnp.full(1, n), 8)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +194,8 @@ def test_kernel_equals_the_portable_form_on_the_device(make, x_in_registers):
   xyz = make(8, 512, 10_000)
   counts = np.random.default_rng(9).integers(1, 10_001, 512, np.int32)
   counts[::2] = 10_000
-  chosen = jax.jit(
-    lambda xyz, counts: sampling_kernel.farthest_point_sample_batch(
-      xyz, counts, 512, x_in_registers=x_in_registers
-    )
-  )(xyz, counts)
+  sample = functools.partial(
+    farthest_point_sample_batch, x_in_registers=x_in_registers
+  )
+  chosen = jax.jit(sample, static_argnums=2)(xyz, counts, 512)
   np.testing.assert_array_equal(chosen, portable(xyz, counts, 512))

@@ -9,40 +9,29 @@ import pytest
 
 pytest.importorskip("torch", reason="parity tests need the torch extra")
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from clouds import lattice
 
 from mrd_jax.convert import pointbert_modules as twin
 from mrd_jax.models import point_ops
 
-
-def lattice_clouds(
-  seed: int, batch: int, points: int, levels: int = 1024
-) -> np.ndarray:
-  rng = np.random.default_rng(seed)
-  steps = rng.integers(-levels, levels + 1, size=(batch, points, 3))
-  return (steps / levels).astype(np.float32)
-
-
+REPEATED = np.full((2, 64, 3), 0.25, np.float32)
 CLOUDS = {
   # name: (xyz, counts, groups, radius, group_size)
-  "dense": (lattice_clouds(0, 3, 2000), [2000] * 3, 64, 0.25, 32),
-  "ten_thousand": (lattice_clouds(1, 2, 10_000), [10_000] * 2, 384, 0.25, 64),
+  "dense": (lattice(0, 3, 2000), [2000] * 3, 64, 0.25, 32),
+  "ten_thousand": (lattice(1, 2, 10_000), [10_000] * 2, 384, 0.25, 64),
   # Few levels: many equal distances, duplicates, points on the boundary.
-  "ties": (lattice_clouds(2, 4, 300, levels=4), [300] * 4, 48, 0.5, 16),
-  "padded": (lattice_clouds(3, 4, 256), [256, 200, 64, 31], 32, 0.5, 16),
-  "fewer_points_than_groups": (
-    lattice_clouds(4, 3, 40), [40, 10, 1], 24, 0.5, 8,
-  ),
-  "fewer_points_than_group_size": (
-    lattice_clouds(5, 2, 20), [20, 7], 8, 1.0, 32,
-  ),
-  "one_repeated_point": (
-    np.full((2, 64, 3), 0.25, np.float32), [64, 64], 8, 0.25, 16,
-  ),
-}  # fmt: skip
+  "ties": (lattice(2, 4, 300, levels=4), [300] * 4, 48, 0.5, 16),
+  "padded": (lattice(3, 4, 256), [256, 200, 64, 31], 32, 0.5, 16),
+  "fewer_points_than_groups": (lattice(4, 3, 40), [40, 10, 1], 24, 0.5, 8),
+  "fewer_points_than_group_size": (lattice(5, 2, 20), [20, 7], 8, 1.0, 32),
+  "one_repeated_point": (REPEATED, [64, 64], 8, 0.25, 16),
+}
 
 
 def sample_and_query(xyz, counts, groups, radius, group_size):
@@ -76,33 +65,23 @@ def test_indices_equal_the_twin(name):
 
 
 def grouping(**changes):
-  options = {
-    "groups": 16,
-    "radius": 0.5,
-    "group_size": 8,
-    "fps_chunk": 3,
-    "query_chunk": 3,
-  }
-  return jax.jit(
-    lambda *clouds: point_ops.group_points(*clouds, **options | changes)
-  )
+  sizes = {"groups": 16, "radius": 0.5, "group_size": 8}
+  options = sizes | {"fps_chunk": 3, "query_chunk": 3} | changes
+  return jax.jit(functools.partial(point_ops.group_points, **options))
 
 
 def test_chunks_change_nothing():
   """Chunks of one, of a part, with a rest, and of more than there are."""
-  points = jnp.concatenate([lattice_clouds(6, 8, 90)] * 2, axis=-1)
+  points = jnp.concatenate([lattice(6, 8, 90)] * 2, axis=-1)
   counts = jnp.arange(20, 84, 8)
   expected = grouping()(points, counts)
-  for fps_chunk, query_chunk in ((1, 2), (100, 100)):
-    changed = grouping(fps_chunk=fps_chunk, query_chunk=query_chunk)
-    found = changed(points, counts)
+  for fps, query in ((1, 2), (100, 100)):
+    found = grouping(fps_chunk=fps, query_chunk=query)(points, counts)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_groups_hold_offset_position_and_colour():
-  points = np.concatenate(
-    [lattice_clouds(7, 2, 50), lattice_clouds(8, 2, 50)], -1
-  )
+  points = np.concatenate([lattice(7, 2, 50), lattice(8, 2, 50)], -1)
   groups = grouping()(jnp.asarray(points), jnp.full(2, 50))
   assert groups.center_xyz.shape == (2, 16, 3)
   assert groups.features.shape == (2, 16, 8, 9)
@@ -113,14 +92,12 @@ def test_groups_hold_offset_position_and_colour():
   )
   # Every neighbour is a point of its own cloud, colour included.
   for cloud, features in zip(points, groups.features, strict=True):
-    known = {tuple(point) for point in cloud.tolist()}
-    assert {
-      tuple(p) for p in features[..., 3:].reshape(-1, 6).tolist()
-    } <= known
+    drawn = features[..., 3:].reshape(-1, 6).tolist()
+    assert set(map(tuple, drawn)) <= set(map(tuple, cloud.tolist()))
 
 
 def test_padding_is_never_read():
-  points = np.concatenate([lattice_clouds(9, 4, 64)] * 2, axis=-1)
+  points = np.concatenate([lattice(9, 4, 64)] * 2, axis=-1)
   padded = np.concatenate([points, np.zeros((4, 36, 6), np.float32)], axis=1)
   poisoned = padded.copy()
   poisoned[:, 64:] = 1e3
@@ -147,7 +124,7 @@ def test_no_batch_sized_distance_matrix_is_held():
 
 
 def test_clouds_get_no_gradient():
-  points = jnp.asarray(np.concatenate([lattice_clouds(10, 2, 50)] * 2, -1))
+  points = jnp.asarray(np.concatenate([lattice(10, 2, 50)] * 2, -1))
   group = grouping()
   gradient = jax.grad(lambda p: group(p, jnp.full(2, 50)).features.sum())
   assert not gradient(points).any()

@@ -81,29 +81,27 @@ def both(size, clouds, counts=None, *, train, embed_dim=EMBED_DIM):
   return (embeddings, updates), (theirs, twin.state_dict())
 
 
+LARGE = {"embed_dim": 1280}
+
+
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize(
-  ("size", "points"), [(TINY, 200), (SIZES["t"], 2048)], ids=["tiny", "t"]
+  ("size", "clouds", "options"),
+  [
+    pytest.param(TINY, (0, 3, 200), {}, id="tiny"),
+    pytest.param(TINY, (1, 4, 200), {"counts": [200, 150, 30, 5]}, id="padded"),
+    pytest.param(SIZES["t"], (0, 3, 2048), {}, id="t"),
+    *(
+      pytest.param(
+        SIZES[name], (0, 2, 10_000), LARGE, id=name, marks=pytest.mark.slow
+      )
+      for name in ("m", "l")
+    ),
+  ],
 )
-def test_embeddings_equal_the_twin(size, points, train):
-  (ours, _), (theirs, _) = both(size, surface_clouds(0, 3, points), train=train)
-  assert relative_error(ours, theirs) < TOLERANCE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("size", ["m", "l"])
-def test_large_embeddings_equal_the_twin(size, train):
+def test_embeddings_equal_the_twin(size, clouds, options, train):
   (ours, _), (theirs, _) = both(
-    SIZES[size], surface_clouds(0, 2, 10_000), train=train, embed_dim=1280
-  )
-  assert relative_error(ours, theirs) < TOLERANCE
-
-
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_padded_clouds_equal_the_twin(train):
-  (ours, _), (theirs, _) = both(
-    TINY, surface_clouds(1, 4, 200), [200, 150, 30, 5], train=train
+    size, surface_clouds(*clouds), **options, train=train
   )
   assert relative_error(ours, theirs) < TOLERANCE
 
@@ -127,6 +125,7 @@ def test_running_statistics_equal_the_twin():
 
 @functools.cache
 def gradient_of(model: PointBERT):
+  """Of the mean square of embeddings, at the twin's weights: clouds -> tree."""
   variables = to_flax(make_twin(TINY, EMBED_DIM).state_dict())
 
   def loss(params, clouds):
@@ -148,9 +147,8 @@ def test_gradients_equal_the_twin():
   twin.train()
   points = torch.tensor(clouds)
   (twin(points[..., :3], points) ** 2).mean().backward()
-  expected = to_flax({name: p.grad for name, p in twin.named_parameters()})[
-    "params"
-  ]
+  expected = to_flax({name: p.grad for name, p in twin.named_parameters()})
+  expected = expected["params"]
   found = gradient_of(PointBERT(TINY, EMBED_DIM))(clouds)
   largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
   jax.tree.map(
@@ -216,19 +214,7 @@ def test_no_gradient_is_summed_in_bfloat16():
 
   The one exception counts the equal maxima of a group, exact up to 256.
   """
-  model = PointBERT(TINY, EMBED_DIM, dtype=jnp.bfloat16)
-  clouds, counts = jnp.ones((4, 50, 6)), jnp.full(4, 50)
-  variables = to_flax(make_twin(TINY, EMBED_DIM).state_dict())
-
-  def loss(params):
-    embeddings, _ = model.apply(
-      variables | {"params": params},
-      clouds,
-      counts,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return embeddings.sum()
+  gradient = gradient_of(PointBERT(TINY, EMBED_DIM, dtype=jnp.bfloat16))
 
   def equations(jaxpr):
     for equation in jaxpr.eqns:
@@ -238,7 +224,7 @@ def test_no_gradient_is_summed_in_bfloat16():
         if hasattr(value, "eqns"):
           yield from equations(value)
 
-  program = jax.make_jaxpr(jax.grad(loss))(variables["params"])
+  program = jax.make_jaxpr(gradient)(jnp.ones((4, 50, 6)))
   sums = [
     equation.invars[0].aval
     for equation in equations(program.jaxpr)

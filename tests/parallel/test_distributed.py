@@ -1,7 +1,6 @@
 """How processes join, fail and end together: real ones, on this machine."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -10,9 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
-import jax
 import pytest
-from runs import free_port
+from runs import free_port, read_until
 
 import mrd_jax.evaluate.__main__
 import mrd_jax.finetune.__main__
@@ -42,13 +40,12 @@ def no_cluster(monkeypatch):
 def joined(monkeypatch):
   """Notes what JAX is asked instead of asking it."""
   asked = []
-  monkeypatch.setattr(
-    jax.distributed,
-    "initialize",
-    lambda *args, **kwargs: asked.append((*args, kwargs)),
-  )
   with monkeypatch.context() as patch:
-    patch.setattr(jax.config, "update", lambda *args: asked.append(args))
+    patch.setattr(
+      "jax.distributed.initialize",
+      lambda *args, **kwargs: asked.append((*args, kwargs)),
+    )
+    patch.setattr("jax.config.update", lambda *args: asked.append(args))
     yield asked
 
 
@@ -83,9 +80,8 @@ def test_flags_then_variables_then_the_cluster(
       monkeypatch.setenv(name, value)
   names = ("coordinator", "num_processes", "process_id")
   named = dict(zip(names, flags, strict=True))
-  assert (
-    run(distributed=True, join_seconds=9, heartbeat_seconds=8, **named) == 0
-  )
+  options = {"distributed": True, "join_seconds": 9, "heartbeat_seconds": 8}
+  assert run(**named, **options) == 0
   service, (*found, options) = joined
   # Before the rest, so that SIGTERM stays with Python.
   assert service == ("jax_enable_preemption_service", False)
@@ -112,11 +108,7 @@ def test_flags_then_variables_then_the_cluster(
     ({}, {ADDRESS: "a:1", COUNT: "2", INDEX: "2"}, "is 2 of 2 processes"),
     ({}, {ADDRESS: "node1"}, "'node1', must be HOST:PORT"),
     ({"coordinator": "a:b"}, {}, "'a:b', must be HOST:PORT"),
-    (
-      {"coordinator": "a:1", "num_processes": 2, "process_id": -1},
-      {},
-      "is -1 of 2",
-    ),
+    ({"process_id": -1}, {ADDRESS: "a:1", COUNT: "2"}, "is -1 of 2 processes"),
   ],
 )
 def test_bad_settings_are_named(joined, monkeypatch, flags, variables, message):
@@ -169,13 +161,8 @@ def pair(start):
   """Starts two that know each other."""
 
   def pair(work: str) -> list[subprocess.Popen]:
-    address = f"localhost:{free_port()}"
-    return [
-      start(
-        work, {"coordinator": address, "num_processes": 2, "process_id": index}
-      )
-      for index in range(2)
-    ]
+    both = {"coordinator": f"localhost:{free_port()}", "num_processes": 2}
+    return [start(work, both | {"process_id": index}) for index in range(2)]
 
   return pair
 
@@ -183,12 +170,6 @@ def pair(start):
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
   out, errors = process.communicate(timeout=120)
   return process.returncode, out, errors
-
-
-def read_until(process: subprocess.Popen, text: str) -> None:
-  assert process.stdout
-  while text not in process.stdout.readline():
-    assert process.poll() is None
 
 
 def sentence(process: subprocess.Popen) -> str:
@@ -206,15 +187,16 @@ def test_who_cannot_be_joined_is_a_sentence(start):
   with socket.create_server(("localhost", 0)) as taken:
     address = f"localhost:{taken.getsockname()[1]}"
     started = [
-      start("", lost | {"coordinator": f"localhost:{port}", "process_id": 1}),
-      start(
-        "", lost | {"coordinator": f"localhost:{port + 1}", "process_id": 0}
-      ),
-      start("", lost | {"coordinator": "no-host.invalid:1", "process_id": 1}),
-      start("", lost | {"coordinator": address, "process_id": 0}),
-      start("", {}),
-      start("", {}, JAX_COORDINATOR_ADDRESS="localhost:1"),
+      start("", lost | {"coordinator": where, "process_id": index})
+      for where, index in (
+        (f"localhost:{port}", 1),
+        (f"localhost:{port + 1}", 0),
+        ("no-host.invalid:1", 1),
+        (address, 0),
+      )
     ]
+    started.append(start("", {}))
+    started.append(start("", {}, JAX_COORDINATOR_ADDRESS="localhost:1"))
     absent, alone, unknown, busy, *nothing = map(sentence, started)
   assert "process 1 of 2 waited 3 s and not all have come to" in absent
   assert f"localhost:{port};" in absent and "--join_seconds" in absent
@@ -255,20 +237,17 @@ def test_the_verbs_have_the_flags(main, options, tmp_path, capsys):
 
 def test_slurm_and_open_mpi_are_found(start):
   work = "print(me, jax.process_count(), flush=True)"
-  slurm, open_mpi = (
-    {"JAX_COORDINATOR_PORT": str(free_port()), **variables}
-    for variables in (
-      {
-        "SLURM_JOB_ID": "7",
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
-      },
-      {
-        "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
-        "OMPI_COMM_WORLD_SIZE": "2",
-      },
-    )
-  )
+  slurm = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "JAX_COORDINATOR_PORT": str(free_port()),
+  }
+  open_mpi = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "JAX_COORDINATOR_PORT": str(free_port()),
+  }
   started = [
     start(work, {}, **cluster, **dict.fromkeys(names, str(index)))
     for cluster, names in (
@@ -277,10 +256,9 @@ def test_slurm_and_open_mpi_are_found(start):
     )
     for index in range(2)
   ]
-  found = [end(process) for process in started]
-  for index, (code, out, errors) in enumerate(found):
-    assert code == 0, errors
-    assert f"{index % 2} 2" in out
+  for index, process in enumerate(started):
+    code, out, errors = end(process)
+    assert code == 0 and f"{index % 2} 2" in out, errors
 
 
 def test_all_end_when_the_first_has_written(pair):
@@ -297,34 +275,32 @@ print("written", time.time(), flush=True)
 
 def test_a_failure_keeps_its_exit_code(pair):
   """JAX alone would wait for the others and turn it into an abort."""
-  local = "if me: raise BadInput('mine')\nwhile True: meet(); time.sleep(.05)"
-  crash = "if me: 1 // 0\nwhile True: meet(); time.sleep(.05)"
-  memory = (
-    "if me: raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: a lot')"
-  )
-  save = (
-    "try: meet()\nexcept Exception as error: raise RunFailed('save') from error"
-  )
-  save = "if me: os._exit(3)\nwhile True:\n  " + save.replace("\n", "\n  ")
-  both = "time.sleep(me); raise BadInput('ours')"
-  first, second, third, fourth = map(pair, (local, crash, both, memory))
+  wait = "\nwhile True: meet(); time.sleep(.05)"
+  memory = "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: a lot')"
+  save = """
+if me: os._exit(3)
+while True:
+  try: meet()
+  except Exception as error: raise RunFailed('save') from error
+"""
+  alone = [
+    (pair("if me: raise BadInput('mine')" + wait), 2, "\nerror: mine\n"),
+    (pair("if me: 1 // 0" + wait), 1, "ZeroDivisionError"),
+    (pair(f"if me: raise {memory}"), 1, "a lot"),
+  ]
+  both = pair("time.sleep(me); raise BadInput('ours')")
   saving, _ = pair(save)
   began = time.monotonic()
-  code, _, errors = end(first[1])
-  assert code == 2 and errors.strip().splitlines()[-1] == "error: mine"
-  code, _, errors = end(second[1])
-  assert code == 1 and "ZeroDivisionError" in errors
-  code, _, errors = end(fourth[1])
-  assert code == 1 and "a lot" in errors
+  for (_, second), expected, words in alone:
+    code, _, errors = end(second)
+    assert code == expected and words in f"\n{errors}", errors
   code, _, errors = end(saving)  # tells of its save, but as lost
   assert code == 75 and "error: save" in errors or code == -signal.SIGABRT
-  for process in third:  # the first goes last, and aborts nobody
+  for process in both:  # the first goes last, and aborts nobody
     code, _, errors = end(process)
-    assert code == 2 and errors.strip().splitlines()[-1] == "error: ours", (
-      errors
-    )
-  for process in (first[0], second[0], fourth[0]):
-    code, _, errors = end(process)
+    assert code == 2 and errors.endswith("error: ours\n"), errors
+  for (first, _), _, _ in alone:
+    code, _, errors = end(first)
     assert code in (75, -signal.SIGABRT), errors
   assert time.monotonic() - began < 60
 
@@ -357,4 +333,4 @@ while me and time.monotonic() < began + 3: time.sleep(.1)
   time.sleep(0.5)
   second.send_signal(signal.SIGTERM)
   (_, _, _), (code, out, errors) = map(end, (first, second))
-  assert code == 0 and re.search("asked", out), errors
+  assert code == 0 and "asked" in out, errors

@@ -1,32 +1,28 @@
 """A run, and the GPU tests, meet the platform that was named, or end."""
 
-import os
-import subprocess
 import sys
 import types
 
 import pytest
-from runs import REPOSITORY
+from runs import REPOSITORY, finish
 
 from mrd_jax.errors import RunFailed
 
-NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-
 
 @pytest.mark.parametrize("platforms", ["cuda", "cuda,cpu"])
-def test_a_run_that_was_told_cuda_and_finds_a_cpu_ends(tmp_path, platforms):
-  ended = subprocess.run(
-    [sys.executable, "-m", "mrd_jax.main", "--config", "configs/debug.py"]
-    + ["--workdir", tmp_path / "run"],
-    cwd=REPOSITORY,
-    env=os.environ | NO_GPU | {"JAX_PLATFORMS": platforms},
-    capture_output=True,
-    text=True,
+def test_a_run_that_was_told_cuda_and_finds_a_cpu_ends(
+  tmp_path, spawn, platforms
+):
+  process = spawn(
+    *(sys.executable, "-m", "mrd_jax.main", "--config", "configs/debug.py"),
+    *("--workdir", tmp_path / "run"),
+    JAX_PLATFORMS=platforms,
+    CUDA_VISIBLE_DEVICES="",
   )
-  last = ended.stderr.splitlines()[-1]
-  assert ended.returncode == 1
+  errors = finish(process, expect=1)
+  last = errors.splitlines()[-1]
   assert last.startswith("error: JAX_PLATFORMS names 'cuda', which cannot be")
-  assert "Traceback" not in ended.stderr
+  assert "Traceback" not in errors
   assert not (tmp_path / "run").exists()
 
 

@@ -1,7 +1,6 @@
 """Several processes are one run: together, stopped, killed, and taken over."""
 
 import json
-import re
 import signal
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launchers import stopped_at
 from runs import (
   assert_same_run,
   command,
@@ -22,6 +22,8 @@ from runs import (
   wait_until,
 )
 
+from mrd_jax.io.arrays import read_npz
+
 # Each test starts several runs of several processes.
 pytestmark = pytest.mark.slow
 
@@ -29,19 +31,29 @@ pytestmark = pytest.mark.slow
 OPTIONS = ("--config.eval.batch_size=2",)
 
 
+def run_together(arguments: list[str]) -> list[str]:
+  return [finish(process) for process in start_together(arguments, 2)]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(data_dir, tmp_path_factory) -> Path:
   """What two processes leave when nothing happens to them."""
   workdir = tmp_path_factory.mktemp("undisturbed")
-  for process in start_together(command(data_dir, workdir, *OPTIONS), 2):
-    finish(process)
+  run_together(command(data_dir, workdir, *OPTIONS))
   return workdir
 
 
-def go_on(data_dir: Path, workdir: Path) -> None:
-  """The same command again, to the end."""
-  for process in start_together(command(data_dir, workdir, *OPTIONS), 2):
-    finish(process)
+def go_on(data_dir: Path, workdir: Path, undisturbed: Path) -> None:
+  """The same command again, to the end, which is that of `undisturbed`."""
+  run_together(command(data_dir, workdir, *OPTIONS))
+  assert_same_run(workdir, undisturbed)
+
+
+def slowed(arguments: list[str], piece: str, mark: Path) -> list[str]:
+  """The command with a slow piece of work; see tests/slow_main.py."""
+  at = arguments.index("mrd_jax.main")
+  slow_main = ["tests.slow_main", piece, str(mark)]
+  return [*arguments[:at], *slow_main, *arguments[at + 1 :]]
 
 
 def test_two_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
@@ -51,19 +63,13 @@ def test_two_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
   assert list(one) == list(two) == list(range(1, 21))
   np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-4)
   assert evaluated(undisturbed) == [0, 10, 20]
-  results = [
-    json.loads((workdir / "results.json").read_text())
-    for workdir in (tmp_path, undisturbed)
-  ]
-  assert results[0]["shapes"] == results[1]["shapes"] == {"val": 54}
-  found = [
-    np.load(workdir / "embeddings" / "val.npz")
-    for workdir in (tmp_path, undisturbed)
-  ]
-  for name in found[0].files:  # in the records' order
-    np.testing.assert_allclose(found[1][name], found[0][name], atol=2e-3)
-  for arrays in found:
-    arrays.close()
+  both = []
+  for workdir in (tmp_path, undisturbed):
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["shapes"] == {"val": 54}
+    both.append(read_npz(workdir / "embeddings" / "val.npz", ""))
+  for name in both[0]:  # in the records' order
+    np.testing.assert_allclose(both[1][name], both[0][name], atol=2e-3)
 
 
 @pytest.mark.parametrize("piece", ["evaluation", "compilation"])
@@ -71,24 +77,19 @@ def test_sigterm_to_one_stops_all_at_one_step(
   data_dir, undisturbed, tmp_path, piece
 ):
   """In the middle of it; nothing is lost and nothing left out."""
-  mark = tmp_path / "mark"
-  arguments = command(data_dir, tmp_path / "run", *OPTIONS)
-  at = arguments.index("-m")
-  arguments[at + 1 : at + 2] = ["tests.slow_main", piece, str(mark)]
+  mark, workdir = tmp_path / "mark", tmp_path / "run"
+  arguments = slowed(command(data_dir, workdir, *OPTIONS), piece, mark)
   first, second = start_together(arguments, 2)
   wait_until(second, mark.exists)
   second.send_signal(signal.SIGTERM)
-  step = int(re.search(r"asked to stop at step (\d+)", finish(first))[1])
+  step = stopped_at(finish(first), workdir)
   assert finish(second) == ""  # the first speaks for all
   if piece == "evaluation":  # that of step 0, which is then not recorded
     assert step == 0
-    assert evaluated(tmp_path / "run") == []
+    assert evaluated(workdir) == []
   else:  # one more poll, and they agree
     assert 1 <= step <= 3
-    assert (tmp_path / "run" / "checkpoints" / str(step)).exists()
-  assert not (tmp_path / "run" / "results.json").exists()
-  go_on(data_dir, tmp_path / "run")
-  assert_same_run(tmp_path / "run", undisturbed)
+  go_on(data_dir, workdir, undisturbed)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -105,18 +106,15 @@ def test_sigkill_of_one_ends_the_other_soon(
   assert processes[1 - victim].returncode != 0, errors
   processes[victim].communicate()
   assert not (tmp_path / "results.json").exists()
-  go_on(data_dir, tmp_path)
-  assert_same_run(tmp_path, undisturbed)
+  go_on(data_dir, tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("moment", ["training", "evaluation"])
 def test_sigkill_of_all(data_dir, undisturbed, tmp_path, moment):
-  mark = tmp_path / "mark"
-  workdir = tmp_path / "run"
+  mark, workdir = tmp_path / "mark", tmp_path / "run"
   arguments = command(data_dir, workdir, *OPTIONS)
   if moment == "evaluation":
-    at = arguments.index("-m")
-    arguments[at + 1 : at + 2] = ["tests.slow_main", moment, str(mark)]
+    arguments = slowed(arguments, moment, mark)
   processes = start_together(arguments, 2)
   if moment == "evaluation":
     wait_for_step(processes[0], workdir, 10)  # so in the one of step 10 or on
@@ -129,8 +127,7 @@ def test_sigkill_of_all(data_dir, undisturbed, tmp_path, moment):
   for process in processes:
     process.communicate()
   assert not (workdir / "results.json").exists(), "killed too late"
-  go_on(data_dir, workdir)
-  assert_same_run(workdir, undisturbed)
+  go_on(data_dir, workdir, undisturbed)
 
 
 def test_other_processes_devices_and_workers_take_over(
@@ -145,13 +142,13 @@ def test_other_processes_devices_and_workers_take_over(
   processes = start_together(command(data_dir, workdir), 2)
   wait_for_step(processes[0], workdir, 6)
   processes[1].send_signal(signal.SIGTERM)
-  errors = [finish(process) for process in processes]
-  first = int(re.search(r"asked to stop at step (\d+)", errors[0])[1])
+  said, _ = map(finish, processes)
+  first = stopped_at(said, workdir)
 
   process = start(command(data_dir, workdir, "--config.mesh.fsdp=2"), devices=8)
   wait_for_step(process, workdir, first + 2)
   process.send_signal(signal.SIGTERM)
-  second = int(re.search(r"asked to stop at step (\d+)", finish(process))[1])
+  second = stopped_at(finish(process), workdir)
   run(command(data_dir, workdir, "--config.data.workers=1"))
   expected, found = losses(undisturbed), losses(workdir)
   assert list(found) == list(expected)
@@ -174,8 +171,7 @@ def test_two_processes_evaluate_to_the_same_file(
     ]
 
   run(arguments(tmp_path / "one"))
-  for process in start_together(arguments(tmp_path / "two"), 2):
-    finish(process)
+  run_together(arguments(tmp_path / "two"))
   one, two = (
     (tmp_path / name / "results.json").read_text() for name in ("one", "two")
   )
