@@ -116,14 +116,9 @@ class Checkpoints:
 
   def has_scores(self, step: int) -> bool:
     """Whether the checkpoint of `step` was saved with its evaluation."""
-    return bool(
-      first_says(
-        any(
-          info.step == step and info.metrics
-          for info in self._checkpointer.checkpoints
-        )
-      )
-    )
+    infos = self._checkpointer.checkpoints
+    found = any(info.step == step and info.metrics for info in infos)
+    return bool(first_says(found))
 
   def _score(self, metrics: dict[str, float]) -> float:
     # Another metric may have decided when an older one was saved.

@@ -6,7 +6,6 @@ neither has one for every shape.
 """
 
 import csv
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -80,64 +79,38 @@ def read_captions(
   return captions
 
 
-@dataclasses.dataclass(frozen=True)
-class Coverage:
-  """How many shapes have a caption.
-
-  Attributes:
-    captions: Ids in the file that have a caption.
-    shapes: Ids that were asked for, without repetition.
-    uncovered: Those of them that have no caption, in their order.
-  """
-
-  captions: int
-  shapes: int
-  uncovered: tuple[str, ...]
-
-  @property
-  def covered(self) -> int:
-    """Shapes that have a caption."""
-    return self.shapes - len(self.uncovered)
-
-  def __str__(self) -> str:
-    share = f"{self.covered / self.shapes:.1%}" if self.shapes else "none"
-    text = (
-      f"{self.covered:,} of {self.shapes:,} shapes ({share}) have a caption; "
-      f"{self.captions - self.covered:,} captions belong to no shape here"
-    )
-    if self.uncovered:
-      first = ", ".join(self.uncovered[:3])
-      text += f"; {len(self.uncovered):,} shapes have none, first: {first}"
-    return text
-
-
-def coverage(captions: Mapping[str, str], ids: Iterable[str]) -> Coverage:
-  """Compares captions with the ids of shapes."""
+def coverage(captions: Mapping[str, str], ids: Iterable[str]) -> str:
+  """Says how many of the shapes, named by their ids, have a caption."""
   unique = dict.fromkeys(ids)
-  return Coverage(
-    captions=len(captions),
-    shapes=len(unique),
-    uncovered=tuple(uid for uid in unique if uid not in captions),
+  missing = [uid for uid in unique if uid not in captions]
+  covered = len(unique) - len(missing)
+  share = f"{covered / len(unique):.1%}" if unique else "none"
+  text = (
+    f"{covered:,} of {len(unique):,} shapes ({share}) have a caption; "
+    f"{len(captions) - covered:,} captions belong to no shape here"
   )
+  if missing:
+    first = ", ".join(missing[:3])
+    text += f"; {len(missing):,} shapes have none, first: {first}"
+  return text
 
 
 def write_captions(
   data_dir: str | os.PathLike[str], split: str, captions: Mapping[str, str]
-) -> Coverage:
-  """Writes a split's captions beside it, for retrieval by text.
+) -> str:
+  """Writes a split's captions beside it, and says how many shapes have one.
 
-  The file is `captions_SPLIT.csv` in `data_dir`, which `read_captions` reads;
+  For retrieval by text.  The file is `captions_SPLIT.csv` in `data_dir`, which `read_captions` reads;
   rows are in the order of the records, and one from before is replaced.
 
   Raises:
     BadInput: when there is no such split, the file cannot be written, or no
       shape has a caption.
   """
-  ids = [record["id"] for record in open_split(data_dir, split)]
-  result = coverage(captions, ids)
-  if not result.covered:
+  ids = dict.fromkeys(record["id"] for record in open_split(data_dir, split))
+  if not ids.keys() & captions.keys():
     raise BadInput(
-      f"split {split!r} of {data_dir}: none of its {result.shapes} shapes has "
+      f"split {split!r} of {data_dir}: none of its {len(ids)} shapes has "
       "a caption; Cap3D's are for shapes of Objaverse, by their uid"
     )
   file = Path(data_dir) / f"captions_{split}.csv"
@@ -147,8 +120,8 @@ def write_captions(
       open(temporary, "w", encoding="utf-8", newline="") as stream,
     ):
       csv.writer(stream).writerows(
-        (uid, captions[uid]) for uid in dict.fromkeys(ids) if uid in captions
+        (uid, captions[uid]) for uid in ids if uid in captions
       )
   except OSError as error:
     raise BadInput(f"{file}: cannot be written ({error.strerror})") from None
-  return result
+  return coverage(captions, ids)

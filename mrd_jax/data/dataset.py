@@ -144,9 +144,8 @@ class RecordSource:
 
 def _builder(directory: str | os.PathLike[str]) -> Any:
   if not (Path(directory) / "dataset_info.json").is_file():
-    state = "is not a prepared dataset"
-    if not Path(directory).is_dir():
-      state = "does not exist"
+    there = Path(directory).is_dir()
+    state = "is not a prepared dataset" if there else "does not exist"
     raise BadInput(f"data.dir: {directory} {state}; {_REMEDY} --output DIR")
   metadata = Path(directory) / "metadata.json"
   if metadata.is_file():
@@ -175,7 +174,6 @@ _ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
   "image_kind": (np.uint8, (-1,)),
   "text_kind": (np.uint8, (-1,)),
 }
-_FEATURES = ("image_feat", "text_feat")
 _LENGTH_DELIMITED = 2  # wire type: a length, then so many bytes
 
 Span = tuple[int, int]  # first byte, and the one after the last
@@ -204,11 +202,9 @@ def decode(content: bytes, embed_dim: int) -> dict[str, Any]:
   def texts(name: str) -> list[str]:
     return [content[start:end].decode() for start, end in values[name]]
 
-  record: dict[str, Any] = {
-    name: array(name, dtype, shape) for name, (dtype, shape) in _ARRAYS.items()
-  }
-  for name in _FEATURES:
-    record[name] = array(name, np.float16, (-1, embed_dim))
+  features = np.float16, (-1, embed_dim)
+  arrays = _ARRAYS | {"image_feat": features, "text_feat": features}
+  record: dict[str, Any] = {name: array(name, *arrays[name]) for name in arrays}
   (record["id"],), (record["dataset"],) = texts("id"), texts("dataset")
   record["texts"] = texts("texts")
   (record["scale"],) = array("scale", np.float32, (1,))

@@ -27,6 +27,11 @@ Embeddings have unit length. Their cosines with the teacher's text and image
 embeddings classify and retrieve shapes.
 """
 
+_UNLICENSED = (
+  "Not stated. Whoever publishes these weights has to state one that the "
+  "licences of the training data and of the teacher allow."
+)
+
 
 def model_card(config: EncoderConfig) -> str:
   """Describes an encoder: use, data, configuration, results, licence."""
@@ -65,7 +70,7 @@ def model_card(config: EncoderConfig) -> str:
     "## Results\n",
     _results(config),
     "## Licence\n",
-    _license(config),
+    f"{config.license or _UNLICENSED}\n",
   ]
   return "\n".join(parts)
 
@@ -97,15 +102,6 @@ def _results(config: EncoderConfig) -> str:
     return "None were recorded for these weights.\n"
   where = f" of {config.data['name']}" if config.data else ""
   return f"Held-out splits{where}, shares of 1.\n\n{_table(metrics)}"
-
-
-def _license(config: EncoderConfig) -> str:
-  if config.license:
-    return f"{config.license}\n"
-  return (
-    "Not stated. Whoever publishes these weights has to state one that the "
-    "licences of the training data and of the teacher allow.\n"
-  )
 
 
 def _table(values: dict[str, Any]) -> str:

@@ -104,20 +104,16 @@ class Embedder:
       source: The split.
       keep_going: Called before every batch; may raise to stop.
     """
-    found = SplitEmbeddings(
-      *map_split(
-        functools.partial(self._forward, variables),
-        source,
-        self._meta,
-        batch_size=self._batch_size,
-        threads=self._threads,
-        mesh=self._mesh,
-        keep_going=keep_going,
-      )
+    arrays = map_split(
+      functools.partial(self._forward, variables),
+      source,
+      self._meta,
+      batch_size=self._batch_size,
+      threads=self._threads,
+      mesh=self._mesh,
+      keep_going=keep_going,
     )
-    return found._replace(
-      point=unit(found.point), image=unit(found.image), text=unit(found.text)
-    )
+    return _at_unit_length(SplitEmbeddings(*arrays))
 
 
 def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:
@@ -145,12 +141,15 @@ def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
       f"{path} is not what training writes: it lacks {', '.join(missing)}; "
       f"{remedy}"
     )
-  return SplitEmbeddings(
-    **{
-      name: unit(array.astype(np.float32)) if array.ndim == 2 else array
-      for name in SplitEmbeddings._fields
-      for array in [arrays[name]]
-    }
+  found = SplitEmbeddings(*(arrays[name] for name in SplitEmbeddings._fields))
+  return _at_unit_length(found)
+
+
+def _at_unit_length(found: SplitEmbeddings) -> SplitEmbeddings:
+  return found._replace(
+    point=unit(found.point.astype(np.float32)),
+    image=unit(found.image.astype(np.float32)),
+    text=unit(found.text.astype(np.float32)),
   )
 
 

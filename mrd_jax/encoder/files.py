@@ -193,11 +193,11 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     results=results,
     source="trained with mrd_jax",
   )
-  variables = {
+  batch_stats = state["batch_stats"]
+  return encoder_config, {
     "params": params["encoder"],
-    "batch_stats": state["batch_stats"],
+    "batch_stats": batch_stats,
   }
-  return encoder_config, variables
 
 
 def read_safetensors(path: Path) -> names.State:

@@ -222,7 +222,7 @@ class Evaluator:
     text_ND = np.zeros_like(shapes.point)
     text_ND[has_text_N] = unit(features)
     shapes = shapes._replace(text=text_ND, has_text=has_text_N)
-    return shapes, str(coverage(captions, ids))
+    return shapes, coverage(captions, ids)
 
   def _check_width(self, found: Found, width: int) -> None:
     config = self._encoder.config

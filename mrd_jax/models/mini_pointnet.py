@@ -71,10 +71,6 @@ def _gram(x_RC: jax.Array) -> jax.Array:
   )
 
 
-def _gram_forward(x_RC):
-  return _gram(x_RC), x_RC
-
-
 def _gram_backward(x_RC, g_CC):
   # A matrix of a sum over all rows: rounded to the rows' half precision, its
   # error would be the same in every row.  So its remainder is multiplied too,
@@ -88,7 +84,7 @@ def _gram_backward(x_RC, g_CC):
   return (twice_RC @ jnp.concatenate([high_CC, low_CC]),)
 
 
-_gram.defvjp(_gram_forward, _gram_backward)
+_gram.defvjp(lambda x_RC: (_gram(x_RC), x_RC), _gram_backward)
 
 
 def _moments_of_linear(

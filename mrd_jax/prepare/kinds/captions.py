@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> str:
   problems: list[str] = []
   captions = read_captions(args.input, problems)
   lines = [
-    str(write_captions(args.data, split, captions))
+    write_captions(args.data, split, captions)
     for split in args.splits.split(",")
   ]
   return "\n".join([*problems, *lines])
