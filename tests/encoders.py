@@ -67,11 +67,13 @@ def random_variables(
       value = value + 0.1 * rng.uniform(-1, 1, shape)
     return value.astype(np.float32)
 
-  return jax.tree_util.tree_map_with_path(draw, _shapes(size, embed_dim))
+  return jax.tree_util.tree_map_with_path(
+    draw, variable_shapes(size, embed_dim)
+  )
 
 
 @functools.cache
-def _shapes(size: PointBERTSize, embed_dim: int | None) -> dict:
+def variable_shapes(size: PointBERTSize, embed_dim: int | None) -> dict:
   return jax.eval_shape(
     lambda key: PointBERT(size, embed_dim).init(
       key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False

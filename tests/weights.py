@@ -12,16 +12,7 @@ def make_twin(size: PointBERTSize, embed_dim: int, seed: int = 0) -> Projected:
   """The twin of a size, with random affine parameters in its norms."""
   torch.manual_seed(seed)
   twin = Projected(
-    PointPatchTransformer(
-      size.width,
-      size.depth,
-      size.heads,
-      size.mlp_dim,
-      size.sa_dim,
-      size.groups,
-      size.radius,
-      size.group_size,
-    ),
+    PointPatchTransformer(*vars(size).values()),
     torch.nn.Linear(size.width, embed_dim),
   )
   with torch.no_grad():

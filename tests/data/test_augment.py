@@ -117,11 +117,7 @@ def augment_many(numbers, rotate):
 
 
 def augmented(rotate=False, **changes) -> tuple[np.ndarray, np.ndarray]:
-  numbers = {
-    field.name: getattr(PLAIN, field.name)
-    for field in dataclasses.fields(PLAIN)
-    if isinstance(getattr(PLAIN, field.name), float)
-  }
+  numbers = {k: v for k, v in vars(PLAIN).items() if isinstance(v, float)}
   xyz, rgb = augment_many(numbers | changes, rotate)
   return np.asarray(xyz), np.asarray(rgb)
 

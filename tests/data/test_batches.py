@@ -4,40 +4,27 @@ import dataclasses
 
 import numpy as np
 import pytest
+from shapes import DIM, random_shape
 
 from mrd_jax.data.batches import eval_batches, pad_records, train_batches
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.order import TrainOrder
-from mrd_jax.data.records import DatasetMeta
+from mrd_jax.data.records import DatasetMeta, encode
 
-DIM = 4
 SIZES = {"max_points": 7, "max_images": 3, "max_texts": 2}
 META = DatasetMeta("test", "nobody", DIM, **SIZES, class_names={})
 
 
 def record_of(index: int) -> dict:
-  """What `records.encode` yields, with sizes that differ by record."""
-  rng = np.random.default_rng(index)
-  points = 3 + index % 5
-  images = 1 + index % 3
-  texts = index % 3
-  return {
-    "id": f"shape{index}",
-    "dataset": "test",
-    "texts": ["text"] * texts,
-    "xyz": rng.integers(1, 32767, (points, 3)).astype(np.int16),
-    "center": np.zeros(3, np.float32),
-    "scale": np.float32(1),
-    "rgb": rng.integers(1, 256, (points, 3)).astype(np.uint8),
-    "image_feat": rng.normal(size=(images, DIM)).astype(np.float16),
-    "image_kind": np.ones(images, np.uint8),
-    # No width is known of features that are not there.
-    "text_feat": rng.normal(size=(texts, DIM if texts else 0)).astype(
-      np.float16
-    ),
-    "text_kind": np.full(texts, 4, np.uint8),
-    "label": np.int32(index % 2),
+  """A record whose sizes differ from those of its neighbours."""
+  shape = random_shape(index, label=index % 2)
+  sizes = {
+    **dict.fromkeys(("xyz", "rgb"), 3 + index % 5),
+    **dict.fromkeys(("image_feat", "image_kind"), 1 + index % 3),
+    **dict.fromkeys(("texts", "text_feat", "text_kind"), index % 3),
   }
+  cut = {field: getattr(shape, field)[:size] for field, size in sizes.items()}
+  return encode(dataclasses.replace(shape, **cut))
 
 
 class Records:

@@ -39,88 +39,68 @@ PICKS = 4096
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def picks(pick, **fields):
+def picked(pick, **fields):
   """What many keys pick of one record."""
   sample = sample_of(make_batch(1), 0)._replace(**fields)
   return jax.vmap(lambda key: pick(sample, key))(keys(PICKS))
 
 
-def assert_shares(share: np.ndarray, expected: list[float]) -> None:
-  p = np.array(expected)
-  tolerance = 5 * np.sqrt(p * (1 - p) / PICKS)
-  assert (np.abs(share - p) <= tolerance).all(), share
+def padded(values: list) -> np.ndarray:
+  return np.pad(values, (0, 8 - len(values)))
 
 
-@pytest.mark.parametrize(
-  ("kinds", "expected", "no_text"),
-  [
-    pytest.param(
-      [RAW, RAW, BLIP, MSFT, RETRIEVAL, RETRIEVAL, RETRIEVAL, NONE],
-      [1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 9, 1 / 9, 1 / 9, 0],
-      0,
-      id="all",
-    ),
-    pytest.param(
-      # Heads (BLIP): a third each; tails (no MSFT): a half each.
-      [RAW, BLIP, RETRIEVAL] + [NONE] * 5,
-      [5 / 12, 1 / 6, 5 / 12] + [0] * 5,
-      0,
-      id="no MSFT caption",
-    ),
-    pytest.param(
-      [NONE, MSFT, RAW, NONE, RAW] + [NONE] * 3,
-      [0, 1 / 4, 3 / 8, 0, 3 / 8, 0, 0, 0],
-      0,
-      id="no BLIP caption, nothing retrieved",
-    ),
-    pytest.param(
-      [BLIP] + [NONE] * 7, [1 / 2] + [0] * 7, 1 / 2, id="BLIP alone"
-    ),
-    pytest.param(
-      [BLIP, MSFT] + [NONE] * 6, [1 / 2] * 2 + [0] * 6, 0, id="captions alone"
-    ),
-    pytest.param([NONE] * 7 + [RETRIEVAL], [0] * 7 + [1], 0, id="retrieved"),
-    pytest.param([RAW] + [NONE] * 7, [1] + [0] * 7, 0, id="raw alone"),
-    pytest.param([NONE] * 8, [0] * 8, 1, id="none"),
-  ],
-)
-def test_one_source_is_drawn_then_one_of_its_texts(kinds, expected, no_text):
-  features = 2 * np.eye(8, dtype=np.float16)
-  picked = picks(pick_text, text_feat=features, text_kind=np.uint8(kinds))
-  text, has_text = map(np.asarray, picked)
-  assert text.dtype == np.float32
-  assert set(np.unique(text)) <= {0, 2}
-  # One feature where there is a text, zeros where there is none.
-  np.testing.assert_array_equal(text.sum(axis=1), np.where(has_text, 2, 0))
-  share = np.append((text > 0).mean(axis=0), (~has_text).mean())
-  assert_shares(share, [*expected, no_text])
+# Twice the unit vectors, so that what is picked shows.
+FEATURES = 2 * np.eye(8, dtype=np.float16)
+
+
+def assert_shares(features: np.ndarray, expected: np.ndarray) -> None:
+  share = (features > 0).mean(axis=0)
+  tolerance = 5 * np.sqrt(expected * (1 - expected) / PICKS)
+  assert (np.abs(share - expected) <= tolerance).all(), share
 
 
 @pytest.mark.parametrize(
   ("kinds", "expected"),
   [
-    pytest.param(
-      [VIEW, THUMBNAIL, VIEW, VIEW, NONE],
-      [1 / 6, 1 / 2, 1 / 6, 1 / 6, 0],
-      id="a coin for the thumbnail",
-    ),
-    pytest.param(
-      [VIEW, VIEW, NONE, VIEW, VIEW],
-      [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4],
-      id="no thumbnail",
-    ),
-    pytest.param(
-      [NONE, NONE, THUMBNAIL, NONE, NONE], [0, 0, 1, 0, 0], id="no view"
-    ),
+    ([RAW, RAW, BLIP, MSFT] + [RETRIEVAL] * 3, [1 / 6] * 4 + [1 / 9] * 3),
+    # No MSFT caption.  Heads (BLIP): a third each; tails: a half each.
+    ([RAW, BLIP, RETRIEVAL], [5 / 12, 1 / 6, 5 / 12]),
+    # No BLIP caption, nothing retrieved.
+    ([NONE, MSFT, RAW, NONE, RAW], [0, 1 / 4, 3 / 8, 0, 3 / 8]),
+    ([BLIP], [1 / 2]),  # else no text at all
+    ([BLIP, MSFT], [1 / 2, 1 / 2]),
+    ([NONE] * 7 + [RETRIEVAL], [0] * 7 + [1]),
+    ([RAW], [1]),
+    ([], []),
+  ],
+)
+def test_one_source_is_drawn_then_one_of_its_texts(kinds, expected):
+  kinds = padded(kinds).astype(np.uint8)
+  texts = picked(pick_text, text_feat=FEATURES, text_kind=kinds)
+  text, has_text = map(np.asarray, texts)
+  assert text.dtype == np.float32
+  # One feature where there is a text, zeros where there is none.
+  assert set(np.unique(text)) <= {0, 2}
+  np.testing.assert_array_equal(text.sum(axis=1), np.where(has_text, 2, 0))
+  assert_shares(text, padded(expected))
+
+
+@pytest.mark.parametrize(
+  ("kinds", "expected"),
+  [
+    # A coin for the thumbnail.
+    ([VIEW, THUMBNAIL, VIEW, VIEW, NONE], [1 / 6, 1 / 2, 1 / 6, 1 / 6]),
+    ([VIEW, VIEW, NONE, VIEW, VIEW], [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4]),
+    ([NONE, NONE, THUMBNAIL], [0, 0, 1]),
   ],
 )
 def test_the_image_is_a_view_or_by_a_coin_the_thumbnail(kinds, expected):
-  features = 2 * np.eye(5, dtype=np.float16)
-  picked = picks(pick_image, image_feat=features, image_kind=np.uint8(kinds))
-  image = np.asarray(picked)
+  kinds = padded(kinds).astype(np.uint8)
+  image = picked(pick_image, image_feat=FEATURES, image_kind=kinds)
+  image = np.asarray(image)
   assert image.dtype == np.float32
   np.testing.assert_array_equal(image.sum(axis=1), 2)
-  assert_shares((image > 0).mean(axis=0), expected)
+  assert_shares(image, padded(expected))
 
 
 def assert_same(a, b):

@@ -90,26 +90,16 @@ def state() -> dict[str, np.ndarray]:
 # Names and shapes.
 
 
-@pytest.mark.parametrize(
-  ("size", "entries", "parameters"),
-  [("m", 160, 32_326_080), ("t", 94, 5_100_768)],
-)
-def test_openshapes_keys(size, entries, parameters):
-  variables = random_variables(SIZES[size], 1280)
+def test_openshapes_keys():
+  variables = random_variables(SIZES["m"], 1280)
   state = to_state_dict(variables, num_batches_tracked=123)
-  assert len(state) == entries
-  if size == "m":
-    assert {key: x.shape for key, x in state.items()} == scale_4()
+  assert {key: x.shape for key, x in state.items()} == scale_4()
   for key, x in state.items():
     counter = key.endswith("num_batches_tracked")
     assert x.dtype == (np.int64 if counter else np.float32), key
     assert x.flags.c_contiguous, key  # safetensors would scramble it
     assert not counter or x == 123
-  buffers = ("running_mean", "running_var", "num_batches_tracked")
-  weights = [x for key, x in state.items() if not key.endswith(buffers)]
-  assert sum(x.size for x in weights) == parameters
-
-  *shapes, _, _, _ = vars(SIZES[size]).values()
+  *shapes, _, _, _ = vars(SIZES["m"]).values()
   assert infer_shapes(state, "x") == (*shapes, 1280)
   assert_same(from_state_dict(state, "x"), variables)
   assert num_batches_tracked(state) == 123
@@ -146,6 +136,7 @@ def test_counters_may_be_absent(state):
 
 QKV = "ppat.transformer.layers.0.0.fn.to_qkv.weight"
 MLP = "ppat.transformer.layers.0.1.fn.net.0.weight"
+CONV = "ppat.sa.mlp_convs.0.weight"
 COUNTER = "ppat.sa.mlp_bns.1.num_batches_tracked"
 
 
@@ -160,10 +151,11 @@ COUNTER = "ppat.sa.mlp_bns.1.num_batches_tracked"
     (QKV, np.ones((384, 32)), r"to_out.0.weight has shape \(32, 64\)"),
     (MLP, np.ones((0, 32)), "no .*net.0.weight or an empty one"),
     ("ppat.lift.2.bias", np.ones((32, 1)), r"shape \(32, 1\), must be \(32,\)"),
+    # Without colours.
     (
-      "ppat.sa.mlp_convs.0.weight",  # in_channel 3: without colours
+      CONV,
       np.ones((64, 6, 1, 1)),
-      r"convs.0.weight has shape \(64, 6, 1, 1\), must be \(64, 9, 1, 1\)",
+      r"has shape \(64, 6, 1, 1\), must be \(64, 9",
     ),
     ("proj.bias", np.full(10, np.nan), "proj.bias holds NaN"),
     ("ppat.sa.mlp_bns.2.running_var", np.full(16, np.inf), "infinite"),

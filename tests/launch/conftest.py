@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -87,7 +86,7 @@ def stand_in(tmp_path, monkeypatch) -> Callable[[str, str], Path]:
   def stand_in(name: str, script: str) -> Path:
     file = folder / name
     file.write_text(f"#!{sys.executable}\n{script}")
-    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    file.chmod(0o755)
     assert shutil.which(name) == str(file)
     return file
 

@@ -160,15 +160,12 @@ def test_refuses_a_cloud_that_does_not_fit():
     ("tpu", "9.0", False),
   ],
 )
-def test_support_by_device(monkeypatch, platform, capability, supported):
+def test_support_by_device_and_only_with_mosaic_gpu(
+  monkeypatch, platform, capability, supported
+):
   device = SimpleNamespace(platform=platform, compute_capability=capability)
   monkeypatch.setattr(jax, "local_devices", lambda: [device])
   assert sampling_kernel.is_supported() is supported
-
-
-def test_unsupported_without_mosaic_gpu(monkeypatch):
-  device = SimpleNamespace(platform="gpu", compute_capability="9.0")
-  monkeypatch.setattr(jax, "local_devices", lambda: [device])
   monkeypatch.delattr(jax.experimental.pallas, "mosaic_gpu", raising=False)
   monkeypatch.setitem(sys.modules, "jax.experimental.pallas.mosaic_gpu", None)
   assert not sampling_kernel.is_supported()

@@ -34,24 +34,20 @@ CLOUDS = {
 }
 
 
-def sample_and_query(xyz, counts, groups, radius, group_size):
-  index = jax.vmap(lambda x, n: point_ops.farthest_point_sample(x, n, groups))(
-    xyz, counts
-  )
-  neighbours = jax.vmap(
-    lambda x, i, n: point_ops.ball_query(
-      x, x[i], n, radius=radius, group_size=group_size
-    )
-  )(xyz, index, counts)
-  return index, neighbours
-
-
 @pytest.mark.parametrize("name", CLOUDS)
 def test_indices_equal_the_twin(name):
   xyz, counts, groups, radius, group_size = CLOUDS[name]
-  index, neighbours = jax.jit(sample_and_query, static_argnums=(2, 3, 4))(
-    jnp.asarray(xyz), jnp.asarray(counts), groups, radius, group_size
-  )
+
+  @jax.jit
+  @jax.vmap
+  def sample_and_query(xyz, count):
+    index = point_ops.farthest_point_sample(xyz, count, groups)
+    neighbours = point_ops.ball_query(
+      xyz, xyz[index], count, radius=radius, group_size=group_size
+    )
+    return index, neighbours
+
+  index, neighbours = sample_and_query(xyz, np.array(counts))
 
   points = torch.tensor(xyz)
   num_points = torch.tensor(counts)

@@ -211,20 +211,19 @@ def test_who_cannot_be_joined_is_a_sentence(start):
 @pytest.mark.parametrize(
   ("main", "options"),
   [
-    (mrd_jax.main.main, ["--config=configs/debug.py", "--workdir=WORKDIR"]),
+    (mrd_jax.main.main, ["--config=configs/debug.py", "--workdir=OUT"]),
     (
       mrd_jax.evaluate.__main__.main,
-      ["--suite=zero_shot", "--data=x", "--checkpoint=x", "--output=WORKDIR"],
+      ["--suite=zero_shot", "--data=x", "--checkpoint=x", "--output=OUT"],
     ),
     (
       mrd_jax.finetune.__main__.main,
-      ["--config=configs/finetune/base.py", "--checkpoint=x"]
-      + ["--workdir=WORKDIR"],
+      ["--config=configs/finetune/base.py", "--checkpoint=x", "--workdir=OUT"],
     ),
   ],
 )
 def test_the_verbs_have_the_flags(main, options, tmp_path, capsys):
-  options = [x.replace("WORKDIR", str(tmp_path)) for x in options]
+  options = [x.replace("OUT", str(tmp_path)) for x in options]
   for flags, message in (
     (["--distributed", "--process_id=0"], "--num_processes missing"),
     (["--num_processes=2"], "add it"),
