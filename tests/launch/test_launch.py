@@ -48,7 +48,7 @@ def test_sigterm_stops_all_at_one_step_and_they_go_on(
 
 
 @pytest.mark.slow
-@pytest.mark.long  # two processes: tests/test_processes.py
+@pytest.mark.long  # two processes: tests/parallel/test_processes.py
 def test_four_processes_follow_one_curve(data_dir, tmp_path, curve, spawn):
   command = (LAUNCH / "local.sh", 4, *options(data_dir, tmp_path / "run"))
   assert "on 4 x cpu" in finish(spawn(*command))
