@@ -25,16 +25,21 @@ def checksums(tree: Any) -> dict[str, int]:
     tree: Any tree of `jax.Array`: numbers, booleans or typed random keys.
 
   Returns:
-    Integers below 2^32 by path, "params/encoder/proj/kernel".  The names are
-    those of the fields and keys, whatever the containers' types.
+    Integers below 2^32 by path.  The names are those of the fields and keys,
+    whatever the containers' types.
   """
-  leaves = {
+  # In one program: on virtual CPU devices, many small ones that each talk
+  # across devices can keep each other from a thread for ever.
+  sums = jax.device_get(on_devices(by_path(tree)))
+  return {name: int(value) for name, value in sums.items()}
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+  """Lists the leaves of a tree: "params/encoder/proj/kernel" and its array."""
+  return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-  # In one program: on virtual CPU devices, many small ones that each talk
-  # across devices can keep each other from a thread for ever.
-  return {k: int(v) for k, v in jax.device_get(on_devices(leaves)).items()}
 
 
 def difference(tree: Any, saved: dict[str, int]) -> str:

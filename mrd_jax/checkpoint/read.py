@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1
 
-from mrd_jax.checkpoint.checksum import difference
+from mrd_jax.checkpoint.checksum import by_path, difference
 from mrd_jax.checkpoint.failures import attempt, quiet, reason
 from mrd_jax.errors import BadInput, RunFailed
 
@@ -214,12 +214,7 @@ def _scores(path: Path) -> dict[str, float]:
 def check_same_arrays(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
   """Raises ValueError if the trees are not of the same arrays."""
   kinds = [
-    {
-      jax.tree_util.keystr(path, simple=True, separator="/"): (
-        f"{leaf.dtype} {leaf.shape}"
-      )
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    {name: f"{x.dtype} {x.shape}" for name, x in by_path(tree).items()}
     for tree in (saved, wanted)
   ]
   for name in sorted(kinds[0].keys() | kinds[1].keys()):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from runs import by_name
 
 from configs import debug
 from mrd_jax.config.pretraining import from_config_dict
@@ -33,10 +34,7 @@ def test_parameters_moments_and_average_are_split_alike():
     mesh=mesh,
   )
   state = init()
-  leaves = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-  }
+  leaves = by_name(state)
   copies: dict[str, list] = {}
   held = whole = 0
   for name, leaf in leaves.items():
