@@ -1,6 +1,7 @@
 """Runs a verb (`mrd VERB ...`), and holds what their command lines share."""
 
 import argparse
+import os
 import runpy
 import sys
 import textwrap
@@ -222,13 +223,54 @@ def joint_exit_code(args: argparse.Namespace, run: Callable[[], int]) -> int:
   return exit_code(lambda: processes.run(run, exit_code, **joining))
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-  """Adds --checkpoint and --which, the arguments of `load_encoder`."""
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    help="a run's folder, a model folder or a .safetensors file",
-  )
+def make_output(folder: Path) -> None:
+  """Makes the folder of --output: found out now, not after hours of work.
+
+  Raises:
+    BadInput: if it cannot be made or written to.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise BadInput(
+      f"--output: {folder} cannot be made: {error.strerror}"
+    ) from None
+  if not os.access(folder, os.W_OK):
+    raise BadInput(f"--output: {folder} cannot be written to")
+
+
+def add_count(
+  parser: argparse.ArgumentParser,
+  flag: str,
+  default: int,
+  what: str,
+  *,
+  least: int = 1,
+) -> None:
+  """Adds a flag that is a whole number; the help tells its default."""
+  kind, words = at_least(least), f"{what} (default: {default})"
+  parser.add_argument(flag, type=kind, default=default, metavar="N", help=words)
+
+
+def add_up(parser: argparse.ArgumentParser, of: str) -> None:
+  """Adds --up, the axis of what is read that is up."""
+  words = f"the axis of {of} that is up (default: y)"
+  parser.add_argument("--up", choices=("y", "z"), default="y", help=words)
+
+
+def add_checkpoint(
+  parser: argparse.ArgumentParser,
+  words: str = "a run's folder, a model folder or a .safetensors file",
+  **several: Any,
+) -> None:
+  """Adds --checkpoint and --which, the arguments of `load_encoder`.
+
+  Args:
+    parser: Of a verb that loads an encoder.
+    words: What to name.
+    **several: `nargs` and `action`, of a verb that takes more than one.
+  """
+  parser.add_argument("--checkpoint", required=True, help=words, **several)
   parser.add_argument(
     "--which",
     choices=("latest", "best"),

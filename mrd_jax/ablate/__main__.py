@@ -21,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if every run is finished, 1 if one failed or was stopped, 2 for bad
     arguments.
   """
-  args, overrides = _parser().parse_known_args(argv)
-  return exit_code(lambda: _ablate(args, overrides))
+  return exit_code(lambda: _ablate(*_parser().parse_known_args(argv)))
 
 
 def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -118,30 +117,21 @@ def _parser() -> argparse.ArgumentParser:
     "one failed or was stopped, 2 for bad arguments.",
     allow_abbrev=False,
   )
-  parser.add_argument(
-    "--suite", required=True, help="a file of configs/ablations, without .py"
-  )
-  parser.add_argument(
-    "--config",
-    metavar="FILE",
-    help="the config that the rows change (default: the suite's)",
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add("--suite", required=True, help="NAME.py is a file of configs/ablations")
+  add("--config", metavar="FILE", help="the rows change it (default: suite's)")
+  add(
     "--row", action="append", metavar="NAME", help="only this row; repeatable"
   )
-  parser.add_argument(
-    "--seeds", type=_seeds, default=[0], help="such as 0,1,2 (default: 0)"
-  )
-  parser.add_argument(
+  add("--seeds", type=_seeds, default=[0], help="such as 0,1,2 (default: 0)")
+  add(
     "--output",
     type=Path,
     required=True,
     metavar="DIR",
     help="gets the folders of the runs, and SUITE.md and SUITE.json",
   )
-  parser.add_argument(
-    "--dry-run", action="store_true", help="only list the runs"
-  )
+  add("--dry-run", action="store_true", help="only list the runs")
   return parser
 
 

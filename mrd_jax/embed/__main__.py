@@ -3,15 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from mrd_jax.cli import add_checkpoint, at_least, exit_code
-from mrd_jax.embed.files import (
-  Split,
-  checked_output,
-  embed_files,
-  find_files,
-  rejects_path,
-)
+from mrd_jax import cli
+from mrd_jax.embed import files
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import SUFFIXES
 from mrd_jax.search import index
@@ -23,12 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0 if every shape was embedded, 1 if any was rejected, 2 for bad arguments.
   """
-  args = _parser().parse_args(argv)
-  return exit_code(lambda: _embed(args))
+  return cli.exit_code(lambda: _embed(_parser().parse_args(argv)))
 
 
 def _embed(args: argparse.Namespace) -> int:
-  output = checked_output(args.output)
+  output = args.output
+  if output.suffix != ".npz" or output.is_dir():
+    raise BadInput(f"--output is {output}, must be a file that ends in .npz")
+  cli.make_output(output.parent)
   if bool(args.input) == bool(args.data) or bool(args.data) != bool(args.split):
     raise BadInput("give either --input, or both --data and --split")
   if args.data and (args.up != "y" or not args.normalize):
@@ -37,20 +34,23 @@ def _embed(args: argparse.Namespace) -> int:
       "and every shape is centred and scaled as in training"
     )
   if args.data:
-    shapes = Split(args.data, args.split)
+    from mrd_jax.data.dataset import open_split  # brings TFDS
+
+    shapes = open_split(args.data, args.split)
   else:
-    shapes = find_files(args.input, output)
+    shapes = files.find_files(args.input, output)
   if args.index:
     import faiss  # noqa: F401  found out now, not after hours of embedding
 
   from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
 
   encoder = load_encoder(args.checkpoint, args.which)
-  embedded, rejected = embed_files(
+  embedded, rejected = files.embed_files(
     encoder,
     shapes,
     output,
     checkpoint=args.checkpoint,
+    split=(args.data, args.split) if args.data else None,
     up=args.up,
     normalize=args.normalize,
     batch_size=args.batch_size,
@@ -69,7 +69,7 @@ def _embed(args: argparse.Namespace) -> int:
     print(
       f"{rejected} of {embedded + rejected} "
       f"{'records' if args.data else 'files'} were rejected, "
-      f"{rejects_path(output)} says why",
+      f"{files.rejects_path(output)} says why",
       file=sys.stderr,
     )
     return 1
@@ -84,8 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     epilog="Exit code: 0 if every shape was embedded, 1 if any was rejected, "
     "2 for bad arguments.",
   )
-  add_checkpoint(parser)
-  parser.add_argument(
+  cli.add_checkpoint(parser)
+  add = parser.add_argument
+  add(
     "--input",
     action="extend",
     nargs="+",
@@ -93,43 +94,28 @@ def _parser() -> argparse.ArgumentParser:
     help="files, folders or patterns such as 'shapes/**/*.ply'; can be "
     f"repeated; read are {', '.join(SUFFIXES)}",
   )
-  parser.add_argument(
-    "--data", metavar="DIR", help="a prepared dataset, instead of --input"
-  )
-  parser.add_argument(
-    "--split", metavar="NAME", help="of --data, which is embedded"
-  )
-  parser.add_argument(
+  add("--data", metavar="DIR", help="a prepared dataset, instead of --input")
+  add("--split", metavar="NAME", help="of --data, which is embedded")
+  add(
     "--output",
     required=True,
+    type=Path,
     metavar="FILE.npz",
-    help="file to create; rejected files are listed beside it, in "
-    "FILE.rejects.jsonl",
+    help="file to create; FILE.rejects.jsonl lists what was rejected",
   )
-  parser.add_argument(
-    "--up",
-    choices=("y", "z"),
-    default="y",
-    help="the axis of the files that is up (default: y)",
-  )
-  parser.add_argument(
-    "--batch-size",
-    type=at_least(1),
-    default=32,
-    metavar="B",
-    help="clouds at a time (default: 32)",
-  )
-  parser.add_argument(
+  cli.add_up(parser, "the files")
+  cli.add_count(parser, "--batch-size", 32, "clouds at a time")
+  add(
     "--no-normalize",
     dest="normalize",
     action="store_false",
     help="the clouds are in the unit ball already: leave them as they are",
   )
-  parser.add_argument(
+  add(
     "--index",
     action="store_true",
-    help="also build the index of a large gallery for python -m "
-    "mrd_jax.search, beside the output: FILE.faiss",
+    help="also build FILE.faiss, the index of a large gallery for "
+    "python -m mrd_jax.search",
   )
   return parser
 

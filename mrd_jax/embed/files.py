@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,41 +18,10 @@ from mrd_jax.search.index import index_path
 
 if TYPE_CHECKING:
   from mrd_jax.config.pretraining import UpAxis
+  from mrd_jax.data.dataset import RecordSource
   from mrd_jax.encoder.encoder import Encoder
 
 _CHUNK = 4  # batches that are read before they are embedded
-
-
-class Split(NamedTuple):
-  """A split of a prepared dataset.
-
-  Attributes:
-    directory: The dataset.
-    name: The split.
-  """
-
-  directory: str
-  name: str
-
-
-def checked_output(text: str) -> Path:
-  """Makes the folder of the .npz: found out now, not after hours of work.
-
-  Raises:
-    BadInput: if it cannot be made or written to, or the name is another.
-  """
-  output = Path(text)
-  if output.suffix != ".npz" or output.is_dir():
-    raise BadInput(f"--output is {text}, must be a file that ends in .npz")
-  try:
-    output.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise BadInput(
-      f"--output {text}: {output.parent} cannot be made: {error.strerror}"
-    ) from None
-  if not os.access(output.parent, os.W_OK):
-    raise BadInput(f"--output {text}: {output.parent} cannot be written to")
-  return output
 
 
 def find_files(inputs: Sequence[str], output: Path) -> list[str]:
@@ -98,10 +67,11 @@ def find_files(inputs: Sequence[str], output: Path) -> list[str]:
 
 def embed_files(
   encoder: "Encoder",
-  files: Sequence[str] | Split,
+  shapes: "Sequence[str] | RecordSource",
   output: Path,
   *,
   checkpoint: str,
+  split: tuple[str, str] | None = None,
   up: "UpAxis" = "y",
   normalize: bool = True,
   batch_size: int = 32,
@@ -115,28 +85,21 @@ def embed_files(
 
   Args:
     encoder: The encoder.
-    files: What to embed, point-cloud files or a split; a few batches are in
-      memory at a time.
+    shapes: What to embed, point-cloud files or the records of a split; a few
+      batches are in memory at a time.
     output: The .npz: `files` (N,) str, of a split the ids; `embeddings` (N, D)
       float32 of unit length; `source`, JSON of what the embeddings were made
       with; and of a split `records`, (N,) int64 rows in it.
     checkpoint: The name of the encoder, for `source`.
+    split: The dataset and the split that records are of, for `source`.
     up: The axis of the shapes that is up.
     normalize: Whether clouds are centred and scaled.
     batch_size: Clouds at a time.
 
   Returns:
     How many shapes were embedded, and how many rejected.
-
-  Raises:
-    BadInput: if there is no such split.
   """
-  stored = None
-  if isinstance(files, Split):
-    from mrd_jax.data.dataset import open_split  # brings TFDS
-
-    stored = open_split(files.directory, files.name)
-  count = len(files if stored is None else stored)
+  count = len(shapes)
   rejects = rejects_path(output)
   rejects.unlink(missing_ok=True)
   names: list[str] = []
@@ -146,13 +109,15 @@ def embed_files(
     for start in range(0, count, _CHUNK * batch_size):
       clouds = []
       for row in range(start, min(start + _CHUNK * batch_size, count)):
-        name = files[row] if stored is None else str(row)
+        name = str(row)
         try:
-          if stored is None:
-            cloud = read_cloud(name)
+          shape = shapes[row]
+          if isinstance(shape, str):
+            name = shape
+            cloud = read_cloud(shape)
           else:
-            record = stored[row]
-            name, cloud = record["id"], record_cloud(record)
+            name = shape["id"]
+            cloud = record_cloud(shape)
           clouds.append(encoder.prepare(cloud, up=up, normalize=normalize))
           names.append(name)
           rows.append(row)
@@ -186,8 +151,8 @@ def embed_files(
       "files": np.array(names),
       "embeddings": embeddings[: len(rows)],
     }
-    if isinstance(files, Split):
-      source |= {"data": files.directory, "split": files.name}
+    if split:
+      source |= {"data": split[0], "split": split[1]}
       arrays["records"] = np.array(rows, np.int64)
     arrays["source"] = np.array(json.dumps(source))
     with replacing(output) as temporary, temporary.open("wb") as file:

@@ -6,17 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mrd_jax.cli import add_joining, at_least, joint_exit_code, load_config
+from mrd_jax import cli
 from mrd_jax.errors import BadInput
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Evaluates; returns the exit code (2 for bad input)."""
   args, overrides = _parser().parse_known_args(argv)
-  if args.captions and "retrieval" not in args.suite:
-    print("--captions is for the suite retrieval", file=sys.stderr)
-    return 2
-  return joint_exit_code(args, lambda: _evaluate(args, overrides))
+  return cli.joint_exit_code(args, lambda: _evaluate(args, overrides))
 
 
 def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -35,6 +32,8 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
       raise BadInput(
         f"--suite {suite}: suites are {', '.join(suites.SPLITS)}, finetune"
       )
+  if args.captions and "retrieval" not in args.suite:
+    raise BadInput("--captions is for the suite retrieval")
   if frozen and not args.data:
     raise BadInput("--data is missing: name prepared datasets")
   recipes = _recipes(args, overrides)
@@ -93,7 +92,7 @@ def _recipes(args: argparse.Namespace, overrides: Sequence[str]) -> dict:
   if overrides and not args.finetune:
     raise BadInput(f"unknown argument: {overrides[0]}")
   return {
-    Path(path).stem: from_config_dict(load_config(path, overrides))
+    Path(path).stem: from_config_dict(cli.load_config(path, overrides))
     for path in args.finetune or ()
   }
 
@@ -142,11 +141,6 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
   return suite, tuple(splits.split(","))
 
 
-def _counts(text: str) -> tuple[int, ...]:
-  number = at_least(1)
-  return tuple(number(part) for part in text.split(","))
-
-
 def _number(words: str, fits: Callable[[float], bool]):
   """Makes the type of an argument that is a number with a range."""
 
@@ -169,20 +163,14 @@ def _parser() -> argparse.ArgumentParser:
     "paper's rows where the test set is the paper's.",
     allow_abbrev=False,
   )
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
+  cli.add_checkpoint(
+    parser,
+    "runs' folders, model folders or .safetensors files: a row each",
     nargs="+",
     action="extend",
-    help="runs' folders, model folders or .safetensors files: a row each",
   )
-  parser.add_argument(
-    "--which",
-    choices=("latest", "best"),
-    default="latest",
-    help="checkpoint of a run (default: latest)",
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add(
     "--suite",
     required=True,
     type=lambda text: tuple(dict.fromkeys(text.split(","))),
@@ -190,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     help="modelnet40, scanobjectnn, objaverse_lvis, zero_shot (any labelled "
     "split), retrieval, relation_gap, linear_probe, few_shot, finetune",
   )
-  parser.add_argument(
+  add(
     "--data",
     nargs="+",
     action="extend",
@@ -198,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DIR",
     help="prepared datasets; a suite takes the first that has its split",
   )
-  parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-  parser.add_argument(
+  add("--output", required=True, type=Path, metavar="DIR")
+  add(
     "--split",
     type=_split,
     action="append",
@@ -207,74 +195,59 @@ def _parser() -> argparse.ArgumentParser:
     help="where a suite's shapes are, for other names than prepare gives; "
     "several are joined, and are train and test for linear_probe",
   )
-  parser.add_argument(
+  add(
     "--finetune",
     action="append",
     metavar="FILE",
     help="for the suite finetune: a config of configs/finetune, which says "
     "what data; repeatable; --config.FIELD=VALUE changes all of them",
   )
-  parser.add_argument(
+  add(
     "--points",
-    type=at_least(1),
+    type=cli.at_least(1),
     metavar="N",
     help="draw N points of every cloud, with replacement where fewer are "
     "stored (default: as stored, at most what the encoder was trained with)",
   )
-  parser.add_argument(
+  add(
     "--colour",
     type=_number("from 0 to 1", lambda x: 0 <= x <= 1),
     metavar="GREY",
     help="this grey for all points, such as .4 or .392 (default: as stored)",
   )
-  parser.add_argument(
+  add(
     "--teacher",
     metavar="CLIP",
     help="a Hugging Face CLIP, to make the features of class names and "
     "captions (default: those stored with the dataset)",
   )
-  parser.add_argument(
-    "--templates", metavar="FILE", help="prompts (default: ours)"
-  )
-  parser.add_argument(
-    "--templates-key", metavar="KEY", help="which list of the file"
-  )
-  parser.add_argument(
-    "--raw-names", action="store_true", help="keep underscores in class names"
-  )
-  parser.add_argument(
+  add("--templates", metavar="FILE", help="prompts (default: ours)")
+  add("--templates-key", metavar="KEY", help="which list of the file")
+  add("--raw-names", action="store_true", help="class names keep underscores")
+  add(
     "--captions",
     action="store_true",
     help="retrieval by captions_SPLIT.csv (prepare captions) instead of the "
     "stored texts",
   )
-  parser.add_argument(
+  add(
     "--shots",
-    type=_counts,
+    type=lambda text: tuple(map(cli.at_least(1), text.split(","))),
     default=(1, 2, 4, 8, 16),
     metavar="N,N",
     help="of few_shot (default: 1,2,4,8,16)",
   )
-  parser.add_argument(
-    "--repeats",
-    type=at_least(1),
-    default=10,
-    help="draws of few_shot (default: 10)",
-  )
-  parser.add_argument(
+  cli.add_count(parser, "--repeats", 10, "draws of few_shot")
+  add(
     "--regularisation",
     type=_number("above 0", lambda x: 0 < x < float("inf")),
     default=1.0,
     metavar="C",
     help="C of the probes' logistic regression (default: 1)",
   )
-  parser.add_argument(
-    "--batch-size", type=at_least(1), default=64, help="(default: 64)"
-  )
-  parser.add_argument(
-    "--dtype", choices=("float32", "bfloat16"), default="float32"
-  )
-  add_joining(parser)
+  cli.add_count(parser, "--batch-size", 64, "clouds at a time")
+  add("--dtype", choices=("float32", "bfloat16"), default="float32")
+  cli.add_joining(parser)
   return parser
 
 

@@ -4,7 +4,7 @@ From the paper's Tables 1, 2, 6 and 8; those of other systems as it quotes them.
 They were obtained with CLIP ViT-bigG/14 and the published test sets.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 Table = dict[tuple[str, str], dict[str, float]]
 
@@ -20,40 +20,32 @@ SHAPES = {
 }
 
 
+# The columns of the tables.
+_ZERO_SHOT = [f"{split}/top{k}" for split in SPLITS for k in (1, 3, 5)]
+_RETRIEVAL = [
+  f"lvis/text_to_shape_{kind}r{k}"
+  for kind in ("", "category_")
+  for k in (1, 3, 5)
+]
+_GAPS = [  # means, not percent
+  f"train_shapenet_only/gap_{pair}"
+  for pair in ("p2p_i2i", "p2p_t2t", "p2t_i2t", "p2i_t2i")
+]
+_FINE_TUNED = [f"{PB_T50_RS}/best_test_epoch_top1"]
+
+
 def zero_shot(*values: float) -> dict[str, float]:
   """Names top-1, 3, 5 on Objaverse-LVIS, ModelNet40, ScanObjectNN."""
-  names = [f"{split}/top{k}" for split in SPLITS for k in (1, 3, 5)]
-  return dict(zip(names, values, strict=True))
+  return dict(zip(_ZERO_SHOT, values, strict=True))
 
 
-def _retrieval(*values: float) -> dict[str, float]:
-  """Names recall at 1, 3, 5 of text to shape: instances, then categories."""
-  names = [f"{kind}r{k}" for kind in ("", "category_") for k in (1, 3, 5)]
-  return {
-    f"lvis/text_to_shape_{name}": value
-    for name, value in zip(names, values, strict=True)
-  }
-
-
-def _gaps(*values: float) -> dict[str, float]:
-  """Names relation gaps on ShapeNet's training shapes (means, not percent)."""
-  pairs = ("p2p_i2i", "p2p_t2t", "p2t_i2t", "p2i_t2i")
-  return {
-    f"train_shapenet_only/gap_{pair}": value
-    for pair, value in zip(pairs, values, strict=True)
-  }
-
-
-def _fine_tuned(top1: float) -> dict[str, float]:
-  return {f"{PB_T50_RS}/best_test_epoch_top1": top1}
-
-
-def _table(named: Callable[..., dict[str, float]], lines: str) -> Table:
+def _table(columns: Sequence[str], lines: str) -> Table:
   """Reads lines of "model | what it was trained on, or its size | figures"."""
   table = {}
   for line in lines.strip().splitlines():
     model, trained_on, figures = (part.strip() for part in line.split("|"))
-    table[model, trained_on] = named(*map(float, figures.split()))
+    values = map(float, figures.split())
+    table[model, trained_on] = dict(zip(columns, values, strict=True))
   return table
 
 
@@ -61,7 +53,7 @@ def _table(named: Callable[..., dict[str, float]], lines: str) -> Table:
 BASE = zero_shot(11.0, 20.0, 24.6, 72.2, 85.5, 88.8, 53.4, 73.5, 81.9)
 
 TABLE_1 = _table(
-  zero_shot,
+  _ZERO_SHOT,
   """
 PointCLIP | images only          |  1.9  4.1  5.8 19.3 28.6 34.8 10.5 20.8 30.6
 PointCLIP v2 | images only       |  4.7  9.5 12.9 63.6 77.9 85.0 42.2 63.3 74.5
@@ -87,7 +79,7 @@ MRD-L | ensembled                | 53.6 75.7 82.4 87.3 97.4 98.8 64.1 85.7 91.9
 # Table 2: Cap3D's captions of Objaverse-LVIS, text to 3D as its section 4.3
 # has it; its appendix B has 3D to text.
 TABLE_2 = _table(
-  _retrieval,
+  _RETRIEVAL,
   """
 OpenShape | ensembled | 15.4 28.9 36.8 49.6 71.1 78.8
 Uni3D-B   | ensembled | 18.9 33.8 42.2 55.9 76.4 83.4
@@ -97,7 +89,7 @@ MRD-B     | ensembled | 20.5 36.0 44.5 57.9 78.2 84.8
 
 # Table 6: mean absolute error between similarity matrices on ShapeNet.
 TABLE_6 = _table(
-  _gaps,
+  _GAPS,
   """
 Base     | ShapeNet | 0.36 0.20 0.21 0.17
 IR       | ShapeNet | 0.08 0.24 0.21 0.18
@@ -110,7 +102,7 @@ IR+CR+DD | ShapeNet | 0.15 0.14 0.20 0.16
 # Table 8: accuracy after fine-tuning ("same protocol as ULIP", which is
 # ScanObjectNN's hardest split, PB_T50_RS, by the best epoch on its test set).
 TABLE_8 = _table(
-  _fine_tuned,
+  _FINE_TUNED,
   """
 Point-BERT   | PointBERT-22M | 83.1
 ULIP         | PointBERT-22M | 86.4

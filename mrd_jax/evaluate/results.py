@@ -14,24 +14,18 @@ from mrd_jax.evaluate import published
 from mrd_jax.evaluate.evaluator import Result
 from mrd_jax.evaluate.suites import Found
 from mrd_jax.io.files import read_json, replacing, write_json, write_text
-from mrd_jax.metrics.table import (
-  cell,
-  group_metrics,
-  label,
-  published_cell,
-  render,
-)
+from mrd_jax.metrics import table
 
-# The published table that a suite belongs to, and the name of its test set
-# there.
+# The published table that a suite belongs to (the first word of its name), and
+# the name of its test set there.
 _TABLES = {
   "modelnet40": (published.TABLE_1, "modelnet40"),
   "scanobjectnn": (published.TABLE_1, "scanobjectnn"),
   "objaverse_lvis": (published.TABLE_1, "lvis"),
   "retrieval": (published.TABLE_2, "lvis"),
   "relation_gap": (published.TABLE_6, "train_shapenet_only"),
+  "finetune": (published.TABLE_8, published.PB_T50_RS),
 }
-_FINE_TUNING = (published.TABLE_8, published.PB_T50_RS)
 
 
 def read_rows(output: Path) -> list[dict[str, Any]]:
@@ -204,17 +198,17 @@ def tabulate(rows: Sequence[dict[str, Any]]) -> str:
     names = dict.fromkeys(
       name for found in measured.values() for name in found["metrics"]
     )
-    for title, columns, percent in group_metrics(names):
+    for title, columns, percent in table.group_metrics(names):
       lines = [
-        [name, *(cell(found["metrics"], c, percent) for c in columns)]
+        [name, *(table.cell(found["metrics"], c, percent) for c in columns)]
         for name, found in measured.items()
       ]
       lines += [
         [row["name"]]
-        + [published_cell(row["metrics"], c, percent) for c in columns]
+        + [table.published_cell(row["metrics"], c, percent) for c in columns]
         for row in paper
       ]
-      text += [render([title, *map(label, columns)], lines), ""]
+      text += [table.render([title, *map(table.label, columns)], lines), ""]
     selected_by = {row["name"]: row["selected_by"] for row in rows}
     notes = dict.fromkeys(
       note
@@ -242,7 +236,7 @@ def _published(
   """Finds the paper's rows, if a row was measured on the paper's test set."""
   if not any(_is_published_set(suite, found) for found in measured):
     return []
-  table, split = _TABLES.get(suite, _FINE_TUNING)
+  figures_of, split = _TABLES[suite.split()[0]]
   return [
     {
       "name": f"{name}, {data} (published)",
@@ -252,17 +246,18 @@ def _published(
         if metric.startswith(f"{split}/")
       },
     }
-    for (name, data), figures in table.items()
+    for (name, data), figures in figures_of.items()
   ]
 
 
 def _is_published_set(suite: str, found: Mapping[str, Any]) -> bool:
-  if suite not in _TABLES and not suite.startswith("finetune "):
+  kind = suite.split()[0]
+  if kind not in _TABLES:
     return False
-  _, split = _TABLES.get(suite, _FINE_TUNING)
-  if suite == "retrieval" and not found["protocol"].get("captions"):
+  _, split = _TABLES[kind]
+  if kind == "retrieval" and not found["protocol"].get("captions"):
     return False  # the paper's texts are Cap3D's captions
-  if suite not in _TABLES and found["split"] != split:
+  if kind == "finetune" and found["split"] != split:
     return False
   return found["protocol"]["shapes"] == published.SHAPES[split]
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import at_least, exit_code
+from mrd_jax.cli import add_count, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,8 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, or 1 with --strict if there are warnings, or 2 for bad input.
   """
-  args = _parser().parse_args(argv)
-  return exit_code(lambda: _inspect(args))
+  return exit_code(lambda: _inspect(_parser().parse_args(argv)))
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -27,7 +26,7 @@ def _inspect(args: argparse.Namespace) -> int:
   if args.output:
     from mrd_jax.inspect import output  # draws, which brings JAX
 
-    output.checked_output(args.output)
+    output.check_output(args.output)
   inspection = run.inspect_dataset(
     args.data,
     samples=args.samples,
@@ -50,40 +49,24 @@ def _parser() -> argparse.ArgumentParser:
     epilog="Exit code: 0, or 1 with --strict if there are warnings, or 2 for "
     "bad input.",
   )
-  parser.add_argument("data", metavar="DATA", help="the prepared dataset")
-  parser.add_argument(
+  add = parser.add_argument
+  add("data", metavar="DATA", help="the prepared dataset")
+  add(
     "--output",
     type=Path,
     metavar="DIR",
     help="folder for report.json and shapes.png (default: print only)",
   )
-  parser.add_argument(
-    "--samples",
-    type=at_least(1),
-    default=2000,
-    metavar="N",
-    help="records of a split that are measured, drawn at random (default: "
-    "2000)",
-  )
-  parser.add_argument(
+  add_count(parser, "--samples", 2000, "random records of a split to measure")
+  add(
     "--full",
     action="store_true",
     help="count and search for duplicates all records of splits with more "
     "than 50,000 too, of which by default only those measured",
   )
-  parser.add_argument(
-    "--shapes",
-    type=at_least(1),
-    default=12,
-    metavar="K",
-    help="shapes to draw (default: 12)",
-  )
-  parser.add_argument(
-    "--seed", type=at_least(0), default=0, help="of what is drawn (default: 0)"
-  )
-  parser.add_argument(
-    "--strict", action="store_true", help="exit with 1 if there are warnings"
-  )
+  add_count(parser, "--shapes", 12, "shapes to draw")
+  add_count(parser, "--seed", 0, "of what is drawn at random", least=0)
+  add("--strict", action="store_true", help="exit with 1 if there are warnings")
   return parser
 
 

@@ -6,7 +6,7 @@ a turned cloud, is not found.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,29 +35,30 @@ class Repeats(NamedTuple):
   detectable: int
 
 
-def find_repeats(scans: Iterable[Scan]) -> list[Repeats]:
-  """Finds what repeats an earlier record of its split, then what leaked.
+def find_repeats(
+  scans: Sequence[Scan],
+) -> tuple[list[Repeats], list[Repeats]]:
+  """Finds what repeats an earlier record of its split, and what leaked.
 
   Returns:
-    One for every split, then one for every training split and split that is
+    One for every split, and one for every training split and split that is
     not trained on, also where there are none.
   """
-  scans = list(scans)
-  found = []
+  within, across = [], []
   for scan in scans:
     again = []
     for hash_N in (scan.census.id, scan.census.cloud):
       again_N = np.ones(len(hash_N), bool)
       again_N[np.unique(hash_N, return_index=True)[1]] = False
       again.append(again_N)
-    found.append(_repeats(scan, scan, *again))
+    within.append(_repeats(scan, scan, *again))
   for train in scans:
     for scan in scans:
       if train.training and not scan.training:
         same_id = np.isin(scan.census.id, train.census.id)
         same_cloud = np.isin(scan.census.cloud, train.census.cloud)
-        found.append(_repeats(scan, train, same_id, same_cloud))
-  return found
+        across.append(_repeats(scan, train, same_id, same_cloud))
+  return within, across
 
 
 def _repeats(

@@ -1,50 +1,43 @@
 """Writes the files of an inspection: report.json, a sheet of drawn shapes."""
 
-import json
-import os
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mrd_jax.cli import make_output
 from mrd_jax.data.records import record_cloud
 from mrd_jax.draw import cloud
 from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 from mrd_jax.draw.style import GREY
 from mrd_jax.errors import BadInput
 from mrd_jax.inspect.run import MADE_BY, Inspection
-from mrd_jax.io.files import write_json
+from mrd_jax.io.files import read_json, write_json
 
 REPORT, SHEET = "report.json", "shapes.png"
 COLUMNS = 4
 TEXTS = 3  # of a shape, two lines each at most
 
 
-def checked_output(directory: str | os.PathLike[str]) -> Path:
+def check_output(output: Path) -> None:
   """Makes the folder to write to, before the work.
 
   Raises:
     BadInput: if it cannot be written to, or holds files of these names that
       another command made (as the folder of a converted dataset does).
   """
-  output = Path(directory)
-  try:
-    output.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise BadInput(f"--output {output}: {error.strerror}") from None
-  if not os.access(output, os.W_OK):
-    raise BadInput(f"--output {output}: cannot be written to")
+  make_output(output)
   there = [name for name in (REPORT, SHEET) if (output / name).exists()]
   try:
-    ours = json.loads((output / REPORT).read_text())["made_by"] == MADE_BY
-  except (OSError, ValueError, KeyError, TypeError):
+    ours = read_json(output / REPORT)["made_by"] == MADE_BY
+  except (BadInput, KeyError, TypeError):
     ours = False
   if there and not ours:
     raise BadInput(
       f"--output {output}: {there[0]} is there and no inspection made it; "
       "name another folder"
     )
-  return output
 
 
 def write(inspection: Inspection, output: Path, shapes: int) -> list[Path]:
@@ -63,18 +56,18 @@ def choose_shapes(
     (split, record) pairs, by split; fewer than `shapes` if there are no more.
   """
   rng = np.random.default_rng(inspection.report["seed"])
-  queues = {
-    split: list(rng.permutation(scan.census.row[scan.sample.at]))
+  queues = [
+    [(split, row) for row in rng.permutation(scan.census.row[scan.sample.at])]
     for split, scan in inspection.scans.items()
-  }
-  chosen: list[tuple[str, int]] = []
-  while len(chosen) < shapes and any(queues.values()):
-    for split, queue in queues.items():
-      if queue and len(chosen) < shapes:
-        chosen.append((split, int(queue.pop())))
-  order = list(queues)
-  chosen.sort(key=lambda pair: order.index(pair[0]))
-  return [(split, inspection.scans[split].source[row]) for split, row in chosen]
+  ]
+  turns = itertools.zip_longest(*queues)  # a shape of each split at a time
+  drawn = [pair for turn in turns for pair in turn if pair][:shapes]
+  return [
+    (split, scan.source[int(row)])
+    for split, scan in inspection.scans.items()
+    for of, row in drawn
+    if of == split
+  ]
 
 
 def draw_shapes(inspection: Inspection, path: Path, shapes: int) -> None:

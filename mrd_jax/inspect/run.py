@@ -89,8 +89,8 @@ def inspect_dataset(
       split = findings.Split(scans[name], summaries[name], meta, class_CD)
       warnings += [found for check in WARNINGS for found in check(split)]
       notes += [found for check in NOTES for found in check(split)]
-  repeats = duplicates.find_repeats(scans.values())
-  warnings += duplicates.duplicate_findings(repeats)
+  within, across = duplicates.find_repeats(list(scans.values()))
+  warnings += duplicates.duplicate_findings(within + across)
   report = {
     "made_by": MADE_BY,
     "data": os.fspath(directory),
@@ -101,11 +101,7 @@ def inspect_dataset(
     "seed": seed,
     "splits": summaries,
     "duplicates": {
-      "within": {
-        found.other: found.counts
-        for found in repeats
-        if found.other == found.scan.name
-      },
+      "within": {found.other: found.counts for found in within},
       "across": [
         {
           "train": found.other,
@@ -113,8 +109,7 @@ def inspect_dataset(
           **found.counts,
           "detectable": found.detectable,
         }
-        for found in repeats
-        if found.other != found.scan.name
+        for found in across
       ],
     },
     "warnings": [dataclasses.asdict(finding) for finding in warnings],

@@ -75,8 +75,12 @@ def retrieval(
     source, target = name.split("_to_")
     check_finite(f"the embedding of {source}", query_ND, has_N)
     check_finite(f"the embedding of {target}", gallery_ND, has_N)
-    standing_QL3 = _standings(
-      query_ND[has_N], gallery_ND[has_N], label_NL[has_N]
+    kept_NL = label_NL[has_N]
+    gallery_UD, row_N = distinct_rows(gallery_ND[has_N].astype(np.float32))
+    standing_QL3 = map_rows(
+      _standings,
+      (query_ND[has_N].astype(np.float32), kept_NL),
+      (gallery_UD, row_N, kept_NL),
     )
     for i, kind in enumerate(labels):
       is_query_Q = label_NL[has_N, i] >= 0
@@ -89,24 +93,18 @@ def retrieval(
   return result
 
 
-def _standings(
-  query_ND: np.ndarray, gallery_ND: np.ndarray, label_NL: np.ndarray
-) -> np.ndarray:
+def _standings(rows, whole) -> jax.Array:
   """Finds where the best item of a query's own label stands, of L labellings.
 
+  Args:
+    rows: (Q, D) queries, a tile of them, and their (Q, L) labels.
+    whole: The gallery: (U, D) distinct embeddings, the (N,) rows of them that
+      its items have, and their (N, L) labels.
+
   Returns:
-    (N, L, 3) int32: items that score above it, items that score the same
+    (Q, L, 3) int32: items that score above it, items that score the same
     (itself included), and those of the latter that have the query's label.
   """
-  gallery_UD, row_N = distinct_rows(gallery_ND.astype(np.float32))
-  return map_rows(
-    _tile_standings,
-    (query_ND.astype(np.float32), label_NL),
-    (gallery_UD, row_N, label_NL),
-  )
-
-
-def _tile_standings(rows, whole) -> jax.Array:
   query_QD, query_label_QL = rows
   gallery_UD, row_N, label_NL = whole
   scores_UQ = jnp.matmul(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrd_jax.cli import add_checkpoint, at_least, exit_code
+from mrd_jax.cli import add_checkpoint, add_count, add_up, exit_code
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import SUFFIXES
 from mrd_jax.io.files import write_json
@@ -24,8 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, also if no shape reaches the threshold; 2 for bad arguments or input.
   """
-  args = _parser().parse_args(argv)
-  return exit_code(lambda: _search(args))
+  return exit_code(lambda: _search(_parser().parse_args(argv)))
 
 
 def _search(args: argparse.Namespace) -> int:
@@ -138,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     "images and shapes; to all of them, if there are several.",
   )
   add_checkpoint(parser)
-  parser.add_argument(
+  add = parser.add_argument
+  add(
     "--index",
     required=True,
     metavar="FILE.npz",
@@ -150,49 +150,25 @@ def _parser() -> argparse.ArgumentParser:
     ("image", "FILE", "a picture, as the teacher sees it"),
     ("shape", "FILE", f"a point cloud: {', '.join(SUFFIXES)}"),
   ):
-    parser.add_argument(
-      f"--{kind}",
-      action="append",
-      default=[],
-      metavar=metavar,
-      help=f"{words}; can be repeated",
-    )
-  parser.add_argument(
+    words += "; can be repeated"
+    add(f"--{kind}", action="append", default=[], metavar=metavar, help=words)
+  add(
     "--teacher",
     metavar="CLIP",
     help="the CLIP model of --text and --image, a folder or user/model on the "
     "Hugging Face hub (default: what the checkpoint was trained with)",
   )
-  parser.add_argument(
-    "--up",
-    choices=("y", "z"),
-    default="y",
-    help="the axis of --shape that is up (default: y)",
-  )
-  parser.add_argument(
-    "--top",
-    type=at_least(1),
-    default=10,
-    metavar="K",
-    help="shapes to find (default: 10)",
-  )
-  parser.add_argument(
+  add_up(parser, "--shape")
+  add_count(parser, "--top", 10, "shapes to find")
+  add(
     "--threshold",
     type=float,
     metavar="T",
     help="only shapes whose cosine with every query is T or more",
   )
-  parser.add_argument(
-    "--exact",
-    action="store_true",
-    help="compare every embedding, even if there is an index",
-  )
-  parser.add_argument(
-    "--json", metavar="FILE.json", help="file to create with the same hits"
-  )
-  parser.add_argument(
-    "--sheet", metavar="FILE.png", help="picture to create of the hits"
-  )
+  add("--exact", action="store_true", help="compare all, even with an index")
+  add("--json", metavar="FILE.json", help="file to create with the same hits")
+  add("--sheet", metavar="FILE.png", help="picture to create of the hits")
   return parser
 
 

@@ -120,9 +120,9 @@ def open_gallery(path: str | os.PathLike[str]) -> Gallery:
   if not embeddings.size:
     raise BadInput(f"{path} holds no embeddings; {_REMEDY}")
   for name, array, kind in (("files", files, "U"), ("records", records, "i")):
-    if array is None:
-      continue
-    if array.shape != embeddings.shape[:1] or array.dtype.kind != kind:
+    if array is not None and (
+      array.shape != embeddings.shape[:1] or array.dtype.kind != kind
+    ):
       raise BadInput(
         f"{path}: {name} is {array.dtype} {array.shape}, must have one entry "
         f"for each of {len(embeddings)} embeddings; {_REMEDY}"

@@ -48,6 +48,13 @@ def cloud(seed: int, n: int = 100, columns: int = 6) -> np.ndarray:
   return rng.random((n, columns)).astype(np.float32)
 
 
+# Those of the fixture `shapes`, as they are found.
+NAMES = (
+  *("a.npy", "b/a.npz", "b/c/a.npy", "b/k.xyz"),
+  *("k.xyz", "m.npz", "y.XYZ", "z.npy"),
+)
+
+
 @pytest.fixture
 def shapes(tmp_path) -> Path:
   """Eight clouds, some in folders, of several formats and sizes."""
@@ -75,36 +82,32 @@ def read_lines(path: Path) -> list[dict]:
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def run(*args) -> int:
-  return main([str(arg) for arg in args])
+def read(output: Path) -> dict:
+  """The arrays, and what the source says."""
+  with np.load(output) as arrays:
+    return {**arrays, "source": json.loads(str(arrays["source"]))}
+
+
+def run(model, output, *more) -> int:
+  arguments = ("--checkpoint", model, "--output", output, *more)
+  return main([str(x) for x in arguments])
 
 
 def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
   output = tmp_path / "new" / "embeddings.npz"
-  args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
-  assert run(*args, "--batch-size", 2) == 0
+  assert run(model_dir, output, "--input", shapes, "--batch-size", 2) == 0
   captured = capsys.readouterr()
   assert captured.out == f"8 embeddings written to {output}\n"
   assert captured.err == ""
-  with np.load(output) as arrays:
-    files, embedding = arrays["files"], arrays["embeddings"]
-    source = json.loads(str(arrays["source"]))
-  assert [os.path.relpath(name, shapes) for name in files] == [
-    "a.npy",
-    "b/a.npz",
-    "b/c/a.npy",
-    "b/k.xyz",
-    "k.xyz",
-    "m.npz",
-    "y.XYZ",
-    "z.npy",
-  ]
+  found = read(output)
+  files, embedding = found["files"], found["embeddings"]
+  assert files.tolist() == [f"{shapes}/{name}" for name in NAMES]
   assert embedding.dtype == np.float32 and embedding.shape == (8, EMBED_DIM)
   np.testing.assert_allclose(
     embedding, alone(encoder, map(read_cloud, files)), atol=1e-6
   )
   assert abs(embedding[0] - embedding[7]).max() > 1e-3
-  assert source == {
+  assert found["source"] == {
     "checkpoint": str(model_dir),
     "step": 7,
     "embedding_space": "a teacher",
@@ -118,24 +121,23 @@ def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
 def test_up_and_no_normalize(model_dir, encoder, shapes, tmp_path):
   output = tmp_path / "embeddings.npz"
   name = shapes / "a.npy"
-  args = ("--checkpoint", model_dir, "--input", name, "--output", output)
-  assert run(*args, "--up", "z", "--no-normalize", "--which", "best") == 0
-  with np.load(output) as arrays:
-    found, source = arrays["embeddings"], json.loads(str(arrays["source"]))
+  flags = ("--up", "z", "--no-normalize", "--which", "best")
+  assert run(model_dir, output, "--input", name, *flags) == 0
+  found = read(output)
   clouds = read_cloud(name)[None]
   expected = alone(encoder, clouds, up="z", normalize=False)
-  np.testing.assert_allclose(found, expected, atol=1e-6)
-  assert abs(found - alone(encoder, clouds)).max() > 1e-3
-  assert (source["up"], source["normalize"]) == ("z", False)
+  np.testing.assert_allclose(found["embeddings"], expected, atol=1e-6)
+  assert abs(found["embeddings"] - alone(encoder, clouds)).max() > 1e-3
+  assert not found["source"]["normalize"] and found["source"]["up"] == "z"
 
 
 def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):
   output = tmp_path / "a.b.npz"
   rejects = tmp_path / "a.b.rejects.jsonl"
-  args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
-  bad = spoil(shapes)
   # Batches of one file: whole chunks are good or bad.
-  assert run(*args, "--batch-size", 1) == 1
+  command = (model_dir, output, "--input", shapes, "--batch-size", 1)
+  bad = spoil(shapes)
+  assert run(*command) == 1
   captured = capsys.readouterr()
   assert captured.out == f"8 embeddings written to {output}\n"
   assert captured.err == f"3 of 11 files were rejected, {rejects} says why\n"
@@ -145,22 +147,20 @@ def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):
   assert "cannot be read" in reasons["b.ply"]
   assert "xyz holds NaN" in reasons["broken.npy"]
   assert "coincide" in reasons["one.npy"]
-  with np.load(output) as arrays:
-    files, embedding = arrays["files"], arrays["embeddings"]
-  assert not bad & set(files)
-  expected = alone(encoder, map(read_cloud, files))
-  np.testing.assert_allclose(embedding, expected, atol=1e-6)
+  found = read(output)
+  assert not bad & set(found["files"])
+  expected = alone(encoder, map(read_cloud, found["files"]))
+  np.testing.assert_allclose(found["embeddings"], expected, atol=1e-6)
 
   for name in bad:
     os.remove(name)
-  assert run(*args, "--batch-size", 1) == 0  # replaces both
+  assert run(*command) == 0  # replaces both
   assert not rejects.exists()
-  with np.load(output) as arrays:
-    assert len(arrays["files"]) == 8
+  assert len(read(output)["files"]) == 8
 
   for path in shapes.rglob("*.*"):
     path.write_text("")
-  assert run(*args) == 1
+  assert run(*command) == 1
   assert len(read_lines(rejects)) == 8
   assert not output.exists()  # not the earlier one either
 
@@ -168,18 +168,8 @@ def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):
 def test_find_files(shapes, tmp_path, monkeypatch):
   monkeypatch.chdir(shapes)
   output = shapes / "m.npz"
-  assert embed.find_files(["."], output) == [
-    f"./{name}"
-    for name in (
-      "a.npy",
-      "b/a.npz",
-      "b/c/a.npy",
-      "b/k.xyz",
-      "k.xyz",
-      "y.XYZ",
-      "z.npy",
-    )
-  ]
+  names = [f"./{name}" for name in NAMES if name != "m.npz"]
+  assert embed.find_files(["."], output) == names
   found = embed.find_files(
     ["z.npy", str(shapes / "z.npy"), "b/*", "**/a.np?"], tmp_path / "out.npz"
   )
@@ -197,11 +187,7 @@ def test_find_files(shapes, tmp_path, monkeypatch):
 
 
 def test_bad_arguments(model_dir, shapes, tmp_path, capsys):
-  good = {
-    "--checkpoint": model_dir,
-    "--input": shapes,
-    "--output": tmp_path / "out.npz",
-  }
+  good = (model_dir, tmp_path / "out.npz", "--input", shapes)
   (tmp_path / "file").write_text("")
   (tmp_path / "dir.npz").mkdir()
   for flag, value, message in (
@@ -211,15 +197,13 @@ def test_bad_arguments(model_dir, shapes, tmp_path, capsys):
     ("--output", tmp_path / "dir.npz", "must be a file that ends in .npz"),
     ("--output", tmp_path / "file" / "out.npz", "cannot be made"),
   ):
-    args = [x for pair in (good | {flag: value}).items() for x in pair]
-    assert run(*args) == 2
+    assert run(*good, flag, value) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1
     assert captured.out == ""
-  args = [x for pair in good.items() for x in pair]
   for wrong in (("--up", "x"), ("--batch-size", "0"), ("--which", "first")):
     with pytest.raises(SystemExit) as error:
-      run(*args, *wrong)
+      run(*good, *wrong)
     assert error.value.code == 2
   assert not (tmp_path / "out.npz").exists()
 
@@ -259,19 +243,6 @@ def test_kill(shapes, tmp_path):
   assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_help_without_jax():
-  script = (
-    "import runpy, sys; sys.argv = ['embed', '--help']\n"
-    "try: runpy.run_module('mrd_jax.embed', run_name='__main__')\n"
-    "finally: print('jax' in sys.modules, 'trimesh' in sys.modules)"
-  )
-  done = subprocess.run(
-    [sys.executable, "-c", script], capture_output=True, text=True, check=True
-  )
-  assert "--no-normalize" in done.stdout
-  assert done.stdout.endswith("False False\n")
-
-
 def test_split(model_dir, encoder, tmp_path, capsys):
   """Records of a prepared dataset, by their ids; a bad one is left out."""
   data = tmp_path / "data"
@@ -280,8 +251,9 @@ def test_split(model_dir, encoder, tmp_path, capsys):
   )
   output = tmp_path / "val.npz"
   (tmp_path / "val.faiss").write_text("of an earlier run")
-  args = ("--checkpoint", model_dir, "--data", data, "--output", output)
-  assert run(*args, "--split", "val", "--batch-size", 1, "--index") == 0
+  command = (model_dir, output, "--data", data)
+  flags = ("--split", "val", "--batch-size", 1, "--index")
+  assert run(*command, *flags) == 0
   captured = capsys.readouterr()
   assert captured.out.startswith(f"7 embeddings written to {output}\nno index")
   assert captured.err == ""
@@ -291,15 +263,13 @@ def test_split(model_dir, encoder, tmp_path, capsys):
   for record in records:
     xyz = record["xyz"] / 32767 * record["scale"] + record["center"]
     clouds.append(np.concatenate([xyz, record["rgb"] / 255], axis=1))
-  with np.load(output) as arrays:
-    assert arrays["files"].tolist() == [record["id"] for record in records]
-    assert arrays["records"].tolist() == list(range(7))
-    source = json.loads(str(arrays["source"]))
-    np.testing.assert_allclose(
-      arrays["embeddings"], alone(encoder, clouds), atol=1e-5
-    )
-  assert (source["data"], source["split"]) == (str(data), "val")
-  assert (source["up"], source["normalize"]) == ("y", True)
+  found = read(output)
+  assert found["files"].tolist() == [record["id"] for record in records]
+  assert found["records"].tolist() == list(range(7))
+  expected = alone(encoder, clouds)
+  np.testing.assert_allclose(found["embeddings"], expected, atol=1e-5)
+  said = {"data": str(data), "split": "val", "up": "y", "normalize": True}
+  assert said.items() <= found["source"].items()
 
   bad = Encoder(encoder.config, encoder.variables, encoder.model)
   prepare, seen = bad.prepare, []
@@ -311,16 +281,14 @@ def test_split(model_dir, encoder, tmp_path, capsys):
     return prepare(points, **flags)
 
   object.__setattr__(bad, "prepare", picky)
-  split = embed.Split(str(data), "val")
-  assert embed.embed_files(bad, split, output, checkpoint="", batch_size=1) == (
-    6,
-    1,
-  )
+  flags = {"checkpoint": "", "split": (str(data), "val"), "batch_size": 1}
+  val = open_split(data, "val")
+  assert embed.embed_files(bad, val, output, **flags) == (6, 1)
   rejects = read_lines(tmp_path / "val.rejects.jsonl")
   assert rejects == [{"file": records[2]["id"], "reason": "not this one"}]
-  with np.load(output) as arrays:
-    assert arrays["records"].tolist() == [0, 1, 3, 4, 5, 6]
-    assert arrays["embeddings"].shape == (6, EMBED_DIM)
+  found = read(output)
+  assert found["records"].tolist() == [0, 1, 3, 4, 5, 6]
+  assert found["embeddings"].shape == (6, EMBED_DIM)
 
   for wrong, words in (
     (("--split", "test"), "split 'test' is not in"),
@@ -328,7 +296,7 @@ def test_split(model_dir, encoder, tmp_path, capsys):
     (("--split", "val", "--input", data), "give either --input, or both"),
     ((), "give either --input, or both"),
   ):
-    assert run(*args, *wrong) == 2
+    assert run(*command, *wrong) == 2
     assert words in capsys.readouterr().err
 
 
@@ -352,12 +320,10 @@ def test_fingerprint(encoder, tmp_path):
 def test_index(model_dir, shapes, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(index, "SMALLEST", 4)
   output = tmp_path / "out.npz"
-  args = ("--checkpoint", model_dir, "--input", shapes, "--output", output)
-  assert run(*args, "--index", "--batch-size", 1) == 0
+  command = (model_dir, output, "--input", shapes, "--batch-size", 1)
+  assert run(*command, "--index") == 0
   path = tmp_path / "out.faiss"
   assert capsys.readouterr().out.endswith(f"index written to {path}\n")
   assert index.open_index(open_gallery(output))
-  assert (
-    run(*args, "--batch-size", 1) == 0
-  )  # the index is of the embeddings before
+  assert run(*command) == 0  # the index is of the embeddings before
   assert not path.exists()

@@ -30,13 +30,21 @@ def two_devices():
     yield
 
 
-def evaluate(run, data_dir, output, *options, suites=SUITES) -> dict:
-  code = main(
-    ["--checkpoint", str(run), "--data", str(data_dir), "--suite", suites]
-    + ["--output", str(output), *map(str, options)]
-  )
-  assert code == 0
-  return read_json(output / "results.json")
+def run(checkpoint, data_dir, output, *options) -> int:
+  arguments = [
+    "--checkpoint",
+    checkpoint,
+    "--data",
+    data_dir,
+    "--output",
+    output,
+  ]
+  return main([str(x) for x in (*arguments, *options)])
+
+
+def evaluate(*command, suites=SUITES) -> dict:
+  assert run(*command, "--suite", suites) == 0
+  return read_json(command[2] / "results.json")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +62,19 @@ def first(pretrained, data_dir, tmp_path_factory) -> Path:
   return output
 
 
-def suites_of(output: Path, row: int = 0) -> dict:
-  return read_json(output / "results.json")["rows"][row]["suites"]
+def suites_of(output: Path) -> dict:
+  return read_json(output / "results.json")["rows"][0]["suites"]
+
+
+def best_step(run: Path) -> tuple[int, float]:
+  """The last of the steps with the best val/top5, and this score."""
+  scores = [
+    (line["val/top5"], line["step"])
+    for line in read_json_lines(run / "metrics.jsonl")
+    if line["kind"] == "eval" and line["step"]
+  ]
+  score, step = max(scores)
+  return step, score
 
 
 def metrics_of(found: dict, row: int = 0) -> dict[str, dict[str, float]]:
@@ -148,22 +167,14 @@ def test_later_commands_add_rows_and_suites(
   for name in names:
     assert re.search(rf"^\| {name} ", table, re.M)
   before = list(found["rows"][0]["suites"])
-  found = evaluate(
-    pretrained,
-    data_dir,
-    output,
-    *("--split", "retrieval=train"),
-    suites="retrieval",
-  )
+  command = (pretrained, data_dir, output, "--split", "retrieval=train")
+  found = evaluate(*command, suites="retrieval")
   assert list(found["rows"][0]["suites"]) == before and len(found["rows"]) == 3
   assert found["rows"][0]["suites"]["retrieval"]["split"] == "train"
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "results.json").write_text("{}")
-  code = main(
-    ["--checkpoint", str(pretrained), "--data", str(data_dir)]
-    + ["--suite", "zero_shot", "--output", str(tmp_path / "other")]
-  )
-  assert code == 2
+  command = (pretrained, data_dir, tmp_path / "other")
+  assert run(*command, "--suite", "zero_shot") == 2
   assert (tmp_path / "other" / "results.json").read_text() == "{}"
 
 
@@ -182,6 +193,7 @@ def test_the_best_checkpoint_is_said_to_be_selected(
   )
   for row in found["rows"]:
     assert (row["rule"], row["selected_by"]) == ("best", "val/top5")
+    assert row["step"] == best_step(pretrained)[0]
   table = (tmp_path / "out" / "results.md").read_text()
   assert table.count("best val/top5: these figures were selected on") == 6
 
@@ -195,14 +207,8 @@ def test_a_run_can_report_its_best_checkpoint(pretrained, data_dir, tmp_path):
   set_up.train(dataclasses.replace(config, checkpoint=rule), tmp_path / "run")
   own = read_json(tmp_path / "run" / "results.json")
   assert (own["checkpoint"], own["selected_by"]) == ("best", "val/top5")
-  scores = {
-    line["step"]: line["val/top5"]
-    for line in read_json_lines(pretrained / "metrics.jsonl")
-    if line["kind"] == "eval" and line["step"]
-  }
-  best = max(scores.values())
-  assert own["step"] == max(step for step, x in scores.items() if x == best)
-  assert own["metrics"]["val/top5"] == best
+  step, score = best_step(pretrained)
+  assert (own["step"], own["metrics"]["val/top5"]) == (step, score)
 
 
 def test_class_names_and_captions_by_a_teacher(
@@ -241,11 +247,10 @@ def test_class_names_and_captions_by_a_teacher(
       value, abs=0.04
     )
   assert "2 templates" in suites["zero_shot"]["protocol"]["texts"]
-  texts = suites["retrieval"]["protocol"]["texts"]
-  assert "2 templates" in texts
-  captions = suites["retrieval"]["protocol"]["captions"]
-  assert "40 of 54 shapes (74.1%)" in captions
-  assert suites["retrieval"]["protocol"]["with_text"] == 40
+  protocol = suites["retrieval"]["protocol"]
+  assert "2 templates" in protocol["texts"]
+  assert "40 of 54 shapes (74.1%)" in protocol["captions"]
+  assert protocol["with_text"] == 40
 
 
 def test_points_and_colours_reach_the_encoder(
@@ -253,13 +258,8 @@ def test_points_and_colours_reach_the_encoder(
 ):
   gaps = [suites_of(first)["relation_gap"]["metrics"]["gap_p2p_i2i"]]
   for option, value in (("--colour", 0.4), ("--points", 300)):
-    found = evaluate(
-      pretrained,
-      data_dir,
-      tmp_path / option,
-      *(option, value),
-      suites="relation_gap",
-    )
+    command = (pretrained, data_dir, tmp_path / option, option, value)
+    found = evaluate(*command, suites="relation_gap")
     gaps.append(metrics_of(found)["relation_gap"]["gap_p2p_i2i"])
   assert len(set(gaps)) == 3
   protocol = found["rows"][0]["suites"]["relation_gap"]["protocol"]
@@ -303,9 +303,7 @@ def test_fine_tuning_is_a_suite(
 def test_bad_input_is_one_sentence(
   pretrained, data_dir, tmp_path, capsys, options, message
 ):
-  arguments = ["--checkpoint", str(pretrained), "--data", str(data_dir)]
-  code = main([*arguments, "--output", str(tmp_path), *options])
-  assert code == 2
+  assert run(pretrained, data_dir, tmp_path, *options) == 2
   error = capsys.readouterr().err
   assert message in error and error.count("\n") == 1, error
 
@@ -315,18 +313,7 @@ def test_a_split_without_classes_is_refused(
 ):
   meta = dataclasses.replace(dataset.read_meta(data_dir), class_names={})
   monkeypatch.setattr(dataset, "read_meta", lambda path: meta)
-  code = main(
-    [
-      "--checkpoint",
-      str(pretrained),
-      "--data",
-      str(data_dir),
-      "--suite",
-      "zero_shot",
-    ]
-    + ["--output", str(tmp_path)]
-  )
-  assert code == 2
+  assert run(pretrained, data_dir, tmp_path, "--suite", "zero_shot") == 2
   assert "val have no classes" in capsys.readouterr().err
 
 
@@ -334,18 +321,8 @@ def test_a_teacher_of_another_width_is_refused(
   pretrained, data_dir, tmp_path, capsys
 ):
   clip = make_clip(tmp_path / "clip", embed_dim=16)
-  code = main(
-    [
-      "--checkpoint",
-      str(pretrained),
-      "--data",
-      str(data_dir),
-      "--suite",
-      "zero_shot",
-    ]
-    + ["--output", str(tmp_path / "o"), "--teacher", str(clip)]
-  )
-  assert code == 2
+  options = ("--suite", "zero_shot", "--teacher", clip)
+  assert run(pretrained, data_dir, tmp_path / "o", *options) == 2
   assert "width 32" in (error := capsys.readouterr().err) and "16" in error
 
 

@@ -1,6 +1,7 @@
 """Every finding of an inspection, planted."""
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
 
@@ -87,15 +88,12 @@ def test_wrong_up_axis(tmp_path, splits):
 
 def test_up_axis_of_one_collection_among_others(tmp_path, shapes):
   """A z-up collection is found in a split whose other one is y up."""
-  mixed = [
-    dataclasses.replace(
-      shape,
-      dataset="turned",
-      id=f"turned-{shape.id}",
-      xyz=shape.xyz[:, [0, 2, 1]] * np.float32([1, -1, 1]),
-    )
-    for shape in shapes[:TRAIN]
-  ]
+
+  def turn(shape):
+    xyz = shape.xyz[:, [0, 2, 1]] * np.float32([1, -1, 1])
+    return {"dataset": "turned", "xyz": xyz}
+
+  mixed = renamed(spoil(shapes[:TRAIN], TRAIN, turn), "turned-")
   split = {"train": shapes[:TRAIN] + mixed}
   report = inspect(write(tmp_path / "data", split)).report
   (warning,) = [f for f in report["warnings"] if f["code"] == "up axis"]
@@ -106,11 +104,8 @@ def test_constant_image_features(tmp_path, splits):
   """A few variants may look the same from one side."""
   train = splits["train"]
   constant = {"image_feat": train[0].image_feat, "label": 0}
-  data = write(
-    tmp_path / "data",
-    {f"train{n}": spoil(train, n, lambda s: constant) for n in (3, 4)},
-  )
-  warnings, _ = found(data)
+  spoilt = {f"train{n}": spoil(train, n, lambda s: constant) for n in (3, 4)}
+  warnings, _ = found(write(tmp_path / "data", spoilt))
   assert warnings == {("constant image features", "train4", 4, TRAIN)}
 
 
@@ -123,28 +118,24 @@ def test_copies_of_a_shape_may_have_its_features(tmp_path, splits):
 
 def test_constant_text_features(tmp_path, splits):
   one = np.eye(32, dtype=np.float32)[:1]
-  splits["train"] = spoil(
-    splits["train"],
-    10,
-    lambda s: {"text_feat": np.repeat(one, len(s.texts), axis=0)},
-  )
-  texts = sum(len(shape.texts) for shape in splits["train"])
-  planted = sum(len(shape.texts) for shape in splits["train"][:10])
+
+  def equal(shape):
+    return {"text_feat": np.repeat(one, len(shape.texts), axis=0)}
+
+  texts = [len(shape.texts) for shape in splits["train"]]
+  splits["train"] = spoil(splits["train"], 10, equal)
   warnings, _ = found(write(tmp_path / "data", splits))
-  assert warnings == {("constant text features", "train", planted, texts)}
+  planted, of = sum(texts[:10]), sum(texts)
+  assert warnings == {("constant text features", "train", planted, of)}
 
 
 def test_equal_texts_may_have_equal_features(tmp_path, splits):
   one = splits["train"][0]
-  names = ["A chair.", "a  chair", "A CHAIR"]
+  same = {"text_feat": one.text_feat[:1], "text_kind": [TextKind.RAW]}
+  names = itertools.cycle([["A chair."], ["a  chair"], ["A CHAIR"]])
   splits["train"] = [
-    dataclasses.replace(
-      shape,
-      texts=[names[i % 3]],
-      text_feat=one.text_feat[:1],
-      text_kind=[TextKind.RAW],
-    )
-    for i, shape in enumerate(splits["train"])
+    dataclasses.replace(shape, texts=texts, **same)
+    for shape, texts in zip(splits["train"], names, strict=False)
   ]
   codes = {code for code, *_ in found(write(tmp_path / "data", splits))[0]}
   # One text for all teaches nothing, but its features are what they must be.
@@ -153,11 +144,10 @@ def test_equal_texts_may_have_equal_features(tmp_path, splits):
 
 def test_collapsed_image_features(tmp_path, splits):
   rng = np.random.default_rng(0)
-  splits["train"] = spoil(
-    splits["train"],
-    TRAIN,
-    lambda s: {"image_feat": 1 + 0.1 * rng.normal(size=(2, 32))},
-  )
+  splits["train"] = [
+    dataclasses.replace(s, image_feat=1 + 0.1 * rng.normal(size=(2, 32)))
+    for s in splits["train"]
+  ]
   data = write(tmp_path / "data", splits)
   warnings, notes = found(data)
   assert warnings == {
@@ -183,12 +173,10 @@ def test_images_of_other_shapes(tmp_path, splits):
 
 
 def test_varying_norms(tmp_path, splits):
-  splits["train"] = spoil(
-    splits["train"], 5, lambda s: {"image_feat": s.image_feat * 10}
-  )
-  splits["train"] = splits["train"][:115] + spoil(
-    splits["train"][115:], 3, lambda s: {"image_feat": s.image_feat / 10}
-  )
+  train = splits["train"]
+  longer = spoil(train[:5], 5, lambda s: {"image_feat": s.image_feat * 10})
+  shorter = spoil(train[5:8], 3, lambda s: {"image_feat": s.image_feat / 10})
+  splits["train"] = longer + shorter + train[8:]
   warnings, notes = found(write(tmp_path / "data", splits))
   # Of each shape one view and one thumbnail.
   assert warnings == {("varying norms", "train", 8, TRAIN)} and not notes
@@ -241,15 +229,11 @@ def test_missing_modalities(tmp_path, splits):
 
 def test_missing_evaluation_texts(tmp_path, splits):
   val = spoil(splits["val"], VAL, lambda s: {"label": -1})
-  data = write(
-    tmp_path / "data",
-    {
-      f"val{n}": renamed(spoil(val, n, lambda s: NO_TEXT), f"{n}-")
-      for n in (2, 6, VAL)
-    },
-    named=[],
-  )
-  warnings, notes = found(data)
+  lacking = {
+    f"val{n}": renamed(spoil(val, n, lambda s: NO_TEXT), f"{n}-")
+    for n in (2, 6, VAL)
+  }
+  warnings, notes = found(write(tmp_path / "data", lacking, named=[]))
   assert not notes and warnings == {
     ("missing evaluation texts", f"val{n}", n, VAL) for n in (6, VAL)
   }
@@ -265,16 +249,12 @@ def test_text_free_zero_shot_split_is_fine(tmp_path, splits):
 
 
 def test_label_defects(tmp_path, splits):
-  splits["test"] = spoil(
-    splits["val"], VAL, lambda s: {"id": "t" + s.id, "label": -1}
-  )
-  splits["val"] = spoil(
-    splits["val"], 2, lambda s: {"label": 54 if s.label % 2 else -2}
-  )
+  val = splits["val"]
+  splits["test"] = renamed(spoil(val, VAL, lambda s: {"label": -1}), "t")
+  splits["val"] = spoil(val, 2, lambda s: {"label": 54 if s.label % 2 else -2})
   splits["other"] = renamed(splits["val"], "o")
-  warnings, _ = found(
-    write(tmp_path / "data", splits, named=["train", "val", "test"])
-  )
+  data = write(tmp_path / "data", splits, named=["train", "val", "test"])
+  warnings, _ = found(data)
   assert warnings == {
     ("labels out of range", "val", 2, VAL),
     ("no labels", "test", VAL, VAL),
@@ -308,9 +288,8 @@ def test_class_feature_defects(tmp_path, splits):
 
 def test_duplicates_within_a_split(tmp_path, splits):
   train = splits["train"]
-  moved = dataclasses.replace(
-    shuffled(train[0], id="other"), xyz=shuffled(train[0]).xyz * 2
-  )
+  moved = shuffled(train[0], id="other")
+  moved = dataclasses.replace(moved, xyz=moved.xyz * 2)
   named = dataclasses.replace(train[5], id=train[1].id)
   splits["train"] = [*train, moved, named]
   report = inspect(write(tmp_path / "data", splits)).report
@@ -318,39 +297,24 @@ def test_duplicates_within_a_split(tmp_path, splits):
   assert warning["code"] == "duplicates" and warning["affected"] == 2
   assert "1 by id and 2 by points" in warning["text"]
   assert f"(other, {train[1].id})" in warning["text"]
-  assert report["duplicates"]["within"]["train"] == {
-    "shapes": 2,
-    "by_id": 1,
-    "by_points": 2,
-    "estimated_total": 2,
-  }
+  counts = {"shapes": 2, "by_id": 1, "by_points": 2, "estimated_total": 2}
+  assert report["duplicates"]["within"]["train"] == counts
 
 
 def test_duplicates_across_splits(tmp_path, splits):
   train, val = splits["train"], splits["val"]
   splits["val"] = [*val, shuffled(train[3], id="leaked")]
-  same_id = dataclasses.replace(
-    val[0],
-    id=train[8].id,
-    xyz=val[0].xyz[1:],
-    rgb=val[0].rgb[1:],
-    image_feat=train[8].image_feat,
-  )
-  splits["val"].append(same_id)
+  same_id = {"id": train[8].id, "image_feat": train[8].image_feat}
+  fewer = {"xyz": val[0].xyz[1:], "rgb": val[0].rgb[1:]}
+  splits["val"].append(dataclasses.replace(val[0], **same_id, **fewer))
   splits["lvis"] = val[:9]  # a part of another evaluation split: no harm
   report = inspect(write(tmp_path / "data", splits)).report
   (warning,) = report["warnings"]
-  assert (warning["code"], warning["split"]) == (
-    "in training and evaluation",
-    "val",
-  )
-  assert (
-    warning["affected"] == 2 and "1 by id and 1 by points" in (warning["text"])
-  )
+  assert warning["code"] == "in training and evaluation"
+  assert warning["split"] == "val" and warning["affected"] == 2
+  assert "1 by id and 1 by points" in warning["text"]
   assert "are in train too" in warning["text"]
   assert f"(leaked, {train[8].id})" in warning["text"]
-  by_pair = {
-    (f["train"], f["evaluation"]): f["shapes"]
-    for f in report["duplicates"]["across"]
-  }
-  assert by_pair == {("train", "val"): 2, ("train", "lvis"): 0}
+  across = report["duplicates"]["across"]
+  assert {f["evaluation"]: f["shapes"] for f in across} == {"val": 2, "lvis": 0}
+  assert {f["train"] for f in across} == {"train"}

@@ -1,5 +1,7 @@
 """Probes against scikit-learn, and what the few-shot draw promises."""
 
+import statistics
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -24,18 +26,21 @@ TEST = np.repeat([0, 1, 2, 5], [10, 20, 30, 15])
 LABEL = np.repeat([0, 1, 2, 3, 4], [40, 20, 5, 2, 1])
 
 
+def fit(train, train_label, test, test_label, c: float) -> dict[str, float]:
+  """Fits and scores by scikit-learn alone."""
+  model = LogisticRegression(C=c, max_iter=1000)
+  predicted = model.fit(train.astype(np.float64), train_label).predict(test)
+  return {
+    "top1": accuracy_score(test_label, predicted),
+    "class_mean": balanced_accuracy_score(test_label, predicted),
+  }
+
+
 @pytest.mark.parametrize("c", [1e-9, 1, 30])
 def test_linear_probe_against_scikit_learn(c):
   train, test = drawn(TRAIN), drawn(TEST, seed=1)
   got = linear_probe(train, TRAIN, test, TEST, c=c)
-  model = LogisticRegression(C=c, max_iter=1000).fit(
-    train.astype(np.float64), TRAIN
-  )
-  predicted = model.predict(test)
-  assert got == {
-    "top1": pytest.approx(accuracy_score(TEST, predicted)),
-    "class_mean": pytest.approx(balanced_accuracy_score(TEST, predicted)),
-  }
+  assert got == pytest.approx(fit(train, TRAIN, test, TEST, c))
   # The least leaves nothing but how often the classes occur.
   assert got["top1"] == np.mean(TEST == 0) if c < 1e-6 else got["top1"] > 0.2
 
@@ -117,15 +122,13 @@ def test_few_shot_draws(draws, shots):
     row.astype(np.float64).tobytes(): y for row, y in zip(x, label, strict=True)
   }
   for train, train_label, test, test_label in draws:
-    np.testing.assert_array_equal(np.bincount(train_label), fitted)
-    np.testing.assert_array_equal(
-      np.bincount(test_label), [39, 20, 5, 2] - fitted
-    )
+    assert np.bincount(train_label).tolist() == fitted.tolist()
+    rest = [39, 20, 5, 2] - fitted
+    assert np.bincount(test_label).tolist() == rest.tolist()
     # Disjoint, and together all; each with its own label.
     assert not rows_of(train) & rows_of(test)
-    assert rows_of(np.concatenate([train, test])) == rows_of(
-      x[used].astype(np.float64)
-    )
+    everything = rows_of(x[used].astype(np.float64))
+    assert rows_of(np.concatenate([train, test])) == everything
     for part, y in ((train, train_label), (test, test_label)):
       assert [labels[row.tobytes()] for row in part] == y.tolist()
   assert len({train.tobytes() for train, *_ in draws}) == 3
@@ -134,17 +137,13 @@ def test_few_shot_draws(draws, shots):
 def test_few_shot_scores_against_scikit_learn(draws):
   x = drawn(LABEL)
   got, _ = few_shot(x, LABEL, shots=2, seeds=range(4), c=3.0)
-  top1, class_mean = [], []
-  for train, train_label, test, test_label in draws:
-    model = LogisticRegression(C=3.0, max_iter=1000).fit(train, train_label)
-    predicted = model.predict(test)
-    top1.append(accuracy_score(test_label, predicted))
-    class_mean.append(balanced_accuracy_score(test_label, predicted))
-  for name, scores in (("top1", top1), ("class_mean", class_mean)):
-    assert got.pop(name) == pytest.approx(sum(scores) / 4)
-    spread = sum((score - sum(scores) / 4) ** 2 for score in scores) / 3
-    assert got.pop(f"{name}_std") == pytest.approx(spread**0.5)
-  assert len(set(top1)) > 1 and not got
+  expected = [fit(*draw, 3.0) for draw in draws]
+  for name in ("top1", "class_mean"):
+    scores = [found[name] for found in expected]
+    assert got.pop(name) == pytest.approx(statistics.fmean(scores))
+    assert got.pop(f"{name}_std") == pytest.approx(statistics.stdev(scores))
+    assert len(set(scores)) > 1
+  assert not got
 
 
 def test_few_shot_is_the_same_by_seed_and_nested_by_shots(draws):

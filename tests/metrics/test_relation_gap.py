@@ -10,10 +10,10 @@ from mrd_jax.metrics.embeddings import unit
 from mrd_jax.metrics.relation_gap import relation_gap
 
 
-def drawn(n: int, d: int = 8):
+def drawn(n: int, dtype=np.float32):
   """Points, images, texts."""
   rng = np.random.default_rng(0)
-  return [unit(rng.normal(size=(n, d))).astype(np.float32) for _ in range(3)]
+  return [unit(rng.normal(size=(n, 8))).astype(dtype) for _ in range(3)]
 
 
 def loop_gap(a, b, c, d, has) -> float:
@@ -88,9 +88,10 @@ def test_sums_of_many_terms_do_not_drift():
   )
 
 
-def test_float16_is_taken():
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floats_are_taken(dtype):
   everywhere = np.ones(30, bool)
-  stored = [x.astype(np.float16) for x in drawn(30)]
+  stored = drawn(30, dtype)
   assert relation_gap(*stored, everywhere, everywhere) == pytest.approx(
     loop_gaps(*stored, everywhere, everywhere), rel=1e-6
   )

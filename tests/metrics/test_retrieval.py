@@ -5,15 +5,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from galleries import unit
 
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics import embeddings
 from mrd_jax.metrics.retrieval import retrieval
-
-
-def unit(x) -> np.ndarray:
-  x = np.asarray(x, np.float32)
-  return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def names(*ways: str) -> set[str]:
@@ -29,10 +25,10 @@ def noisy_pairs(n: int):
   return unit(text + 0.8 * rng.normal(size=(n, 8))), unit(text)
 
 
-def loop_recall(query, gallery, k: int, query_label, label) -> float:
+def loop_recall(query, gallery, k: int, label) -> float:
   """The share of labelled queries with a hit among the first k; no ties."""
   hits = []
-  for q, own in zip(query.astype(np.float64), query_label, strict=True):
+  for q, own in zip(query.astype(np.float64), label, strict=True):
     if own >= 0:
       score = [q @ g for g in gallery.astype(np.float64)]
       first = sorted(range(len(score)), key=lambda j: -score[j])[:k]
@@ -40,12 +36,12 @@ def loop_recall(query, gallery, k: int, query_label, label) -> float:
   return np.mean(hits)
 
 
-def order_recall(query, gallery, k: int, query_label, label) -> float:
+def order_recall(query, gallery, k: int, label) -> float:
   """The same where scores tie: the mean over all orders of the gallery."""
   scores = query @ gallery.T
   orders = np.array(list(itertools.permutations(range(len(gallery)))))
   recall = []
-  for score, own in zip(scores, query_label, strict=True):
+  for score, own in zip(scores, label, strict=True):
     if own >= 0:
       # A stable sort leaves what ties in the order drawn.
       place = np.argsort(-score[orders], axis=1, kind="stable")[:, :k]
@@ -54,36 +50,33 @@ def order_recall(query, gallery, k: int, query_label, label) -> float:
   return np.mean(recall)
 
 
+def retrieval_like(recall, point, text, image, label) -> dict[str, float]:
+  """Retrieves in every direction, as `recall` says that it should be."""
+  everywhere = np.ones(len(point), bool)
+  images = {"image_ND": image, "has_image_N": everywhere}
+  got = retrieval(point, text, everywhere, **images, label_N=label)
+  expected = {
+    f"{way}{kind}_r{k}": pytest.approx(recall(query, gallery, k, own))
+    for way, query, gallery in (
+      ("text_to_shape", text, point),
+      ("shape_to_text", point, text),
+      ("image_to_shape", image, point),
+    )
+    for kind, own in (("", np.arange(len(point))), ("_category", label))
+    for k in (1, 3, 5)
+  }
+  assert got == expected
+  return got
+
+
 def test_every_direction_against_a_loop():
   point, text = noisy_pairs(40)
   image = unit(text[::-1] + 0.7 * point)
   label = np.arange(40) // 4
   label[::7] = -1
-  everywhere = np.ones(40, bool)
-  got = retrieval(
-    point,
-    text,
-    everywhere,
-    image_ND=image,
-    has_image_N=everywhere,
-    label_N=label,
-  )
-  directions = {
-    "text_to_shape": (text, point),
-    "shape_to_text": (point, text),
-    "image_to_shape": (image, point),
-  }
-  assert got.keys() == names(
-    *directions, *(f"{way}_category" for way in directions)
-  )
-  for way, (query, gallery) in directions.items():
-    for k in (1, 3, 5):
-      index = np.arange(40)
-      expected = loop_recall(query, gallery, k, index, index)
-      assert got[f"{way}_r{k}"] == pytest.approx(expected)
-      expected = loop_recall(query, gallery, k, label, label)
-      assert got[f"{way}_category_r{k}"] == pytest.approx(expected)
-  assert len({got[f"{way}_r1"] for way in directions}) == 3
+  got = retrieval_like(loop_recall, point, text, image, label)
+  ways = ("text_to_shape", "shape_to_text", "image_to_shape")
+  assert len({got[f"{way}_r1"] for way in ways}) == 3
   assert 0.2 < got["text_to_shape_r1"] < got["text_to_shape_category_r1"] < 1
 
 
@@ -94,29 +87,10 @@ def test_ties_against_every_order(n, seed):
   point, text, image = rng.integers(-1, 2, (3, n, 2)).astype(np.float32)
   label = rng.integers(-1, 3, n)
   label[0] = 0
-  everywhere = np.ones(n, bool)
-  got = retrieval(
-    point,
-    text,
-    everywhere,
-    image_ND=image,
-    has_image_N=everywhere,
-    label_N=label,
-  )
-  for way, query, gallery in (
-    ("text_to_shape", text, point),
-    ("shape_to_text", point, text),
-    ("image_to_shape", image, point),
-  ):
-    for k in (1, 3, 5):
-      index = np.arange(n)
-      expected = order_recall(query, gallery, k, index, index)
-      assert got[f"{way}_r{k}"] == pytest.approx(expected)
-      expected = order_recall(query, gallery, k, label, label)
-      assert got[f"{way}_category_r{k}"] == pytest.approx(expected)
-      if n <= k:  # the gallery fits
-        assert got[f"{way}_r{k}"] == pytest.approx(1)
-        assert got[f"{way}_category_r{k}"] == pytest.approx(1)
+  got = retrieval_like(order_recall, point, text, image, label)
+  for name, value in got.items():
+    if n <= int(name[-1]):  # the gallery fits
+      assert value == pytest.approx(1)
 
 
 def test_shapes_without_a_text_are_neither_query_nor_gallery():
@@ -130,7 +104,7 @@ def test_shapes_without_a_text_are_neither_query_nor_gallery():
     point[has_text], text[has_text], np.ones(has_text.sum(), bool)
   )
   index = np.arange(has_text.sum())
-  expected = loop_recall(text[has_text], point[has_text], 1, index, index)
+  expected = loop_recall(text[has_text], point[has_text], 1, index)
   assert result["text_to_shape_r1"] == pytest.approx(expected)
 
 
@@ -142,7 +116,7 @@ def test_a_direction_takes_the_shapes_that_it_can():
   got = retrieval(point, text, has_text, image_ND=image, has_image_N=has_image)
   index = np.arange(has_image.sum())
   for k in (1, 3, 5):
-    expected = loop_recall(image[has_image], point[has_image], k, index, index)
+    expected = loop_recall(image[has_image], point[has_image], k, index)
     assert got[f"image_to_shape_r{k}"] == pytest.approx(expected)
   instances = {name: got[name] for name in INSTANCES}
   assert instances == retrieval(point, text, has_text)

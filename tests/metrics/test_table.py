@@ -1,26 +1,19 @@
 """Tables as text."""
 
-from mrd_jax.metrics.table import (
-  cell,
-  columns,
-  group_metrics,
-  label,
-  published_cell,
-  render,
-)
+from mrd_jax.metrics import table
 
 
 def test_a_markdown_table_lines_up():
-  table = render(
+  made = table.render(
     ["name", "top-1", "n"], [["a", "50.0 ± 0.1", ""], ["bcdef", "1", "20"]]
   )
-  assert table.splitlines() == [
+  assert made.splitlines() == [
     "| name  |      top-1 |  n |",
     "|-------|-----------:|---:|",
     "| a     | 50.0 ± 0.1 |    |",
     "| bcdef |          1 | 20 |",
   ]
-  assert render(["only"], []) == "| only |\n|------|"
+  assert table.render(["only"], []) == "| only |\n|------|"
 
 
 def test_columns_line_up_without_spaces_at_their_ends():
@@ -29,7 +22,7 @@ def test_columns_line_up_without_spaces_at_their_ends():
     ["1", "0.5", "a long name"],
     ["10", "", ""],
   ]
-  assert columns(rows, ">><") == [
+  assert table.columns(rows, ">><") == [
     "rank  score  file",
     "   1    0.5  a long name",
     "  10",
@@ -37,13 +30,9 @@ def test_columns_line_up_without_spaces_at_their_ends():
 
 
 def test_metrics_are_sorted_into_tables_and_named():
-  names = [
-    "val/top1",
-    "val/top1_std",
-    "val/gap_p2t_i2t",
-    "val/text_to_shape_r1",
-  ]
-  assert list(group_metrics(names)) == [
+  metrics = ("top1", "top1_std", "gap_p2t_i2t", "text_to_shape_r1")
+  names = [f"val/{metric}" for metric in metrics]
+  assert list(table.group_metrics(names)) == [
     ("accuracy", ["val/top1"], True),
     ("relation gap", ["val/gap_p2t_i2t"], False),
     ("text→3D", ["val/text_to_shape_r1"], True),
@@ -56,14 +45,14 @@ def test_metrics_are_sorted_into_tables_and_named():
     ("image_to_shape_category_r1", "category R@1"),
     ("16_shot_top1", "16 shot top-1"),
   ):
-    assert label(metric) == words
+    assert table.label(metric) == words
 
 
 def test_cells():
   metrics = {"top1": 0.5, "top1_std": 0.0123, "gap": 0.25}
-  assert cell(metrics, "top1", True) == "50.0 ± 1.2"
-  assert cell(metrics, "gap", False) == "0.250"
-  assert cell(metrics, "top3", True) == ""
-  assert published_cell({"top1": 46.8}, "top1", True) == "46.8"
-  assert published_cell({"gap": 0.2}, "gap", False) == "0.20"
-  assert published_cell({}, "top1", True) == ""
+  assert table.cell(metrics, "top1", True) == "50.0 ± 1.2"
+  assert table.cell(metrics, "gap", False) == "0.250"
+  assert table.cell(metrics, "top3", True) == ""
+  assert table.published_cell({"top1": 46.8}, "top1", True) == "46.8"
+  assert table.published_cell({"gap": 0.2}, "gap", False) == "0.20"
+  assert table.published_cell({}, "top1", True) == ""

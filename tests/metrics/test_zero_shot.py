@@ -4,31 +4,19 @@ import operator
 
 import numpy as np
 import pytest
-from sklearn.metrics import (
-  balanced_accuracy_score,
-  top_k_accuracy_score,
-)
+from galleries import unit
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics import zero_shot as zero_shot_module
 from mrd_jax.metrics.zero_shot import ClassScores, confusion, zero_shot
 
-
-def unit(x) -> np.ndarray:
-  x = np.asarray(x, np.float32)
-  return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def scores(*rows) -> np.ndarray:
-  """Embeddings whose cosines with the unit vectors are ordered like `rows`."""
-  return unit(rows)
-
-
 CLASSES = np.eye(6, dtype=np.float32)
-NAMES = {
-  "top1", "top3", "top5",
-  "class_mean", "class_mean_top3", "class_mean_top5",
-}  # fmt: skip
+NAMES = {"top1", "top3", "top5"} | {
+  "class_mean",
+  "class_mean_top3",
+  "class_mean_top5",
+}
 
 
 def drawn(n: int, classes: int, seed: int = 0):
@@ -49,13 +37,15 @@ def tied(n: int, classes: int):
 
 
 def test_zero_shot_counts_the_classes_ahead_of_the_right_one():
-  point = scores(
-    [9, 1, 2, 3, 4, 5],  # label 0: first
-    [9, 8, 7, 1, 2, 3],  # label 1: second
-    [9, 8, 7, 1, 2, 3],  # label 2: third
-    [9, 8, 7, 4, 3, 5],  # label 3: fifth
-    [9, 8, 7, 6, 1, 5],  # label 4: last
-    [1, 8, 7, 6, 5, 4],  # label 0: last
+  point = np.float32(
+    [
+      [9, 1, 2, 3, 4, 5],  # label 0: first
+      [9, 8, 7, 1, 2, 3],  # label 1: second
+      [9, 8, 7, 1, 2, 3],  # label 2: third
+      [9, 8, 7, 4, 3, 5],  # label 3: fifth
+      [9, 8, 7, 6, 1, 5],  # label 4: last
+      [1, 8, 7, 6, 5, 4],  # label 0: last
+    ]
   )
   label = np.array([0, 1, 2, 3, 4, 0])
   assert zero_shot(point, label, CLASSES) == {
@@ -117,7 +107,7 @@ def test_ties_against_a_loop(classes):
 
 
 def test_shapes_without_a_label_are_left_out():
-  point = scores([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 0])
+  point = CLASSES[[0, 5, 1]]
   point[1] = np.nan  # whatever it is
   label = np.array([0, -1, 1])
   assert zero_shot(point, label, CLASSES) == dict.fromkeys(NAMES, 1)

@@ -19,6 +19,14 @@ from mrd_jax.search.gallery import open_gallery
 from mrd_jax.search.index import build_index, index_path, open_index
 
 
+def check(hits: nearest.Hits, plain, atol: float = 1e-9) -> None:
+  """Holds hits against those of the plain form."""
+  rows, score, cosine = plain
+  assert hits.rows.tolist() == rows
+  np.testing.assert_allclose(hits.score, score[rows], atol=atol)
+  np.testing.assert_allclose(hits.cosine, cosine[rows], atol=atol)
+
+
 @pytest.mark.parametrize("block", [1, 7, 10**6])
 def test_exact_search_and_ties(tmp_path, monkeypatch, block):
   monkeypatch.setattr(galleries, "_BLOCK_BYTES", 4 * 24 * block)
@@ -29,10 +37,7 @@ def test_exact_search_and_ties(tmp_path, monkeypatch, block):
   for query in (x[4], near[0], near[5]):
     for top in (1, 3, 100, 400):
       hits = nearest.nearest(gallery, query[None], ["shape"], top=top)
-      expected, score, cosine = naive(x, query[None], top)
-      assert hits.rows.tolist() == expected
-      np.testing.assert_allclose(hits.score, score[expected], atol=1e-9)
-      np.testing.assert_allclose(hits.cosine, cosine[expected], atol=1e-9)
+      check(hits, naive(x, query[None], top))
   first = nearest.nearest(gallery, x[4][None], ["text"], top=3).rows
   assert first.tolist() == [4, 50, 53]
 
@@ -42,11 +47,8 @@ def test_joint_of_one_kind_is_the_least_cosine(tmp_path):
   gallery = open_gallery(write_gallery(tmp_path / "a.npz", x))
   for asked in (near[:2], near[5:8]):
     hits = nearest.nearest(gallery, asked, ["shape"] * len(asked), top=20)
-    expected, score, cosine = naive(x, asked, 20)
-    assert hits.rows.tolist() == expected
-    np.testing.assert_allclose(hits.score, score[expected], atol=1e-9)
+    check(hits, naive(x, asked, 20))
     assert hits.cosine.shape == (20, len(asked))
-    np.testing.assert_allclose(hits.cosine, cosine[expected], atol=1e-9)
 
 
 def test_joint_of_several_kinds_standardises(tmp_path, monkeypatch):
@@ -58,9 +60,8 @@ def test_joint_of_several_kinds_standardises(tmp_path, monkeypatch):
   gallery = open_gallery(write_gallery(tmp_path / "a.npz", x))
   hits = nearest.nearest(gallery, asked, ["text", "shape"], top=20)
   cosine = x.astype(np.float64) @ asked.T.astype(np.float64)
-  expected, score, _ = naive(x, asked, 20, cosine.mean(axis=0), cosine.std(0))
-  assert hits.rows.tolist() == expected
-  np.testing.assert_allclose(hits.score, score[expected], atol=1e-6)
+  plain = naive(x, asked, 20, cosine.mean(axis=0), cosine.std(axis=0))
+  check(hits, plain, atol=1e-6)
   # The least cosine would be the text's, for every shape.
   raw = nearest.nearest(gallery, asked, ["shape", "shape"], top=20).rows
   alone = nearest.nearest(gallery, asked[:1], ["text"], top=20).rows
@@ -95,7 +96,6 @@ def test_threshold(tmp_path):
 
 def test_gallery_of_any_storage(tmp_path):
   x, near, _ = clustered(300, 12)
-  expected, *_ = naive(x, near[:1], 10)
   for name, array, save in (
     ("compressed", x, np.savez_compressed),
     ("columns", np.asfortranarray(x), np.savez),
@@ -108,11 +108,7 @@ def test_gallery_of_any_storage(tmp_path):
       assert isinstance(gallery.embeddings, np.memmap)
     np.testing.assert_array_equal(gallery.embeddings, array)
     hits = nearest.nearest(gallery, near[:1], ["text"], top=10)
-    if name == "half":
-      expected_half, *_ = naive(array, near[:1], 10)
-      assert hits.rows.tolist() == expected_half
-    else:
-      assert hits.rows.tolist() == expected
+    check(hits, naive(array, near[:1], 10))
   sample = open_gallery(write_gallery(tmp_path / "a.npz", x)).sample(4)
   np.testing.assert_array_equal(sample, x[[0, 99, 199, 299]])
 
@@ -247,18 +243,10 @@ def test_stale_and_damaged_indexes(large, tmp_path):
   middle, last = bytearray(whole), bytearray(whole)
   middle[len(whole) // 2] ^= 1
   last[-30] = 0
-  for content in (
-    b"",
-    b"short",
-    b"foreign" * 100,
-    whole[:-1],
-    whole[: len(whole) // 2],
-    whole[1:],
-    whole[-500:],
-    whole[-16:],
-    bytes(middle),
-    bytes(last),
-  ):
+  foreign = (b"", b"short", b"foreign" * 100)
+  starts = (whole[:-1], whole[: len(whole) // 2])
+  ends = (whole[1:], whole[-500:], whole[-16:])
+  for content in (*foreign, *starts, *ends, bytes(middle), bytes(last)):
     index.write_bytes(content)
     with pytest.raises(BadInput, match=r"a\.faiss is .*(--index)"):
       open_index(gallery)

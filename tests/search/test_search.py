@@ -20,11 +20,10 @@ from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.search import index as indexes
-from mrd_jax.search import nearest, queries
+from mrd_jax.search import nearest, queries, sheet
 from mrd_jax.search.__main__ import main
 from mrd_jax.search.gallery import open_gallery
 from mrd_jax.search.index import build_index
-from mrd_jax.search.sheet import draw_hits
 from mrd_jax.teachers.clip import ClipTeacher
 
 
@@ -93,9 +92,8 @@ def test_verb(world, tmp_path, capsys):
     hits = found[name]["hits"]
     assert [hit["file"] for hit in hits] == [files[i] for i in rows]
     assert [hit["row"] for hit in hits] == rows
-    np.testing.assert_allclose(
-      [hit["score"] for hit in hits], score[rows], atol=1e-5
-    )
+    scores = [hit["score"] for hit in hits]
+    np.testing.assert_allclose(scores, score[rows], atol=1e-5)
   assert found["shape"]["hits"][0]["file"] == str(folder / "05.npy")
   assert found["shape"]["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
   assert found["all"]["queries"] == [
@@ -107,9 +105,8 @@ def test_verb(world, tmp_path, capsys):
   cosine = x @ asked.T
   rows, *_ = naive(x, asked, 5, cosine.mean(axis=0), cosine.std(axis=0))
   assert [hit["row"] for hit in found["all"]["hits"]] == rows
-  np.testing.assert_allclose(
-    found["all"]["hits"][0]["cosines"], cosine[rows[0]], atol=1e-5
-  )
+  cosines = found["all"]["hits"][0]["cosines"]
+  np.testing.assert_allclose(cosines, cosine[rows[0]], atol=1e-5)
 
 
 def test_verb_up_threshold_and_notes(world, tmp_path, capsys):
@@ -124,18 +121,15 @@ def test_verb_up_threshold_and_notes(world, tmp_path, capsys):
   clip = f"--teacher={folder / 'clip'}"
   # As if it had learnt from other weights, and been trained further since.
   space = "clip (sha256 0123456789ab)"
-  make_encoder(embedding_space=space, step=8).save_pretrained(
-    tmp_path / "later"
-  )
+  trained_on = make_encoder(embedding_space=space, step=8)
+  trained_on.save_pretrained(tmp_path / "later")
   with np.load(folder / "shapes.npz") as arrays:
     earlier = dict(arrays)
   source = json.loads(str(earlier["source"])) | {"embedding_space": space}
   np.savez(tmp_path / "earlier.npz", **earlier | {"source": json.dumps(source)})
-  later = [
-    f"--{k}={tmp_path / v}"
-    for k, v in (("checkpoint", "later"), ("index", "earlier.npz"))
-  ]
-  assert main([*later, "--text=a", clip]) == 0
+  later = f"--checkpoint={tmp_path / 'later'}"
+  index = f"--index={tmp_path / 'earlier.npz'}"
+  assert main([later, index, "--text=a", clip]) == 0
   notes = capsys.readouterr().err.splitlines()
   assert len(notes) == 2
   assert "was embedded at step 7, the checkpoint is of step 8" in notes[0]
@@ -143,10 +137,8 @@ def test_verb_up_threshold_and_notes(world, tmp_path, capsys):
   assert "has other weights" in notes[1]
   # What CLIP does not read of a text; of this one, it reads all.
   long = "a chair " * 50
-  assert (
-    main([*arguments, "--text=a chair", f"--text={long}", "--text=a", clip])
-    == 0
-  )
+  texts = ["--text=a chair", f"--text={long}", "--text=a"]
+  assert main([*arguments, *texts, clip]) == 0
   captured = capsys.readouterr()
   assert captured.err.count("\n") == 1
   assert f"note: --text {long[:40]!r}... is longer than" in captured.err
@@ -155,9 +147,8 @@ def test_verb_up_threshold_and_notes(world, tmp_path, capsys):
 def test_gallery_of_another_run(world, tmp_path, capsys):
   """Of the same teacher, width and step: of no use for a shape."""
   folder, teacher, arguments = world
-  make_encoder(seed=1, embedding_space=teacher.name).save_pretrained(
-    tmp_path / "other"
-  )
+  other = make_encoder(seed=1, embedding_space=teacher.name)
+  other.save_pretrained(tmp_path / "other")
   flags = [f"--checkpoint={tmp_path / 'other'}", "--top=1"]
   shape = f"--shape={folder}/05.npy"
   text = ["--text=a", f"--teacher={folder / 'clip'}"]
@@ -204,9 +195,8 @@ def test_index_is_used_if_there(world, tmp_path, capsys, monkeypatch):
     indexes.Index, "candidates", lambda *_: np.arange(4, dtype=np.int64)
   )
   assert main(flags) == 0
-  assert "4 of the 4 candidates of the index, of 10,000" in (
-    capsys.readouterr().err
-  )
+  error = capsys.readouterr().err
+  assert "4 of the 4 candidates of the index, of 10,000" in error
   # Several queries do without it, and say so.
   both = [*flags, f"--shape={folder}/06.npy"]
   assert main(both) == 0
@@ -233,12 +223,9 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
   files += ["a$b_{\n" + "ü" * 99 + "ü漢.ply"] * 57
   x = unit(np.random.default_rng(0).normal(size=(60, 8)))
   source = np.array(json.dumps(SOURCE | {"up": "z"}))
-  path = write_gallery(
-    tmp_path / "a.npz", x, files=np.array(files), source=source
-  )
+  changes = {"files": np.array(files), "source": source}
+  gallery = open_gallery(write_gallery(tmp_path / "a.npz", x, **changes))
   drawn = []
-  from mrd_jax.search import sheet
-
   monkeypatch.setattr(
     sheet.cloud,
     "render",
@@ -255,7 +242,7 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
   hits = nearest.Hits(np.arange(60), np.zeros(60), np.zeros((60, 2)), 60)
   asked = [queries.Query("image", "gone.png"), queries.Query("text", "x" * 999)]
   output = tmp_path / "sheet.png"
-  draw_hits(open_gallery(path), asked, hits, output, up="y")
+  sheet.draw_hits(gallery, asked, hits, output, up="y")
   words = [t.picture for t in tiles if isinstance(t.picture, str)]
   assert words[:3] == ["cannot be read", "file not found", "cannot be read"]
   assert words[3:] == ["file not found"] * 47
@@ -263,13 +250,8 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
   original = read_cloud(files[0])[:, :3]
   assert {tuple(p) for p in xyz} == {(x, z, -y) for x, y, z in original}
   assert picture_width(output) == 1600
-  draw_hits(
-    open_gallery(path),
-    asked[1:],
-    nearest.Hits(*(a[:0] for a in hits[:3]), 60),
-    output,
-    up="y",
-  )
+  none = nearest.Hits(*(a[:0] for a in hits[:3]), 60)
+  sheet.draw_hits(gallery, asked[1:], none, output, up="y")
 
 
 def test_bad_arguments(world, tmp_path, capsys):
@@ -277,11 +259,10 @@ def test_bad_arguments(world, tmp_path, capsys):
   clip = f"--teacher={folder / 'clip'}"
   wide = make_clip(tmp_path / "wide", embed_dim=EMBED_DIM + 2)
   x = unit(np.random.default_rng(0).normal(size=(5, EMBED_DIM)))
-  source = json.loads(str(np.load(folder / "shapes.npz")["source"]))
+  source = np.load(folder / "shapes.npz")["source"]
   foreign = write_gallery(tmp_path / "foreign.npz", x)
-  narrow = write_gallery(
-    tmp_path / "narrow.npz", unit(x[:, :4]), source=np.array(json.dumps(source))
-  )
+  narrow = tmp_path / "narrow.npz"
+  write_gallery(narrow, unit(x[:, :4]), source=source)
   for given, words in (
     ([], "nothing to look for"),
     (["--text=", clip], "--text is empty"),
@@ -324,27 +305,17 @@ def test_default_teacher(monkeypatch):
 
   def ask(space, teacher=None):
     config = dataclasses.replace(made.config, embedding_space=space)
+    asking = dataclasses.replace(made, config=config)
+    flags = {"teacher": teacher, "up": "y", "normalize": True}
     with pytest.raises(BadInput) as error:
-      queries.embed_queries(
-        query,
-        dataclasses.replace(made, config=config),
-        teacher=teacher,
-        up="y",
-        normalize=True,
-      )
+      queries.embed_queries(query, asking, **flags)
     return str(error.value)
 
-  for space in (
-    "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k@0123456789ab (sha256 ab12)",
-    "openai/clip-vit-base-patch32 (sha256 ab12)",
-    "openai/clip-vit-base-patch32",
-  ):
-    ask(space)
-  assert asked == [
-    "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
-    "openai/clip-vit-base-patch32",
-    "openai/clip-vit-base-patch32",
-  ]
+  large, base = "laion/CLIP-ViT-bigG-14", "openai/clip-vit-base-patch32"
+  ask(f"{large}@0123456789ab (sha256 ab12)")
+  ask(f"{base} (sha256 ab12)")
+  ask(base)
+  assert asked == [large, base, base]
   for space in (
     "clip (sha256 ab12)",
     "OpenAI CLIP ViT-L/14",
@@ -358,14 +329,17 @@ def test_default_teacher(monkeypatch):
   assert asked[-1] == "user/given"
 
 
-def test_help_without_jax():
+@pytest.mark.parametrize(
+  ("verb", "flag"), [("search", "--sheet"), ("embed", "--no-normalize")]
+)
+def test_help_without_jax(verb, flag):
   script = (
-    "import runpy, sys; sys.argv = ['search', '--help']\n"
-    "try: runpy.run_module('mrd_jax.search', run_name='__main__')\n"
-    "finally: print(*('jax faiss matplotlib'.split() & sys.modules.keys()))"
-  ).replace("'jax faiss matplotlib'.split()", "{'jax', 'faiss', 'matplotlib'}")
+    f"import runpy, sys; sys.argv = [{verb!r}, '--help']\n"
+    f"try: runpy.run_module('mrd_jax.{verb}', run_name='__main__')\n"
+    "finally: print({'jax', 'faiss', 'matplotlib', 'trimesh'} & {*sys.modules})"
+  )
   done = subprocess.run(
     [sys.executable, "-c", script], capture_output=True, text=True, check=True
   )
-  assert "--sheet" in done.stdout
-  assert done.stdout.endswith("\n\n")
+  assert flag in done.stdout
+  assert done.stdout.endswith("\nset()\n")
