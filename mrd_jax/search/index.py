@@ -102,12 +102,9 @@ def build_index(gallery: str | os.PathLike[str]) -> Path | None:
   try:
     with replacing(path) as temporary:
       faiss.write_index(built, os.fspath(temporary))
-      size, checksum = _body(temporary, temporary.stat().st_size)
+      body = _body(temporary, temporary.stat().st_size)
       line = json.dumps(
-        {
-          "embeddings": _identity(opened),
-          "body": {"bytes": size, "crc32": checksum},
-        }
+        {"embeddings": _identity(opened), "body": body}
       ).encode()
       with temporary.open("ab") as file:
         file.write(line + len(line).to_bytes(4, "little") + _MAGIC)
@@ -142,8 +139,7 @@ def open_index(gallery: Gallery) -> Index | None:
     file.seek(size - ending - length)
     try:
       said = json.loads(file.read(length))
-      identity, body = said["embeddings"], said["body"]
-      whole = (body["bytes"], body["crc32"])
+      identity, whole = said["embeddings"], tuple(said["body"])
     except (ValueError, KeyError, TypeError):
       raise BadInput(f"{path} is damaged at its end; {remedy}") from None
   if identity != _identity(gallery):

@@ -150,14 +150,10 @@ def test_later_commands_add_rows_and_suites(
   """Also of converted files, as OpenShape's, which become model folders."""
   output = tmp_path / "out"
   shutil.copytree(first, output)
-  load_encoder(pretrained).save_pretrained(tmp_path / "openshape")
-  found = evaluate(
-    tmp_path / "openshape",
-    data_dir,
-    output,
-    *("--checkpoint", tmp_path / "openshape" / "model.safetensors"),
-    suites="zero_shot",
-  )
+  exported = tmp_path / "openshape"
+  load_encoder(pretrained).save_pretrained(exported)
+  more = ("--checkpoint", exported / "model.safetensors")
+  found = evaluate(exported, data_dir, output, *more, suites="zero_shot")
   names = ("pretrained", "openshape", "model")
   assert tuple(row["name"] for row in found["rows"]) == names
   figures = metrics_of(found)["zero_shot"]
@@ -185,12 +181,8 @@ def test_the_best_checkpoint_is_said_to_be_selected(
   shutil.copytree(pretrained, tmp_path / "run")
   (tmp_path / "run" / "results.json").unlink()  # of the last step
   load_encoder(tmp_path / "run", "best").save_pretrained(tmp_path / "model")
-  found = evaluate(
-    pretrained,
-    data_dir,
-    tmp_path / "out",
-    *("--which", "best", "--checkpoint", tmp_path / "model"),
-  )
+  more = ("--which", "best", "--checkpoint", tmp_path / "model")
+  found = evaluate(pretrained, data_dir, tmp_path / "out", *more)
   for row in found["rows"]:
     assert (row["rule"], row["selected_by"]) == ("best", "val/top5")
     assert row["step"] == best_step(pretrained)[0]
@@ -227,13 +219,9 @@ def test_class_names_and_captions_by_a_teacher(
   clip = make_clip(tmp_path / "clip", embed_dim=32, text=short)
   templates = tmp_path / "t.txt"
   templates.write_text("a photo of {}\na render of the {}\n")
-  found = evaluate(
-    pretrained,
-    data,
-    tmp_path / "out",
-    *("--teacher", clip, "--templates", templates, "--captions"),
-    suites="zero_shot,retrieval",
-  )
+  command = (pretrained, data, tmp_path / "out", "--teacher", clip)
+  options = ("--templates", templates, "--captions")
+  found = evaluate(*command, *options, suites="zero_shot,retrieval")
   suites = found["rows"][0]["suites"]
   teacher = ClipTeacher.from_pretrained(clip, dtype="float32")
   names = dataset.read_meta(data).class_names["val"]
@@ -242,10 +230,8 @@ def test_class_names_and_captions_by_a_teacher(
   with np.load(pretrained / "embeddings" / "val.npz") as arrays:
     point_ND, label_N = arrays["point"].astype(np.float32), arrays["label"]
   expected = zero_shot(unit(point_ND), label_N, class_CD)
-  for name, value in expected.items():  # float16 on disk moves no more
-    assert suites["zero_shot"]["metrics"][name] == pytest.approx(
-      value, abs=0.04
-    )
+  # Float16 on disk moves no more.
+  assert suites["zero_shot"]["metrics"] == pytest.approx(expected, abs=0.04)
   assert "2 templates" in suites["zero_shot"]["protocol"]["texts"]
   protocol = suites["retrieval"]["protocol"]
   assert "2 templates" in protocol["texts"]
@@ -270,19 +256,17 @@ def test_fine_tuning_is_a_suite(
   finetuning, encoder_dir, labelled_dir, tmp_path, monkeypatch
 ):
   monkeypatch.setattr("mrd_jax.finetune.train.set_up", lambda _: finetuning)
-  command = (encoder_dir, labelled_dir, tmp_path)
-  options = (
-    *("--finetune", REPOSITORY / "configs/finetune/debug.py"),
-    f"--config.data.dir={labelled_dir}",
-  )
-  found = evaluate(*command, *options, suites="finetune")
+  recipe = REPOSITORY / "configs/finetune/debug.py"
+  command = (encoder_dir, labelled_dir, tmp_path, "--finetune", recipe)
+  option = f"--config.data.dir={labelled_dir}"
+  found = evaluate(*command, option, suites="finetune")
   suite = found["rows"][0]["suites"]["finetune debug"]
   own = read_json(tmp_path / "model/finetune_debug/results.json")
   assert suite["metrics"]["top1"] == own["metrics"]["test/top1"]
   assert suite["protocol"]["from_step"] == 7
   assert suite["protocol"]["shapes"] == 27
   # Repeated, it is finished.
-  assert evaluate(*command, *options, suites="finetune") == found
+  assert evaluate(*command, option, suites="finetune") == found
 
 
 @pytest.mark.parametrize(
