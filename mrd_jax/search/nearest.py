@@ -90,7 +90,8 @@ def nearest(
 
   Args:
     gallery: What is searched in.
-    query_QD: (Q, D) embeddings of unit length.
+    query_QD: (Q, D) embeddings of unit length, as wide as the gallery's
+      (`queries.check_gallery`).
     kinds: What each is: "text", "shape", "image"; see `joint_of`.
     top: K, how many shapes.
     threshold: The cosine with every query that a shape must have, or None.
@@ -103,13 +104,8 @@ def nearest(
 
   Raises:
     BadInput: naming the gallery's file, if it holds fewer than `top`
-      embeddings, others than of unit length, or of another width.
+      embeddings, or others than of unit length.
   """
-  if query_QD.shape[1] != gallery.width:
-    raise BadInput(
-      f"{gallery.path}: the embeddings have width {gallery.width}, the query "
-      f"{query_QD.shape[1]}; embed the gallery with the same checkpoint"
-    )
   if top > len(gallery):
     raise BadInput(
       f"--top is {top}, but {gallery.path} holds {len(gallery)} embeddings; "
