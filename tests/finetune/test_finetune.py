@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import os
 import re
 import signal
@@ -15,17 +14,15 @@ import numpy as np
 import pytest
 import runs
 from encoders import make_encoder
-from runs import losses
+from runs import by_name, last_state, losses
 
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.finetuning import OptimizerConfig
 from mrd_jax.finetune import start as starts
 from mrd_jax.finetune.classification import Classification, cross_entropy
 from mrd_jax.finetune.train import finetune
 from mrd_jax.io.files import read_json_lines
 from mrd_jax.training.loop import NotFinite
-from mrd_jax.training.optimizer import adamw
 from mrd_jax.training.set_up import set_up
 
 LAST = 60
@@ -42,57 +39,6 @@ def test_loss_equals_pytorch(smoothing):
   )
   found = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
   np.testing.assert_allclose(found, float(expected), rtol=1e-6)
-
-
-def test_optimizer_equals_pytorch_with_the_schedule_in_closed_form():
-  """Clipped AdamW over 12 steps: 3 of warm-up, then a cosine to the floor."""
-  torch = pytest.importorskip("torch")
-  config = OptimizerConfig(
-    warmup_epochs=1.0,
-    learning_rate=0.1,
-    final_learning_rate=0.05,
-    clip_norm=1.0,
-    weight_decay=0.3,
-  )
-  rng = np.random.default_rng(0)
-  params = {
-    "encoder": {"cls_token": rng.normal(size=4)},
-    "hidden": {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)},
-  }
-  with jax.enable_x64(True):
-    ours = jax.tree.map(jnp.asarray, params)
-    leaves, tree = jax.tree.flatten(ours)
-    theirs = [
-      torch.nn.Parameter(torch.tensor(np.asarray(leaf))) for leaf in leaves
-    ]
-    decays = [leaf.ndim > 1 for leaf in leaves]
-    assert sum(decays) == 1
-    torch_optimizer = torch.optim.AdamW(
-      [
-        {"params": [p], "weight_decay": 0.3 if decay else 0.0}
-        for p, decay in zip(theirs, decays, strict=True)
-      ]
-    )
-    optimizer = adamw(config, 0.1, 0.3, steps_per_epoch=3, num_steps=12)
-    state = optimizer.init(ours)
-    for step in range(12):
-      gradients = [3 * rng.normal(size=leaf.shape) for leaf in leaves]
-      updates, state = optimizer.update(tree.unflatten(gradients), state, ours)
-      ours = jax.tree.map(jnp.add, ours, updates)
-      if step < 3:
-        rate = 0.1 * step / 3
-      else:
-        cosine = (1 + math.cos(math.pi * (step - 3) / 9)) / 2
-        rate = 0.005 + (0.1 - 0.005) * cosine
-      for group, parameter, gradient in zip(
-        torch_optimizer.param_groups, theirs, gradients, strict=True
-      ):
-        group["lr"] = rate
-        parameter.grad = torch.tensor(gradient)
-      torch.nn.utils.clip_grad_norm_(theirs, 1.0)
-      torch_optimizer.step()
-      for a, b in zip(jax.tree.leaves(ours), theirs, strict=True):
-        np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-5, atol=1e-7)
 
 
 # Runs.
@@ -194,19 +140,10 @@ def test_accuracy_rises_on_separable_shapes(finetuned):
   assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
 
 
-def by_name(tree) -> dict[str, np.ndarray]:
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 def test_encoder_is_loaded_and_all_of_it_trained(finetuned, finetuning):
   state = finetuning.init()
   before = by_name({"params": state.params, "batch_stats": state.batch_stats})
-  trained = by_name(
-    load_on_one_device(finetuned / "checkpoints", best_metric=None)[1]
-  )
+  trained = last_state(finetuned)
   # What was saved there, without a detour over files.
   saved = by_name(make_encoder(seed=3, num_points=64).variables)
   names = {
