@@ -11,16 +11,17 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+import random_batches
+from runs import pretraining_config
 from torch_schedule import cosine_with_warmup
 from weights import make_twin, to_flax
 
 from benchmarks.collectives import count
-from configs import debug
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.compare import torch_losses as twin_losses
 from mrd_jax.compare import torch_optimizer as twin_optimizer
-from mrd_jax.config.pretraining import Config, from_config_dict
+from mrd_jax.compare.training import torch_options
+from mrd_jax.config.pretraining import Config
 from mrd_jax.data.examples import Batch, train_examples
 from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
@@ -34,33 +35,26 @@ BATCH, POINTS, EMBED_DIM, STEPS = 8, 96, 24, 10
 
 
 def make_config(**loss) -> Config:
-  values: ConfigDict = debug.get_config()
-  values.augment.num_points = POINTS
-  values.loss.update(loss)
-  values.optimizer.update(
-    learning_rate=3e-3,
-    dynamic_learning_rate=2e-2,
-    warmup_steps=2,
-    clip_norm=0.0,
+  return pretraining_config(
+    "nowhere",
+    augment={"num_points": POINTS},
+    loss=loss,
+    optimizer={
+      "learning_rate": 3e-3,
+      "dynamic_learning_rate": 2e-2,
+      "warmup_steps": 2,
+      "clip_norm": 0.0,
+    },
   )
-  return from_config_dict(values)
 
 
 def make_batch(seed: int) -> Batch:
-  rng = np.random.default_rng(seed)
-  text_kind = np.ones((BATCH, 2), np.uint8)
-  text_kind[::3] = 0  # every third shape has no text
-  return Batch(
-    row=np.arange(BATCH, dtype=np.int32),
-    xyz=rng.integers(-32767, 32768, (BATCH, POINTS, 3)).astype(np.int16),
-    rgb=rng.integers(0, 256, (BATCH, POINTS, 3)).astype(np.uint8),
-    num_points=np.full(BATCH, POINTS, np.int32),
-    image_feat=rng.normal(size=(BATCH, 3, EMBED_DIM)).astype(np.float16),
-    image_kind=np.ones((BATCH, 3), np.uint8),
-    text_feat=rng.normal(size=(BATCH, 2, EMBED_DIM)).astype(np.float16),
-    text_kind=text_kind,
-    label=np.full(BATCH, -1, np.int32),
+  """Clouds of equal size, of which every third has no text."""
+  batch = random_batches.make_batch(
+    BATCH, stored=POINTS, dim=EMBED_DIM, seed=seed
   )
+  batch.text_kind[::3] = random_batches.NONE
+  return batch._replace(num_points=np.full(BATCH, POINTS, np.int32))
 
 
 def our_optimizer(config: Config):
@@ -87,24 +81,21 @@ def run_ours(config: Config, twin, dtype):
     The metrics and the parameters after each step, and the examples it saw.
   """
   encoder = PointBERT(config.model.size, EMBED_DIM, dtype=dtype)
-  variables = jax.tree.map(
+  variables = to_flax(twin.state_dict())
+  params, batch_stats = jax.tree.map(
     lambda x: jnp.asarray(x, dtype),
-    to_flax(twin.state_dict()),
-  )
-  params = {
-    "encoder": variables["params"],
-    "logit_scale": jnp.asarray(np.log(14.28), dtype),
-    "dynamic_weights": jax.tree.map(
-      lambda x: x.astype(dtype), init_dynamic_weights(config.loss)
+    (
+      {
+        "encoder": variables["params"],
+        "logit_scale": np.log(14.28),
+        "dynamic_weights": init_dynamic_weights(config.loss),
+      },
+      variables["batch_stats"],
     ),
-  }
+  )
   optimizer = our_optimizer(config)
   state = TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats=variables["batch_stats"],
-    opt_state=optimizer.init(params),
-    average={},
+    jnp.int32(0), params, batch_stats, optimizer.init(params), {}
   )
   step = jax.jit(
     functools.partial(
@@ -155,9 +146,7 @@ def run_twin(config: Config, twin, seen, dtype):
       torch.tensor(np.asarray(examples.has_text)),
       logit_scale,
       free,
-      representation=config.loss.representation,
-      margin=config.loss.margin,
-      lam=config.loss.relation_weight,
+      **torch_options(config.loss),
     )
     optimizer.zero_grad()
     loss.backward()
