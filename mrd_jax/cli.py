@@ -169,7 +169,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
 
 
 def at_least(low: int) -> Callable[[str], int]:
-  """The type of an argument that is a whole number from `low` on."""
+  """Makes the type of an argument that is a whole number from `low` on."""
 
   def number(text: str) -> int:
     if not text.isdigit() or int(text) < low:

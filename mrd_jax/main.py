@@ -1,4 +1,4 @@
-"""Training: python -m mrd_jax.main --config configs/demo.py --workdir DIR."""
+"""Trains: python -m mrd_jax.main --config configs/demo.py --workdir DIR."""
 
 import argparse
 import sys

@@ -102,7 +102,7 @@ class Checkpoints:
     self._loud_again = quiet_threads()
 
   def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint; ask before the first save.
+    """Returns the newest complete checkpoint; ask before the first save.
 
     It may turn out to be damaged, see `restore_newest`.
     """
@@ -115,7 +115,7 @@ class Checkpoints:
     return None if newest < 0 else newest
 
   def has_scores(self, step: int) -> bool:
-    """Whether the checkpoint of `step` was saved with its evaluation."""
+    """Says whether `step` was saved with its evaluation."""
     infos = self._checkpointer.checkpoints
     found = any(info.step == step and info.metrics for info in infos)
     return bool(first_says(found))
@@ -125,13 +125,13 @@ class Checkpoints:
     return metrics.get(self._best_metric, -math.inf)
 
   def best_step(self) -> int:
-    """Step of the best checkpoint with scores, the newest of equals."""
+    """Returns the best step with scores, the newest of equals."""
     scored = [info for info in self._checkpointer.checkpoints if info.metrics]
     best = max(scored, key=lambda info: (self._score(info.metrics), info.step))
     return first_says(best.step)
 
   def restore(self, step: int, abstract: TrainState) -> TrainState:
-    """The state of `step`, laid out as `abstract` says, whatever saved it.
+    """Reads the state of `step`, laid out as `abstract` says.
 
     Raises:
       BadInput: if it is damaged.
@@ -143,7 +143,7 @@ class Checkpoints:
     return state
 
   def restore_newest(self, abstract: TrainState) -> Restored:
-    """The state of the newest checkpoint that is undamaged.
+    """Reads the newest checkpoint that is undamaged.
 
     Damaged ones that are newer are renamed to damaged-STEP, since the run
     will save these steps again.

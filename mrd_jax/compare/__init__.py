@@ -1,4 +1,4 @@
-"""Our numerics against PyTorch's, stage by stage and for a training step.
+"""Compares our numerics with PyTorch's, stage by stage and for a step.
 
 `torch_losses.py`, `torch_optimizer.py` and `convert/pointbert_modules.py` are
 the PyTorch side: an independent implementation, written from the equations

@@ -1,4 +1,4 @@
-"""python -m mrd_jax.compare: our numerics against PyTorch's."""
+"""Compares with PyTorch: python -m mrd_jax.compare."""
 
 import argparse
 import sys

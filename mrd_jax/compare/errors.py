@@ -66,7 +66,7 @@ def of_values(
 def of_embeddings(
   part: str, stage: str, ours: Any, theirs: Any, tolerance: float | None
 ) -> Row:
-  """The same for (B, D), with the lowest cosine of the B pairs."""
+  """Measures (B, D) likewise, with the lowest cosine of the B pairs."""
   row = of_values(part, stage, ours, theirs, tolerance)
   pairs = zip(ours, theirs, strict=True)
   return row._replace(cosine=min(_cosine(_flat(a), _flat(b)) for a, b in pairs))

@@ -1,4 +1,4 @@
-"""Eq. 1-13 of MRD, with autograd, one row or one anchor at a time.
+"""Computes Eq. 1-13 of MRD with autograd, a row or an anchor at a time.
 
 Letters: B samples, D channels, n and m rows and columns of a relation. A pair
 mask (n, m) says which pairs (i, j), i the query, belong to a relation. Samples
@@ -51,7 +51,7 @@ def divide_by_mean(relation: Tensor, pair_mask: Tensor) -> Tensor:
 def relation_log_similarity(
   a: Tensor, b: Tensor, scale: Tensor | float, pair_mask: Tensor
 ) -> Tensor:
-  """Log of the normalised similarity, Eq. 5 and 6.
+  """Computes the log of the normalised similarity, Eq. 5 and 6.
 
   Args:
     a: (n, D) unit vectors, the queries.
@@ -72,7 +72,7 @@ def relation_log_similarity(
 
 
 def teacher_order(distances: Tensor, mask: Tensor) -> Tensor:
-  """The row's columns from the nearest to the farthest, Eq. 7 and 8.
+  """Sorts the row's columns from the nearest to the farthest, Eq. 7 and 8.
 
   distances (m,) are one anchor's, mask (m,) bool says which columns take part;
   returns their indices, int64. Ties keep the order of the columns.
@@ -85,14 +85,14 @@ def teacher_order(distances: Tensor, mask: Tensor) -> Tensor:
 
 
 def mse(student: Tensor, teacher: Tensor, pair_mask: Tensor) -> Tensor:
-  """Eq. 10: mean over the pairs of the squared difference."""
+  """Computes Eq. 10: the mean squared difference of the pairs; 0 without."""
   return ((student - teacher.detach())[pair_mask] ** 2).mean()
 
 
 def jeffrey(
   log_student: Tensor, log_teacher: Tensor, pair_mask: Tensor
 ) -> Tensor:
-  """Eq. 11: KL both ways, summed; mean over the rows, which all have pairs.
+  """Computes Eq. 11: KL both ways, summed; mean over rows with pairs.
 
   All are (n, m); the logs come from relation_log_similarity.
   """
@@ -108,7 +108,7 @@ def jeffrey(
 def margin_ranking(
   student: Tensor, teacher: Tensor, pair_mask: Tensor, margin: float
 ) -> Tensor:
-  """Eq. 12: hinge on every pair of columns, as seen from every anchor.
+  """Computes Eq. 12: a hinge on every pair of columns of every anchor.
 
   For an anchor i and columns j, k that the teacher puts in this order:
   max(0, margin - (d_ik - d_ij)), d the student's distance.
@@ -138,7 +138,7 @@ def margin_ranking(
 
 
 def contrastive(a: Tensor, b: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
-  """Eq. 1: symmetric InfoNCE among the valid samples.
+  """Computes Eq. 1: symmetric InfoNCE among the valid samples.
 
   Args:
     a: (B, D) unit vectors.
@@ -168,7 +168,7 @@ def relation_discrepancy(
   normalise_intra: bool,
   margin: float,
 ) -> Tensor:
-  """D(R^student, R^teacher) for two relations given by their ends.
+  """Computes D(R^student, R^teacher) of two relations given by their ends.
 
   Args:
     student: (a, b), unit vectors (n, D) each: the relation of a's rows to b's.
@@ -225,7 +225,7 @@ def mrd_loss(
   margin: float = 0.1,
   lam: float = 3.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-  """Eq. 13: contrast plus lam times the intra and cross relation losses.
+  """Computes Eq. 13: contrast plus lam times the relation losses.
 
   Args:
     point: (B, D) raw embeddings of the shapes, the student.

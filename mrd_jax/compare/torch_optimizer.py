@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def takes_decay(name: str, parameter: Tensor) -> bool:
-  """Whether this is the weight of a Linear or a Conv layer."""
+  """Says whether this is the weight of a Linear or a Conv layer."""
   return name.endswith(".weight") and parameter.ndim >= 2
 
 
@@ -21,7 +21,7 @@ def make_optimizer(
   betas: tuple[float, float] = (0.9, 0.999),
   eps: float = 1e-8,
 ) -> torch.optim.AdamW:
-  """AdamW over three groups: "decay", "no_decay" and "dynamic_weights".
+  """Makes AdamW over the groups "decay", "no_decay", "dynamic_weights".
 
   Args:
     model_params: name -> tensor, all but the dynamic weights: the encoder's

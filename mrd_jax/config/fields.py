@@ -63,7 +63,7 @@ class Declared(NamedTuple):
 
   @property
   def values(self) -> str:
-    """Which values are allowed, in words."""
+    """Says which values are allowed, in words."""
     if typing.get_origin(self.hint) is Literal:
       return " or ".join(map(repr, typing.get_args(self.hint)))
     if typing.get_origin(self.hint) is tuple:

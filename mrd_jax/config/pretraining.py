@@ -176,7 +176,7 @@ class PointBERTSize:
 
   @property
   def size(self) -> "PointBERTSize":
-    """The architecture alone, of a section that has more fields."""
+    """Returns the architecture alone, of a section that has more fields."""
     names = (item.name for item in dataclasses.fields(PointBERTSize))
     return PointBERTSize(**{name: getattr(self, name) for name in names})
 

@@ -1,1 +1,1 @@
-"""Published weights into ours and ours into other formats."""
+"""Converts published weights into ours, and ours into other formats."""

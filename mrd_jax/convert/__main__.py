@@ -1,4 +1,4 @@
-"""python -m mrd_jax.convert {to-torch,from-torch,to-onnx}."""
+"""Converts weights: python -m mrd_jax.convert {to-torch,from-torch,to-onnx}."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""An encoder as an ONNX file, for runtimes without Python or PyTorch."""
+"""Exports an encoder as ONNX, for runtimes without Python or PyTorch."""
 
 import importlib
 import json

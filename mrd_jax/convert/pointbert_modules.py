@@ -1,4 +1,4 @@
-"""OpenShape's PointBERT point-cloud encoder in plain PyTorch.
+"""Defines OpenShape's PointBERT encoder in plain PyTorch.
 
 Needs nothing but PyTorch.  Weights are read by `pointbert_torch.py`, which
 needs nothing but this file beside it.

@@ -1,4 +1,4 @@
-"""OpenShape's PointBERT point-cloud encoder with its weights, in plain PyTorch.
+"""Runs OpenShape's PointBERT encoder with its weights, in plain PyTorch.
 
 Needs nothing but PyTorch and `pointbert_modules.py`: copy both files and a
 model's weights, and
@@ -104,7 +104,7 @@ class TorchEncoder(Projected):
 
 
 def shuffled(n: int) -> Tensor:
-  """A fixed pseudo-random order of n points, the same in every language.
+  """Draws a fixed pseudo-random order of n points, alike in every language.
 
   The order of fmix32(1), ..., fmix32(n), fmix32 being the last step of
   murmur3's 32-bit hash. It maps no two numbers to one, so there are no ties.
@@ -122,7 +122,7 @@ def shuffled(n: int) -> Tensor:
 def prepare(
   points: Tensor, config: dict[str, Any], up: str = "y", normalize: bool = True
 ) -> Tensor:
-  """What one cloud goes through before the encoder.
+  """Prepares one cloud for the encoder.
 
   Takes the first config["num_points"] in the order of `shuffled`, because
   groups depend on the order of a cloud's points and files are often sorted;

@@ -1,4 +1,4 @@
-"""What the files of published OpenShape models do not say about them."""
+"""Knows what the files of published OpenShape models do not say."""
 
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ _SCALES = {
 
 
 def known_grouping(shapes: Shapes) -> Grouping | None:
-  """How an encoder of these shapes groups points, if it is a known one."""
+  """Finds how an encoder of these shapes groups points, if it is known."""
   if shapes in MODELS:
     return MODELS[shapes].grouping
   return _SCALES.get(shapes[:5])

@@ -39,7 +39,7 @@ class Source(Protocol):
 def pad_records(
   records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
 ) -> Batch:
-  """The records of some rows as a `Batch`, padded to fixed shapes."""
+  """Makes a `Batch` of the records of some rows, padded to fixed shapes."""
   size = len(rows)
   # At least one slot each, so that "the first" always exists.
   images, texts = max(meta.max_images, 1), max(meta.max_texts, 1)
@@ -77,7 +77,7 @@ def require_image(record: dict[str, Any]) -> None:
 def examine_batch(
   source: Source, order: TrainOrder, step: int
 ) -> list[dict[str, Any]]:
-  """What may have made a batch's losses not finite, read again.
+  """Looks for what may have made a batch's losses not finite.
 
   Args:
     source: The training split.

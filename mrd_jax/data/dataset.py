@@ -62,7 +62,7 @@ def class_features(directory: str | os.PathLike[str], split: str) -> np.ndarray:
 
 
 def split_names(directory: str | os.PathLike[str]) -> list[str]:
-  """The splits of a dataset.
+  """Lists the splits of a dataset.
 
   Raises:
     BadInput: naming `data.dir`, when there is no dataset.

@@ -82,7 +82,7 @@ def train_examples(
 def eval_examples(
   batch: Batch, config: AugmentConfig, *, seed: int
 ) -> Examples:
-  """The same without augmentation: first image, first text, fixed shuffle.
+  """Makes examples without augmentation: first image, first text.
 
   The shuffle is keyed by the record, so its embedding is the same whatever
   batch it comes in.
@@ -152,7 +152,7 @@ def augment(
   config: AugmentConfig,
   key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """OpenShape's augmentations of one cloud, in its order.
+  """Applies OpenShape's augmentations to one cloud, in its order.
 
   Point dropout moves points onto the first one and leaves their colours, as
   OpenShape does.  Rows that do not exist may take any finite value.
@@ -190,7 +190,7 @@ def _rotate(xyz_N3: jax.Array, angles_3: jax.Array) -> jax.Array:
 
 
 def pick_image(sample: Batch, key: jax.Array) -> jax.Array:
-  """One image feature: a coin for the thumbnail if there is one, else a view.
+  """Picks an image feature: by a coin the thumbnail, else a view.
 
   Returns:
     (D,) float32.
@@ -206,7 +206,7 @@ def pick_image(sample: Batch, key: jax.Array) -> jax.Array:
 
 
 def pick_text(sample: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """One text feature by OpenShape's rule.
+  """Picks a text feature by OpenShape's rule.
 
   The sources are the raw texts, a caption (a coin between BLIP and MSFT,
   nothing if the one drawn is missing) and the retrieved texts.  One of the

@@ -23,7 +23,7 @@ def map_split(
   mesh: Mesh,
   keep_going: Callable[[], None],
 ) -> list[np.ndarray]:
-  """Every process reads and computes its part; all get the whole, once.
+  """Maps a split: every process reads a part, all get the whole, once.
 
   Args:
     forward: A global batch -> arrays with a row a record, laid out as the

@@ -187,6 +187,6 @@ class DatasetMeta:
 
 
 def record_cloud(record: Mapping[str, Any]) -> np.ndarray:
-  """The cloud of a record: (N, 6) float64, y up, rgb in [0, 1]."""
+  """Decodes the cloud of a record: (N, 6) float64, y up, rgb in [0, 1]."""
   xyz = record["center"] + record["xyz"] * (record["scale"] / XYZ_LEVELS)
   return np.concatenate([xyz, record["rgb"] / 255], axis=1)

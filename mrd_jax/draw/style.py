@@ -1,4 +1,4 @@
-"""The look that all figures share: colours, type, header, saving."""
+"""Sets the look that all figures share: colours, type, header, saving."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

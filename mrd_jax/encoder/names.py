@@ -51,7 +51,7 @@ class Shapes(NamedTuple):
 
 
 def table(depth: int, *, projection: bool) -> list[Row]:
-  """All tensors of an encoder, `num_batches_tracked` excepted."""
+  """Lists all tensors of an encoder, `num_batches_tracked` excepted."""
   rows = [Row("ppat.cls_token", "params/cls_token")]
 
   def linear(key: str, path: str, rank: int = 2, bias: bool = True) -> None:
@@ -92,7 +92,7 @@ _COUNTERS = tuple(f"ppat.sa.mlp_bns.{i}.num_batches_tracked" for i in range(3))
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], name: str) -> Any:
-  """A state dict as variables, float32, after checking it.
+  """Turns a state dict into variables, float32, after checking it.
 
   Args:
     state: Arrays by OpenShape's keys, without prefix.
@@ -171,12 +171,12 @@ def to_state_dict(variables: Any, *, num_batches_tracked: int) -> State:
 
 
 def num_batches_tracked(state: Mapping[str, np.ndarray]) -> int:
-  """How many steps BatchNorm counted; 0 where the file does not say."""
+  """Reads how many steps BatchNorm counted; 0 where it is not said."""
   return int(state.get(_COUNTERS[0], 0))
 
 
 def infer_shapes(state: Mapping[str, np.ndarray], name: str) -> Shapes:
-  """The sizes that the tensors' shapes tell.
+  """Infers the sizes that the tensors' shapes tell.
 
   Raises:
     BadInput: if it is not the state dict of a PointPatchTransformer.
@@ -238,6 +238,6 @@ def _count_blocks(state: Mapping[str, Any]) -> int:
 
 
 def few(state: Mapping[str, Any]) -> str:
-  """Some of the names, for messages."""
+  """Lists some of the names, for messages."""
   names = list(state)[:3]
   return ", ".join(names) + (", ..." if len(state) > 3 else "") or "nothing"

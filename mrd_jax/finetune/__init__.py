@@ -1,1 +1,1 @@
-"""Full fine-tuning of an encoder for classification."""
+"""Fine-tunes all of an encoder for classification."""

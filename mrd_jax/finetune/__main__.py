@@ -1,4 +1,4 @@
-"""python -m mrd_jax.finetune: fine-tunes an encoder for classification."""
+"""Fine-tunes an encoder: python -m mrd_jax.finetune."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""What fine-tuning trains: a classifier on the encoder's tokens."""
+"""Trains a classifier on the encoder's tokens: fine-tuning's objective."""
 
 import functools
 from collections.abc import Callable

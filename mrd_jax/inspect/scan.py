@@ -73,12 +73,12 @@ class Scan(NamedTuple):
 
   @property
   def training(self) -> bool:
-    """Whether it is trained on: its name begins with "train"."""
+    """Says whether it is trained on: its name begins with "train"."""
     return self.name.startswith("train")
 
   @property
   def share(self) -> float:
-    """Of the records, how many were counted."""
+    """Computes which share of the records was counted."""
     return len(self.census) / len(self.source)
 
   def ids(self, at: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""The losses: symmetric InfoNCE (Eq. 1-2) and relation distillation (Eq. 9-13).
+"""Computes the losses: contrast (Eq. 1-2), relation distillation (Eq. 9-13).
 
 Pure functions of the global batch's embeddings: P of the student, I and T of
 the frozen image and text teachers.  Everything is at least float32.
@@ -42,7 +42,7 @@ class Embeddings(NamedTuple):
 
 
 def init_dynamic_weights(config: LossConfig) -> dict[str, jax.Array]:
-  """The free pairs behind the weights: zeros, so that each weight is 1/2."""
+  """Makes the free pairs behind the weights: zeros, so that each is 1/2."""
   if config.weighting == "fixed":
     return {}
   return {group: jnp.zeros(2) for group in term_groups(config)}
@@ -51,7 +51,7 @@ def init_dynamic_weights(config: LossConfig) -> dict[str, jax.Array]:
 def contrastive(
   logits_AB: jax.Array, mask_AB: jax.Array, own_AB: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Symmetric InfoNCE, Eq. 1: every pair of a sample with itself is positive.
+  """Computes symmetric InfoNCE, Eq. 1: own pairs are the positive ones.
 
   Args:
     logits_AB: (A, B) cosines times the contrast's scale (1 / temperature).
@@ -76,14 +76,14 @@ def contrastive(
 def mean_squared_error(
   student_BB: jax.Array, teacher_BB: jax.Array, mask_BB: jax.Array
 ) -> jax.Array:
-  """Eq. 10 over the pairs of the relation."""
+  """Computes Eq. 10 over the pairs of the relation."""
   return relations.masked_mean((student_BB - teacher_BB) ** 2, mask_BB)
 
 
 def jeffrey(
   log_p_BB: jax.Array, log_q_BB: jax.Array, mask_BB: jax.Array
 ) -> jax.Array:
-  """Eq. 11: KL(p || q) + KL(q || p) of the rows, mean over non-empty rows.
+  """Computes Eq. 11: KL(p || q) + KL(q || p), mean over non-empty rows.
 
   Both divergences are one sum, sum_j (p_j - q_j) (log p_j - log q_j).
   """
@@ -100,7 +100,7 @@ def margin_ranking(
   margin: float,
   draws_B2S: jax.Array | None = None,
 ) -> jax.Array:
-  """Eq. 12: mean hinge of the student's distances in the teacher's order.
+  """Computes Eq. 12: mean hinge of distances in the teacher's order.
 
   For every anchor i and every pair (j, k) of its columns, k after j in the
   teacher's order (equal distances by index): max(0, m - (d_ik - d_ij)).
@@ -123,7 +123,7 @@ def margin_ranking(
 
 
 def draw_columns(key: jax.Array, size: int, pairs: int) -> jax.Array:
-  """(size, 2, pairs) int: both columns of random pairs for every anchor."""
+  """Draws random pairs of columns for every anchor: (size, 2, pairs) int."""
   return jnp.moveaxis(jax.random.randint(key, (2, size, pairs), 0, size), 0, 1)
 
 
@@ -136,7 +136,7 @@ def discrepancy(
   scale: jax.Array,
   draws_B2S: jax.Array | None,
 ) -> jax.Array:
-  """One term D of Eq. 9: how far the student's relation is from a teacher's.
+  """Computes a term D of Eq. 9: how far a student's relation is off.
 
   Args:
     config: Representation and its options.
@@ -178,7 +178,7 @@ def dense_terms(
   draws: dict[str, jax.Array],
   mesh: Mesh | None,
 ) -> dict[str, jax.Array]:
-  """Every term of the losses, from (B, B) matrices.
+  """Computes every term of the losses, from (B, B) matrices.
 
   Args:
     config: The variant.
@@ -236,7 +236,7 @@ def mrd_loss(
   *,
   mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The total loss, Eq. 13, and every part of it.
+  """Computes the total loss, Eq. 13, and every part of it.
 
   Args:
     config: The variant.

@@ -1,4 +1,4 @@
-"""Margin ranking over all pairs of every anchor (Eq. 12) without forming them.
+"""Ranks all pairs of every anchor (Eq. 12) without forming them.
 
 For an anchor, sort its B candidates by the teacher and let u_1 .. u_B be the
 student's distances in that order.  The loss over all pairs r < q is
@@ -130,7 +130,7 @@ def all_pairs_hinges(
   margin: float,
   ties: Ties = "by_index",
 ) -> tuple[jax.Array, jax.Array]:
-  """Eq. 12 before the mean: each anchor's sum over all pairs of its columns.
+  """Sums Eq. 12 over all pairs of each anchor's columns.
 
   Args:
     student_AB: (A, B) the student's distances, which carry the gradient.
@@ -180,7 +180,7 @@ def sampled_hinges(
   columns_A2S: jax.Array,
   ties: Ties = "by_index",
 ) -> tuple[jax.Array, jax.Array]:
-  """`all_pairs_hinges` over the given pairs of columns only.
+  """Sums Eq. 12 over the given pairs of columns only.
 
   A pair outside the mask or of a column with itself counts for nothing.
 

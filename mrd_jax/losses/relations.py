@@ -23,7 +23,7 @@ def l2_normalize(x_BD: jax.Array) -> jax.Array:
 
 
 def dot(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
-  """All inner products: (A, B), entry ij is a_i . b_j."""
+  """Computes all inner products: (A, B), entry ij is a_i . b_j."""
   chex.assert_equal_shape_suffix([a_AD, b_BD], 1)
   return jnp.einsum("ad,bd->ab", a_AD, b_BD, precision="highest")
 
@@ -49,12 +49,12 @@ def make_pair_mask(
 
 
 def masked_mean(x_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:
-  """Mean of the entries inside the mask; 0 when there are none."""
+  """Averages the entries inside the mask; 0 when there are none."""
   return jnp.sum(jnp.where(mask_BB, x_BB, 0)) / jnp.maximum(mask_BB.sum(), 1)
 
 
 def distances(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
-  """Eq. 3, the bare distance: (A, B), entry ij is ||a_i - b_j||.
+  """Computes Eq. 3, the bare distance: (A, B), entry ij is ||a_i - b_j||.
 
   Computed from inner products, so a distance below about 4 sqrt(eps) |a|
   (1.4e-3 in float32 for unit vectors) cannot be told from zero: it is zero,
@@ -68,7 +68,7 @@ def distances(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
 def distances_of_products(
   product_AB: jax.Array, a2_A: jax.Array, b2_B: jax.Array
 ) -> jax.Array:
-  """`distances`, of inner products and squared norms: (A, B)."""
+  """Computes `distances` of inner products and squared norms: (A, B)."""
   size2_AB = a2_A[:, None] + b2_B[None, :]
   d2_AB = size2_AB - 2 * product_AB
   resolved_AB = d2_AB > 8 * jnp.finfo(d2_AB.dtype).eps * size2_AB
@@ -76,7 +76,7 @@ def distances_of_products(
 
 
 def divide_by_mean(d_BB: jax.Array, mask_BB: jax.Array) -> jax.Array:
-  """Eq. 4: distances divided by their mean over the pairs."""
+  """Divides distances by their mean over the pairs, Eq. 4."""
   mean = masked_mean(d_BB, mask_BB)
   return d_BB / jnp.where(mean > 0, mean, 1)
 
@@ -92,7 +92,7 @@ def masked_logits(
 def log_similarities(
   a_AD: jax.Array, b_BD: jax.Array, mask_AB: jax.Array, scale: jax.Array
 ) -> jax.Array:
-  """Eq. 5 and 6, in logarithm: log softmax over j of scale * a_i . b_j.
+  """Computes Eq. 5 and 6 in logarithm: log softmax of scale * a_i . b_j.
 
   The softmax runs over the pairs of row i inside the mask.
   """
@@ -101,7 +101,7 @@ def log_similarities(
 
 
 def rank_order(d_AB: jax.Array, mask_AB: jax.Array) -> jax.Array:
-  """Eq. 7 and 8, as a sorting order rather than as ranks.
+  """Sorts columns as Eq. 7 and 8 rank them.
 
   Returns:
     (A, B) int: row i lists the columns by ascending distance from i, equal

@@ -1,4 +1,4 @@
-"""Which variant of the losses is computed, and what terms that gives."""
+"""Says which variant of the losses is computed, and of what terms."""
 
 from typing import Literal, NamedTuple
 
@@ -35,7 +35,7 @@ class Term(NamedTuple):
 
 
 def term_groups(config: LossConfig) -> dict[str, tuple[str, str]]:
-  """The relation terms of Eq. 9, two by two as they share a pair of weights.
+  """Groups the relation terms of Eq. 9, two by two, as they share weights.
 
   A term is named student-teacher, each a query and a key modality: "PI-TI"
   compares the relation of points to images with that of texts to images.
@@ -52,7 +52,7 @@ def term_groups(config: LossConfig) -> dict[str, tuple[str, str]]:
 
 
 def relation_terms(config: LossConfig) -> tuple[Term, ...]:
-  """The terms of `term_groups`, in order."""
+  """Lists the terms of `term_groups`, in order."""
   return tuple(
     Term(
       name=name,

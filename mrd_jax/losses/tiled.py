@@ -1,4 +1,4 @@
-"""The terms of `losses/mrd.py` without a (B, B) matrix.
+"""Computes the terms of `losses/mrd.py` without a (B, B) matrix.
 
 1. Each device keeps its rows of the batch and gets all columns by one
    all-gather.  It walks them in tiles (`_walk`): for every block of rows, every

@@ -19,7 +19,7 @@ def attention(
   v_BLHK: jax.Array,
   implementation: Attention,
 ) -> jax.Array:
-  """softmax(q k' / sqrt(K)) v for every head.
+  """Computes softmax(q k' / sqrt(K)) v for every head.
 
   Args:
     q_BLHK: (B, L, H, K) queries of H heads of width K.

@@ -19,7 +19,7 @@ def uniform(bound: float) -> Callable[..., jax.Array]:
 
 
 def full_precision(dtype: jnp.dtype) -> AbstractContextManager:
-  """Float32 means float32: no TF32 on GPUs, no bfloat16 passes on TPUs."""
+  """Keeps float32 float32: no TF32 on GPUs, no bfloat16 passes on TPUs."""
   if jnp.dtype(dtype).itemsize < 4:
     return contextlib.nullcontext()
   return jax.default_matmul_precision("highest")

@@ -39,7 +39,7 @@ class Groups(NamedTuple):
 def farthest_point_sample(
   xyz_N3: jax.Array, num_points: jax.Array, num_samples: int
 ) -> jax.Array:
-  """Greedy farthest point sampling, starting at point 0.
+  """Samples greedily the farthest points, starting at point 0.
 
   Each step takes the point whose distance to the chosen set is largest, the
   lowest index among equals.  When fewer than `num_samples` points exist, the
@@ -110,7 +110,7 @@ def ball_query(
   radius: float,
   group_size: int,
 ) -> jax.Array:
-  """The first `group_size` points, in index order, within each ball.
+  """Finds the first `group_size` points, by index, within each ball.
 
   A ball with fewer points is filled up with its first one.  A ball is never
   empty as long as its centre is a point of the cloud.
@@ -175,7 +175,7 @@ def gather_groups(
   radius: float,
   group_size: int,
 ) -> Groups:
-  """The neighbourhoods of one cloud: `Groups` without the batch axis."""
+  """Gathers the neighbourhoods of one cloud: `Groups` without a batch axis."""
   xyz_N3 = points_N6[:, :3]
   centers_G3 = xyz_N3[center_index_G]
   index_GK = ball_query(

@@ -29,7 +29,7 @@ Output = Literal["embedding", "tokens"]
 
 
 def drop_path(x_BLD: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-  """Stochastic depth (arXiv 1603.09382): drops the branch of whole samples.
+  """Drops the branch of whole samples: stochastic depth (arXiv 1603.09382).
 
   Args:
     x_BLD: (B, L, D) what a branch adds to its residual stream.
@@ -143,7 +143,10 @@ class PointBERT(nn.Module):
   def group(
     self, points_BN6: jax.Array, num_points_B: jax.Array
   ) -> point_ops.Groups:
-    """The tokenizer's part without parameters; arguments as of a call."""
+    """Groups points: the tokenizer's part without parameters.
+
+    Arguments are those of a call.
+    """
     return point_ops.group_points(
       points_BN6,
       num_points_B,
@@ -158,7 +161,10 @@ class PointBERT(nn.Module):
 
   @nn.compact
   def embed(self, groups: point_ops.Groups, *, train: bool) -> jax.Array:
-    """The part with parameters; returns what a call returns."""
+    """Embeds groups: the part with parameters.
+
+    Returns what a call returns.
+    """
     size = self.size
     point_net, block = MiniPointNet, Block
     if self.remat in ("blocks", "all"):

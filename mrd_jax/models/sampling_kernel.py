@@ -28,7 +28,7 @@ _THREADS = 128
 
 
 def is_supported() -> bool:
-  """Whether the default device can run the kernel and this jax can build it."""
+  """Says whether the default device and this jax can run the kernel."""
   device = jax.local_devices()[0]
   capability = str(getattr(device, "compute_capability", ""))
   major = capability.split(".")[0]
@@ -49,7 +49,7 @@ def farthest_point_sample_batch(
   x_in_registers: bool | None = None,
   interpret: bool = False,
 ) -> jax.Array:
-  """`point_ops.farthest_point_sample` of a batch of clouds, index for index.
+  """Samples a batch like `point_ops.farthest_point_sample`, index for index.
 
   Where coordinates make squared distances inexact, a tie within rounding can
   fall differently if the two forms fuse multiply and add differently.

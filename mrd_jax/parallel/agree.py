@@ -8,7 +8,7 @@ LONGEST = 600  # bytes of a reason
 
 
 def agree(problem: str) -> str:
-  """The problem of the first process that has one; "" if none has.
+  """Returns the problem of the first process that has one; "" if none has.
 
   All processes must call it, wait here for each other, and get the same
   answer.
@@ -24,5 +24,5 @@ def agree(problem: str) -> str:
 
 
 def first_says(answer: int) -> int:
-  """The answer of process 0, on every process; all must ask."""
+  """Returns the answer of process 0, on every process; all must ask."""
   return int(multihost_utils.broadcast_one_to_all(np.int32(answer)))

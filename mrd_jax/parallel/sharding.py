@@ -43,7 +43,7 @@ def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first axis over all devices."""
+  """Lays the first axis over all devices."""
   return NamedSharding(mesh, P(BATCH))
 
 
@@ -52,7 +52,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def with_state_sharding(mesh: Mesh, abstract_state):
-  """The shapes of a state with a sharding for each, by the rule above.
+  """Gives each array of a state its sharding, by the rule above.
 
   Args:
     mesh: The mesh.
@@ -74,7 +74,7 @@ def with_state_sharding(mesh: Mesh, abstract_state):
 
 
 def gathered(tree, mesh: Mesh | None):
-  """The arrays of a tree, whole on every device, where they are used.
+  """Gathers the arrays of a tree whole on every device, where they are used.
 
   For parameters: left to itself the compiler also shares out the work by
   their layout and sends activations around, which are larger.  The gradients
@@ -87,7 +87,7 @@ def gathered(tree, mesh: Mesh | None):
 
 
 def shardings_of(abstract_state):
-  """The shardings alone of what `with_state_sharding` returns."""
+  """Takes the shardings alone of what `with_state_sharding` returns."""
   return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
 

@@ -81,7 +81,7 @@ class SyntheticTeacher:
 
   @property
   def name(self) -> str:
-    """What to write where a dataset says who made its features."""
+    """Says who made the features of a dataset."""
     return f"synthetic teacher (D={self.embed_dim}, seed {self.seed})"
 
   def text_features(self, texts: Sequence[str]) -> np.ndarray:

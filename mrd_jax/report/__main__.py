@@ -1,4 +1,4 @@
-"""python -m mrd_jax.report DIR [DIR...]: figures and a page of runs."""
+"""Draws figures and a page of runs: python -m mrd_jax.report DIR [DIR...]."""
 
 import argparse
 import sys

@@ -51,7 +51,7 @@ class RunFolder:
 
   @property
   def finetuned(self) -> bool:
-    """Whether it is a fine-tuning: of a classifier, without relations."""
+    """Says whether it is a fine-tuning: of a classifier, without relations."""
     return "test" in self.config["data"]
 
   def series(self, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,1 +1,1 @@
-"""Teacher features of images and texts, by CLIP."""
+"""Computes teacher features of images and texts, by CLIP."""

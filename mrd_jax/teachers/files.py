@@ -66,13 +66,13 @@ def find(source: str, revision: str | None) -> tuple[Path, str]:
 
 
 def preprocessor(folder: Path) -> Path:
-  """The config of the image processor in a model folder."""
+  """Reads the config of the image processor in a model folder."""
   first, second = (folder / name for name in PREPROCESSORS)
   return second if second.is_file() and not first.is_file() else first
 
 
 def find_weights(folder: Path) -> list[Path]:
-  """The .safetensors files of a model folder.
+  """Finds the .safetensors files of a model folder.
 
   Raises:
     BadInput: naming the one that is missing, or why others are not read.

@@ -83,6 +83,6 @@ class Preprocessor:
 def normalize(
   pixels: _Array, scale: float, mean: np.ndarray, std: np.ndarray
 ) -> _Array:
-  """(..., 3, S, S) uint8 -> float32 `pixel_values`, of numpy or of jax."""
+  """Normalises (..., 3, S, S) uint8 to float32, of numpy or of jax."""
   pixels = pixels.astype(np.float32) * np.float32(scale)
   return (pixels - mean[:, None, None]) / std[:, None, None]

@@ -40,7 +40,7 @@ def class_features(
   *,
   keep_underscores: bool = False,
 ) -> np.ndarray:
-  """Features of classes by prompts: normalise, mean, normalise.
+  """Computes features of classes by prompts: normalise, mean, normalise.
 
   They are kept in `mrd_jax` in XDG_CACHE_HOME, or in ~/.cache, in a file that
   is named by a hash of all that they depend on: the teacher's weights, config
@@ -117,7 +117,7 @@ def class_features(
 def prompt_features(
   teacher: TextTeacher, names: Sequence[str], templates: Sequence[str]
 ) -> np.ndarray:
-  """(N, D) float32 features of N names: normalise, mean, normalise."""
+  """Computes (N, D) float32 features of names: normalise, mean, normalise."""
   prompts = [
     template.replace("{}", name) for name in names for template in templates
   ]

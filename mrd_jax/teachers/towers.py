@@ -106,14 +106,14 @@ class Towers:
     return jax.device_put(parameter, self._whole)
 
   def image(self, pixels: np.ndarray) -> jax.Array:
-    """(batch, 3, S, S) uint8 -> (batch, D) float32 of unit length.
+    """Embeds (batch, 3, S, S) uint8: (batch, D) float32 of unit length.
 
     Returns before they are computed.
     """
     return self._run("image", pixels)
 
   def text(self, ids: np.ndarray, mask: np.ndarray) -> jax.Array:
-    """(batch, L) int32 tokens and mask -> (batch, D) float32, unit length.
+    """Embeds (batch, L) int32 tokens and mask: (batch, D), unit length.
 
     Returns before they are computed.
     """

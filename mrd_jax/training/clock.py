@@ -50,7 +50,7 @@ class Clock:
 
   @contextlib.contextmanager
   def stage(self, name: str) -> Iterator[None]:
-    """Is in a stage for as long as the block, or the decorated call, lasts."""
+    """Holds a stage for as long as the block, or the decorated call, lasts."""
     before = self.position.stage
     self.enter(name)
     try:

@@ -1,4 +1,4 @@
-"""The training loop, in one function: evaluate -> save -> next batch -> step.
+"""Runs the training loop: evaluate -> save -> next batch -> step.
 
 What is trained is the objective's; that a run can be killed, stopped and
 repeated is here.

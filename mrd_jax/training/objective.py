@@ -1,4 +1,4 @@
-"""What a run trains: the one place where pre-training and fine-tuning differ.
+"""Says what a run trains: all in which pre-training and fine-tuning differ.
 
 `training/pretraining.py` and `finetune/classification.py` are the two
 objectives; `training/set_up.py` makes a run of one, `training/loop.py` trains.

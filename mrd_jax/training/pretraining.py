@@ -1,4 +1,4 @@
-"""What pre-training trains: an encoder, by MRD's losses (`losses/mrd.py`)."""
+"""Trains an encoder by MRD's losses (`losses/mrd.py`)."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""A run and its set-up: data, state, step and batches of an objective."""
+"""Sets a run up: data, state, step and batches of an objective."""
 
 import json
 from collections.abc import Iterator

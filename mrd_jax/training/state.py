@@ -1,4 +1,4 @@
-"""How the state of a run starts."""
+"""Makes the first state of a run."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""One training step of any objective: gradient, update, average."""
+"""Takes one training step of any objective: gradient, update, average."""
 
 import functools
 from collections.abc import Callable

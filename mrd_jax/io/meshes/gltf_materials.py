@@ -55,7 +55,7 @@ def material_reader(
       return None
 
   def base_color(index: int) -> tuple[Any, dict[str, Any]]:
-    """Base colour factor (or None) and textureInfo (or {})."""
+    """Reads the base colour factor (or None) and textureInfo (or {})."""
     material = tree["materials"][index]
     glossy = material.get("extensions", {}).get(_GLOSSY)
     if glossy is not None:
@@ -116,7 +116,7 @@ def material_reader(
 
 
 def uv_name(info: dict[str, Any]) -> str:
-  """The attribute that holds a texture's coordinates."""
+  """Names the attribute that holds a texture's coordinates."""
   transform = info.get("extensions", {}).get(_TRANSFORM, {})
   return f"TEXCOORD_{transform.get('texCoord', info.get('texCoord', 0))}"
 

@@ -83,7 +83,7 @@ class Mesh:
 
   @property
   def opaque(self) -> bool:
-    """Whether no part of the surface lets anything through."""
+    """Says whether no part of the surface lets anything through."""
     return all(material.alpha == "opaque" for material in self.materials)
 
 
