@@ -12,7 +12,7 @@ from typing import Any
 from mrd_jax.config.fields import by_section
 from mrd_jax.errors import BadInput, RunFailed
 
-# Each folder with a __main__.py is one, but config, which writes a page of docs/.
+# Each folder with a __main__.py is one, but config: it writes a page of docs/.
 VERBS = sorted(
   {path.parent.name for path in Path(__file__).parent.glob("*/__main__.py")}
   - {"config"}

@@ -35,7 +35,11 @@ def write_h5(path, data, label, **others):
 
 
 def write_hdf5(folder, part="test", names=True):
-  """modelnet40_ply_hdf5_2048: two files, 3 and 2 clouds; returns (classes, ids) in their order."""
+  """modelnet40_ply_hdf5_2048: two files, 3 and 2 clouds.
+
+  Returns:
+    (classes, ids) in their order.
+  """
   categories = ["tv_stand", "airplane", "night_stand", "airplane", "tv_stand"]
   ids = [f"{name}_{600 + i:04d}" for i, name in enumerate(categories)]
   label = np.array([[CLASSES.index(name)] for name in categories], np.uint8)

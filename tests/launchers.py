@@ -1,4 +1,4 @@
-"""What tests of several processes share: options, curves, where runs stopped."""
+"""What tests of several processes share: options, curves, where runs stop."""
 
 import re
 from pathlib import Path

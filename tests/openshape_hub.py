@@ -1,4 +1,4 @@
-"""What a stand-in for the hub has of OpenShape's release, and what came of it."""
+"""A stand-in for the hub with OpenShape's release, and what came of it."""
 
 import io
 import json

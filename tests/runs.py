@@ -1,4 +1,4 @@
-"""Training runs, in this process or as their own: start, watch, compare them."""
+"""Training runs, in this process or their own: start, watch, compare them."""
 
 import contextlib
 import os
@@ -57,7 +57,7 @@ def make_shape(index: int, points: int, label: int) -> Shape:
 
 
 def write_labelled(path: Path, splits: dict, names: dict) -> Path:
-  """A dataset of such shapes; `names` has the classes of the labelled splits."""
+  """A dataset of such shapes; `names`: the classes of the labelled splits."""
   features = {
     split: np.ones((len(classes), LABELLED_WIDTH), np.float32)
     for split, classes in names.items()

@@ -36,7 +36,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
       yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-# Dotted names within the package, "io.files"; a folder's own file is the folder.
+# Dotted names within the package; a folder's own file is the folder.
 HOUSE = {
   ".".join(path.relative_to(REPOSITORY / "mrd_jax").with_suffix("").parts)
   .removesuffix("__init__")

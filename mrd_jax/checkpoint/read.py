@@ -169,7 +169,7 @@ class StepNames:
 
 
 def steps_in(directory: Path) -> dict[int, Any]:
-  """Lists the complete checkpoints: their scores, or why they are unreadable."""
+  """Lists the complete checkpoints: their scores, or why there are none."""
   found = {}
   for step, path in _folders(directory).items():
     try:
@@ -201,7 +201,7 @@ def _folders(directory: Path) -> dict[int, Path]:
 
 
 def _scores(path: Path) -> dict[str, float]:
-  """Reads the scores of the checkpoint in `path`; {} if it was saved without."""
+  """Reads the scores of the checkpoint in `path`; {} if it has none."""
   info = _NAMES.find_step(path.parent, int(path.name))
   if info.init_timestamp_nsecs is None:  # Orbax would go on without it
     raise ValueError(f"{_MARK} is missing or damaged")

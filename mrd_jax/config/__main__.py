@@ -8,8 +8,8 @@ from mrd_jax.config.fields import by_section
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
-def write_page() -> str:
-  """Returns docs/configuration.md, which is made of the declarations."""
+def make_page() -> str:
+  """Makes docs/configuration.md of the declarations."""
   lines = [
     "# Configuration",
     "",
@@ -36,4 +36,4 @@ def write_page() -> str:
 
 
 if __name__ == "__main__":
-  PAGE.write_text(write_page())
+  PAGE.write_text(make_page())

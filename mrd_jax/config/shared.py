@@ -72,7 +72,8 @@ class ComputeConfig:
   )
   remat: Remat = field(
     "none",
-    "What the backward pass recomputes to save memory: nothing, the transformer blocks, or the mini-PointNet too.",
+    "What the backward pass recomputes to save memory: nothing, the "
+    "transformer blocks, or the mini-PointNet too.",
     may_change=True,
   )
   attention: Attention = field(

@@ -100,8 +100,9 @@ def write_captions(
 ) -> str:
   """Writes a split's captions beside it, and says how many shapes have one.
 
-  For retrieval by text.  The file is `captions_SPLIT.csv` in `data_dir`, which `read_captions` reads;
-  rows are in the order of the records, and one from before is replaced.
+  For retrieval by text.  The file is `captions_SPLIT.csv` in `data_dir`, which
+  `read_captions` reads; rows are in the order of the records, and one from
+  before is replaced.
 
   Raises:
     BadInput: when there is no such split, the file cannot be written, or no

@@ -203,7 +203,7 @@ class Evaluator:
   def _with_captions(
     self, found: Found, shapes: SplitEmbeddings
   ) -> tuple[SplitEmbeddings, str]:
-    """Takes captions as the split's texts, and says how many shapes have one."""
+    """Takes captions as the split's texts; says how many shapes have one."""
     assert self._options.text_features is not None
     captions: dict[str, str] = {}
     ids = []

@@ -1,4 +1,4 @@
-"""Fine-tunes an encoder for classification: a run of training/ with its start."""
+"""Fine-tunes an encoder for classification: a run of training/."""
 
 import dataclasses
 import json

@@ -80,7 +80,7 @@ def read_json(path: Path, remedy: str = "fetch it again") -> Any:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-  """Returns the lines of a metrics.jsonl, without a last one that a kill tore."""
+  """Reads the lines of a metrics.jsonl, without a last one that a kill tore."""
   lines = []
   for line in path.read_text().splitlines():
     try:

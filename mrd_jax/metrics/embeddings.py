@@ -1,4 +1,4 @@
-"""Checks embeddings, finds the distinct ones, and maps over them in parallel."""
+"""Checks embeddings, finds the distinct ones, maps over them in parallel."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Finds the shapes closest to texts, images, shapes: python -m mrd_jax.search."""
+"""Finds shapes close to texts, images, shapes: python -m mrd_jax.search."""
 
 import argparse
 import sys

@@ -153,7 +153,7 @@ def _scan(
 
 
 def _cosine(x_ND: np.ndarray, query_QD: np.ndarray) -> np.ndarray:
-  """Computes (N, Q) float64 cosines, equal for equal rows wherever they stand."""
+  """Computes (N, Q) float64 cosines, equal for equal rows anywhere."""
   return np.stack(
     [(x_ND * query_D).sum(axis=1) for query_D in query_QD.astype(np.float64)],
     axis=1,

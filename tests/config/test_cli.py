@@ -9,7 +9,7 @@ from runs import REPOSITORY
 
 from mrd_jax import cli, main
 from mrd_jax.config import finetuning, pretraining
-from mrd_jax.config.__main__ import PAGE, write_page
+from mrd_jax.config.__main__ import PAGE, make_page
 from mrd_jax.config.fields import describe
 from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.finetune import __main__ as finetune
@@ -45,7 +45,7 @@ def test_help_of_a_run_needs_no_jax(verb):
 
 
 def test_the_page_of_all_fields_is_current():
-  assert PAGE.read_text() == write_page(), "run python -m mrd_jax.config"
+  assert PAGE.read_text() == make_page(), "run python -m mrd_jax.config"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Fine-tuning: what it learns, what a run leaves, and that it resumes bitwise."""
+"""Fine-tuning: what it learns, what a run leaves, that it resumes bitwise."""
 
 import dataclasses
 import itertools

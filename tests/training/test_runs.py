@@ -1,4 +1,4 @@
-"""Runs as processes: killed, stopped, on other devices, without disk or sense."""
+"""Runs as processes: killed, stopped, on other devices, without a disk."""
 
 import re
 import signal

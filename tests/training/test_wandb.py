@@ -26,7 +26,7 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def given(offline, monkeypatch) -> list[dict]:
-  """What Weights & Biases gets of each run: how it starts, its values, its end."""
+  """What Weights & Biases gets of each run: its start, its values, its end."""
   import wandb
 
   runs = []

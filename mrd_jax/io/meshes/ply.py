@@ -63,7 +63,7 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
 
 
 def _read_uv(elements: dict[str, Any], faces: np.ndarray) -> np.ndarray | None:
-  """Texture coordinates (F, corners, 2) of the faces' own list or the vertices."""
+  """Reads texture coordinates (F, corners, 2), of faces or of vertices."""
   try:
     field = elements["face"]["data"]["texcoord"]
     texcoord = field if isinstance(field, np.ndarray) else np.array(field)

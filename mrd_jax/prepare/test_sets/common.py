@@ -1,4 +1,4 @@
-"""Reads labelled sets that serve evaluation alone: their common form, .h5 files.
+"""Reads labelled sets that serve evaluation: their common form, .h5 files.
 
 `scanobjectnn.py` and `modelnet40.py` make `EvaluationSet`s of what those two
 publish.  Nothing is rotated: all of their files have y up, as records do.
