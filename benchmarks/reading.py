@@ -63,7 +63,7 @@ def write_records(folder: Path, args: argparse.Namespace) -> None:
       sample = make_sample(i, args.points, args.embed_dim)
       yield to_shape(sample, Entry(sample["id"], "", sample["dataset"]))
 
-  write_dataset(folder, "reading", {"train": shapes}, "random", {}, {})
+  write_dataset(folder, "reading", {"train": shapes()}, "random", {}, {})
 
 
 class Repeated:

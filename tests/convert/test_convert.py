@@ -219,8 +219,8 @@ def test_flags_are_checked(unknown, tmp_path, capsys):
   args = ("from-torch", "--input", path, "--out", tmp_path / "out", *FLAGS)
   for flag, value, message in (
     ("--groups", 0, "groups is 0, must be between 1 and 65536"),
-    ("--radius", "nan", "radius is nan, must be a number"),
-    ("--num-points", -3, "num_points is -3, must be a whole number"),
+    ("--radius", "nan", "radius is nan, must be finite"),
+    ("--num-points", -3, "num_points is -3, must be between 1 and 16777215"),
   ):
     assert message in failed(capsys, *args, flag, value)
 

@@ -1,6 +1,7 @@
 """Fine-tuning: which data, checkpoints and folders are refused."""
 
 import importlib
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +147,9 @@ def test_other_records_are_refused(
 
 
 def test_shipped_configs_name_splits_that_prepare_makes():
-  made = {"modelnet40": "modelnet40_txt"} | {
-    name: name for name in (f"scanobjectnn_{x}" for x in scanobjectnn.VARIANTS)
-  }
+  variants = typing.get_args(scanobjectnn.Variant)
+  names = [f"scanobjectnn_{variant}" for variant in variants]
+  made = {"modelnet40": "modelnet40_txt"} | dict(zip(names, names, strict=True))
   maker = Path(modelnet40.__file__).read_text()
   assert 'f"modelnet{classes}_txt_{part}"' in maker
   for config, split in made.items():

@@ -54,9 +54,14 @@ def environment(monkeypatch):
   monkeypatch.setenv("PYTHON", sys.executable)
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   # A shell cannot trap what it is started to ignore, as background jobs are.
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  handlers = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+  }
+  before = {x: signal.signal(x, handlers[x]) for x in handlers}
   yield
-  signal.signal(signal.SIGINT, before)
+  for number, handler in before.items():
+    signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
