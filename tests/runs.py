@@ -16,6 +16,7 @@ import pytest
 
 from configs import debug
 from configs.finetune import debug as finetune_debug
+from mrd_jax.checkpoint.checksum import by_path
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.config import finetuning, pretraining
 from mrd_jax.data.records import Shape
@@ -272,18 +273,10 @@ def evaluated(workdir: Path) -> list[int]:
   ]
 
 
-def by_name(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by their paths, "a/b/c"."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
   """Every array of the newest checkpoint, by path."""
   _, state = load_on_one_device(workdir / "checkpoints", best_metric=None)
-  return by_name(jax.tree.map(np.asarray, state))
+  return by_path(jax.tree.map(np.asarray, state))
 
 
 def assert_same_run(found: Path, expected: Path) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import runs
 from encoders import make_encoder
-from runs import by_name, last_state, losses
+from runs import last_state, losses
 
+from mrd_jax.checkpoint.checksum import by_path
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.finetune import start as starts
@@ -142,10 +143,10 @@ def test_accuracy_rises_on_separable_shapes(finetuned):
 
 def test_encoder_is_loaded_and_all_of_it_trained(finetuned, finetuning):
   state = finetuning.init()
-  before = by_name({"params": state.params, "batch_stats": state.batch_stats})
+  before = by_path({"params": state.params, "batch_stats": state.batch_stats})
   trained = last_state(finetuned)
   # What was saved there, without a detour over files.
-  saved = by_name(make_encoder(seed=3, num_points=64).variables)
+  saved = by_path(make_encoder(seed=3, num_points=64).variables)
   names = {
     name: name.replace("/", "/encoder/", 1)
     for name in saved

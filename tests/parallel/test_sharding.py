@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from runs import by_name
 
 from configs import debug
+from mrd_jax.checkpoint.checksum import by_path
 from mrd_jax.config.pretraining import from_config_dict
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
@@ -34,7 +34,7 @@ def test_parameters_moments_and_average_are_split_alike():
     mesh=mesh,
   )
   state = init()
-  leaves = by_name(state)
+  leaves = by_path(state)
   copies: dict[str, list] = {}
   held = whole = 0
   for name, leaf in leaves.items():

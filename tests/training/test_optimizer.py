@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from runs import by_name
 from torch_schedule import cosine_with_warmup
 
+from mrd_jax.checkpoint.checksum import by_path
 from mrd_jax.config.pretraining import (
   LossConfig,
   OptimizerConfig,
@@ -65,13 +65,13 @@ DYNAMIC = {
 
 
 def test_every_parameter_has_its_group():
-  labels = by_name(group_labels(model_params()))
+  labels = by_path(group_labels(model_params()))
   others = labels.keys() - DYNAMIC
   assert "logit_scale" in others and len(others) > 40
   assert labels == dict.fromkeys(DYNAMIC, "dynamic_weights") | dict.fromkeys(
     others, "encoder"
   )
-  frozen = by_name(
+  frozen = by_path(
     group_labels(model_params(), (r"encoder/point_net/.*", r"logit_scale"))
   )
   point_net = {x for x in others if x.startswith("encoder/point_net/")}
@@ -96,8 +96,8 @@ def test_a_frozen_pattern_that_matches_nothing_is_named(pattern):
 
 
 def test_decay_is_on_weight_matrices_alone():
-  params = by_name(model_params())
-  mask = by_name(decay_mask(model_params()))
+  params = by_path(model_params())
+  mask = by_path(decay_mask(model_params()))
   matrices = {
     name
     for name, leaf in params.items()
@@ -197,7 +197,7 @@ def run(config, *, alternating=False, steps=3, num_steps=10):
     params, state = step(params, state, gradient)
     history.append(params)
   return [
-    {name: np.asarray(leaf) for name, leaf in by_name(params).items()}
+    {name: np.asarray(leaf) for name, leaf in by_path(params).items()}
     for params in history
   ]
 
@@ -212,12 +212,12 @@ def adamw(name, steps, *, rates, clip=0.0):
     clip: Largest norm of the group that `name` is in.
   """
   params, gradients = small_params()
-  p = np.asarray(by_name(params)[name], np.float64)
+  p = np.asarray(by_path(params)[name], np.float64)
   decay = 0.05 if name.endswith("kernel") else 0.0
   m = v = np.zeros_like(p)
   for t, (step, rate) in enumerate(zip(steps, rates, strict=True), start=1):
     by = {
-      k: np.asarray(x, np.float64) for k, x in by_name(gradients[step]).items()
+      k: np.asarray(x, np.float64) for k, x in by_path(gradients[step]).items()
     }
     group = [
       x for k, x in by.items() if (k == DYNAMIC_NAME) == (name == DYNAMIC_NAME)
