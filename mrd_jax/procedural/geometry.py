@@ -8,6 +8,7 @@ unit is free, `objects.py` scales every object to about 1.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,6 +79,10 @@ class Part:
     return Part(triangles, self.role, self.name)
 
 
+# What the builder of a family yields, one piece of the object after the other.
+Parts = Iterator[Part]
+
+
 def triangle_areas(triangles: np.ndarray) -> np.ndarray:
   """Returns the areas (F,) of triangles (F, 3, 3)."""
   # The cross product by hand: np.cross takes five times as long.
@@ -134,15 +139,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def box(width: float, height: float, depth: float) -> Part:
   """Builds a box that stands on y=0: sizes along x, y and z."""
-  return extrude(
-    [
-      (-width / 2, 0),
-      (width / 2, 0),
-      (width / 2, height),
-      (-width / 2, height),
-    ],
-    depth,
-  )
+  half = width / 2
+  outline = [(-half, 0), (half, 0), (half, height), (-half, height)]
+  return extrude(outline, depth)
 
 
 def extrude(outline: ArrayLike, depth: float) -> Part:
@@ -204,20 +203,15 @@ def dome(radius: float, from_degrees: float = 0) -> Part:
   # Small balls (eyes, dots) come by the dozen and can be coarser.
   coarse = radius < 0.1
   latitude = np.radians(np.linspace(from_degrees, 90, 7 if coarse else 11))
-  return revolve(
-    np.stack([radius * np.cos(latitude), radius * np.sin(latitude)], axis=1),
-    SEGMENTS // 2 if coarse else SEGMENTS,
-  )
+  profile = radius * np.stack([np.cos(latitude), np.sin(latitude)], axis=1)
+  return revolve(profile, SEGMENTS // 2 if coarse else SEGMENTS)
 
 
 def torus(radius: float, thickness: float) -> Part:
   """Builds a ring about the y axis; `thickness` is its tube's radius."""
   angle = np.linspace(0, 2 * np.pi, 13)
-  return revolve(
-    np.stack(
-      [radius + thickness * np.cos(angle), thickness * np.sin(angle)], axis=1
-    )
-  )
+  out, up = radius + thickness * np.cos(angle), thickness * np.sin(angle)
+  return revolve(np.stack([out, up], axis=1))
 
 
 def tube(points: ArrayLike, radius: ArrayLike) -> Part:
@@ -235,9 +229,8 @@ def tube(points: ArrayLike, radius: ArrayLike) -> Part:
   normal = _unit(reference - tangent * (tangent @ reference)[:, None])
   other = np.cross(tangent, normal)
   angle = np.arange(TUBE_SIDES)[:, None] * (2 * np.pi / TUBE_SIDES)
-  circle = (
-    np.cos(angle) * normal[:, None] + np.sin(angle) * other[:, None]
-  ) * radii[:, None, None]
+  circle = np.cos(angle) * normal[:, None] + np.sin(angle) * other[:, None]
+  circle *= radii[:, None, None]
   # The ends are closed by rings of radius zero.
   ends = np.zeros_like(circle[:1])
   circle = np.concatenate([ends, circle, ends])
@@ -246,7 +239,7 @@ def tube(points: ArrayLike, radius: ArrayLike) -> Part:
 
 def rod(start: ArrayLike, stop: ArrayLike, radius: float) -> Part:
   """Builds a straight round bar between two points."""
-  return tube(np.stack([np.asarray(start), np.asarray(stop)]), radius)
+  return tube(np.stack([start, stop]), radius)
 
 
 def arc(
@@ -257,11 +250,5 @@ def arc(
   `tall` stretches it along y.
   """
   angle = np.radians(np.linspace(start, stop, 13))
-  return np.stack(
-    [
-      radius * np.cos(angle),
-      tall * radius * np.sin(angle),
-      np.zeros_like(angle),
-    ],
-    axis=1,
-  )
+  x, y = radius * np.cos(angle), tall * radius * np.sin(angle)
+  return np.stack([x, y, np.zeros_like(angle)], axis=1)

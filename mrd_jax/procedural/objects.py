@@ -99,7 +99,7 @@ class Object:
 
 def draw_object(family: Family, rng: np.random.Generator) -> Object:
   """Draws one object of a family."""
-  parts = family.build(rng)
+  parts = list(family.build(rng))
   present = {part.name for part in parts} - {""}
   if unknown := present - set(family.parts):
     raise ValueError(
@@ -118,15 +118,21 @@ def draw_object(family: Family, rng: np.random.Generator) -> Object:
     role: np.clip(color + rng.normal(0, 0.03, 3), 0, 1).astype(np.float32)
     for role, color in base.items()
   }
-  sizes = [len(part.triangles) for part in parts]
+  counts = [len(part.triangles) for part in parts]
+  color_of_part = np.stack([colors[part.role] for part in parts])
+  triangles = np.concatenate([part.triangles for part in parts])
+  # Stretched by the size word, centred, and scaled to about 1.
+  # Rows of 9, then 3: numpy reduces long rows much faster than short ones.
+  rows = triangles.reshape(-1, 9)
+  low = rows.min(axis=0).reshape(3, 3).min(axis=0)
+  high = rows.max(axis=0).reshape(3, 3).max(axis=0)
+  stretch = np.array(SIZES.get(description.size, (1, 1, 1)))
+  scale = stretch * rng.uniform(0.92, 1.08) / ((high - low) * stretch).max()
+  offset = rng.normal(0, 0.01, 3) - scale * (low + high) / 2
   return Object(
     description=description,
-    triangles=_fit(
-      np.concatenate([part.triangles for part in parts]), description, rng
-    ),
-    colors=np.repeat(
-      np.stack([colors[part.role] for part in parts]), sizes, axis=0
-    ),
+    triangles=triangles * scale.astype(np.float32) + offset.astype(np.float32),
+    colors=np.repeat(color_of_part, counts, axis=0),
   )
 
 
@@ -156,17 +162,3 @@ def _draw_words(
 
 def _pick(words: Mapping[str, object], rng: np.random.Generator) -> str:
   return list(words)[rng.integers(len(words))]
-
-
-def _fit(
-  triangles: np.ndarray, description: Description, rng: np.random.Generator
-) -> np.ndarray:
-  """Stretches by the size word, centres, and scales to about 1."""
-  # Rows of 9, then 3: numpy reduces long rows much faster than short ones.
-  rows = triangles.reshape(-1, 9)
-  low = rows.min(axis=0).reshape(3, 3).min(axis=0)
-  high = rows.max(axis=0).reshape(3, 3).max(axis=0)
-  stretch = np.array(SIZES.get(description.size, (1, 1, 1)))
-  scale = stretch * rng.uniform(0.92, 1.08) / ((high - low) * stretch).max()
-  offset = rng.normal(0, 0.01, 3) - scale * (low + high) / 2
-  return triangles * scale.astype(np.float32) + offset.astype(np.float32)

@@ -74,10 +74,16 @@ class SyntheticTeacher:
     text -= (text @ image) * image
     self._modality = np.stack([image, text / np.linalg.norm(text)])
     self._image_offset, self._text_offset = MODALITY_OFFSET * self._modality
-    self._concepts = {
-      concept: WEIGHTS[concept[0]] * self._concept(concept)
-      for concept in dict.fromkeys(VOCABULARY.values())
-    }
+    self._concepts: dict[Concept, np.ndarray] = {}
+    for kind, name in set(VOCABULARY.values()):
+      vector = self._direction(f"{kind}/{name}")
+      if kind == "family":
+        group = self._direction(f"group/{FAMILIES[name].group}")
+        vector = np.sqrt(1 - GROUP_SHARE) * vector
+        vector += np.sqrt(GROUP_SHARE) * group
+      vector -= vector @ self._modality.T @ self._modality
+      vector /= np.linalg.norm(vector)
+      self._concepts[kind, name] = WEIGHTS[kind] * vector
 
   @property
   def name(self) -> str:
@@ -140,15 +146,6 @@ class SyntheticTeacher:
       texts = [template.format(noun) for template in TEMPLATES]
       features.append(self.text_features(texts).mean(axis=0))
     return _normalize(np.reshape(features, (-1, self.embed_dim)))
-
-  def _concept(self, concept: Concept) -> np.ndarray:
-    kind, name = concept
-    vector = self._direction(f"{kind}/{name}")
-    if kind == "family":
-      group = self._direction(f"group/{FAMILIES[name].group}")
-      vector = np.sqrt(1 - GROUP_SHARE) * vector + np.sqrt(GROUP_SHARE) * group
-    vector = vector - vector @ self._modality.T @ self._modality
-    return vector / np.linalg.norm(vector)
 
   def _direction(self, key: str) -> np.ndarray:
     """Returns a fixed random unit vector (D,) for a key; never by hash()."""

@@ -106,13 +106,11 @@ def _caption(
     noun,
   ]
   phrase = " ".join(word for word in words if word)
-  part = ""
-  if says["part"] and description.parts:
-    part = description.parts[rng.integers(len(description.parts))]
   if kind == TextKind.RAW:
     return phrase
   phrase = with_article(phrase, family.plural)
-  if part:
+  if says["part"] and description.parts:
+    part = description.parts[rng.integers(len(description.parts))]
     phrase += " with " + (part if part.endswith("s") else with_article(part))
   templates = _TEMPLATES[kind]
   return templates[rng.integers(len(templates))].format(phrase)

@@ -1,13 +1,13 @@
 """Lists the object families, by the decorator `family`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from mrd_jax.procedural.geometry import Part
 
-Builder = Callable[[np.random.Generator], list[Part]]
+Builder = Callable[[np.random.Generator], Iterable[Part]]
 
 
 @dataclasses.dataclass(frozen=True)

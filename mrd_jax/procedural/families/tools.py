@@ -7,49 +7,48 @@ from mrd_jax.procedural.families.registry import family
 
 
 @family("tools", "mallet, claw hammer", "rubber grip, claw")
-def hammer(rng: np.random.Generator) -> list[g.Part]:
+def hammer(rng: np.random.Generator) -> g.Parts:
   height, radius = rng.uniform(0.8, 1.05), rng.uniform(0.03, 0.045)
   head, reach = rng.uniform(0.07, 0.12), rng.uniform(0.2, 0.28)
-  parts = [g.cylinder(radius, height).accent()]
-  parts += [g.cylinder(head, reach + 0.05).turn("z", -90).at(-0.05, height)]
-  parts += [g.box(2 * head, 2 * head, 1.6 * head).at(0, height - head)]
+  yield g.cylinder(radius, height).accent()
+  yield g.cylinder(head, reach + 0.05).turn("z", -90).at(-0.05, height)
+  yield g.box(2 * head, 2 * head, 1.6 * head).at(0, height - head)
   if rng.random() < 0.55:
     claw = [(-0.05, 0, 0), (-0.16, -0.01, 0), (-0.26, -0.06, 0)]
     claw += [(-0.33, -0.15, 0)]
     tine = g.tube(claw, (0.06, 0.05, 0.035, 0.01)).at(0, height + 0.02, 0.035)
-    parts += [tine.pair("z").named("claw")]
+    yield tine.pair("z").named("claw")
   else:
-    parts += [g.cylinder(head, reach).turn("z", 90).at(0, height)]
+    yield g.cylinder(head, reach).turn("z", 90).at(0, height)
   if rng.random() < 0.4:
-    parts += [g.cylinder(radius * 1.5, height * 0.4).dark("rubber grip")]
-  return parts
+    yield g.cylinder(radius * 1.5, height * 0.4).dark("rubber grip")
 
 
 @family("tools", "stepladder", "support legs, top platform")
-def ladder(rng: np.random.Generator) -> list[g.Part]:
+def ladder(rng: np.random.Generator) -> g.Parts:
   height, half = rng.uniform(1.4, 2.0), rng.uniform(0.2, 0.28)
   rungs = int(rng.integers(5, 9))
   frame = [g.box(0.05, height, 0.03).at(half).pair()]
   for y in np.linspace(0.12, height - 0.12, rungs):
     frame += [g.rod((-half, y, 0), (half, y, 0), 0.022).accent()]
   if rng.random() >= 0.5:
-    return frame
+    yield from frame
+    return
   # A stepladder: the frame leans back and a second one supports it.
   lean = rng.uniform(14, 20)
   shift = height * np.sin(np.radians(lean))
-  parts = [p.turn("x", -lean).at(z=shift) for p in frame]
+  yield from (p.turn("x", -lean).at(z=shift) for p in frame)
   legs = [g.box(0.04, height, 0.03).at(half).pair()]
   legs += [g.box(2 * half, 0.04, 0.02).at(y=height * 0.25)]
   legs = [p.turn("x", lean).at(z=-shift) for p in legs]
-  parts += [p.named("support legs") for p in legs]
+  yield from (p.named("support legs") for p in legs)
   if rng.random() < 0.5:
     top = g.box(2 * half + 0.08, 0.04, 0.28)
-    parts += [top.at(y=height * np.cos(np.radians(lean))).named("top platform")]
-  return parts
+    yield top.at(y=height * np.cos(np.radians(lean))).named("top platform")
 
 
 @family("tools", "shears", "long blades", plural=True)
-def scissors(rng: np.random.Generator) -> list[g.Part]:
+def scissors(rng: np.random.Generator) -> g.Parts:
   angle, loop = rng.uniform(12, 28), rng.uniform(0.11, 0.15)
   long = rng.random() < 0.4
   reach = rng.uniform(0.85, 1.0) if long else rng.uniform(0.5, 0.65)
@@ -60,75 +59,72 @@ def scissors(rng: np.random.Generator) -> list[g.Part]:
   shank = g.rod((0, 0, 0), (-0.02, -0.3, 0), 0.035)
   ring = g.torus(loop, 0.035).turn("x", 90).scale(y=1.3)
   half = [blade, shank, ring.at(-0.04, -0.3 - loop * 1.2)]
-  parts = [
+  yield from (
     p.scale(x=sign).turn("z", sign * angle).at(z=sign * 0.016)
     for sign in (-1, 1)
     for p in half
-  ]
-  return [*parts, g.sphere(0.05).dark()]
+  )
+  yield g.sphere(0.05).dark()
 
 
 @family("tools", "door key", "tag, heart bow")
-def key(rng: np.random.Generator) -> list[g.Part]:
+def key(rng: np.random.Generator) -> g.Parts:
   length, bow = rng.uniform(0.6, 0.85), rng.uniform(0.14, 0.2)
   teeth = int(rng.integers(2, 4))
-  parts = [g.rod((0, 0, 0), (0, length, 0), 0.035)]
+  yield g.rod((0, 0, 0), (0, length, 0), 0.035)
   ring = g.torus(bow, 0.035).turn("x", 90)
   if rng.random() < 0.35:
     lobe = ring.scale(0.8, 1.1, 1).named("heart bow")
-    parts += [lobe.at(0.1, -bow), lobe.at(-0.1, -bow)]
+    yield from [lobe.at(0.1, -bow), lobe.at(-0.1, -bow)]
   else:
-    parts += [ring.at(y=-bow)]
+    yield ring.at(y=-bow)
   for i in range(teeth):
     tooth = g.box(rng.uniform(0.12, 0.24), 0.06, 0.04)
-    parts += [tooth.at(0.09, length - 0.1 - i * 0.11)]
-  parts += [g.torus(0.045, 0.02).at(y=0.05).accent()]
+    yield tooth.at(0.09, length - 0.1 - i * 0.11)
+  yield g.torus(0.045, 0.02).at(y=0.05).accent()
   if rng.random() < 0.35:
     tag = g.box(0.2, 0.3, 0.03).at(0, -2 * bow - 0.34).accent("tag")
     loop = g.torus(0.06, 0.012).turn("y", 90).turn("z", 90)
-    parts += [tag, loop.at(y=-2 * bow).accent("tag")]
-  return parts
+    yield from [tag, loop.at(y=-2 * bow).accent("tag")]
 
 
 @family("tools", "longsword, blade", "curved guard, gem")
-def sword(rng: np.random.Generator) -> list[g.Part]:
+def sword(rng: np.random.Generator) -> g.Parts:
   length, width = rng.uniform(1.0, 1.3), rng.uniform(0.045, 0.07)
   grip, guard = rng.uniform(0.18, 0.28), rng.uniform(0.16, 0.26)
   outline = [(-width, 0), (width, 0), (width * 0.8, length * 0.85)]
   outline += [(0, length), (-width * 0.8, length * 0.85)]
-  parts = [g.extrude(outline, 0.025)]
-  parts += [g.cylinder(0.025, grip).at(y=-grip).dark()]
+  yield g.extrude(outline, 0.025)
+  yield g.cylinder(0.025, grip).at(y=-grip).dark()
   if rng.random() < 0.5:
     bend = [(-guard, 0.12, 0), (-guard * 0.6, 0, 0), (guard * 0.6, 0, 0)]
-    parts += [g.tube([*bend, (guard, 0.12, 0)], 0.03).accent("curved guard")]
+    yield g.tube([*bend, (guard, 0.12, 0)], 0.03).accent("curved guard")
   else:
-    parts += [g.box(2 * guard, 0.05, 0.06).at(y=-0.025).accent()]
-  parts += [g.sphere(0.05).at(y=-grip - 0.03).accent()]
+    yield g.box(2 * guard, 0.05, 0.06).at(y=-0.025).accent()
+  yield g.sphere(0.05).at(y=-grip - 0.03).accent()
   if rng.random() < 0.35:
-    parts += [g.sphere(0.04).at(0, 0, 0.03).pair("z").named("gem")]
-  return parts
+    yield g.sphere(0.04).at(0, 0, 0.03).pair("z").named("gem")
 
 
 @family("tools", "turnscrew", "end cap")
-def screwdriver(rng: np.random.Generator) -> list[g.Part]:
+def screwdriver(rng: np.random.Generator) -> g.Parts:
   grip, radius = rng.uniform(0.4, 0.55), rng.uniform(0.1, 0.14)
   shaft, thin = rng.uniform(0.45, 0.7), rng.uniform(0.025, 0.04)
   handle = [(0, 0), (radius * 0.8, 0), (radius, grip * 0.2)]
   handle += [(radius, grip * 0.65), (radius * 0.6, grip * 0.85)]
   handle += [(radius * 0.75, grip), (0, grip)]
-  parts = [g.revolve(handle)]
-  parts += [g.box(0.03, grip * 0.5, 0.04).at(radius, grip * 0.15).around(6)]
-  parts += [g.cylinder(thin, shaft).at(y=grip).accent()]
+  yield g.revolve(handle)
+  yield g.box(0.03, grip * 0.5, 0.04).at(radius, grip * 0.15).around(6)
+  yield g.cylinder(thin, shaft).at(y=grip).accent()
   tip = [(-thin, 0), (thin, 0), (thin * 1.8, 0.06), (thin * 1.3, 0.14)]
   tip += [(-thin * 1.3, 0.14), (-thin * 1.8, 0.06)]
-  parts += [g.extrude(tip, 0.02).at(y=grip + shaft).accent()]
+  yield g.extrude(tip, 0.02).at(y=grip + shaft).accent()
   if rng.random() < 0.4:
-    parts += [g.dome(radius * 0.9).scale(y=-0.8).dark("end cap")]
-  return parts
+    yield g.dome(radius * 0.9).scale(y=-0.8).dark("end cap")
 
 
 @family("tools", "spade", "looped grip")
-def shovel(rng: np.random.Generator) -> list[g.Part]:
+def shovel(rng: np.random.Generator) -> g.Parts:
   length, half = rng.uniform(0.7, 1.0), rng.uniform(0.13, 0.18)
   deep = rng.uniform(0.35, 0.45)
   blade = [(-half, 0), (half, 0), (half, -deep * 0.6)]
@@ -137,12 +133,11 @@ def shovel(rng: np.random.Generator) -> list[g.Part]:
     blade += [(-half * 0.6, -deep * 0.85), (-half, -deep * 0.6)]
   else:
     blade += [(half, -deep), (-half, -deep)]
-  parts = [g.extrude(blade, 0.025)]
-  parts += [g.box(0.02, deep * 0.7, 0.07).at(half, -deep * 0.7).pair()]
-  parts += [g.cone(0.06, 0.25).turn("x", 180).at(y=0.05)]
-  parts += [g.rod((0, -0.05, 0), (0, length, 0), 0.025).accent()]
+  yield g.extrude(blade, 0.025)
+  yield g.box(0.02, deep * 0.7, 0.07).at(half, -deep * 0.7).pair()
+  yield g.cone(0.06, 0.25).turn("x", 180).at(y=0.05)
+  yield g.rod((0, -0.05, 0), (0, length, 0), 0.025).accent()
   if rng.random() < 0.6:
     loop = g.tube(g.arc(0.1, 0, 180), 0.022).turn("z", 180).at(0, length + 0.1)
     bar = g.rod((-0.1, 0, 0), (0.1, 0, 0), 0.025).at(y=length + 0.1)
-    parts += [p.accent("looped grip") for p in (loop, bar)]
-  return parts
+    yield from (p.accent("looped grip") for p in (loop, bar))
