@@ -13,14 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mrd_jax.config.pretraining import LossConfig
-from mrd_jax.losses import ranking, relations
-from mrd_jax.losses.terms import (
-  CONTRASTS,
-  Term,
-  choose_form,
-  relation_terms,
-  term_groups,
-)
+from mrd_jax.losses import ranking, relations, terms
 from mrd_jax.losses.tiled import tiled_terms
 from mrd_jax.parallel import sharding
 
@@ -45,7 +38,7 @@ def init_dynamic_weights(config: LossConfig) -> dict[str, jax.Array]:
   """Makes the free pairs behind the weights: zeros, so that each is 1/2."""
   if config.weighting == "fixed":
     return {}
-  return {group: jnp.zeros(2) for group in term_groups(config)}
+  return {group: jnp.zeros(2) for group in terms.term_groups(config)}
 
 
 def contrastive(
@@ -71,13 +64,6 @@ def contrastive(
   loss = -jnp.sum(jnp.where(own_AB, by_row_AB + by_column_AB, 0)) / 2 / count
   hits_AB = own_AB & (logits_AB >= logits_AB.max(axis=1, keepdims=True))
   return loss, hits_AB.sum().astype(loss.dtype) / count
-
-
-def mean_squared_error(
-  student_BB: jax.Array, teacher_BB: jax.Array, mask_BB: jax.Array
-) -> jax.Array:
-  """Computes Eq. 10 over the pairs of the relation."""
-  return relations.masked_mean((student_BB - teacher_BB) ** 2, mask_BB)
 
 
 def jeffrey(
@@ -129,7 +115,7 @@ def draw_columns(key: jax.Array, size: int, pairs: int) -> jax.Array:
 
 def discrepancy(
   config: LossConfig,
-  term: Term,
+  term: terms.Term,
   student: tuple[jax.Array, jax.Array],
   teacher: tuple[jax.Array, jax.Array],
   mask_BB: jax.Array,
@@ -163,11 +149,10 @@ def discrepancy(
       student_BB, teacher_BB, mask_BB, config.margin, draws_B2S
     )
   if config.normalize_intra or not term.intra:
-    student_BB, teacher_BB = (
-      relations.divide_by_mean(d_BB, mask_BB)
-      for d_BB in (student_BB, teacher_BB)
-    )
-  return mean_squared_error(student_BB, teacher_BB, mask_BB)
+    student_BB = relations.divide_by_mean(student_BB, mask_BB)
+    teacher_BB = relations.divide_by_mean(teacher_BB, mask_BB)
+  # Eq. 10, over the pairs of the relation.
+  return relations.masked_mean((student_BB - teacher_BB) ** 2, mask_BB)
 
 
 def dense_terms(
@@ -202,7 +187,7 @@ def dense_terms(
     )
 
   found = {}
-  for name, pair in CONTRASTS.items():
+  for name, pair in terms.CONTRASTS.items():
     mask_BB = mask(name == "text")
     cosines_BB = relations.dot(features[pair[0]], columns[pair[1]])
     found[f"contrast/{name}"], found[f"accuracy/{name}"] = contrastive(
@@ -210,7 +195,7 @@ def dense_terms(
       mask_BB,
       own_BB,
     )
-  for term in relation_terms(config):
+  for term in terms.relation_terms(config):
     student, teacher = (
       (features[pair[0]], columns[pair[1]])
       for pair in (term.student, term.teacher)
@@ -265,7 +250,7 @@ def mrd_loss(
   scale = jnp.exp(logit_scale.astype(dtype))
   scales = {"contrast": scale}
   draws = {}
-  for i, term in enumerate(relation_terms(config)):
+  for i, term in enumerate(terms.relation_terms(config)):
     scales[term.name] = (
       jnp.asarray(term.scale, dtype)
       if term.scale
@@ -277,23 +262,23 @@ def mrd_loss(
         jax.random.fold_in(key, i), len(point), config.sampled_pairs
       )
 
-  form = choose_form(config, len(point), mesh.size if mesh else 1)
+  form = terms.choose_form(config, len(point), mesh.size if mesh else 1)
   make_terms = dense_terms if form == "dense" else tiled_terms
-  terms = make_terms(config, features, has_text, scales, draws, mesh)
+  found = make_terms(config, features, has_text, scales, draws, mesh)
 
-  metrics = {"logit_scale": scale, **terms}
+  metrics = {"logit_scale": scale, **found}
   sums = {"intra": jnp.zeros((), dtype), "cross": jnp.zeros((), dtype)}
-  for group, names in term_groups(config).items():
+  for group, names in terms.term_groups(config).items():
     pair = dynamic_weights.get(group, jnp.zeros(2))
     weights = jax.nn.softmax(pair.astype(dtype))
     side = "intra" if group == "intra" else "cross"
     for name, weight in zip(names, weights, strict=True):
-      sums[side] = sums[side] + weight * terms[f"relation/{name}"]
+      sums[side] = sums[side] + weight * found[f"relation/{name}"]
       metrics[f"weight/{name}"] = weight
   metrics |= sums
   loss = (
-    terms["contrast/image"]
-    + terms["contrast/text"]
+    found["contrast/image"]
+    + found["contrast/text"]
     + config.relation_weight * (sums["intra"] + sums["cross"])
   )
   metrics["loss"] = loss
