@@ -22,25 +22,16 @@ from typing import Any
 
 import jax
 
+from mrd_jax.checkpoint import read
 from mrd_jax.checkpoint.checksum import checksums
 from mrd_jax.checkpoint.failures import quiet_threads, reason
-from mrd_jax.checkpoint.read import (
-  CHECKSUMS,
-  StepNames,
-  check_is_damage,
-  check_same_arrays,
-  ocp,
-  refusal,
-  remnants,
-  steps_in,
-  try_to_read,
-)
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.io.files import write_json
 from mrd_jax.parallel.agree import agree, first_says
 
-_policies = ocp.training.preservation_policies
+_training: Any = read.ocp.training
+_policies = _training.preservation_policies
 
 
 class SaveFailed(RunFailed):
@@ -89,10 +80,10 @@ class Checkpoints:
         )
       )
     if jax.process_index() == 0:
-      for path in remnants(self._directory).values():
+      for path in read.remnants(self._directory).values():
         shutil.rmtree(path, ignore_errors=True)
-    self._names = StepNames(self._directory)
-    self._checkpointer = ocp.training.Checkpointer(
+    self._names = read.StepNames(self._directory)
+    self._checkpointer = _training.Checkpointer(
       self._directory,
       preservation_policy=_policies.AnyPreservationPolicy(keep),
       step_name_format=self._names,
@@ -110,7 +101,7 @@ class Checkpoints:
 
   def _newest_before(self, limit: float) -> int | None:
     """As the first process sees it: a network file system's lists may lag."""
-    steps = (step for step in steps_in(self._directory) if step < limit)
+    steps = (step for step in read.steps_in(self._directory) if step < limit)
     newest = first_says(max(steps, default=-1))
     return None if newest < 0 else newest
 
@@ -139,7 +130,7 @@ class Checkpoints:
     """
     state, problem = self._attempt(step, abstract)
     if state is None:
-      raise refusal(self._directory, step, problem)
+      raise read.refusal(self._directory, step, problem)
     return state
 
   def restore_newest(self, abstract: TrainState) -> Restored:
@@ -162,7 +153,7 @@ class Checkpoints:
       if state is not None:
         remarks = self._set_aside(damaged, step)
         return Restored(step, state, remarks)
-      check_is_damage(self._directory / str(step), problem)
+      read.check_is_damage(self._directory / str(step), problem)
       damaged[step] = problem
       step = self._newest_before(step)
     listed = "; ".join(f"step {step}: {damaged[step]}" for step in damaged)
@@ -179,10 +170,10 @@ class Checkpoints:
     wanted = dict(vars(abstract))
 
     def layout(saved: dict[str, Any]) -> dict[str, Any]:
-      check_same_arrays(saved, wanted)
+      read.check_same_arrays(saved, wanted)
       return wanted
 
-    found, problem = try_to_read(
+    found, problem = read.try_to_read(
       self._directory / str(step), layout, agreed=agree
     )
     return (None if found is None else TrainState(**found)), problem
@@ -231,7 +222,7 @@ class Checkpoints:
         values,
         force=True,
         metrics=metrics,
-        custom_metadata={CHECKSUMS: sums},
+        custom_metadata={read.CHECKSUMS: sums},
       )
 
   def add_scores(self, step: int, metrics: dict[str, float]) -> None:
@@ -273,7 +264,7 @@ class Checkpoints:
       # What it began goes on for a while, or ends unheard.
       self._loud_again = lambda: None
       warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-      newest = max(steps_in(self._directory), default=None)
+      newest = max(read.steps_in(self._directory), default=None)
       raise SaveFailed(
         f"the checkpoint of step {self._saving} could not be saved in "
         f"{self._directory} ({reason(error)}); mend that and repeat the "
