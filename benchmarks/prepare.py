@@ -40,12 +40,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reading import pin
+from benchmarks.teacher import SIZES
 from mrd_jax.data.records import TextKind, encode
 from mrd_jax.data.surfaces import sample_surface
 from mrd_jax.io.images import encode_png
 from mrd_jax.io.meshes.read import read_mesh
 from mrd_jax.metrics.table import render
-from mrd_jax.models.clip import SIZES, TowerSize
+from mrd_jax.models.clip import TowerSize
 from mrd_jax.prepare.job import add_features, shards
 from mrd_jax.prepare.job.drafts import (
   Draft,

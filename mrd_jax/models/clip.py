@@ -82,30 +82,6 @@ class CLIPSize:
   eos_token_id: int | None
 
 
-def _vit(
-  embed_dim: int, patch: int, activation: str, vision: tuple, text: tuple
-) -> CLIPSize:
-  image_tower, text_tower = (
-    TowerSize(*sizes, activation=activation, epsilon=1e-5)
-    for sizes in (vision, text)
-  )
-  return CLIPSize(
-    embed_dim, image_tower, 224, patch, text_tower, 49408, 77, None
-  )
-
-
-# The published sizes, for benchmarks; weights bring their own `config.json`.
-_B, _B_TEXT = (768, 12, 12, 3072), (512, 12, 8, 2048)
-_L, _L_TEXT = (1024, 24, 16, 4096), (768, 12, 12, 3072)
-_G, _G_TEXT = (1664, 48, 16, 8192), (1280, 32, 20, 5120)
-SIZES = {
-  "b32": _vit(512, 32, "quick_gelu", _B, _B_TEXT),
-  "b16": _vit(512, 16, "quick_gelu", _B, _B_TEXT),
-  "l14": _vit(768, 14, "quick_gelu", _L, _L_TEXT),
-  "bigg": _vit(1280, 14, "gelu", _G, _G_TEXT),
-}
-
-
 class Dense(nn.Module):
   """A dense layer in PyTorch's orientation; its bias is added in float32.
 

@@ -237,7 +237,7 @@ def test_startup_benchmark_runs(monkeypatch):
 def test_teacher_benchmark_runs(monkeypatch):
   tower = clip.TowerSize(16, 2, 2, 32, "gelu", 1e-5)
   tiny = clip.CLIPSize(8, tower, 16, 8, tower, 50, 77, None)
-  monkeypatch.setitem(clip.SIZES, "tiny", tiny)
+  monkeypatch.setitem(teacher.SIZES, "tiny", tiny)
   result = teacher.measure(
     teacher.parse(
       ["--size=tiny", "--batch=1", "--batches=1", "--rounds=1"]

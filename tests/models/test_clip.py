@@ -9,8 +9,9 @@ import pytest
 from clips import make_clip, write
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.teacher import SIZES
 from mrd_jax.errors import BadInput
-from mrd_jax.models.clip import CLIP, SIZES
+from mrd_jax.models.clip import CLIP
 from mrd_jax.teachers import files
 from mrd_jax.teachers.weights import load_params, read_size
 
