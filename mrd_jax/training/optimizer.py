@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mrd_jax.checkpoint.checksum import by_path
 from mrd_jax.config.pretraining import OptimizerConfig
 from mrd_jax.config.shared import AdamWConfig
 from mrd_jax.errors import BadInput
@@ -28,11 +29,6 @@ GROUP_RULES = (
 )
 
 
-def path_name(path) -> str:
-  """Writes a key path as "a/b/c"."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def group_labels(params, frozen: tuple[str, ...] = ()):
   """Finds the group of every parameter, a tree of strings.
 
@@ -41,11 +37,9 @@ def group_labels(params, frozen: tuple[str, ...] = ()):
       parameter.
   """
   rules = tuple((pattern, "frozen") for pattern in frozen) + GROUP_RULES
-  names = []
+  names = list(by_path(params))
 
-  def label(path, _) -> str:
-    name = path_name(path)
-    names.append(name)
+  def label(name: str) -> str:
     for pattern, group in rules:
       if re.fullmatch(pattern, name):
         return group
@@ -54,20 +48,20 @@ def group_labels(params, frozen: tuple[str, ...] = ()):
       "GROUP_RULES in mrd_jax/training/optimizer.py"
     )
 
-  labels = jax.tree_util.tree_map_with_path(label, params)
+  labels = [label(name) for name in names]
   for pattern in frozen:
     if not any(re.fullmatch(pattern, name) for name in names):
       raise BadInput(
         f"optimizer.frozen holds {pattern!r}, which matches no parameter; "
         f"parameters are named like {names[0]!r}"
       )
-  return labels
+  return jax.tree.unflatten(jax.tree.structure(params), labels)
 
 
 def decay_mask(params):
   """Marks what is decayed, the weight matrices: leaves named "kernel"."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path_name(path[-1:]) == "kernel", params
+    lambda path, _: path[-1].key == "kernel", params
   )
 
 
