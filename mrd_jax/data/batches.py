@@ -164,7 +164,17 @@ def train_batches(
     return pad_records(map(read, rows), rows, meta)
 
   dataset = grain.MapDataset.range(start_step, num_steps).map(load)
-  return _until_lost(_read(dataset, threads, workers))
+  try:
+    yield from _read(dataset, threads, workers)
+  except RuntimeError as error:
+    # Grain has no class for it, and the worker left nothing but its exit code.
+    if "Worker process was terminated" not in str(error):
+      raise
+    raise WorkerLost(
+      f"a data worker has died ({str(error).split('. ')[0]}); if the system "
+      "killed it for want of memory, lower data.workers or data.threads; the "
+      "same command goes on from the last checkpoint"
+    ) from error
 
 
 def eval_batches(
@@ -207,20 +217,6 @@ def _end_with_parent(worker: int, workers: int) -> None:
     os._exit(1)
 
   threading.Thread(target=watch, name="end with parent", daemon=True).start()
-
-
-def _until_lost(reader: grain.IterDataset) -> Iterator[Batch]:
-  try:
-    yield from reader
-  except RuntimeError as error:
-    # Grain has no class for it, and the worker left nothing but its exit code.
-    if "Worker process was terminated" not in str(error):
-      raise
-    raise WorkerLost(
-      f"a data worker has died ({str(error).split('. ')[0]}); if the system "
-      "killed it for want of memory, lower data.workers or data.threads; the "
-      "same command goes on from the last checkpoint"
-    ) from error
 
 
 def _read(

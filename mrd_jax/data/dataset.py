@@ -138,9 +138,6 @@ class RecordSource:
   def __getstate__(self) -> dict[str, Any]:
     return self.__dict__ | {"_source": None}
 
-  def __repr__(self) -> str:  # Grain stores it to recognise its data source
-    return f"RecordSource({str(self._directory)!r}, {self._split!r})"
-
 
 def _builder(directory: str | os.PathLike[str]) -> Any:
   if not (Path(directory) / "dataset_info.json").is_file():
