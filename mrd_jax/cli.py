@@ -106,12 +106,7 @@ def _list_fields(config: type) -> str:
     for item in fields:
       star = " *" if item.may_change else ""
       lines.append(f"  {item.name}: {item.values} [{item.default!r}]{star}")
-      indent = " " * 6
-      lines.append(
-        textwrap.fill(
-          item.why, 80, initial_indent=indent, subsequent_indent=indent
-        )
-      )
+      lines.append(textwrap.indent(textwrap.fill(item.why, 74), " " * 6))
   return "\n".join(lines)
 
 

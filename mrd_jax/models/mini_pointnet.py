@@ -115,8 +115,8 @@ class MiniPointNet(nn.Module):
   the unbiased: a factor n / (n - 1) with n = B * G * K).
 
   When the collection "intermediates" is mutable, it gets mean and variance of
-  each BatchNorm's input: `training/accumulate.py` makes the statistics of a batch
-  from those of its parts.
+  each BatchNorm's input: `training/accumulate.py` makes the statistics of a
+  batch from those of its parts.
   """
 
   sa_dim: int

@@ -258,13 +258,9 @@ def _check_port(address: str) -> None:
     return
   port = int(address.rsplit(":", 1)[1])
   both = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if both else socket.AF_INET
   try:
-    with socket.create_server(
-      ("", port),
-      family=socket.AF_INET6 if both else socket.AF_INET,
-      dualstack_ipv6=both,
-    ):
-      pass
+    socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
   except (OSError, OverflowError) as error:
     raise BadInput(
       f"--coordinator (or JAX_COORDINATOR_ADDRESS) is {address}, where process "

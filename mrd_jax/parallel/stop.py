@@ -29,7 +29,7 @@ class Preemption:
 
   def __init__(self):
     self._signalled = False
-    self._agreement: Any = None  # of the poll before, on the devices
+    self._agreement: Any = False  # of the poll before, on the devices
     self._before = signal.signal(signal.SIGTERM, self._note)
     if jax.process_count() > 1:
       self._mesh = sharding.make_mesh(1)
@@ -49,9 +49,7 @@ class Preemption:
     """Raises `Preempted` once the processes are asked to stop."""
     stop = self._signalled
     if jax.process_count() > 1:
-      stop = self._agreement is not None and bool(
-        jax.device_get(self._agreement)
-      )
+      stop = bool(jax.device_get(self._agreement))
       self._agreement = self._any(
         sharding.to_global(
           np.full(jax.local_device_count(), self._signalled),

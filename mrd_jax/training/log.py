@@ -20,7 +20,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from mrd_jax.errors import BadInput, RunFailed
-from mrd_jax.io.files import read_json_lines, write_json, write_text
+from mrd_jax.io.files import read_json, read_json_lines, write_json, write_text
 
 
 class MetricsWriter:
@@ -150,7 +150,7 @@ class WandbRun:
     file = workdir / "wandb.json"
     if not file.exists():
       write_json(file, {"id": secrets.token_hex(4)})
-    run_id = json.loads(file.read_text())["id"]
+    run_id = read_json(file, "remove it")["id"]
 
     def start():
       import wandb  # an extra

@@ -78,8 +78,8 @@ def set_up(objective: Objective) -> Run:
     objective=objective,
     summary=(
       f"{objective.summary(abstract_state.params)}\n"
-      f"{objective.num_steps} steps of {config.train.batch_size} on {mesh.size} x "
-      f"{mesh.devices.flat[0].device_kind}, mesh "
+      f"{objective.num_steps} steps of {config.train.batch_size} on "
+      f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh "
       f"{json.dumps(dict(mesh.shape))}"
     ),
     init=init,
