@@ -144,7 +144,7 @@ def test_integers_give_the_exact_sum(margin):
 def test_chunks_change_nothing(monkeypatch):
   monkeypatch.setattr(ranking, "_AT_A_TIME", 3 * 7)  # 3 of 5 anchors
   u, teacher = rows("padded", 7)
-  value, _, gradient = hinges(u, teacher, 0.1, "by_index")
+  value, _, gradient = hinges(u, teacher, 0.1)
   expected, _, counts = loop(u, teacher, 0.1)
   assert value == pytest.approx(expected, rel=1e-14)
   np.testing.assert_array_equal(gradient, counts)
