@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import add_checkpoint, at_least, exit_code
+from mrd_jax.cli import add_checkpoint, add_count, exit_code
 from mrd_jax.errors import BadInput
 
 _DTYPES = ("float64", "float32", "bfloat16")
@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--split", default="train", help="of the dataset (default: train)"
   )
-  parser.add_argument(
-    "--batch", type=at_least(2), default=8, help="clouds (default: 8)"
-  )
+  add_count(parser, "--batch", 8, "clouds", least=2)
   parser.add_argument(
     "--output", required=True, type=Path, help="folder for JSON and figure"
   )

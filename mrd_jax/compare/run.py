@@ -76,16 +76,8 @@ def read_examples(
     raise BadInput(
       f"--batch is {count}, split {split!r} of {data} has {len(source)} shapes"
     )
-  batch = next(
-    batches.eval_batches(
-      source,
-      meta,
-      batch_size=count,
-      process_index=0,
-      process_count=1,
-      threads=1,
-    )
-  )
+  rows = range(count)
+  batch = batches.pad_records(map(source.__getitem__, rows), rows, meta)
   plain = AugmentConfig.plain(
     num_points=config.num_points,
     swap_yz=config.up_axis == "z",

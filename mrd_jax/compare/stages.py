@@ -108,19 +108,11 @@ def _apply(
   points: jax.Array,
   num_points: jax.Array,
 ):
-  groups = point_ops.group_points(
-    points,
-    num_points,
-    groups=model.size.groups,
-    radius=model.size.radius,
-    group_size=model.size.group_size,
-    fps_chunk=model.fps_chunk,
-    query_chunk=model.query_chunk,
-  )
+  groups = model.apply({}, points, num_points, method=PointBERT.group)
   embedding, updates = model.apply(
     variables,
-    points,
-    num_points,
+    groups,
+    method=PointBERT.embed,
     train=train,
     mutable=["intermediates", "batch_stats"],
     capture_intermediates=lambda module, _: len(module.path) == 1,

@@ -79,7 +79,6 @@ def make_setting(config: Config, logit_scale: float | None) -> Setting:
       warmup_epochs=0.0,
       warmup_steps=0,
       clip_norm=0.0,
-      ema_decay=0.0,
       frozen=(),
     ),
     logit_scale,

@@ -253,12 +253,8 @@ class Block(nn.ModuleList):
   """
 
   def __init__(self, dim: int, heads: int, mlp_dim: int):
-    super().__init__(
-      [
-        PreNorm(dim, Attention(dim, heads)),
-        PreNorm(dim, FeedForward(dim, mlp_dim)),
-      ]
-    )
+    halves = (Attention(dim, heads), FeedForward(dim, mlp_dim))
+    super().__init__(PreNorm(dim, half) for half in halves)
 
   def forward(self, x: Tensor) -> Tensor:
     """(B, S, dim) -> (B, S, dim)."""

@@ -21,12 +21,9 @@ import torch
 from torch import Tensor, nn
 
 if __package__:
-  from .pointbert_modules import PointPatchTransformer, Projected
+  from . import pointbert_modules as modules
 else:  # both were copied to where scripts are
-  from pointbert_modules import (  # type: ignore
-    PointPatchTransformer,
-    Projected,
-  )
+  import pointbert_modules as modules  # type: ignore
 
 # In the order of PointPatchTransformer's arguments.
 _ARCHITECTURE = (
@@ -48,7 +45,7 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-class TorchEncoder(Projected):
+class TorchEncoder(modules.Projected):
   """A `Projected` that knows what clouds go through before it.
 
   Attributes:
@@ -57,7 +54,7 @@ class TorchEncoder(Projected):
 
   def __init__(
     self,
-    ppat: PointPatchTransformer,
+    ppat: modules.PointPatchTransformer,
     proj: nn.Linear | None,
     config: dict[str, Any],
   ):
@@ -192,7 +189,7 @@ def build(config: dict[str, Any]) -> TorchEncoder:
     raise ValueError(f"cannot read the field {error}") from None
   if up_axis not in ("y", "z"):
     raise ValueError(f"up_axis is {up_axis!r}, must be 'y' or 'z'")
-  ppat = PointPatchTransformer(*size)
+  ppat = modules.PointPatchTransformer(*size)
   proj = None if embed_dim is None else nn.Linear(size[0], embed_dim)
   return TorchEncoder(ppat, proj, config)
 
