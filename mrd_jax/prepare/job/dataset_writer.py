@@ -76,7 +76,8 @@ def write_dataset(
 
   Raises:
     BadInput: when a shape cannot be a record, widths differ, nothing was
-      yielded, or `output` exists.
+      yielded, or `output` exists; when the class features cannot be used,
+      before the first shape is written.
   """
   check_output(output)
   output = Path(output)
@@ -94,7 +95,9 @@ def write_dataset(
 
     def serialize(record: Record) -> bytes:
       nonlocal embed_dim  # that of the first one
-      embed_dim = embed_dim or np.shape(record["image_feat"])[1]
+      if not embed_dim:
+        embed_dim = np.shape(record["image_feat"])[1]
+        check_classes(class_names, class_features, embed_dim)
       return shards.serialize_record(record, embed_dim)
 
     for split, shapes in splits.items():
