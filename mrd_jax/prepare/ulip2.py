@@ -11,23 +11,22 @@ train.txt, test.txt                                 file names of the clouds
 """
 
 import collections
-import dataclasses
 import functools
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from mrd_jax.data.records import SCHEMA, TextKind
+from mrd_jax.data.records import TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.io.files import read_json, write_json
 from mrd_jax.prepare.job.add_features import make_records
 from mrd_jax.prepare.job.dataset_writer import Made
 from mrd_jax.prepare.job.drafts import DRAFTS_PER_SHARD, Draft, Text, to_record
-from mrd_jax.prepare.job.engine import Engine, Item, Outcome
+from mrd_jax.prepare.job.engine import Engine, Outcome
 from mrd_jax.prepare.job.job import Report, make_dataset
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
@@ -89,28 +88,29 @@ def convert(
     )
   sources = [taxonomy, *captions]
   job = {
-    "job": "ulip2",
     "input": str(root),
     "files": {file.name: file.stat().st_size for file in sources},
     "shapes": len(files),
     "list": zlib.crc32("\n".join(files).encode()),
     "captions_per_view": captions_per_view,
     "teacher": teacher.description(),
-    "schema": SCHEMA,
   }
 
   def make(folder: Path) -> Made:
     loaded = teacher.load()
     (folder / "captions").mkdir(exist_ok=True)
-    units = []
+    parts: dict[Path, list[str]] = {}  # file of captions -> a unit's shapes
     for start in range(0, len(files), DRAFTS_PER_SHARD):
-      name, part = f"shapes-{start:09d}", files[start:][:DRAFTS_PER_SHARD]
-      said = {file: names.get(file.partition("-")[0], "") for file in part}
-      own = folder / "captions" / name
-      unit = TripletUnit(name, root / _CLOUDS, renders, own, part, said)
-      units.append(unit)
-    _write_captions(units, captions, captions_per_view, listed)
-    return make_records(folder, units, loaded, engine)
+      own = folder / "captions" / f"shapes-{start:09d}"
+      parts[own] = files[start:][:DRAFTS_PER_SHARD]
+    _write_captions(parts, captions, captions_per_view, listed)
+    items = []
+    for own, part in parts.items():
+      draft = functools.partial(_draft, root / _CLOUDS, renders, own)
+      for file in part:
+        name = names.get(file.partition("-")[0], "")
+        items.append(functools.partial(draft, file, name))
+    return make_records(folder, "shapes", items, loaded, engine)
 
   return make_dataset(output_dir, job, "ulip2", {"train": len(files)}, make)
 
@@ -139,18 +139,18 @@ def _listed(root: Path) -> list[str]:
 
 
 def _write_captions(
-  units: Sequence["TripletUnit"],
+  parts: Mapping[Path, Sequence[str]],
   files: Sequence[Path],
   per_view: int,
   listed: Sequence[str],
 ) -> None:
-  """Gives every unit a file with its captions.
+  """Writes the captions of each part of the shapes to a file.
 
-  There are a gigabyte of them, of which no worker needs more than its own;
-  what is part of a unit goes to all.
+  There are a gigabyte of them, of which no worker needs more than those of its
+  shapes; what is part of an item goes to all.
 
   Args:
-    units: All of the job.
+    parts: The files to write, and whose captions each is to hold.
     files: The release's files of captions.
     per_view: So many of a view are kept.
     listed: All shapes of the release.
@@ -158,7 +158,7 @@ def _write_captions(
   Raises:
     BadInput: naming the file, if it is of another form or other shapes.
   """
-  missing = [unit for unit in units if not unit.captions.is_file()]
+  missing = [own for own in parts if not own.is_file()]
   if not missing:
     return
   found: dict[str, dict[str, list[str]]] = collections.defaultdict(dict)
@@ -186,9 +186,9 @@ def _write_captions(
       f"of {_key(listed[0])} or any other shape of train.txt; fetch the file "
       "that belongs to them"
     )
-  for unit in missing:
-    own = {key: found[key] for key in map(_key, unit.files) if key in found}
-    write_json(unit.captions, own)
+  for own in missing:
+    keys = map(_key, parts[own])
+    write_json(own, {key: found[key] for key in keys if key in found})
 
 
 def _key(file: str) -> str:
@@ -196,73 +196,60 @@ def _key(file: str) -> str:
   return PurePosixPath(file).stem
 
 
-@dataclasses.dataclass(frozen=True)
-class TripletUnit:
-  """Some shapes, read by one worker; the teacher reads the images itself.
+def _draft(
+  clouds: Path, renders: Path, captions: Path, file: str, name: str
+) -> list[Outcome]:
+  """Reads one shape; the teacher reads the images itself.
 
-  Attributes:
-    name: Of the unit.
+  Args:
     clouds: Folder of the clouds.
     renders: Folder of the renders.
     captions: JSON file, shape -> degree -> captions.
-    files: Names of the clouds' files.
-    names: For every file what the shape is, or "".
+    file: Name of the cloud's file.
+    name: What the shape is, or "".
   """
+  key, path = _key(file), clouds / file
 
-  name: str
-  clouds: Path
-  renders: Path
-  captions: Path
-  files: Sequence[str]
-  names: Mapping[str, str]
+  def reject(field: str | None, reason: str, detail: str) -> list[Outcome]:
+    return [Reject("train", file, key, field, reason, detail)]
 
-  def items(self) -> Iterator[Item]:
-    captions = read_json(self.captions)
-    for file in self.files:
-      yield functools.partial(self._draft, file, captions.get(_key(file), {}))
-
-  def _draft(
-    self, file: str, captions: Mapping[str, Sequence[str]]
-  ) -> list[Outcome]:
-    key, path = _key(file), self.clouds / file
-
-    def reject(field: str | None, reason: str, detail: str) -> list[Outcome]:
-      return [Reject("train", file, key, field, reason, detail)]
-
-    if PurePosixPath(file).name != file:
-      detail = f"{file!r} in train.txt or test.txt is not the name of a file"
-      return reject(None, "bad name", detail)
-    try:
-      xyz = read_cloud(path)[:, :3]
-    except BadInput as error:
-      missing = not path.is_file()
-      reason = "missing file" if missing else "unreadable cloud"
-      return reject("xyz", reason, str(error))
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused
-      xyz = xyz.astype(np.float32)
-    images: dict[str, Path] = {}  # by degrees
-    for degree in (f"{d:03d}" for d in range(0, 360, 12)):
-      name = f"{key}_r_{degree}.png"
-      places = (self.renders / key / name, self.renders / name)
-      if found := next((p for p in places if p.is_file()), None):
-        images[degree] = found
-    if not images:
-      detail = f"{self.renders}: holds no render of {key}"
-      return reject("images", "missing file", detail)
-    texts = []
-    if name := self.names[file].partition(",")[0].strip():
-      texts.append(Text(name, TextKind.RAW, prompted=True))
-    for view, degree in enumerate(images):
-      said = captions.get(degree, ())
-      texts += [Text(caption, TextKind.BLIP, view=view) for caption in said]
-    draft = Draft(
-      split="train",
-      id=key,
-      file=file,
-      xyz=xyz,
-      rgb=np.full_like(xyz, GREY),
-      images=[str(image) for image in images.values()],
-      texts=texts,
-      dataset="ShapeNet",
-    )
-    return [("train", to_record(draft))]
+  if PurePosixPath(file).name != file:
+    detail = f"{file!r} in train.txt or test.txt is not the name of a file"
+    return reject(None, "bad name", detail)
+  try:
+    xyz = read_cloud(path)[:, :3]
+  except BadInput as error:
+    missing = not path.is_file()
+    reason = "missing file" if missing else "unreadable cloud"
+    return reject("xyz", reason, str(error))
+  with np.errstate(over="ignore"):  # becomes infinite, which is refused
+    xyz = xyz.astype(np.float32)
+  images: dict[str, Path] = {}  # by degrees
+  for degree in (f"{d:03d}" for d in range(0, 360, 12)):
+    image = f"{key}_r_{degree}.png"
+    places = (renders / key / image, renders / image)
+    if found := next((p for p in places if p.is_file()), None):
+      images[degree] = found
+  if not images:
+    detail = f"{renders}: holds no render of {key}"
+    return reject("images", "missing file", detail)
+  texts = []
+  if name := name.partition(",")[0].strip():
+    texts.append(Text(name, TextKind.RAW, prompted=True))
+  said = read_json(captions).get(key, {})  # by degrees
+  for view, degree in enumerate(images):
+    texts += [
+      Text(caption, TextKind.BLIP, view=view)
+      for caption in said.get(degree, ())
+    ]
+  draft = Draft(
+    split="train",
+    id=key,
+    file=file,
+    xyz=xyz,
+    rgb=np.full_like(xyz, GREY),
+    images=[str(image) for image in images.values()],
+    texts=texts,
+    dataset="ShapeNet",
+  )
+  return [("train", to_record(draft))]

@@ -228,7 +228,8 @@ def test_a_job_that_was_stopped_goes_on(
   tmp_path, release, convert, monkeypatch
 ):
   """Within the second shard of records; `test_meshes` stops before them."""
-  monkeypatch.setattr(ulip2, "DRAFTS_PER_SHARD", 2)
+  for module in (ulip2, add_features):
+    monkeypatch.setattr(module, "DRAFTS_PER_SHARD", 2)
   monkeypatch.setattr(add_features, "_GROUP", 1)
   assert convert("--captions-per-view", "3", output=tmp_path / "whole")[0] == 0
   expected = contents(tmp_path / "whole")
@@ -258,7 +259,7 @@ def test_a_job_that_was_stopped_goes_on(
   (release / "train.txt").write_text(lists)
 
   with monkeypatch.context() as patch:  # drafts and captions are there
-    patch.setattr(ulip2.TripletUnit, "items", None)
+    patch.setattr(ulip2, "read_cloud", None)
     patch.setattr(ulip2, "PurePosixPath", None)
     patch.setattr(add_features, "encode", lambda s: made.append(s) or encode(s))
     assert convert("--captions-per-view", "3")[0] == 0

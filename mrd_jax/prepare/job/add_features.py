@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,14 +24,16 @@ from mrd_jax.io.files import write_text
 from mrd_jax.io.images import to_rgb
 from mrd_jax.prepare.job import engine, shards
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.drafts import Draft, Text, read_draft, serialize_draft
+from mrd_jax.prepare.job.drafts import (
+  DRAFTS_PER_SHARD,
+  Draft,
+  Text,
+  read_draft,
+  serialize_draft,
+)
 from mrd_jax.prepare.job.shards import Commit, Reject, ShardWriter, field_of
 from mrd_jax.prepare.job.teacher import Teacher
 from mrd_jax.teachers.prompts import prompt_features
-
-if TYPE_CHECKING:
-  from mrd_jax.teachers.captions import Captioner
-  from mrd_jax.teachers.clip import ClipTeacher
 
 DRAFTS = "drafts"  # folder of the drafts in that of the job
 _GROUP = 32  # shards of drafts that become one of records
@@ -41,20 +43,26 @@ Features = Mapping[tuple[str, bool], np.ndarray]  # (text, prompted) -> (D,)
 
 def make_records(
   folder: Path,
-  units: Sequence[engine.Unit],
+  name: str,
+  items: Sequence[engine.Item],
   teacher: Teacher,
   where: engine.Engine | None,
   **others: Any,
 ) -> Made:
-  """Makes the drafts of all units, and records of them.
+  """Makes the drafts of all items, and records of them.
 
   Args:
     folder: The job's folder.
-    units: Their outcomes are drafts.
+    name: What the items are: the beginning of their units' names.
+    items: Their outcomes are drafts.
     teacher: Makes the features.
-    where: Where the units run.
+    where: Where the drafts are made.
     **others: Further fields of `Made`.
   """
+  units = [
+    engine.ListedUnit(f"{name}-{start:09d}", items[start:][:DRAFTS_PER_SHARD])
+    for start in range(0, len(items), DRAFTS_PER_SHARD)
+  ]
   stems = engine.run(units, folder / DRAFTS, serialize_draft, where)
   return Made(
     folder=folder / "shards",
@@ -125,12 +133,11 @@ def _write_records(
     writer.problems += commit.problems
     loaded += [read_draft(c) for _, c in shards.read_files(drafts, commit)]
   try:
-    features = _image_features(teacher.clip, loaded)
+    features = _image_features(teacher, loaded)
   except BadInput:  # of one image, and it must not cost the others
     loaded = _readable(loaded, writer.rejects)
-    features = _image_features(teacher.clip, loaded)
-  if teacher.captioner is not None:
-    loaded = _captioned(loaded, teacher.captioner)
+    features = _image_features(teacher, loaded)
+  loaded = _captioned(teacher, loaded)
   texts = _text_features(teacher, loaded)
   for draft, images_VD in zip(loaded, features, strict=True):
     try:
@@ -143,10 +150,11 @@ def _write_records(
 
 
 def _image_features(
-  clip: "ClipTeacher", loaded: Sequence[Draft]
+  teacher: Teacher, loaded: Sequence[Draft]
 ) -> list[np.ndarray]:
   """Returns for each draft its (V, D) features."""
-  features = clip.image_features(i for draft in loaded for i in draft.images)
+  images = (image for draft in loaded for image in draft.images)
+  features = teacher.clip.image_features(images)
   ends = np.cumsum([len(draft.images) for draft in loaded])
   return np.split(features, ends[:-1]) if loaded else []
 
@@ -171,15 +179,17 @@ def _readable(loaded: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
   return [d for d, p in zip(loaded, problems, strict=True) if p is None]
 
 
-def _captioned(loaded: Sequence[Draft], captioner: "Captioner") -> list[Draft]:
+def _captioned(teacher: Teacher, loaded: list[Draft]) -> list[Draft]:
   """Adds a caption of the first image to the drafts that have none."""
+  if teacher.captioner is None:
+    return loaded
   silent = [
     row
     for row, draft in enumerate(loaded)
     if draft.images and all(t.kind == TextKind.RAW for t in draft.texts)
   ]
   images = [np.asarray(to_rgb(loaded[row].images[0])) for row in silent]
-  captions = captioner.caption(images) if silent else []
+  captions = teacher.captioner.caption(images) if silent else []
   found = list(loaded)
   for row, caption in zip(silent, captions, strict=True):
     if caption.strip():

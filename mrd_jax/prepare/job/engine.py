@@ -20,13 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tqdm import tqdm
 
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job import beam, shards
-from mrd_jax.prepare.job.dataset_writer import Made
 from mrd_jax.prepare.job.shards import Commit, Record, Reject, Serialize
 
 # A record and its split, an item left out, or a sentence about a file.
@@ -48,6 +47,17 @@ class Unit(Protocol):
   def items(self) -> Iterable[Item]:
     """Yields the same items in the same order every time; cheap to skip."""
     ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedUnit:
+  """A unit whose items are sent to its worker, in a list."""
+
+  name: str
+  listed: Sequence[Item]
+
+  def items(self) -> Sequence[Item]:
+    return self.listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,28 +138,6 @@ def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
 def read_commits(folder: Path, stems: Iterable[str]) -> list[Commit]:
   """Reads the commits of a finished job."""
   return [shards.read_commit(folder, stem) for stem in stems]
-
-
-def make_records(
-  folder: Path,
-  units: Sequence[Unit],
-  where: Engine | None,
-  embed_dim: int,
-  **others: Any,
-) -> Made:
-  """Makes records of all units.
-
-  Args:
-    folder: The job's folder; shards go into one below.
-    units: Their outcomes are encoded records.
-    where: Where the units run.
-    embed_dim: Width D of the features.
-    **others: Further fields of `Made`.
-  """
-  folder = folder / "shards"
-  serialize = functools.partial(shards.serialize_record, embed_dim=embed_dim)
-  commits = read_commits(folder, run(units, folder, serialize, where))
-  return Made(folder=folder, commits=commits, embed_dim=embed_dim, **others)
 
 
 def _stem(unit: Unit, index: int) -> str:

@@ -9,6 +9,7 @@ OUTPUT.incomplete/ is the folder of a job that is not done:
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrd_jax.data.records import SCHEMA
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import locked, read_json, read_json_lines, write_json
+from mrd_jax.prepare.job import engine, shards
 from mrd_jax.prepare.job.dataset_writer import Made, assemble, check_output
 from mrd_jax.prepare.job.shards import Commit, Reject
 
@@ -76,7 +79,8 @@ def make_dataset(
 
   Args:
     output: Folder to create.
-    job: What is made of what: all that decides the bytes, as JSON.
+    job: What is made of what: all that decides the bytes, as JSON, but the
+      name and the schema.
     name: Dataset name, letters, digits and underscores.
     listed: How many items every split is to get.
     make: Makes the shards, in the folder that it is given, where finished
@@ -90,6 +94,7 @@ def make_dataset(
     BadInput: when `output` holds something else, another job began it, a run
       of it is going on, or not one record could be made.
   """
+  job = {"job": name, **job, "schema": SCHEMA}
   job = json.loads(json.dumps(job, default=os.fspath))
   with _job_folder(Path(output), job) as folder:
     if folder is None:  # it is made
@@ -102,7 +107,6 @@ def make_dataset(
       rejects = [Reject(**row) for row in rows]
       return Report(splits, summary["problems"], rejects)
     made = make(folder)
-    add_files = made.add_files
     report = _summarise(listed, made.commits)
     report.problems[:0] = problems
     if not any(commit.shards for commit in made.commits):
@@ -122,11 +126,33 @@ def make_dataset(
         for reject in report.rejects:
           file.write(json.dumps(dataclasses.asdict(reject)) + "\n")
       write_json(target / JOB_FILE, job)
-      add_files(target)
+      made.add_files(target)
 
-    made = dataclasses.replace(made, add_files=finish)
-    assemble(made, Path(output), name)
+    assemble(dataclasses.replace(made, add_files=finish), Path(output), name)
   return report
+
+
+def make_records(
+  folder: Path,
+  units: Sequence[engine.Unit],
+  where: engine.Engine | None,
+  embed_dim: int,
+  **others: Any,
+) -> Made:
+  """Makes records of all units.
+
+  Args:
+    folder: The job's folder; shards go into one below.
+    units: Their outcomes are encoded records.
+    where: Where the units run.
+    embed_dim: Width D of the features.
+    **others: Further fields of `Made`.
+  """
+  folder = folder / "shards"
+  serialize = functools.partial(shards.serialize_record, embed_dim=embed_dim)
+  stems = engine.run(units, folder, serialize, where)
+  commits = engine.read_commits(folder, stems)
+  return Made(folder=folder, commits=commits, embed_dim=embed_dim, **others)
 
 
 def _summarise(listed: Mapping[str, int], commits: Sequence[Commit]) -> Report:

@@ -28,9 +28,7 @@ class Teacher:
   captioner: "Captioner | None" = None
 
   def class_features(self, classes: Sequence[str]) -> np.ndarray:
-    """Returns (C, D) features of class names by prompts; C may be 0."""
-    if not classes:
-      return np.zeros((0, self.clip.embed_dim), np.float32)
+    """Returns (C, D) features of class names by prompts."""
     return class_features(self.clip, classes, self.templates)
 
 

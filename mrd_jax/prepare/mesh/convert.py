@@ -8,16 +8,17 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from mrd_jax.data.records import SCHEMA, TextKind
+from mrd_jax.data.records import TextKind
 from mrd_jax.data.surfaces import sample_surface
 from mrd_jax.errors import BadInput
 from mrd_jax.io.images import encode_png, to_rgb
@@ -25,8 +26,8 @@ from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
 from mrd_jax.prepare.job import drafts, shards
 from mrd_jax.prepare.job.add_features import DRAFTS, make_records
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.drafts import DRAFTS_PER_SHARD, Draft, Text
-from mrd_jax.prepare.job.engine import Engine, Item, Outcome, read_commits
+from mrd_jax.prepare.job.drafts import Draft, Text
+from mrd_jax.prepare.job.engine import Engine, Outcome, read_commits
 from mrd_jax.prepare.job.job import Report, make_dataset
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
@@ -102,32 +103,27 @@ def convert(
   stats = {file: (root / file).stat() for file in files}
   classes = sorted({row.category for row in rows.values() if row.category})
   job = {
-    "job": "meshes",
     "input": str(root),
     # By size and time a later run sees that a file was changed.
     "files": {file: [s.st_size, s.st_mtime_ns] for file, s in stats.items()},
     "texts": {file: dataclasses.asdict(rows[file]) for file in table},
     "meshes": dataclasses.asdict(config),
     "teacher": teacher.description(),
-    "schema": SCHEMA,
   }
 
   def make(folder: Path) -> Made:
     loaded = teacher.load()  # first, so that what is missing is said at once
-    features = loaded.class_features(classes)
-    units = [
-      MeshUnit(f"meshes-{start:09d}", root, part, config, classes)
-      for start in range(0, len(files), DRAFTS_PER_SHARD)
-      for part in [[(f, rows[f]) for f in files[start:][:DRAFTS_PER_SHARD]]]
-    ]
     labelled = sorted({row.split for row in rows.values() if row.category})
+    features = {split: loaded.class_features(classes) for split in labelled}
+    draft = functools.partial(_draft, root, config, classes)
     return make_records(
       folder,
-      units,
+      "meshes",
+      [functools.partial(draft, file, row) for file, row in rows.items()],
       loaded,
       engine,
       class_names=dict.fromkeys(labelled, classes),
-      class_features=dict.fromkeys(labelled, features),
+      class_features=features,
       add_files=functools.partial(_write_sheet, folder / DRAFTS),
     )
 
@@ -159,55 +155,43 @@ def _find(root: Path) -> list[str]:
   return files
 
 
-@dataclasses.dataclass(frozen=True)
-class MeshUnit:
-  """Some meshes, read, sampled and rendered by one worker."""
-
-  name: str
-  root: Path
-  rows: Sequence[tuple[str, Row]]
-  config: MeshConfig
-  classes: Sequence[str]
-
-  def items(self) -> Iterator[Item]:
-    for file, row in self.rows:
-      yield functools.partial(self._draft, file, row)
-
-  def _draft(self, file: str, row: Row) -> list[Outcome]:
-    config = self.config
-    path, field = self.root / file, "file"
-    try:
-      if _utf8(file) != file:
-        raise BadInput("its name cannot be written as UTF-8; rename the file")
-      mesh = read_mesh(path, up=config.up)
-      field = "xyz"
-      seed = [config.seed, zlib.crc32(file.encode())]
-      xyz, rgb = sample_surface(mesh, config.num_points, seed=seed)
-      field = "images"
-      size = config.image_size
-      views = render_views(mesh, views=config.views, image_size=size)
-    except BadInput as error:
-      detail = str(error)
-      if not detail.startswith(str(path)):
-        detail = f"{path}: {detail}"
-      id, why = _utf8(file), _utf8(detail)
-      return [Reject(row.split, id, id, field, "unusable mesh", why)]
-    texts = [Text(caption, TextKind.BLIP) for caption in row.captions]
-    if name := row.name or (name_of(file) if config.names_from_files else ""):
-      texts.insert(0, Text(name, TextKind.RAW, prompted=True))
-    draft = Draft(
-      split=row.split,
-      id=file,
-      file=file,
-      xyz=xyz,
-      rgb=np.full_like(xyz, GREY) if rgb is None else rgb,
-      images=[encode_png(view) for view in views],
-      texts=texts,
-      dataset=row.dataset,
-      label=self.classes.index(row.category) if row.category else -1,
-    )
-    notes = [f"{file}: {note}" for note in mesh.notes]
-    return [*notes, (row.split, drafts.to_record(draft))]
+def _draft(
+  root: Path, config: MeshConfig, classes: Sequence[str], file: str, row: Row
+) -> list[Outcome]:
+  """Reads, samples and renders one mesh."""
+  path, field = root / file, "file"
+  try:
+    if _utf8(file) != file:
+      raise BadInput("its name cannot be written as UTF-8; rename the file")
+    mesh = read_mesh(path, up=config.up)
+    field = "xyz"
+    seed = [config.seed, zlib.crc32(file.encode())]
+    xyz, rgb = sample_surface(mesh, config.num_points, seed=seed)
+    field = "images"
+    size = config.image_size
+    views = render_views(mesh, views=config.views, image_size=size)
+  except BadInput as error:
+    detail = str(error)
+    if not detail.startswith(str(path)):
+      detail = f"{path}: {detail}"
+    id, why = _utf8(file), _utf8(detail)
+    return [Reject(row.split, id, id, field, "unusable mesh", why)]
+  texts = [Text(caption, TextKind.BLIP) for caption in row.captions]
+  if name := row.name or (name_of(file) if config.names_from_files else ""):
+    texts.insert(0, Text(name, TextKind.RAW, prompted=True))
+  draft = Draft(
+    split=row.split,
+    id=file,
+    file=file,
+    xyz=xyz,
+    rgb=np.full_like(xyz, GREY) if rgb is None else rgb,
+    images=[encode_png(view) for view in views],
+    texts=texts,
+    dataset=row.dataset,
+    label=classes.index(row.category) if row.category else -1,
+  )
+  notes = [f"{file}: {note}" for note in mesh.notes]
+  return [*notes, (row.split, drafts.to_record(draft))]
 
 
 def name_of(file: str) -> str:
@@ -236,14 +220,13 @@ def _write_sheet(folder: Path, target: Path) -> None:
   commits = read_commits(folder, stems)
   total = sum(shard.records for commit in commits for shard in commit.shards)
   chosen = set(np.linspace(0, total - 1, min(total, _THUMBNAILS)).astype(int))
-  tiles, index = [], 0
-  for commit in commits:
-    for _, content in shards.read_files(folder, commit):
-      if index in chosen:
-        draft = drafts.read_draft(content)
-        name = Line(draft.id, size=7, most=2, middle=True)
-        tiles.append(Tile(np.asarray(to_rgb(draft.images[0])), [name]))
-      index += 1
+  files = (shards.read_files(folder, commit) for commit in commits)
+  tiles = []
+  for index, (_, content) in enumerate(itertools.chain.from_iterable(files)):
+    if index in chosen:
+      draft = drafts.read_draft(content)
+      name = Line(draft.id, size=7, most=2, middle=True)
+      tiles.append(Tile(np.asarray(to_rgb(draft.images[0])), [name]))
   draw_sheet(
     target / THUMBNAILS_FILE,
     f"{len(tiles)} of {total:,} shapes",

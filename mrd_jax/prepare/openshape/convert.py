@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from mrd_jax.data.records import SCHEMA, encode
+from mrd_jax.data.records import encode
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.engine import Engine, Item, Outcome, Unit, make_records
-from mrd_jax.prepare.job.job import Report, make_dataset
+from mrd_jax.prepare.job.engine import Engine, ListedUnit, Outcome, Unit
+from mrd_jax.prepare.job.job import Report, make_dataset, make_records
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape import find_samples, lists
 from mrd_jax.prepare.openshape.lists import Entry, Split
@@ -91,7 +91,6 @@ def convert(
   # By their sizes a later run knows its job.
   files = [*find_samples.archives(root), *(root / "meta_data").rglob("*")]
   job = {
-    "job": "openshape",
     "input": str(root),
     "files": {
       str(file.relative_to(root)): file.stat().st_size
@@ -104,7 +103,6 @@ def convert(
     "root_remap": list(root_remap) if root_remap else None,
     "limit": limit,
     "teacher": teacher or _teacher(root),
-    "schema": SCHEMA,
   }
 
   def make(folder: Path) -> Made:
@@ -216,18 +214,6 @@ class _Converter:
     return split, record
 
 
-@dataclasses.dataclass(frozen=True)
-class _RejectsUnit:
-  """What the lists themselves make impossible."""
-
-  name: str
-  rejects: Sequence[Reject]
-
-  def items(self) -> Iterator[Item]:
-    for refused in self.rejects:
-      yield functools.partial(list, [refused])
-
-
 def _plan(
   root: Path, splits: Sequence[Split], root_remap: tuple[str, str] | None
 ) -> list[Unit]:
@@ -261,7 +247,10 @@ def _plan(
     return _Converter({path: listed[path] for path in paths}, width=0)
 
   units += find_samples.plan(root, listed, root_remap, make_convert)
-  return [*units, _RejectsUnit("lists", rejects)] if rejects else units
+  if rejects:
+    items = [functools.partial(list, [refused]) for refused in rejects]
+    units.append(ListedUnit("lists", items))
+  return units
 
 
 def _nameless(file: Path) -> frozenset[str]:

@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mrd_jax.data.records import SCHEMA
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.engine import Engine, make_records
-from mrd_jax.prepare.job.job import Report, make_dataset
+from mrd_jax.prepare.job.engine import Engine
+from mrd_jax.prepare.job.job import Report, make_dataset, make_records
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.openshape.lists import load_class_features
 from mrd_jax.prepare.test_sets.common import EvaluationSet
@@ -51,11 +50,9 @@ def convert(
     size = file.stat().st_size if file.is_file() else None
     source = {"file": class_features, "bytes": size}
   job = {
-    "job": "evaluation",
     "input": os.fspath(input_dir),
     "sets": listed,
     "classes": source,
-    "schema": SCHEMA,
   }
 
   def make(folder: Path) -> Made:
