@@ -23,9 +23,10 @@ from mrd_jax.data.records import TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.io.files import read_json, write_json
+from mrd_jax.prepare.job import drafts
 from mrd_jax.prepare.job.add_features import make_records
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.drafts import DRAFTS_PER_SHARD, Draft, Text, to_record
+from mrd_jax.prepare.job.drafts import Draft, Text
 from mrd_jax.prepare.job.engine import Engine, Outcome
 from mrd_jax.prepare.job.job import Report, make_dataset
 from mrd_jax.prepare.job.shards import Reject
@@ -100,9 +101,9 @@ def convert(
     loaded = teacher.load()
     (folder / "captions").mkdir(exist_ok=True)
     parts: dict[Path, list[str]] = {}  # file of captions -> a unit's shapes
-    for start in range(0, len(files), DRAFTS_PER_SHARD):
+    for start in range(0, len(files), drafts.DRAFTS_PER_SHARD):
       own = folder / "captions" / f"shapes-{start:09d}"
-      parts[own] = files[start:][:DRAFTS_PER_SHARD]
+      parts[own] = files[start:][: drafts.DRAFTS_PER_SHARD]
     _write_captions(parts, captions, captions_per_view, listed)
     items = []
     for own, part in parts.items():
@@ -110,7 +111,8 @@ def convert(
       for file in part:
         name = names.get(file.partition("-")[0], "")
         items.append(functools.partial(draft, file, name))
-    return make_records(folder, "shapes", items, loaded, engine)
+    no_classes = {"class_names": {}, "class_features": {}}
+    return make_records(folder, "shapes", items, loaded, engine, **no_classes)
 
   return make_dataset(output_dir, job, "ulip2", {"train": len(files)}, make)
 
@@ -252,4 +254,4 @@ def _draft(
     texts=texts,
     dataset="ShapeNet",
   )
-  return [("train", to_record(draft))]
+  return [("train", drafts.to_record(draft))]

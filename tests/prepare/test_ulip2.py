@@ -13,7 +13,7 @@ from prepared import assert_cloud, contents, rejects_of, report_of, stamps
 from mrd_jax.data.dataset import open_split, read_meta
 from mrd_jax.data.records import ImageKind, TextKind
 from mrd_jax.prepare import ulip2
-from mrd_jax.prepare.job import add_features
+from mrd_jax.prepare.job import add_features, drafts
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.teachers.prompts import prompt_features, read_templates
 
@@ -228,8 +228,7 @@ def test_a_job_that_was_stopped_goes_on(
   tmp_path, release, convert, monkeypatch
 ):
   """Within the second shard of records; `test_meshes` stops before them."""
-  for module in (ulip2, add_features):
-    monkeypatch.setattr(module, "DRAFTS_PER_SHARD", 2)
+  monkeypatch.setattr(drafts, "DRAFTS_PER_SHARD", 2)
   monkeypatch.setattr(add_features, "_GROUP", 1)
   assert convert("--captions-per-view", "3", output=tmp_path / "whole")[0] == 0
   expected = contents(tmp_path / "whole")

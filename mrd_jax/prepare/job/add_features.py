@@ -22,15 +22,9 @@ from mrd_jax.data.records import ImageKind, Shape, TextKind, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_text
 from mrd_jax.io.images import to_rgb
-from mrd_jax.prepare.job import engine, shards
+from mrd_jax.prepare.job import drafts, engine, shards
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.drafts import (
-  DRAFTS_PER_SHARD,
-  Draft,
-  Text,
-  read_draft,
-  serialize_draft,
-)
+from mrd_jax.prepare.job.drafts import Draft, Text
 from mrd_jax.prepare.job.shards import Commit, Reject, ShardWriter, field_of
 from mrd_jax.prepare.job.teacher import Teacher
 from mrd_jax.teachers.prompts import prompt_features
@@ -59,11 +53,12 @@ def make_records(
     where: Where the drafts are made.
     **others: Further fields of `Made`.
   """
+  size = drafts.DRAFTS_PER_SHARD
   units = [
-    engine.ListedUnit(f"{name}-{start:09d}", items[start:][:DRAFTS_PER_SHARD])
-    for start in range(0, len(items), DRAFTS_PER_SHARD)
+    engine.ListedUnit(f"{name}-{start:09d}", items[start : start + size])
+    for start in range(0, len(items), size)
   ]
-  stems = engine.run(units, folder / DRAFTS, serialize_draft, where)
+  stems = engine.run(units, folder / DRAFTS, drafts.serialize_draft, where)
   return Made(
     folder=folder / "shards",
     commits=teach(folder / DRAFTS, stems, folder / "shards", teacher),
@@ -74,15 +69,12 @@ def make_records(
 
 
 def teach(
-  drafts: Path,
-  stems: Sequence[str],
-  folder: Path,
-  teacher: Teacher,
+  source: Path, stems: Sequence[str], folder: Path, teacher: Teacher
 ) -> list[Commit]:
   """Makes records of drafts; what is in `folder` already is not made again.
 
   Args:
-    drafts: Folder of the drafts' shards.
+    source: Folder of the drafts' shards.
     stems: Their commits, in order.
     folder: Where the records' shards go.
     teacher: Makes the features; its captioner, if any, describes the first
@@ -113,9 +105,9 @@ def teach(
   for start in tqdm(range(0, len(stems), _GROUP), unit="shard", disable=None):
     stem = f"{start // _GROUP:06d}"
     if not shards.is_committed(folder, stem):
-      given = engine.read_commits(drafts, stems[start : start + _GROUP])
+      given = engine.read_commits(source, stems[start : start + _GROUP])
       with ShardWriter(folder, stem, serialize) as writer:
-        _write_records(drafts, given, writer, teacher)
+        _write_records(source, given, writer, teacher)
     commits.append(shards.read_commit(folder, stem))
   done = teacher.clip.throughput
   if done.images or done.texts:
@@ -124,14 +116,15 @@ def teach(
 
 
 def _write_records(
-  drafts: Path, given: Sequence[Commit], writer: ShardWriter, teacher: Teacher
+  source: Path, given: Sequence[Commit], writer: ShardWriter, teacher: Teacher
 ) -> None:
   """Makes one shard of records."""
   loaded: list[Draft] = []
   for commit in given:
     writer.rejects += commit.rejects
     writer.problems += commit.problems
-    loaded += [read_draft(c) for _, c in shards.read_files(drafts, commit)]
+    contents = shards.read_files(source, commit)
+    loaded += [drafts.read_draft(content) for _, content in contents]
   try:
     features = _image_features(teacher, loaded)
   except BadInput:  # of one image, and it must not cost the others
@@ -199,9 +192,9 @@ def _captioned(teacher: Teacher, loaded: list[Draft]) -> list[Draft]:
   return found
 
 
-def _text_features(teacher: Teacher, drafts: Sequence[Draft]) -> Features:
+def _text_features(teacher: Teacher, loaded: Sequence[Draft]) -> Features:
   """Embeds each different text once."""
-  wanted = {(t.text, t.prompted): None for d in drafts for t in d.texts}
+  wanted = {(t.text, t.prompted): None for d in loaded for t in d.texts}
   plain = [text for text, prompted in wanted if not prompted]
   named = [text for text, prompted in wanted if prompted]
   rows = [*teacher.clip.text_features(plain)] if plain else []

@@ -44,12 +44,8 @@ class Made:
   commits: Sequence[Commit]
   teacher: str
   embed_dim: int
-  class_names: Mapping[str, Sequence[str]] = dataclasses.field(
-    default_factory=dict
-  )
-  class_features: Mapping[str, np.ndarray] = dataclasses.field(
-    default_factory=dict
-  )
+  class_names: Mapping[str, Sequence[str]]
+  class_features: Mapping[str, np.ndarray]
   add_files: Callable[[Path], None] = lambda folder: None
 
 

@@ -26,10 +26,8 @@ from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
 from mrd_jax.prepare.job import drafts, shards
 from mrd_jax.prepare.job.add_features import DRAFTS, make_records
 from mrd_jax.prepare.job.dataset_writer import Made
-from mrd_jax.prepare.job.drafts import Draft, Text
 from mrd_jax.prepare.job.engine import Engine, Outcome, read_commits
 from mrd_jax.prepare.job.job import Report, make_dataset
-from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.job.teacher import TeacherConfig
 from mrd_jax.prepare.mesh.renders import render_views
 from mrd_jax.prepare.mesh.table import Row, read_table
@@ -175,11 +173,11 @@ def _draft(
     if not detail.startswith(str(path)):
       detail = f"{path}: {detail}"
     id, why = _utf8(file), _utf8(detail)
-    return [Reject(row.split, id, id, field, "unusable mesh", why)]
-  texts = [Text(caption, TextKind.BLIP) for caption in row.captions]
+    return [shards.Reject(row.split, id, id, field, "unusable mesh", why)]
+  texts = [drafts.Text(caption, TextKind.BLIP) for caption in row.captions]
   if name := row.name or (name_of(file) if config.names_from_files else ""):
-    texts.insert(0, Text(name, TextKind.RAW, prompted=True))
-  draft = Draft(
+    texts.insert(0, drafts.Text(name, TextKind.RAW, prompted=True))
+  draft = drafts.Draft(
     split=row.split,
     id=file,
     file=file,

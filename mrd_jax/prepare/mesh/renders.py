@@ -27,14 +27,9 @@ def camera_directions(views: int) -> np.ndarray:
   """
   azimuth = np.radians(FIRST_AZIMUTH + 360 / views * np.arange(views))
   elevation = np.radians(np.resize(ELEVATIONS, views))
-  return np.stack(
-    [
-      np.cos(elevation) * np.sin(azimuth),
-      np.sin(elevation),
-      np.cos(elevation) * np.cos(azimuth),
-    ],
-    axis=1,
-  )
+  aside = np.cos(elevation) * np.sin(azimuth)
+  ahead = np.cos(elevation) * np.cos(azimuth)
+  return np.stack([aside, np.sin(elevation), ahead], axis=1)
 
 
 def render_views(

@@ -27,17 +27,10 @@ from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape import find_samples, lists
 from mrd_jax.prepare.openshape.lists import Entry, Split
 from mrd_jax.prepare.openshape.sample import BadField, reject, to_shape
-from mrd_jax.prepare.test_sets import modelnet40, scanobjectnn
-from mrd_jax.prepare.test_sets.common import EvaluationSet
+from mrd_jax.prepare.test_sets import common, modelnet40, scanobjectnn
 
 # What odd content makes numpy and Python raise; BadInput is a ValueError.
-_WRONG_CONTENT = (
-  ValueError,
-  TypeError,
-  AttributeError,
-  LookupError,
-  ArithmeticError,
-)
+_ODD = ValueError, TypeError, AttributeError, LookupError, ArithmeticError
 _SETS = (lists.MODELNET, lists.SCANOBJECTNN)
 Listed = Mapping[str, Sequence[tuple[str, Entry]]]  # path -> (split, entry)
 
@@ -125,7 +118,7 @@ def convert(
     )
 
   listed = {split.name: len(split.entries) for split in chosen}
-  sets = [unit for unit in units if isinstance(unit, EvaluationSet)]
+  sets = [unit for unit in units if isinstance(unit, common.EvaluationSet)]
   problems = [p for source in (*chosen, *sets) for p in source.problems]
   return make_dataset(output_dir, job, "openshape", listed, make, problems)
 
@@ -209,7 +202,7 @@ class _Converter:
           f"shape {shape.id!r}, field 'image_feat': width "
           f"{shape.image_feat.shape[1]} where the bundle has {self.width}"
         )
-    except (BadField, *_WRONG_CONTENT) as error:
+    except (BadField, *_ODD) as error:
       return reject(split, entry, error)
     return split, record
 
@@ -262,7 +255,7 @@ def _nameless(file: Path) -> frozenset[str]:
     raise BadInput(f"{file}: expected id -> {{'flag': ...}}") from error
 
 
-def _evaluation_set(root: Path, split: Split) -> EvaluationSet:
+def _evaluation_set(root: Path, split: Split) -> common.EvaluationSet:
   """Opens ModelNet40 or ScanObjectNN, whose clouds all lie in one file."""
   width = split.class_features.shape[1]
   count = len(split.entries)
@@ -272,7 +265,7 @@ def _evaluation_set(root: Path, split: Split) -> EvaluationSet:
     return dataclasses.replace(clouds, name=split.name, count=count)
   file = root / lists.MODELNET_CLOUDS
   read = functools.partial(modelnet40.read_clouds, file, split.entries, width)
-  return EvaluationSet(split.name, tuple(split.class_names), count, read)
+  return common.EvaluationSet(split.name, tuple(split.class_names), count, read)
 
 
 def _first_width(units: Iterable[Unit]) -> int:

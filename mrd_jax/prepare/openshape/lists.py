@@ -23,21 +23,8 @@ _CLASS_FILE = "cat_name_pt_feat.npy"
 _CLASS_KEY = "open_clip_text_feat"
 # The order of the labels in the .h5 files, which is not alphabetical.
 SCANOBJECTNN_CLASSES = (
-  "bag",
-  "bin",
-  "box",
-  "cabinet",
-  "chair",
-  "desk",
-  "display",
-  "door",
-  "shelf",
-  "table",
-  "bed",
-  "pillow",
-  "sink",
-  "sofa",
-  "toilet",
+  *("bag", "bin", "box", "cabinet", "chair", "desk", "display", "door"),
+  *("shelf", "table", "bed", "pillow", "sink", "sofa", "toilet"),
 )
 
 
@@ -67,10 +54,8 @@ class Split:
 
   name: str
   entries: Sequence[Entry]
-  class_names: Sequence[str] = ()
-  class_features: np.ndarray = dataclasses.field(
-    default_factory=lambda: np.zeros((0, 0), np.float32)
-  )
+  class_names: Sequence[str]
+  class_features: np.ndarray
   problems: Sequence[str] = ()
 
 

@@ -70,15 +70,13 @@ def read_hdf5(
       for id, label in zip(ids, labels, strict=True)
     ]
   count = len(entries)
+  problems += common.count_problems(root, count, _PUBLISHED[40][part])
   return EvaluationSet(
     name=f"modelnet40_hdf5_{part}",
     class_names=_spaced(classes),
     count=count,
     shapes=functools.partial(common.read_h5, entries, embed_dim),
-    problems=(
-      *problems,
-      *common.count_problems(root, count, _PUBLISHED[40][part]),
-    ),
+    problems=tuple(problems),
   )
 
 

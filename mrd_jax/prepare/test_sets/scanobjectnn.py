@@ -74,14 +74,13 @@ def read(
     Entry(f"{variant}-{part}-{row:05d}", str(file), DATASET, label=label)
     for row, label in enumerate(labels.tolist())
   ]
+  published = _VARIANTS[variant][2][part]
   return EvaluationSet(
     name=f"scanobjectnn_{variant}_{part}",
     class_names=CLASS_NAMES,
     count=len(labels),
     shapes=functools.partial(common.read_h5, entries, embed_dim),
-    problems=common.count_problems(
-      file, len(labels), _VARIANTS[variant][2][part]
-    ),
+    problems=common.count_problems(file, len(labels), published),
   )
 
 
