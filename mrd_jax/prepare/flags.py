@@ -2,16 +2,14 @@
 
 import argparse
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from mrd_jax.cli import at_least
-from mrd_jax.errors import BadInput
 
 if TYPE_CHECKING:
   from mrd_jax.prepare.job.engine import Engine
   from mrd_jax.prepare.job.teacher import TeacherConfig
-  from mrd_jax.prepare.test_sets.common import EvaluationSet
 
 _T = TypeVar("_T")
 
@@ -75,27 +73,8 @@ def teacher(args: argparse.Namespace) -> "TeacherConfig":
 
 
 def add_test_set(parser: argparse.ArgumentParser) -> None:
-  """Adds what `convert_test_set` reads."""
+  """Adds what `test_sets.convert` reads."""
   parser.add_argument("--parts", default="test", help="train, test or both")
   parser.add_argument("--class-features", help="OpenShape's .npy of them")
   add_teacher(parser, required=False)
   add_engine(parser)
-
-
-def convert_test_set(
-  args: argparse.Namespace,
-  read: "Callable[[int], Sequence[EvaluationSet]]",
-) -> object:
-  """Makes a dataset of labelled sets; returns what to print."""
-  from mrd_jax.prepare.test_sets.convert import convert
-
-  if (args.model is None) == (args.class_features is None):
-    raise BadInput("give either --teacher or --class-features")
-  return convert(
-    args.input,
-    args.output,
-    read,
-    teacher(args) if args.model else None,
-    args.class_features,
-    engine=engine(args),
-  )

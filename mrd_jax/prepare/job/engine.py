@@ -26,10 +26,9 @@ from tqdm import tqdm
 
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job import beam, shards
-from mrd_jax.prepare.job.shards import Commit, Record, Reject, Serialize
 
 # A record and its split, an item left out, or a sentence about a file.
-Outcome = tuple[str, Record] | Reject | str
+Outcome = tuple[str, shards.Record] | shards.Reject | str
 # One thing that the input lists; called, it is read and gives its outcomes.
 Item = Callable[[], Iterable[Outcome]]
 
@@ -78,7 +77,7 @@ class Engine:
 def run(
   units: Sequence[Unit],
   folder: Path,
-  serialize: Serialize,
+  serialize: shards.Serialize,
   engine: Engine | None = None,
 ) -> list[str]:
   """Makes all shards of `units` that are not in `folder` yet.
@@ -113,7 +112,7 @@ def run(
   ]
 
 
-def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
+def make_unit(unit: Unit, folder: Path, serialize: shards.Serialize) -> None:
   """Makes the shards of one unit that are missing."""
   count = 0
   for chunk in shards.chunks(unit.items()):
@@ -125,7 +124,7 @@ def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
       continue
     with shards.ShardWriter(folder, stem, serialize) as writer:
       for outcome in itertools.chain.from_iterable(item() for item in chunk):
-        if isinstance(outcome, Reject):
+        if isinstance(outcome, shards.Reject):
           writer.rejects.append(outcome)
         elif isinstance(outcome, str):
           writer.problems.append(outcome)
@@ -135,7 +134,7 @@ def make_unit(unit: Unit, folder: Path, serialize: Serialize) -> None:
     path.write_text(str(count))
 
 
-def read_commits(folder: Path, stems: Iterable[str]) -> list[Commit]:
+def read_commits(folder: Path, stems: Iterable[str]) -> list[shards.Commit]:
   """Reads the commits of a finished job."""
   return [shards.read_commit(folder, stem) for stem in stems]
 

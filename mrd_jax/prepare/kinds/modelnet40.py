@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> object:
   """Makes the dataset."""
-  from mrd_jax.prepare.test_sets import modelnet40
+  from mrd_jax.prepare.test_sets import convert, modelnet40
 
   def read(part: Any, width: int) -> modelnet40.EvaluationSet:
     if args.form == "txt":
@@ -28,4 +28,4 @@ def run(args: argparse.Namespace) -> object:
     return modelnet40.read_openshape(args.input, width)
 
   parts = args.parts.split(",") if args.form != "openshape" else ["test"]
-  return flags.convert_test_set(args, lambda w: [read(p, w) for p in parts])
+  return convert.convert(args, lambda w: [read(p, w) for p in parts])

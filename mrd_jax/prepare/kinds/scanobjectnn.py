@@ -15,9 +15,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> object:
   """Makes the dataset."""
-  from mrd_jax.prepare.test_sets import scanobjectnn
+  from mrd_jax.prepare.test_sets import convert, scanobjectnn
 
-  return flags.convert_test_set(
+  return convert.convert(
     args,
     lambda embed_dim: [
       scanobjectnn.read(args.input, variant, part, embed_dim)

@@ -21,7 +21,6 @@ from mrd_jax.io.files import read_json
 from mrd_jax.io.safe_pickle import load_npy
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape import lists
-from mrd_jax.prepare.openshape.lists import Entry
 from mrd_jax.prepare.openshape.sample import BadField, reject
 from mrd_jax.prepare.test_sets import common
 from mrd_jax.prepare.test_sets.common import EvaluationSet, Part
@@ -54,7 +53,7 @@ def read_hdf5(
   common.check_part(part)
   root = Path(folder)
   classes = _lines(root / "shape_names.txt")
-  entries: list[Entry] = []
+  entries: list[lists.Entry] = []
   problems: list[str] = []
   for line in _lines(root / f"{part}_files.txt"):
     file = root / PurePosixPath(line).name
@@ -66,7 +65,7 @@ def read_hdf5(
     if names.is_file():
       ids = _ids(names, [classes[label] for label in labels], problems)
     entries += [
-      Entry(id=id, path=str(file), dataset="ModelNet40", label=label)
+      lists.Entry(id=id, path=str(file), dataset="ModelNet40", label=label)
       for id, label in zip(ids, labels, strict=True)
     ]
   count = len(entries)
@@ -154,7 +153,7 @@ def _read_txt(
     category = stem.rpartition("_")[0]
     file = root / category / f"{stem}.txt"
     label = classes.index(category) if category in classes else -1
-    entry = Entry(id=name, path=str(file), dataset=dataset, label=label)
+    entry = lists.Entry(id=name, path=str(file), dataset=dataset, label=label)
     if label < 0:
       bad = BadField("category", "bad value", f"no class {category!r}")
       yield reject("", entry, bad)
@@ -205,7 +204,7 @@ def read_openshape(
 
 
 def read_clouds(
-  file: Path, entries: Sequence[Entry], embed_dim: int
+  file: Path, entries: Sequence[lists.Entry], embed_dim: int
 ) -> Iterator[Shape | Reject]:
   """Yields the first clouds of `test_pc.npy`, each with its entry."""
   clouds = load_npy(file)
