@@ -130,7 +130,7 @@ def _write_records(
   except BadInput:  # of one image, and it must not cost the others
     loaded = _readable(loaded, writer.rejects)
     features = _image_features(teacher, loaded)
-  loaded = _captioned(teacher, loaded)
+  _add_captions(teacher, loaded)
   texts = _text_features(teacher, loaded)
   for draft, images_VD in zip(loaded, features, strict=True):
     try:
@@ -172,10 +172,10 @@ def _readable(loaded: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
   return [d for d, p in zip(loaded, problems, strict=True) if p is None]
 
 
-def _captioned(teacher: Teacher, loaded: list[Draft]) -> list[Draft]:
+def _add_captions(teacher: Teacher, loaded: list[Draft]) -> None:
   """Adds a caption of the first image to the drafts that have none."""
   if teacher.captioner is None:
-    return loaded
+    return
   silent = [
     row
     for row, draft in enumerate(loaded)
@@ -183,13 +183,11 @@ def _captioned(teacher: Teacher, loaded: list[Draft]) -> list[Draft]:
   ]
   images = [np.asarray(to_rgb(loaded[row].images[0])) for row in silent]
   captions = teacher.captioner.caption(images) if silent else []
-  found = list(loaded)
   for row, caption in zip(silent, captions, strict=True):
     if caption.strip():
       text = Text(caption.strip(), TextKind.BLIP, view=0)
       texts = [*loaded[row].texts, text]
-      found[row] = dataclasses.replace(loaded[row], texts=texts)
-  return found
+      loaded[row] = dataclasses.replace(loaded[row], texts=texts)
 
 
 def _text_features(teacher: Teacher, loaded: Sequence[Draft]) -> Features:

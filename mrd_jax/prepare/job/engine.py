@@ -115,9 +115,8 @@ def run(
 def make_unit(unit: Unit, folder: Path, serialize: shards.Serialize) -> None:
   """Makes the shards of one unit that are missing."""
   count = 0
-  for chunk in shards.chunks(unit.items()):
-    stem = _stem(unit, count)
-    count += 1
+  for count, chunk in enumerate(shards.chunks(unit.items()), 1):
+    stem = _stem(unit, count - 1)
     if shards.is_committed(folder, stem):
       for _ in chunk:  # only read past: an item is cheap until it is called
         pass

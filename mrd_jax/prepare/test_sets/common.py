@@ -66,16 +66,19 @@ class EvaluationSet:
 
 
 def to_shape(
-  cloud: Mapping[str, Any], embed_dim: int, entry: Entry
+  cloud: Mapping[str, Any] | BadField, embed_dim: int, entry: Entry
 ) -> Shape | Reject:
   """Makes a Shape of one cloud, or says why that cannot be.
 
   Args:
-    cloud: `xyz` (N, 3) and, where there are colours, `rgb` (N, 3) in 0..255.
+    cloud: `xyz` (N, 3) and, where there are colours, `rgb` (N, 3) in 0..255;
+      or why it could not be read.
     embed_dim: Width D of the absent features.
     entry: Id, label, and where the cloud comes from.
   """
   try:
+    if isinstance(cloud, BadField):
+      raise cloud
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
       shape = evaluation_shape(cloud, embed_dim, entry)
     check_shape(shape)
@@ -187,12 +190,10 @@ def read_h5(
       data = file["data"]  # once: the chunk cache lives as long as this does
       for row, entry in enumerate(rows):
         try:
-          xyz = data[row]
+          cloud = {"xyz": data[row]}
         except Exception as error:  # a damaged chunk; others may be whole
-          bad = BadField("data", "unreadable file", str(error))
-          yield reject("", entry, bad)
-        else:
-          yield to_shape({"xyz": xyz}, embed_dim, entry)
+          cloud = BadField("data", "unreadable file", str(error))
+        yield to_shape(cloud, embed_dim, entry)
 
 
 def _open(path: Path) -> Any:

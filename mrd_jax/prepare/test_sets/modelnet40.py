@@ -21,7 +21,7 @@ from mrd_jax.io.files import read_json
 from mrd_jax.io.safe_pickle import load_npy
 from mrd_jax.prepare.job.shards import Reject
 from mrd_jax.prepare.openshape import lists
-from mrd_jax.prepare.openshape.sample import BadField, reject
+from mrd_jax.prepare.openshape.sample import BadField
 from mrd_jax.prepare.test_sets import common
 from mrd_jax.prepare.test_sets.common import EvaluationSet, Part
 
@@ -156,7 +156,7 @@ def _read_txt(
     entry = lists.Entry(id=name, path=str(file), dataset=dataset, label=label)
     if label < 0:
       bad = BadField("category", "bad value", f"no class {category!r}")
-      yield reject("", entry, bad)
+      yield common.to_shape(bad, embed_dim, entry)
       continue
     try:
       text = file.read_text().strip()
@@ -165,15 +165,13 @@ def _read_txt(
       points = np.loadtxt(
         text.splitlines(), np.float32, comments=None, delimiter=",", ndmin=2
       )
-    except OSError as error:
-      bad = BadField("xyz", "missing file", f"{file} {error.strerror}")
-      yield reject("", entry, bad)
-    except ValueError as error:
-      yield reject("", entry, BadField("xyz", "unreadable file", str(error)))
-    else:
       # x, y, z and a normal; any other width is for `to_shape` to refuse.
-      xyz = points[:, :3] if points.shape[1] == 6 else points
-      yield common.to_shape({"xyz": xyz}, embed_dim, entry)
+      cloud = {"xyz": points[:, :3] if points.shape[1] == 6 else points}
+    except OSError as error:
+      cloud = BadField("xyz", "missing file", f"{file} {error.strerror}")
+    except ValueError as error:
+      cloud = BadField("xyz", "unreadable file", str(error))
+    yield common.to_shape(cloud, embed_dim, entry)
 
 
 def read_openshape(
@@ -210,12 +208,11 @@ def read_clouds(
   clouds = load_npy(file)
   if not isinstance(clouds, np.ndarray) or clouds.ndim != 1:
     raise BadInput(f"{file}: expected an array of dicts")
+  why = f"{file.name} holds only {len(clouds)} clouds"
   for i, entry in enumerate(entries):
-    if i < len(clouds):
-      yield common.to_shape(clouds[i], embed_dim, entry)
-    else:
-      why = f"{file.name} holds only {len(clouds)} clouds"
-      yield reject("", entry, BadField("xyz", "missing file", why))
+    missing = BadField("xyz", "missing file", why)
+    cloud = clouds[i] if i < len(clouds) else missing
+    yield common.to_shape(cloud, embed_dim, entry)
 
 
 def _lines(path: Path) -> list[str]:
