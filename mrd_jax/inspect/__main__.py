@@ -15,33 +15,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, or 1 with --strict if there are warnings, or 2 for bad input.
   """
-  return exit_code(lambda: _inspect(_parser().parse_args(argv)))
-
-
-def _inspect(args: argparse.Namespace) -> int:
-  # A GPU would be reserved, perhaps beside a run, for a few products.
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  from mrd_jax.inspect import run, text_report  # after --help
-
-  if args.output:
-    from mrd_jax.inspect import output  # draws, which brings JAX
-
-    output.check_output(args.output)
-  inspection = run.inspect_dataset(
-    args.data,
-    samples=args.samples,
-    counted=sys.maxsize if args.full else run.COUNTED,
-    seed=args.seed,
-  )
-  print(text_report.text_report(inspection.report))
-  if args.output:
-    print()
-    for path in output.write(inspection, args.output, args.shapes):
-      print(path)
-  return int(args.strict and bool(inspection.report["warnings"]))
-
-
-def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.inspect",
     description="Says what is in a prepared dataset, and warns of what would "
@@ -67,7 +40,30 @@ def _parser() -> argparse.ArgumentParser:
   add_count(parser, "--shapes", 12, "shapes to draw")
   add_count(parser, "--seed", 0, "of what is drawn at random", least=0)
   add("--strict", action="store_true", help="exit with 1 if there are warnings")
-  return parser
+  return exit_code(lambda: _inspect(parser.parse_args(argv)))
+
+
+def _inspect(args: argparse.Namespace) -> int:
+  # A GPU would be reserved, perhaps beside a run, for a few products.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  from mrd_jax.inspect import run, text_report  # after --help
+
+  if args.output:
+    from mrd_jax.inspect import output  # draws, which brings JAX
+
+    output.check_output(args.output)
+  inspection = run.inspect_dataset(
+    args.data,
+    samples=args.samples,
+    counted=sys.maxsize if args.full else run.COUNTED,
+    seed=args.seed,
+  )
+  print(text_report.text_report(inspection.report))
+  if args.output:
+    print()
+    for path in output.write(inspection, args.output, args.shapes):
+      print(path)
+  return int(args.strict and bool(inspection.report["warnings"]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.inspect.scan import Scan
 from mrd_jax.inspect.up_axis import CONFIDENT
+from mrd_jax.metrics.embeddings import distinct_rows
 
 # Single odd shapes are in every collection; more than these are a defect.
 ODD_SHAPES = 0.005  # share of the shapes
@@ -119,22 +120,42 @@ class Split(NamedTuple):
 Check = Callable[[Split], Iterable[Finding]]
 
 
-def shapes(
+def measured(
+  code: str, odd: Callable[[Any], np.ndarray], what: str, remedy: str
+) -> Check:
+  """Makes the check for odd shapes among those that were measured.
+
+  Args:
+    code: As in `Finding`.
+    odd: Says of a sample which shapes are odd.
+    what: What they have.
+    remedy: What to do.
+  """
+
+  def check(split: Split) -> Iterator[Finding]:
+    sample = split.scan.sample
+    odd_S = odd(sample)
+    if odd_S.mean() > ODD_SHAPES:
+      at = sample.at[odd_S]
+      yield split.shapes_have(code, at, len(odd_S), what, remedy)
+
+  return check
+
+
+def counted(
   code: str,
-  table: str,
   odd: Callable[[Any], np.ndarray],
   what: str,
   remedy: str,
   *,
-  above: float = ODD_SHAPES,
-  where: Callable[[Split], bool] = lambda split: True,
+  above: float,
+  where: Callable[[Split], bool],
 ) -> Check:
-  """Makes the check for odd shapes.
+  """Makes the check for odd shapes among those that were counted.
 
   Args:
     code: As in `Finding`.
-    table: "sample" or "census", what it looks at.
-    odd: Of that table, which shapes are odd.
+    odd: Says of a census which shapes are odd.
     what: What they have.
     remedy: What to do.
     above: Which share of odd shapes is no defect.
@@ -142,11 +163,10 @@ def shapes(
   """
 
   def check(split: Split) -> Iterator[Finding]:
-    looked_at = getattr(split.scan, table)
-    odd_N = odd(looked_at)
-    if odd_N.mean() > above and where(split):
-      at = looked_at.at[odd_N] if table == "sample" else np.flatnonzero(odd_N)
-      yield split.shapes_have(code, at, len(odd_N), what, remedy)
+    odd_R = odd(split.scan.census)
+    if odd_R.mean() > above and where(split):
+      at = np.flatnonzero(odd_R)
+      yield split.shapes_have(code, at, len(odd_R), what, remedy)
 
   return check
 
@@ -172,21 +192,18 @@ def class_features(split: Split) -> Iterator[Finding]:
   """Finds features of class names that cannot be scored against."""
   names, class_CD = split.class_names, split.class_CD
   shape = (len(names), split.meta.embed_dim)
-  problems: list[tuple[int, str]] = []
+  problems: dict[str, int] = {}  # what is wrong -> of how many classes
   if not names:
     return
   if class_CD is None:
-    text = f"its {len(names)} class names have no features"
-    problems.append((len(names), text))
+    problems[f"its {len(names)} class names have no features"] = len(names)
   elif class_CD.shape != shape:
     text = f"{len(names)} class names have features of shape {class_CD.shape}, "
-    problems.append((len(names), f"{text}must be {shape}"))
+    problems[f"{text}must be {shape}"] = len(names)
   else:
     empty_C = ~np.isfinite(class_CD).all(axis=1) | ~class_CD.any(axis=1)
-    _, first_C, count_C = np.unique(
-      class_CD, axis=0, return_inverse=True, return_counts=True
-    )
-    equal_C = (count_C[first_C] > 1) & ~empty_C
+    _, index_C = distinct_rows(class_CD)
+    equal_C = (np.bincount(index_C)[index_C] > 1) & ~empty_C
     for odd_C, text in (
       (empty_C, "the features of {} are zero, NaN or infinite"),
       (
@@ -194,12 +211,11 @@ def class_features(split: Split) -> Iterator[Finding]:
         "{} have the feature of another class, and ties count as wrong",
       ),
     ):
-      odd = [repr(names[i]) for i in np.flatnonzero(odd_C).tolist()]
+      odd = [repr(names[i]) for i in np.flatnonzero(odd_C)]
+      more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
       if odd:
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        text = text.format(", ".join(odd[:5]) + more)
-        problems.append((len(odd), text))
-  for affected, problem in problems:
+        problems[text.format(", ".join(odd[:5]) + more)] = len(odd)
+  for problem, affected in problems.items():
     yield split.finding(
       "class features",
       affected,
@@ -241,9 +257,8 @@ def no_labels(split: Split) -> Iterator[Finding]:
 
 def _missing_texts(named: bool) -> Check:
   """Makes the check for texts that an evaluation split lacks."""
-  return shapes(
+  return counted(
     "missing evaluation texts",
-    "census",
     lambda census: census.texts == 0,
     "no text, and are left out of retrieval",
     "add texts if the split is to be scored by it",
@@ -257,62 +272,55 @@ def _missing_texts(named: bool) -> Check:
 
 
 WARNINGS: tuple[Check, ...] = (
-  shapes(
+  measured(
     "far from the origin",
-    "sample",
     lambda sample: sample.offset > OFFSET,
     f"a centre more than {OFFSET:.0f} times their size from the origin, where "
     "float32 has lost their detail",
     "centre the clouds before they are stored as float32, then prepare them "
     "again",
   ),
-  shapes(
+  measured(
     "outlying points",
-    "sample",
     lambda sample: sample.core < CORE,
     "stray points: 99 % of the points fill less than half of the extent, so "
     "that normalising makes the shape itself small",
     "remove the outliers (or the far parts of the mesh) and prepare them again",
   ),
-  shapes(
+  measured(
     "few distinct points",
-    "sample",
     lambda sample: sample.distinct < DISTINCT,
     f"fewer than {DISTINCT} different points, the encoder's groups (sizes S to "
     "L)",
     "sample more points of the surface, at full precision, and prepare them "
     "again",
   ),
-  shapes(
+  measured(
     "black",
-    "sample",
     lambda sample: sample.black,
     "black points only",
     "colours from 0 to 1 have probably been divided by 255; store them on the "
     "scale 0 to 1, or leave them out where there are none (0.4 grey)",
   ),
   up_axis,
-  shapes(
+  counted(
     "no image",
-    "census",
     lambda census: census.images == 0,
     "no image feature, and would be trained towards zero",
     "make image features for them, or leave them out of training",
     above=0,
     where=lambda split: split.scan.training,
   ),
-  shapes(
+  counted(
     "mostly no text",
-    "census",
     lambda census: census.texts == 0,
     "no text, and are left out of every text term",
     "add names or captions",
     above=WITHOUT_TEXT,
     where=lambda split: split.scan.training,
   ),
-  shapes(
+  counted(
     "missing evaluation texts",
-    "census",
     lambda census: census.texts == 0,
     "no text, and the split has no class names, so it cannot be scored",
     "add texts, or labels and class names",
@@ -323,9 +331,8 @@ WARNINGS: tuple[Check, ...] = (
     ),
   ),
   _missing_texts(named=False),
-  shapes(
+  counted(
     "labels without class names",
-    "census",
     lambda census: census.label != -1,
     "a label, but the split has no class names",
     "prepare it with its class names, or the labels are of no use",

@@ -42,37 +42,8 @@ def check_output(output: Path) -> None:
 
 def write(inspection: Inspection, output: Path, shapes: int) -> list[Path]:
   """Writes the report, and the sheet of so many shapes; returns the files."""
-  write_json(output / REPORT, inspection.report)
-  draw_shapes(inspection, output / SHEET, shapes)
-  return [output / REPORT, output / SHEET]
-
-
-def choose_shapes(
-  inspection: Inspection, shapes: int
-) -> list[tuple[str, dict[str, Any]]]:
-  """Draws records at random, as many of each split as of the others.
-
-  Returns:
-    (split, record) pairs, by split; fewer than `shapes` if there are no more.
-  """
-  rng = np.random.default_rng(inspection.report["seed"])
-  queues = [
-    [(split, row) for row in rng.permutation(scan.census.row[scan.sample.at])]
-    for split, scan in inspection.scans.items()
-  ]
-  turns = itertools.zip_longest(*queues)  # a shape of each split at a time
-  drawn = [pair for turn in turns for pair in turn if pair][:shapes]
-  return [
-    (split, scan.source[int(row)])
-    for split, scan in inspection.scans.items()
-    for of, row in drawn
-    if of == split
-  ]
-
-
-def draw_shapes(inspection: Inspection, path: Path, shapes: int) -> None:
-  """Draws random shapes with their texts, y up."""
   report, meta = inspection.report, inspection.meta
+  write_json(output / REPORT, report)
   tiles = []
   for split, record in choose_shapes(inspection, shapes):
     names = meta.class_names.get(split, ())
@@ -95,4 +66,27 @@ def draw_shapes(inspection: Inspection, path: Path, shapes: int) -> None:
   ]
   title = f"{meta.name}: {len(tiles)} shapes and their texts"
   rows = in_rows(tiles, COLUMNS)
-  draw_sheet(path, title, notes, rows, columns=COLUMNS)
+  draw_sheet(output / SHEET, title, notes, rows, columns=COLUMNS)
+  return [output / REPORT, output / SHEET]
+
+
+def choose_shapes(
+  inspection: Inspection, shapes: int
+) -> list[tuple[str, dict[str, Any]]]:
+  """Draws records at random, as many of each split as of the others.
+
+  Returns:
+    (split, record) pairs, by split; fewer than `shapes` if there are no more.
+  """
+  rng = np.random.default_rng(inspection.report["seed"])
+  queues = [
+    [(split, row) for row in rng.permutation(scan.census.row[scan.sample.at])]
+    for split, scan in inspection.scans.items()
+  ]
+  turns = itertools.zip_longest(*queues)  # a shape of each split at a time
+  drawn = [pair for turn in turns for pair in turn if pair][:shapes]
+  splits = list(inspection.scans)
+  drawn.sort(key=lambda pair: splits.index(pair[0]))
+  return [
+    (split, inspection.scans[split].source[int(row)]) for split, row in drawn
+  ]

@@ -144,17 +144,18 @@ def scan(
     )
     progress()
   vectors = [(name, (np.float32, width)) for name in ("image", "text")]
-  columns = (CENSUS, SAMPLE + vectors, FEATURES, FEATURES)
   return Scan(
     name,
     source,
-    *(
-      np.array(rows, np.dtype(dtype)).view(np.recarray)
-      for rows, dtype in zip(
-        (census, sample, images, texts), columns, strict=True
-      )
-    ),
+    _table(census, CENSUS),
+    _table(sample, SAMPLE + vectors),
+    _table(images, FEATURES),
+    _table(texts, FEATURES),
   )
+
+
+def _table(rows: list[tuple], columns: list[tuple[str, Any]]) -> np.recarray:
+  return np.array(rows, np.dtype(columns)).view(np.recarray)
 
 
 def hash_cloud(xyz_N3: np.ndarray) -> int:

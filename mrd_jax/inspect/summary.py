@@ -1,5 +1,6 @@
 """Says what a scan found in numbers, all of it plain JSON."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,10 +40,10 @@ def summarize(
     measured shapes).  Shares are in [0, 1]; what does not apply is None.
   """
   census, sample, size = scan.census, scan.sample, len(scan.source)
-  collections, counts = np.unique(census.collection, return_counts=True)
+  collections = dict(sorted(Counter(census.collection).items()))
   collection = census.collection[sample.at]
   up = {}
-  for name in collections.tolist():
+  for name in collections:
     own = sample[collection == name]
     if len(own) >= FEWEST:
       up[name] = up_axis(own.asymmetry, own.footprint, rng)
@@ -50,9 +51,7 @@ def summarize(
     "records": size,
     "counted": len(census),
     "measured": len(sample),
-    "collections": dict(
-      zip(collections.tolist(), counts.tolist(), strict=True)
-    ),
+    "collections": collections,
     "points": _spread(census.points, "median"),
     "images": _spread(census.images, "median"),
     "texts": _spread(census.texts, "median"),

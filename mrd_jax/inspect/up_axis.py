@@ -66,9 +66,9 @@ def posture(xyz_BP3: np.ndarray) -> Posture:
   moved_B3H = np.abs(profile_B3H - profile_B3H[:, :, ::-1]) / points
 
   slab_B1 = SLAB * largest_B1
-  footprint_B3 = _spread(
-    place_BP3, xyz_BP3 < (low_B3 + slab_B1)[:, None]
-  ) - _spread(place_BP3, xyz_BP3 > (high_B3 - slab_B1)[:, None])
+  bottom_BP3 = xyz_BP3 < (low_B3 + slab_B1)[:, None]
+  top_BP3 = xyz_BP3 > (high_B3 - slab_B1)[:, None]
+  footprint_B3 = _spread(place_BP3, bottom_BP3) - _spread(place_BP3, top_BP3)
   return Posture(
     extent_B3, (moved_B3H.sum(axis=-1) / 2).astype(np.float32), footprint_B3
   )
@@ -85,14 +85,9 @@ def _spread(place_BP3: np.ndarray, inside_BP3: np.ndarray) -> np.ndarray:
   mean_B33 = inside_BP3.transpose(0, 2, 1) @ place_BP3 / count_B31
   square_B33 = inside_BP3.transpose(0, 2, 1) @ place_BP3**2 / count_B31
   variance_B33 = 12 * np.maximum(square_B33 - mean_B33**2, 0)
+  axis = np.arange(3)
   return np.sqrt(
-    np.stack(
-      [
-        variance_B33[:, axis, axis - 2] * variance_B33[:, axis, axis - 1]
-        for axis in range(3)
-      ],
-      axis=1,
-    )
+    variance_B33[:, axis, axis - 2] * variance_B33[:, axis, axis - 1]
   )
 
 

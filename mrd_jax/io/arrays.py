@@ -12,8 +12,6 @@ from numpy.lib.npyio import NpzFile
 
 from mrd_jax.errors import BadInput
 
-_DAMAGE = (zipfile.BadZipFile, ValueError, EOFError, OSError)
-
 
 def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
   """Reads a .npy header: shape, whether in Fortran's order, type.
@@ -57,11 +55,8 @@ def read_npz(
     BadInput: naming the file and the remedy, if it cannot be read, is damaged
       or holds a pickle.
   """
-  try:
-    with open_npz(path) as arrays:
-      return dict(arrays)
-  except _DAMAGE as error:
-    raise _damaged(path, error, remedy) from None
+  with _explained(path, remedy), open_npz(path) as arrays:
+    return dict(arrays)
 
 
 def map_npz(
@@ -81,45 +76,43 @@ def map_npz(
     BadInput: as `read_npz`.
   """
   arrays, checksums = {}, {}
-  try:
-    with zipfile.ZipFile(path) as archive:
-      for member in archive.infolist():
-        name = member.filename.removesuffix(".npy")
-        checksums[name] = member.CRC
+  with _explained(path, remedy), zipfile.ZipFile(path) as archive:
+    for member in archive.infolist():
+      name = member.filename.removesuffix(".npy")
+      checksums[name] = member.CRC
+      with archive.open(member) as file:
+        shape, in_columns, dtype = read_header(file)
+        header = file.tell()
+      if dtype.hasobject:
+        raise BadInput(
+          f"{path}: {member.filename} is a pickle, which could run code and is "
+          f"never opened; {remedy}"
+        )
+      if member.compress_type != zipfile.ZIP_STORED or not shape or 0 in shape:
         with archive.open(member) as file:
-          shape, in_columns, dtype = read_header(file)
-          header = file.tell()
-        if dtype.hasobject:
-          raise BadInput(
-            f"{path}: {member.filename} is a pickle, which could run code and "
-            f"is never opened; {remedy}"
-          )
-        if (
-          member.compress_type != zipfile.ZIP_STORED or not shape or 0 in shape
-        ):
-          with archive.open(member) as file:
-            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-          continue
-        # The member's own header (APPNOTE.TXT of the zip format, 4.3.7): 30
-        # bytes, the last four of them the lengths of the name and of the extra
-        # field, which may differ from those in the archive's directory.
-        with path.open("rb") as file:
-          file.seek(member.header_offset + 26)
-          lengths = np.frombuffer(file.read(4), "<u2")
-        start = member.header_offset + 30 + int(lengths.sum()) + header
-        order = "F" if in_columns else "C"
-        arrays[name] = np.memmap(path, dtype, "r", start, shape, order)
-  except BadInput:
-    raise
-  except _DAMAGE as error:
-    raise _damaged(path, error, remedy) from None
+          arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+        continue
+      # The member's own header (APPNOTE.TXT of the zip format, 4.3.7): 30
+      # bytes, the last four of them the lengths of the name and of the extra
+      # field, which may differ from those in the archive's directory.
+      with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        lengths = np.frombuffer(file.read(4), "<u2")
+      start = member.header_offset + 30 + int(lengths.sum()) + header
+      order = "F" if in_columns else "C"
+      arrays[name] = np.memmap(path, dtype, "r", start, shape, order)
   return arrays, checksums
 
 
-def _damaged(
-  path: str | os.PathLike[str], error: Exception, remedy: str
-) -> BadInput:
-  return BadInput(
-    f"{path} cannot be read as .npz ({error}); it is damaged or cut off: "
-    f"{remedy}"
-  )
+@contextlib.contextmanager
+def _explained(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
+  """Says of damage which file has it, and how to mend it."""
+  try:
+    yield
+  except BadInput:
+    raise
+  except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    raise BadInput(
+      f"{path} cannot be read as .npz ({error}); it is damaged or cut off: "
+      f"{remedy}"
+    ) from None

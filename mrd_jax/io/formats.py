@@ -14,8 +14,8 @@ from mrd_jax.errors import BadInput
 def find_formats(package: ModuleType) -> dict[str, Any]:
   """Finds the modules of a package that read a file format.
 
-  Such a module has `SUFFIXES` and a function `read`; what has none is passed
-  over, as is the module that calls this while it is being imported.
+  Such a module has a function `read`, and `SUFFIXES`; what has no `read` is
+  passed over.
 
   Returns:
     The module of each suffix, in the order of the modules' names.
@@ -23,7 +23,8 @@ def find_formats(package: ModuleType) -> dict[str, Any]:
   formats = {}
   for found in pkgutil.iter_modules(package.__path__):
     module = importlib.import_module(f"{package.__name__}.{found.name}")
-    formats |= dict.fromkeys(getattr(module, "SUFFIXES", ()), module)
+    if hasattr(module, "read"):
+      formats |= dict.fromkeys(module.SUFFIXES, module)
   return formats
 
 

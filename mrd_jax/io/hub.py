@@ -115,15 +115,11 @@ class Repository:
 
   def names(self) -> set[str]:
     """Lists the files: the hub's, or those in the cache if it fails."""
-    import huggingface_hub
+    from huggingface_hub import HfApi
 
     if self.answers:
       try:
-        return {
-          *huggingface_hub.HfApi().list_repo_files(
-            self._name, revision=self._revision
-          )
-        }
+        return {*HfApi().list_repo_files(self._name, revision=self._revision)}
       except Exception as error:  # it answered a moment ago
         self._problem, self.answers = error, False
     return {

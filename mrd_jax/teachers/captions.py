@@ -6,7 +6,6 @@ transformers has these models for it alone; training reads the captions'
 features and never comes here.
 """
 
-import fnmatch
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io import hub
 
 # Safe formats alone: a pytorch_model.bin is a pickle.
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 BATCH_SIZE = 8  # images at a time; no caption depends on it
 MAX_NEW_TOKENS = 30  # tokens of a caption
 _REMEDY = (
@@ -51,7 +50,7 @@ class Captioner:
     if not folder.is_dir():
       repository = hub.Repository(str(source), remedy=_REMEDY)
       for name in sorted(repository.names()):
-        if any(fnmatch.fnmatch(name, pattern) for pattern in _FILES):
+        if name.endswith(_SUFFIXES):
           repository.get(name)
       folder = repository.folder
     on_gpu = torch.cuda.is_available()

@@ -152,15 +152,11 @@ def load_params(
     digests[key] = digest.hexdigest()
     return tensor
 
-  shapes = jax.eval_shape(
-    lambda key: CLIP(size, jnp.dtype(dtype)).init(
-      key,
-      jnp.zeros((1, 3, size.image_size, size.image_size)),
-      jnp.zeros((1, 1), jnp.int32),
-      jnp.ones((1, 1), jnp.int32),
-    ),
-    jax.random.key(0),
-  )["params"]
+  model = CLIP(size, jnp.dtype(dtype))
+  pixels = jnp.zeros((1, 3, size.image_size, size.image_size))
+  tokens = mask = jnp.ones((1, 1), jnp.int32)
+  key = jax.random.key(0)
+  shapes = jax.eval_shape(model.init, key, pixels, tokens, mask)["params"]
   known = {
     key
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)

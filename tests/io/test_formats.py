@@ -10,9 +10,10 @@ def test_a_format_is_one_more_file(tmp_path, monkeypatch):
   package.mkdir()
   for name, text in (
     ("__init__", ""),
-    ("zip", 'SUFFIXES = (".zip",)'),
-    ("ascii", 'SUFFIXES = (".txt", ".asc")'),
+    ("zip", 'SUFFIXES = (".zip",)\ndef read(): ...'),
+    ("ascii", 'SUFFIXES = (".txt", ".asc")\ndef read(): ...'),
     ("columns", "a_helper = 1"),
+    ("all", 'SUFFIXES = (".txt", ".asc", ".zip")\ndef read_any(): ...'),
   ):
     (package / f"{name}.py").write_text(text)
   monkeypatch.syspath_prepend(tmp_path)

@@ -16,11 +16,7 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.meshes.gltf_materials import (
-  material_reader,
-  transform_uv,
-  uv_name,
-)
+from mrd_jax.io.meshes import gltf_materials
 from mrd_jax.io.meshes.mesh import MAX_FACES, Part
 from mrd_jax.io.meshes.references import read_reference
 
@@ -81,12 +77,13 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
     start = entry.get("byteOffset", 0)
     return buffers[entry["buffer"]][start : start + entry["byteLength"]]
 
-  read_material = material_reader(tree, view, folder, notes)
+  read_material = gltf_materials.material_reader(tree, view, folder, notes)
   primitives = _drawn(tree, notes)
   looks = [read_material(primitive) for primitive in primitives]
   if tree.get("skins"):
     notes.append("skins: the shape is read as modelled, without them")
-  plain = _plain(tree, primitives, [uv_name(info) for _, info in looks])
+  uvs = [gltf_materials.uv_name(info) for _, info in looks]
+  plain = _plain(tree, primitives, uvs)
   scene = trimesh.load_scene(
     io.BytesIO(json.dumps(plain).encode()),
     file_type="gltf",
@@ -117,8 +114,8 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
     if faces.size and faces.max() < len(xyz_V3):
       if info:
         values = geometry.vertex_attributes["_UV"]
-        uv_V2 = _unpack(uv_name(info), values, accessor)
-        uv = transform_uv(info, uv_V2[faces])
+        uv_V2 = _unpack(uvs[number], values, accessor)
+        uv = gltf_materials.transform_uv(info, uv_V2[faces])
       if "COLOR_0" in accessor:
         values = geometry.vertex_attributes["_COLOR"]
         color_V = _unpack("COLOR_0", values, accessor)

@@ -92,10 +92,8 @@ def material_reader(
         sampler = (
           tree["samplers"][entry["sampler"]] if "sampler" in entry else {}
         )
-        wrap = (
-          _WRAP[sampler.get("wrapS", 10497)],
-          _WRAP[sampler.get("wrapT", 10497)],
-        )
+        u, v = sampler.get("wrapS", 10497), sampler.get("wrapT", 10497)
+        wrap = _WRAP[u], _WRAP[v]
     elif info:
       notes.append(
         f"materials[{index}]: its texture is left out where a primitive has no "
