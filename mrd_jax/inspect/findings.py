@@ -94,9 +94,8 @@ class Split(NamedTuple):
       what: What they have.
       remedy: What to do.
     """
-    what = (
-      f"{len(at):,} of {looked_at:,} shapes have {what} ({self.scan.ids(at)})"
-    )
+    counts = f"{len(at):,} of {looked_at:,}"
+    what = f"{counts} shapes have {what} ({self.scan.ids(at)})"
     return self.finding(code, len(at), looked_at, what, remedy)
 
   def features_are(
@@ -204,13 +203,9 @@ def class_features(split: Split) -> Iterator[Finding]:
     empty_C = ~np.isfinite(class_CD).all(axis=1) | ~class_CD.any(axis=1)
     _, index_C = distinct_rows(class_CD)
     equal_C = (np.bincount(index_C)[index_C] > 1) & ~empty_C
-    for odd_C, text in (
-      (empty_C, "the features of {} are zero, NaN or infinite"),
-      (
-        equal_C,
-        "{} have the feature of another class, and ties count as wrong",
-      ),
-    ):
+    empty = "the features of {} are zero, NaN or infinite"
+    equal = "{} have the feature of another class, and ties count as wrong"
+    for odd_C, text in ((empty_C, empty), (equal_C, equal)):
       odd = [repr(names[i]) for i in np.flatnonzero(odd_C)]
       more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
       if odd:

@@ -79,12 +79,10 @@ def inspect_dataset(
           class_CD = dataset.class_features(directory, name)
       shape = (len(classes), meta.embed_dim)
       fits = class_CD is not None and class_CD.shape == shape
+      scored_CD = class_CD if fits else None
+      disk_bytes = sum(os.path.getsize(file) for file in infos[name].filepaths)
       summaries[name] = summarize(
-        scans[name],
-        classes,
-        class_CD if fits else None,
-        sum(os.path.getsize(path) for path in infos[name].filepaths),
-        rng,
+        scans[name], classes, scored_CD, disk_bytes, rng
       )
       split = findings.Split(scans[name], summaries[name], meta, class_CD)
       warnings += [found for check in WARNINGS for found in check(split)]

@@ -41,7 +41,7 @@ def summarize(
   """
   census, sample, size = scan.census, scan.sample, len(scan.source)
   collections = dict(sorted(Counter(census.collection).items()))
-  collection = census.collection[sample.at]
+  collection, label = census.collection[sample.at], census.label[sample.at]
   up = {}
   for name in collections:
     own = sample[collection == name]
@@ -73,9 +73,7 @@ def summarize(
       "constant": float(sample.constant.mean()),
     },
     "alignment": alignment(sample.image, sample.text, rng),
-    "zero_shot": image_zero_shot(
-      sample.image, census.label[sample.at], class_CD
-    ),
+    "zero_shot": image_zero_shot(sample.image, label, class_CD),
     "up_axis": up,
   }
 

@@ -60,11 +60,9 @@ def _split(split: str, of: Mapping[str, Any]) -> Iterator[str]:
     f"{_bytes(size['disk_per_record'])} on disk, "
     f"{_bytes(size['memory_per_record'])} in memory"
   )
-  yield _row(
-    "looked at",
-    f"{_of(of['counted'], of['records'])} counted, "
-    f"{_of(of['measured'], of['records'])} measured",
-  )
+  counted = _of(of["counted"], of["records"])
+  measured = _of(of["measured"], of["records"])
+  yield _row("looked at", f"{counted} counted, {measured} measured")
   sources = (f"{k or '(unnamed)'} {v:,}" for k, v in of["collections"].items())
   yield _row("sources", ", ".join(sources))
   for name in ("points", "images", "texts"):
@@ -77,9 +75,8 @@ def _split(split: str, of: Mapping[str, Any]) -> Iterator[str]:
       "not finite" if value is None else f"{value:.4g}"
       for value in found["norm"].values()
     )
-    yield _row(
-      "norm", f"{kind}: {numbers} (min / mean / max of {found['count']:,})"
-    )
+    of_what = f"(min / mean / max of {found['count']:,})"
+    yield _row("norm", f"{kind}: {numbers} {of_what}")
   for title, key, words in _NUMBERS:
     if found := of[key]:
       yield _row(title, words.format(**found))

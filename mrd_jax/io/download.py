@@ -144,9 +144,8 @@ def fetch_missing(
     file: destination / f"{file.name}.{file.etag[:16]}.incomplete"
     for file in missing
   }
-  needed = sum(file.size for file in missing) - sum(
-    path.stat().st_size for path in partial.values() if path.is_file()
-  )
+  present = [path.stat().st_size for path in partial.values() if path.is_file()]
+  needed = sum(file.size for file in missing) - sum(present)
   print(
     f"{destination}: {len(set(wanted)) - len(missing)} files are complete, "
     f"{len(missing)} to fetch, {needed / 1e9:.2f} GB",
@@ -154,19 +153,14 @@ def fetch_missing(
   )
   check_space(destination, needed)
   for i, file in enumerate(missing, 1):
-    print(
-      f"[{i}/{len(missing)}] {file.name}, {file.size / 1e9:.2f} GB", flush=True
-    )
+    name = file.name
+    print(f"[{i}/{len(missing)}] {name}, {file.size / 1e9:.2f} GB", flush=True)
     url = hf_hub_url(
-      repo_id,
-      file.name,
-      repo_type="dataset",
-      revision=commit,
-      endpoint=endpoint,
+      repo_id, name, repo_type="dataset", revision=commit, endpoint=endpoint
     )
-    with _explained(repo_id, commit, file.name):
-      _fetch(url, file, partial[file], destination / file.name)
-    etags[file.name] = file.etag
+    with _explained(repo_id, commit, name):
+      _fetch(url, file, partial[file], destination / name)
+    etags[name] = file.etag
     write_record()
   write_record()
 
@@ -205,11 +199,9 @@ def _fetch(url: str, file: RemoteFile, partial: Path, path: Path) -> None:
 
 
 def _is_content_of(path: Path, file: RemoteFile) -> bool:
-  start = (
-    hashlib.sha256()
-    if len(file.etag) == 64
-    else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-  )
+  start = hashlib.sha256()
+  if len(file.etag) != 64:  # as git hashes a file
+    start = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
   with path.open("rb") as content:
     return hashlib.file_digest(content, lambda: start).hexdigest() == file.etag
 

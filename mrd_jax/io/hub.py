@@ -99,14 +99,11 @@ class Repository:
         local_files_only=self._problem is not None,
       )
     except Exception as error:
-      cached = f"; {file} is not in the cache either" if self._problem else ""
-      reason = explain(
-        self._problem or error,
-        "repository",
-        self._asked,
-        file,
-        cached + self._remedy,
-      )
+      problem, otherwise = error, self._remedy
+      if self._problem:
+        problem = self._problem
+        otherwise = f"; {file} is not in the cache either{self._remedy}"
+      reason = explain(problem, "repository", self._asked, file, otherwise)
       raise BadInput(
         f"{self._name} is neither a folder nor {self._kind} that could be "
         f"fetched from the Hugging Face hub: {reason}"

@@ -189,9 +189,8 @@ def _numbers(raw: Any, dtype: _DType, shape: Any, order: _Order) -> np.ndarray:
     raise ValueError("array whose size differs from its shape")
   if not len(raw):
     return np.zeros(shape, dtype.dtype)
-  return (
-    np.frombuffer(bytes(raw), dtype.dtype).reshape(shape, order=order).copy()
-  )
+  flat = np.frombuffer(bytes(raw), dtype.dtype)
+  return flat.reshape(shape, order=order).copy()
 
 
 def _resolve(value: Any, done: dict[int, Any]) -> Any:

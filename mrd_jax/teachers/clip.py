@@ -110,13 +110,8 @@ class ClipTeacher:
     for file in (*files.PREPROCESSORS, *files.TOKENIZER):
       if (folder / file).is_file():
         whole.update(file.encode() + (folder / file).read_bytes())
-    return cls(
-      f"{name} (sha256 {digest[:12]})",
-      whole.hexdigest(),
-      towers,
-      preprocessor,
-      tokenizer,
-    )
+    name = f"{name} (sha256 {digest[:12]})"
+    return cls(name, whole.hexdigest(), towers, preprocessor, tokenizer)
 
   def image_features(self, images: Iterable[AnyImage]) -> np.ndarray:
     """Embeds images.
@@ -165,10 +160,9 @@ class ClipTeacher:
         finally:
           pool.shutdown(cancel_futures=True)
 
-    parts = [part for _, part in _fetch("image", batches())]
-    features = np.concatenate(
-      [np.zeros((0, self.embed_dim), np.float32), *parts]
-    )
+    parts = [np.zeros((0, self.embed_dim), np.float32)]
+    parts += [part for _, part in _fetch("image", batches())]
+    features = np.concatenate(parts)
     done.images += len(features)
     done.image_seconds += time.perf_counter() - done.compile_seconds - start
     return features

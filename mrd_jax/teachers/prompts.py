@@ -101,10 +101,8 @@ def class_features(
   try:
     folder.mkdir(parents=True, exist_ok=True)
     # Under a name of its own: several runs may make the same file at once.
-    with (
-      replacing(path, f".{uuid.uuid4().hex}") as temporary,
-      temporary.open("wb") as file,
-    ):
+    suffix = f".{uuid.uuid4().hex}"
+    with replacing(path, suffix) as temporary, temporary.open("wb") as file:
       np.savez(file, features=features, key=key, about=about)
   except OSError as error:
     raise BadInput(

@@ -21,6 +21,5 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
   if not lines:
     raise BadInput("has no points")
   delimiter = "," if "," in lines[0] else None
-  return split_columns(
-    "the table", np.loadtxt(lines, delimiter=delimiter, ndmin=2)
-  )
+  table = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
+  return split_columns("the table", table)

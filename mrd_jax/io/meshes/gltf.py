@@ -27,6 +27,7 @@ _MESHOPT = {"EXT_meshopt_compression", "KHR_meshopt_compression"}
 _TRIANGLES, _STRIP = 4, 5
 _MOVES = ("matrix", "translation", "rotation", "scale")
 _MAX_ITEMS = 50_000_000  # of an accessor
+_LIMITS = {5120: 127, 5121: 255, 5122: 32767, 5123: 65535}  # of integers
 _NO_ACCESSOR = {"componentType": 5126, "count": 0, "type": "SCALAR"}
 
 
@@ -58,11 +59,9 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
   buffers: list[bytes] = []
   for index, entry in enumerate(tree.get("buffers", [])):
     try:
-      buffer = (
-        read_reference(folder, entry["uri"], escaped=True)
-        if "uri" in entry
-        else chunk or b""
-      )
+      buffer = chunk or b""
+      if "uri" in entry:
+        buffer = read_reference(folder, entry["uri"], escaped=True)
     except OSError as error:
       raise BadInput(f"buffers[{index}].uri: {error}") from None
     if len(buffer) < entry["byteLength"]:
@@ -251,9 +250,7 @@ def _unpack(
   if values.ndim != 2 or values.shape[1] not in widths:
     raise BadInput(f"{name} has shape {values.shape}: export the mesh anew")
   accessor = accessors[name]
-  limit = {5120: 127, 5121: 255, 5122: 32767, 5123: 65535}.get(
-    accessor["componentType"]
-  )
+  limit = _LIMITS.get(accessor["componentType"])
   if not accessor.get("normalized") or limit is None:
     return values
   return np.maximum(values.astype(np.float64) / limit, -1)

@@ -44,11 +44,10 @@ def material_reader(
   def decode(index: int, alpha: bool) -> np.ndarray | None:
     image = tree["images"][index]
     try:
-      data = (
-        view(image["bufferView"])
-        if "bufferView" in image
-        else read_reference(folder, image["uri"], escaped=True)
-      )
+      if "bufferView" in image:
+        data = view(image["bufferView"])
+      else:
+        data = read_reference(folder, image["uri"], escaped=True)
       return decode_texture(data, alpha=alpha)
     except OSError as error:
       notes.append(f"images[{index}]: {error}")
@@ -133,9 +132,8 @@ def transform_uv(info: dict[str, Any], uv: np.ndarray) -> np.ndarray:
   if transform is None:
     return uv
   turn = float(transform.get("rotation", 0))
-  matrix = np.array(
-    [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
-  )
+  cos, sin = np.cos(turn), np.sin(turn)
+  matrix = np.array([[cos, sin], [-sin, cos]])
   scaled = uv * _pair(transform, "scale", 1)
   return (scaled @ matrix.T + _pair(transform, "offset", 0)).astype(np.float32)
 

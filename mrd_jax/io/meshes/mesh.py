@@ -98,13 +98,12 @@ def join(parts: Sequence[Part], *, linear: bool, notes: Sequence[str]) -> Mesh:
     faces.append(local.reshape(-1, 3) + first)
     first += len(used)
   lengths = [len(part.faces) for part in parts]
+  part_material = np.array([row[look] for look in looks], np.int32)
   return Mesh(
     vertices=np.concatenate(vertices),
     faces=np.concatenate(faces).astype(np.int64),
     materials=tuple(_ready(*look, linear) for look in row),
-    face_material=np.repeat([row[look] for look in looks], lengths).astype(
-      np.int32
-    ),
+    face_material=np.repeat(part_material, lengths),
     uv=_corners([part.uv for part in parts], lengths, (3, 2), 0),
     color=_corners([part.color for part in parts], lengths, (3, 4), 1),
     linear=linear,
@@ -138,12 +137,11 @@ def _corners(
 ) -> np.ndarray | None:
   if all(value is None for value in values):
     return None
-  return np.concatenate(
-    [
-      np.full((length, *shape), missing, np.float32) if value is None else value
-      for value, length in zip(values, lengths, strict=True)
-    ]
-  ).astype(np.float32, copy=False)
+  filled = [
+    np.full((length, *shape), missing, np.float32) if value is None else value
+    for value, length in zip(values, lengths, strict=True)
+  ]
+  return np.concatenate(filled).astype(np.float32, copy=False)
 
 
 def to_linear(srgb: np.ndarray) -> np.ndarray:

@@ -29,15 +29,14 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
   # Some files, ModelNet's for example, have the counts behind the word.
   rows = [line.split() for line in ([rest] if rest else []) + lines[1:]]
   num_vertices, num_faces = int(rows[0][0]), int(rows[0][1])
-  if min(num_vertices, num_faces) < 0 or len(rows) < (
-    1 + num_vertices + num_faces
-  ):
+  end = 1 + num_vertices + num_faces
+  if min(num_vertices, num_faces) < 0 or len(rows) < end:
     raise BadInput(
       f"{len(rows) - 1} lines follow the counts, but {num_vertices} vertices "
       f"and {num_faces} faces must: the file is cut off"
     )
   vertex_rows = rows[1 : 1 + num_vertices]
-  face_rows = rows[1 + num_vertices : 1 + num_vertices + num_faces]
+  face_rows = rows[1 + num_vertices : end]
   xyz_V3 = np.array([row[:3] for row in vertex_rows], float).reshape(-1, 3)
   sizes = [int(row[0]) for row in face_rows]
   corners = [
@@ -52,14 +51,11 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
   triangle_T3, face_T = fan(sizes)
   faces = corner_C[triangle_T3]
   color = None
-  first = 6 if has_normal else 3
-  colors = [
-    row[first : len(row) - 2 if has_uv else None] for row in vertex_rows
-  ]
+  first, last = 6 if has_normal else 3, -2 if has_uv else None
+  colors = [row[first:last] for row in vertex_rows]
+  channels = {len(row) for row in colors}
   # Some files have colours without saying COFF.
-  if {len(row) for row in colors} in ({3}, {4}) and (
-    has_color or not has_normal
-  ):
+  if channels in ({3}, {4}) and (has_color or not has_normal):
     color = unit_colors(np.array(colors, float))[faces]
   else:
     colors = [

@@ -51,6 +51,5 @@ def unit_colors(colors: np.ndarray) -> np.ndarray:
   elif rgb_N3.max(initial=0) > 1:
     rgb_N3 /= 255
   rgb_N3 = np.nan_to_num(rgb_N3).clip(0, 1)
-  return np.concatenate([rgb_N3, np.ones((len(rgb_N3), 1))], axis=1).astype(
-    np.float32
-  )
+  alpha_N1 = np.ones((len(rgb_N3), 1))
+  return np.concatenate([rgb_N3, alpha_N1], axis=1).astype(np.float32)
