@@ -12,13 +12,20 @@ matrix (one stable partition per bit of the rank) answers in O(log B) for each
 query.  O(B log B) time and O(B) memory an anchor, against O(B^2) for the
 pairs.
 
-Columns to which the teacher gives one distance are ordered by index.
+Columns to which the teacher gives one distance are ordered by index, or their
+pairs are left out: then r and q must be of different groups of equal distance,
+"q > r" becomes "q from the end of r's group on" and "q < r" "q before the
+start of r's group".
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from mrd_jax.losses import relations
+
+Ties = Literal["by_index", "left_out"]
 
 _AT_A_TIME = 2**18  # columns, of as many anchors as that makes
 
@@ -71,11 +78,14 @@ def _prefix_counts(
     )
 
   zero_Q = jnp.zeros_like(prefix_Q)
-  start = rank_B, zero_Q, prefix_Q, zero_Q
-  return jax.lax.fori_loop(0, bits, level, start)[3]
+  return jax.lax.fori_loop(0, bits, level, (rank_B, zero_Q, prefix_Q, zero_Q))[
+    3
+  ]
 
 
-def _active_pairs(u_B: jax.Array, margin: float) -> tuple[jax.Array, jax.Array]:
+def _active_pairs(
+  u_B: jax.Array, teacher_B: jax.Array | None, margin: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Counts the active pairs of one anchor.
 
   A pair r < q is active when u_q < u_r + margin.  Both counts use this one
@@ -84,13 +94,20 @@ def _active_pairs(u_B: jax.Array, margin: float) -> tuple[jax.Array, jax.Array]:
 
   Args:
     u_B: (B,) the student's distances in the teacher's order, then +inf.
+    teacher_B: (B,) the teacher's distances, if their ties are left out.
     margin: m.
 
   Returns:
     How often each element is in an active pair as the earlier one and as the
-    later one, (B,) int.
+    later one, (B,) int; the number of pairs that are left out, () int.
   """
   index_B = jnp.arange(u_B.shape[0], dtype=jnp.int32)
+  start_B, end_B = index_B, index_B + 1  # of each element's group
+  if teacher_B is not None:
+    start_B, end_B = (
+      jnp.searchsorted(teacher_B, teacher_B, side=side).astype(jnp.int32)
+      for side in ("left", "right")
+    )
   order_B = jnp.argsort(u_B, stable=True)
   sorted_B = u_B[order_B]
   rank_B = jnp.zeros_like(index_B).at[order_B].set(index_B)
@@ -98,11 +115,12 @@ def _active_pairs(u_B: jax.Array, margin: float) -> tuple[jax.Array, jax.Array]:
   not_above = jnp.searchsorted(sorted_B + margin, u_B, side="right")
   counts = _prefix_counts(
     rank_B,
-    jnp.concatenate([index_B + 1, index_B]),
+    jnp.concatenate([end_B, start_B]),
     jnp.concatenate([below, not_above]).astype(jnp.int32),
   )
   below_up_to_r, before_q = jnp.split(counts, 2)
-  return below - below_up_to_r, index_B - before_q
+  left_out = jnp.where(jnp.isfinite(u_B), index_B - start_B, 0).sum()
+  return below - below_up_to_r, start_B - before_q, left_out
 
 
 def all_pairs_hinges(
@@ -110,6 +128,7 @@ def all_pairs_hinges(
   teacher_AB: jax.Array,
   mask_AB: jax.Array,
   margin: float,
+  ties: Ties = "by_index",
 ) -> tuple[jax.Array, jax.Array]:
   """Sums Eq. 12 over all pairs of each anchor's columns.
 
@@ -118,6 +137,7 @@ def all_pairs_hinges(
     teacher_AB: (A, B) the teacher's distances.
     mask_AB: (A, B) pairs of the relation.
     margin: m, not negative.
+    ties: What becomes of columns with equal teacher distances.
 
   Returns:
     (A,) sums of max(0, m - (d_ik - d_ij)), k after j in the teacher's order,
@@ -125,12 +145,17 @@ def all_pairs_hinges(
   """
   order_AB = relations.rank_order(teacher_AB, mask_AB)
 
-  u_AB = jnp.take_along_axis(
-    jnp.where(mask_AB, student_AB, jnp.inf), order_AB, axis=1
-  )
-  earlier_AB, later_AB = jax.lax.map(
-    lambda u_B: _active_pairs(u_B, margin),
-    jax.lax.stop_gradient(u_AB),
+  def ordered(x_AB: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(
+      jnp.where(mask_AB, x_AB, jnp.inf), order_AB, axis=1
+    )
+
+  u_AB = ordered(student_AB)
+  earlier_AB, later_AB, left_out_A = jax.lax.map(
+    lambda pair: _active_pairs(pair[0], pair[1], margin),
+    jax.lax.stop_gradient(
+      (u_AB, ordered(teacher_AB) if ties == "left_out" else None)
+    ),
     batch_size=max(_AT_A_TIME // u_AB.shape[1], 1),
   )
   exists_AB = jnp.isfinite(u_AB)
@@ -144,7 +169,7 @@ def all_pairs_hinges(
   active_A = earlier_AB.astype(u_AB.dtype).sum(axis=1)
   sum_A = jnp.sum(coefficient_AB * centred_AB, axis=1) + margin * active_A
   columns_A = columns_A.astype(u_AB.dtype)
-  return sum_A, columns_A * (columns_A - 1) / 2
+  return sum_A, columns_A * (columns_A - 1) / 2 - left_out_A
 
 
 def sampled_hinges(
@@ -153,6 +178,7 @@ def sampled_hinges(
   mask_AB: jax.Array,
   margin: float,
   columns_A2S: jax.Array,
+  ties: Ties = "by_index",
 ) -> tuple[jax.Array, jax.Array]:
   """Sums Eq. 12 over the given pairs of columns only.
 
@@ -164,11 +190,14 @@ def sampled_hinges(
     mask_AB: (A, B) pairs of the relation.
     margin: m.
     columns_A2S: (A, 2, S) int, both columns of S pairs of each anchor.
+    ties: What becomes of columns with equal teacher distances.
 
   Returns:
     (A,) each anchor's sum, and (A,) over how many pairs.
   """
-  rank_AB = jnp.argsort(relations.rank_order(teacher_AB, mask_AB), axis=1)
+  rank_AB = teacher_AB
+  if ties == "by_index":
+    rank_AB = jnp.argsort(relations.rank_order(teacher_AB, mask_AB), axis=1)
 
   def pick(x_AB: jax.Array) -> tuple[jax.Array, jax.Array]:
     j, k = (
