@@ -12,7 +12,7 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 BIN := $(VENV)/bin
 comma := ,
 
-.PHONY: demo test test-slow soak test-gpu lint types test-py312 clean
+.PHONY: demo test test-slow soak test-gpu compiled lint types test-py312 clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m mrd_jax.main --config $(CONFIG) --workdir $(WORKDIR)
@@ -30,6 +30,11 @@ soak: $(VENV)/.ready-dev
 
 test-gpu: $(VENV)/.ready-dev
 	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+
+# Nightly: compiles for GPUs without having one, and holds the result to bars.
+compiled:
+	$(MAKE) VENV=.venv-aot EXTRAS=aot .venv-aot/.ready
+	JAX_PLATFORMS=cpu .venv-aot/bin/python -m benchmarks.compiled --check
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -59,4 +64,4 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv .venv312 build *.egg-info
+	rm -rf .venv .venv312 .venv-aot build *.egg-info

@@ -59,6 +59,9 @@ setup(
     "trimesh>=5",
   ],
   extras_require={
+    # Compilers for accelerators that are not at hand (benchmarks/compiled.py):
+    # of CUDA's libraries only what XLA compiles with, and libtpu.
+    "aot": ["jax[cuda12-local,tpu]", "nvidia-cuda-nvcc-cu12>=12.6.85"],
     "beam": ["apache-beam>=2.70"],  # preparation on a cluster
     "draco": ["DracoPy>=2"],  # compressed glTF
     "index": ["faiss-cpu>=1.12"],  # search among many shapes

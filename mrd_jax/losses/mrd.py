@@ -212,6 +212,7 @@ def dense_terms(
   return found
 
 
+@jax.named_scope("losses")
 def mrd_loss(
   config: LossConfig,
   embeddings: Embeddings,

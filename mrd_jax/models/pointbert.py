@@ -67,10 +67,10 @@ class Block(nn.Module):
     )
     qkv = Linear(3 * inner, use_bias=False, dtype=self.dtype, name="qkv")(y_BLD)
     qkv = qkv.reshape(batch, length, 3, self.heads, HEAD_DIM)
-    # Slices: with a moved axis XLA for CPUs (jaxlib 0.12.0.1) computes wrong
-    # products in bfloat16.
-    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-    with full_precision(self.dtype):
+    with full_precision(self.dtype), jax.named_scope("attention"):
+      # Slices: with a moved axis XLA for CPUs (jaxlib 0.12.0.1) computes wrong
+      # products in bfloat16.
+      q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
       y = attention(q, k, v, self.attention)
     y = y.reshape(batch, length, inner)
     y = Linear(width, dtype=self.dtype, name="attention_out")(y)

@@ -39,13 +39,14 @@ def train_step(
   gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(
     state.params, state.batch_stats, batch, state.step
   )
-  updates, opt_state = optimizer.update(
-    gradients, state.opt_state, state.params
-  )
-  params: Any = optax.apply_updates(state.params, updates)
-  params = clamp_logit_scale(params, max_logit_scale)
-  average = state.average and update_average(state.average, params, ema_decay)
-  metrics = metrics | {"grad_norm": optax.tree.norm(gradients)}
+  with jax.named_scope("optimizer"):
+    updates, opt_state = optimizer.update(
+      gradients, state.opt_state, state.params
+    )
+    params: Any = optax.apply_updates(state.params, updates)
+    params = clamp_logit_scale(params, max_logit_scale)
+    average = state.average and update_average(state.average, params, ema_decay)
+    metrics = metrics | {"grad_norm": optax.tree.norm(gradients)}
   state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
   return state, metrics
 
