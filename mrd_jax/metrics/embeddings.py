@@ -84,25 +84,23 @@ def map_rows(function: Callable[..., Any], rows: Any, whole: Any) -> Any:
   devices = jax.local_devices()
   mesh = Mesh(np.array(devices), ("rows",))
   whole = jax.device_put(whole, NamedSharding(mesh, P()))
-  length = len(jax.tree.leaves(rows)[0])
-  stripe = TILE * len(devices)
+  leaves, tree = jax.tree.flatten(rows)
+  length, stripe = len(leaves[0]), TILE * len(devices)
   parts = []
   for start in range(0, length, stripe):
-    part = jax.tree.map(
-      functools.partial(_filled_part, start=start, length=stripe), rows
-    )
+    part = tree.unflatten(_filled(x[start:], stripe) for x in leaves)
     parts.append(jax.device_get(_sharded(function, mesh, part, whole)))
   return jax.tree.map(lambda *x: np.concatenate(x)[:length], *parts)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _sharded(function, mesh: Mesh, rows, whole):
-  specs = (P("rows"), P())
   return jax.shard_map(
-    function, mesh=mesh, in_specs=specs, out_specs=P("rows")
+    function, mesh=mesh, in_specs=(P("rows"), P()), out_specs=P("rows")
   )(rows, whole)
 
 
-def _filled_part(x: np.ndarray, *, start: int, length: int) -> np.ndarray:
-  x = x[start : start + length]
+def _filled(x: np.ndarray, length: int) -> np.ndarray:
+  """Takes the first rows, and fills up with zeros where they are too few."""
+  x = x[:length]
   return np.pad(x, [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1))

@@ -13,6 +13,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics.embeddings import check_finite
+from mrd_jax.metrics.zero_shot import class_mean
 
 MAX_ITERATIONS = 10_000  # on unit embeddings, tens to a few hundred are needed
 
@@ -44,10 +45,36 @@ def linear_probe(
       shape has a label, an embedding is not finite or not of unit length, or
       the fit does not converge.
   """
+  # They take a second, which a command's --help should not.
+  from sklearn.exceptions import ConvergenceWarning
+  from sklearn.linear_model import LogisticRegression
+
   chex.assert_shape(test_ND, (None, train_ND.shape[1]))
   train_ND, train_label_N = _labelled("training", train_ND, train_label_N)
   test_ND, test_label_N = _labelled("test", test_ND, test_label_N)
-  return _fit_and_score(train_ND, train_label_N, test_ND, test_label_N, c)
+  if c <= 0:
+    raise BadInput(f"c is {c}, must be above 0")
+  if len(np.unique(train_label_N)) < 2:
+    raise BadInput(
+      "the training shapes are all of one class; a probe needs two or more"
+    )
+  model = LogisticRegression(C=c, solver="lbfgs", max_iter=MAX_ITERATIONS)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", ConvergenceWarning)
+    # One shot of a class is what was asked for.
+    warnings.filterwarnings("ignore", "The number of unique classes")
+    try:
+      model.fit(train_ND, train_label_N)
+    except ConvergenceWarning:
+      raise BadInput(
+        f"the logistic regression with c {c} has not converged after "
+        f"{MAX_ITERATIONS} iterations; choose a smaller c"
+      ) from None
+  hit_M = np.equal(model.predict(test_ND), test_label_N)
+  return {
+    "top1": float(hit_M.mean()),
+    "class_mean": class_mean(test_label_N, hit_M),
+  }
 
 
 def few_shot(
@@ -113,12 +140,12 @@ def few_shot(
     # In the order of the split, whatever the seed.
     train, test = (np.sort(np.concatenate(x)) for x in (train, test))
     values.append(
-      _fit_and_score(
+      linear_probe(
         embeddings_ND[train],
         label_N[train],
         embeddings_ND[test],
         label_N[test],
-        c,
+        c=c,
       )
     )
   scores = {}
@@ -153,42 +180,3 @@ def _labelled(
       "the embeddings"
     )
   return x_ND, label_N[labelled_N]
-
-
-def _fit_and_score(
-  train_ND: np.ndarray,
-  train_label_N: np.ndarray,
-  test_ND: np.ndarray,
-  test_label_N: np.ndarray,
-  c: float,
-) -> dict[str, float]:
-  # They take a second, which a command's --help should not.
-  from sklearn.exceptions import ConvergenceWarning
-  from sklearn.linear_model import LogisticRegression
-
-  if c <= 0:
-    raise BadInput(f"c is {c}, must be above 0")
-  if len(np.unique(train_label_N)) < 2:
-    raise BadInput(
-      "the training shapes are all of one class; a probe needs two or more"
-    )
-  model = LogisticRegression(C=c, solver="lbfgs", max_iter=MAX_ITERATIONS)
-  with warnings.catch_warnings():
-    warnings.simplefilter("error", ConvergenceWarning)
-    # One shot of a class is what was asked for.
-    warnings.filterwarnings("ignore", "The number of unique classes")
-    try:
-      model.fit(train_ND, train_label_N)
-    except ConvergenceWarning:
-      raise BadInput(
-        f"the logistic regression with c {c} has not converged after "
-        f"{MAX_ITERATIONS} iterations; choose a smaller c"
-      ) from None
-  hit_M = np.equal(model.predict(test_ND), test_label_N)
-  _, class_M, count_L = np.unique(
-    test_label_N, return_inverse=True, return_counts=True
-  )
-  return {
-    "top1": float(hit_M.mean()),
-    "class_mean": float((np.bincount(class_M, hit_M) / count_L).mean()),
-  }

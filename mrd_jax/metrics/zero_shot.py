@@ -56,15 +56,19 @@ def zero_shot(
       embedding or a class feature is not finite.
   """
   label_N, ahead_N, _ = _classify(point_ND, label_N, class_CD)
+  result = {f"top{k}": float((ahead_N < k).mean()) for k in KS}
+  for k in KS:
+    name = "class_mean" if k == 1 else f"class_mean_top{k}"
+    result[name] = class_mean(label_N, ahead_N < k)
+  return result
+
+
+def class_mean(label_N: np.ndarray, hit_N: np.ndarray) -> float:
+  """Computes the mean over the classes that occur of their shares of hits."""
   _, class_N, count_L = np.unique(
     label_N, return_inverse=True, return_counts=True
   )
-  result = {f"top{k}": float((ahead_N < k).mean()) for k in KS}
-  for k in KS:
-    share_L = np.bincount(class_N, ahead_N < k) / count_L
-    name = "class_mean" if k == 1 else f"class_mean_top{k}"
-    result[name] = float(share_L.mean())
-  return result
+  return float((np.bincount(class_N, hit_N) / count_L).mean())
 
 
 def confusion(

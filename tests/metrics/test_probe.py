@@ -92,13 +92,13 @@ def test_a_fit_that_does_not_converge_is_no_result(monkeypatch):
 def draws(monkeypatch):
   """Collects what is fitted and tested on, as rows of the embeddings."""
   found = []
-  score = probe._fit_and_score
+  score = probe.linear_probe
 
-  def spy(train, train_label, test, test_label, c):
+  def spy(train, train_label, test, test_label, *, c):
     found.append((train, train_label, test, test_label))
-    return score(train, train_label, test, test_label, c)
+    return score(train, train_label, test, test_label, c=c)
 
-  monkeypatch.setattr(probe, "_fit_and_score", spy)
+  monkeypatch.setattr(probe, "linear_probe", spy)
   return found
 
 
