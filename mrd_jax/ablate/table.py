@@ -6,13 +6,7 @@ from typing import Any
 
 from mrd_jax.ablate.suite import Cell, Suite
 from mrd_jax.evaluate import published
-from mrd_jax.metrics.table import (
-  group_metrics,
-  label,
-  number,
-  published_cell,
-  render,
-)
+from mrd_jax.metrics import table
 
 
 def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -62,21 +56,23 @@ def tabulate(suite: Suite, cells: Sequence[Cell]) -> str:
       for name in row["metrics"]
       if name.startswith(f"{split}/") and "class_mean" not in name
     )
-    for title, columns, percent in group_metrics(names):
+    for title, columns, percent in table.group_metrics(names):
       header = [f"{split}: {title}", "seeds"]
-      header += [label(name.removeprefix(f"{split}/")) for name in columns]
+      header += [table.label(x.removeprefix(f"{split}/")) for x in columns]
       lines = []
       for row, found in rows.items():
-        values = [found["metrics"].get(name) for name in columns]
-        lines.append(
-          [row, str(max((len(v["by_seed"]) for v in values if v), default=0))]
-          + [number(v["mean"], percent, v["std"]) if v else "" for v in values]
-        )
+        values = [found["metrics"].get(x) for x in columns]
+        seeds = max((len(v["by_seed"]) for v in values if v), default=0)
+        means = [
+          table.number(v["mean"], percent, v["std"]) if v else ""
+          for v in values
+        ]
+        lines.append([row, str(seeds), *means])
         paper = suite.published.get(row, {}) if comparable else {}
-        figures = [published_cell(paper, name, percent) for name in columns]
+        figures = [table.published_cell(paper, x, percent) for x in columns]
         if any(figures):
           lines.append([f"{row} (published)", "", *figures])
-      text += [render(header, lines), ""]
+      text += [table.render(header, lines), ""]
     if not comparable:
       text += [f"{split}: {shapes[split]:,} shapes, not the paper's.", ""]
   text.append("Mean ± standard deviation over seeds; shares in percent.")

@@ -4,18 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mrd_jax.cli import add_checkpoint, add_count, add_up, exit_code
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import SUFFIXES
 from mrd_jax.io.files import write_json
 from mrd_jax.metrics.table import columns
-
-if TYPE_CHECKING:
-  from mrd_jax.search.gallery import Gallery
-  from mrd_jax.search.nearest import Hits
-  from mrd_jax.search.queries import Query
+from mrd_jax.search.gallery import Gallery, open_gallery
+from mrd_jax.search.index import index_path, open_index
+from mrd_jax.search.nearest import Hits, Query, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,42 +25,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-  given = [
-    (kind, value)
+  asked = [
+    Query(kind, value)
     for kind in ("text", "image", "shape")
     for value in getattr(args, kind)
   ]
-  if not given:
+  if not asked:
     raise BadInput("nothing to look for: give --text, --image or --shape")
   if args.threshold is not None and not -1 <= args.threshold <= 1:
     raise BadInput(
       f"--threshold is {args.threshold:g}, must be a cosine, from -1 to 1"
     )
-  for flag, text, suffix in (
-    ("--json", args.json, ".json"),
-    ("--sheet", args.sheet, ".png"),
-  ):
-    if text and (Path(text).suffix != suffix or not Path(text).parent.is_dir()):
+  for flag, suffix in (("json", ".json"), ("sheet", ".png")):
+    file = getattr(args, flag)
+    if file and (Path(file).suffix != suffix or not Path(file).parent.is_dir()):
       raise BadInput(
-        f"{flag} is {text}, must be a file that ends in {suffix}, in a folder "
+        f"--{flag} is {file}, must be a file that ends in {suffix}, in a folder "
         "that exists"
       )
   from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
-  from mrd_jax.search import nearest, queries
-  from mrd_jax.search.gallery import open_gallery
-  from mrd_jax.search.index import index_path, open_index
+  from mrd_jax.search import queries
 
   gallery = open_gallery(args.index)
-  index = None if args.exact or len(given) > 1 else open_index(gallery)
+  index = None if args.exact or len(asked) > 1 else open_index(gallery)
   encoder = load_encoder(args.checkpoint, args.which)
-  kinds = [kind for kind, _ in given]
+  kinds = [query.kind for query in asked]
   notes = queries.check_gallery(gallery, encoder, args.checkpoint, kinds)
-  if len(given) > 1 and not args.exact and index_path(gallery.path).exists():
+  if len(asked) > 1 and not args.exact and index_path(gallery.path).exists():
     notes.append(
       "the index finds what is close to one query; for several, all "
       f"{len(gallery):,} embeddings are compared"
     )
-  asked = [queries.Query(kind, value) for kind, value in given]
   embedded, more = queries.embed_queries(
     asked,
     encoder,
@@ -73,7 +65,7 @@ def _search(args: argparse.Namespace) -> int:
   )
   for note in [*notes, *more]:
     print(f"note: {note}", file=sys.stderr)
-  hits = nearest.nearest(
+  hits = nearest(
     gallery,
     embedded,
     kinds,
@@ -105,7 +97,7 @@ def _search(args: argparse.Namespace) -> int:
   return 0
 
 
-def _shortage(count: int, hits: "Hits", threshold: float | None) -> str:
+def _shortage(count: int, hits: Hits, threshold: float | None) -> str:
   """Says why there are fewer hits than were asked for, of `count` shapes."""
   among, remedy = f"{count:,} shapes", ""
   if hits.compared < count:
@@ -115,9 +107,7 @@ def _shortage(count: int, hits: "Hits", threshold: float | None) -> str:
   return f"{len(hits.rows)} of {among} {what}{remedy}"
 
 
-def _table(
-  gallery: "Gallery", asked: Sequence["Query"], hits: "Hits"
-) -> list[str]:
+def _table(gallery: Gallery, asked: Sequence[Query], hits: Hits) -> list[str]:
   """Lines up rank, score, the cosine with each of several queries, and file."""
   kinds = [f"{q.kind} {i}" for i, q in enumerate(asked, 1)]
   if len(asked) == 1:

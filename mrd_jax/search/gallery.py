@@ -14,9 +14,8 @@ from mrd_jax.io.arrays import map_npz
 
 _BLOCK_BYTES = 1 << 26  # of embeddings that are read at a time
 _OFF = 0.01  # by which a squared length may differ from 1: float16 rounds
-_SOURCE = (
-  *("checkpoint", "step", "weights", "embedding_space", "up", "normalize"),
-)
+# What `source` must say.
+_SAID = ("checkpoint", "step", "weights", "embedding_space", "up", "normalize")
 _REMEDY = "make it with python -m mrd_jax.embed"
 
 
@@ -129,9 +128,9 @@ def open_gallery(path: str | os.PathLike[str]) -> Gallery:
       )
   try:
     source = json.loads(str(arrays["source"]))
-    missing = [name for name in _SOURCE if name not in source]
+    missing = [name for name in _SAID if name not in source]
   except (ValueError, TypeError):
-    source, missing = {}, list(_SOURCE)
+    source, missing = {}, _SAID
   if missing:
     raise BadInput(
       f"{path}: source does not say {', '.join(missing)}, with which the "

@@ -16,6 +16,18 @@ _PER_HIT = 20  # likewise, for each shape that is asked for
 _CHUNK = 4096  # candidates that are scored at a time
 
 
+class Query(NamedTuple):
+  """One query.
+
+  Attributes:
+    kind: "text", "shape" or "image".
+    value: The text, or the name of the file.
+  """
+
+  kind: str
+  value: str
+
+
 class Hits(NamedTuple):
   """What was found, best first.
 

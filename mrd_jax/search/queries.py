@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,23 +10,12 @@ from mrd_jax.encoder.encoder import Encoder, fingerprint
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.search.gallery import Gallery
+from mrd_jax.search.nearest import Query
 
 # As `ClipTeacher` names itself: "user/model@commit (sha256 0123456789ab)".  The
 # commit is cut short there, and the hub wants all of it: only the name is used.
 _HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w.-]+)(@\w+)?( \(sha256 \w+\))?")
 _DIGEST = re.compile(r"\(sha256 (\w+)\)")
-
-
-class Query(NamedTuple):
-  """One query.
-
-  Attributes:
-    kind: "text", "shape" or "image".
-    value: The text, or the name of the file.
-  """
-
-  kind: str
-  value: str
 
 
 def check_gallery(

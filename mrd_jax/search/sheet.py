@@ -14,8 +14,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.io.images import to_rgb
 from mrd_jax.search.gallery import Gallery
-from mrd_jax.search.nearest import Hits
-from mrd_jax.search.queries import Query
+from mrd_jax.search.nearest import Hits, Query
 
 MOST = 50  # hits on a sheet
 COLUMNS = 5

@@ -240,7 +240,7 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
 
   monkeypatch.setattr(sheet, "draw_sheet", look)
   hits = nearest.Hits(np.arange(60), np.zeros(60), np.zeros((60, 2)), 60)
-  asked = [queries.Query("image", "gone.png"), queries.Query("text", "x" * 999)]
+  asked = [nearest.Query("image", "gone.png"), nearest.Query("text", "x" * 999)]
   output = tmp_path / "sheet.png"
   sheet.draw_hits(gallery, asked, hits, output, up="y")
   words = [t.picture for t in tiles if isinstance(t.picture, str)]
@@ -300,7 +300,7 @@ def test_default_teacher(monkeypatch):
     raise BadInput("no network")
 
   monkeypatch.setattr(ClipTeacher, "from_pretrained", find)
-  query = [queries.Query("text", "a")]
+  query = [nearest.Query("text", "a")]
   made = make_encoder()
 
   def ask(space, teacher=None):
