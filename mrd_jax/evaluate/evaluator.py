@@ -136,8 +136,26 @@ class Evaluator:
     shapes = self._embed(found)
     protocol = self._protocol(found) | {"texts": "the first of each shape"}
     if self._options.text_features is not None:
-      shapes, covered = self._with_captions(found, shapes)
-      protocol |= {"texts": self._options.teacher, "captions": covered}
+      captions: dict[str, str] = {}
+      ids = []
+      for split in found.splits:
+        captions |= read_captions(found.data / f"captions_{split}.csv", [])
+        ids += [x["id"] for x in dataset.open_split(found.data, split)]
+      has_text_N = np.array([uid in captions for uid in ids])
+      if not has_text_N.any():
+        raise BadInput(
+          f"{found.data}: no shape of {', '.join(found.splits)} has a caption; "
+          "write them with python -m mrd_jax.prepare captions"
+        )
+      features = self._options.text_features(
+        tuple(captions[uid] for uid in ids if uid in captions)
+      )
+      self._check_width(found, features.shape[1])
+      text_ND = np.zeros_like(shapes.point)
+      text_ND[has_text_N] = unit(features)
+      shapes = shapes._replace(text=text_ND, has_text=has_text_N)
+      protocol["texts"] = self._options.teacher
+      protocol["captions"] = coverage(captions, ids)
     protocol["with_text"] = int(shapes.has_text.sum())
     metrics = retrieval(
       shapes.point,
@@ -199,30 +217,6 @@ class Evaluator:
         "or not the same ones; name others with --split"
       )
     return only
-
-  def _with_captions(
-    self, found: Found, shapes: SplitEmbeddings
-  ) -> tuple[SplitEmbeddings, str]:
-    """Takes captions as the split's texts; says how many shapes have one."""
-    assert self._options.text_features is not None
-    captions: dict[str, str] = {}
-    ids = []
-    for split in found.splits:
-      captions |= read_captions(found.data / f"captions_{split}.csv", [])
-      ids += [record["id"] for record in dataset.open_split(found.data, split)]
-    has_text_N = np.array([uid in captions for uid in ids])
-    if not has_text_N.any():
-      raise BadInput(
-        f"{found.data}: no shape of {', '.join(found.splits)} has a caption; "
-        "write them with python -m mrd_jax.prepare captions"
-      )
-    texts = tuple(captions[uid] for uid in ids if uid in captions)
-    features = self._options.text_features(texts)
-    self._check_width(found, features.shape[1])
-    text_ND = np.zeros_like(shapes.point)
-    text_ND[has_text_N] = unit(features)
-    shapes = shapes._replace(text=text_ND, has_text=has_text_N)
-    return shapes, coverage(captions, ids)
 
   def _check_width(self, found: Found, width: int) -> None:
     config = self._encoder.config

@@ -19,19 +19,7 @@ SHAPES = {
   PB_T50_RS: 2_882,
 }
 
-
-# The columns of the tables.
 _ZERO_SHOT = [f"{split}/top{k}" for split in SPLITS for k in (1, 3, 5)]
-_RETRIEVAL = [
-  f"lvis/text_to_shape_{kind}r{k}"
-  for kind in ("", "category_")
-  for k in (1, 3, 5)
-]
-_GAPS = [  # means, not percent
-  f"train_shapenet_only/gap_{pair}"
-  for pair in ("p2p_i2i", "p2p_t2t", "p2t_i2t", "p2i_t2i")
-]
-_FINE_TUNED = [f"{PB_T50_RS}/best_test_epoch_top1"]
 
 
 def zero_shot(*values: float) -> dict[str, float]:
@@ -79,7 +67,11 @@ MRD-L | ensembled                | 53.6 75.7 82.4 87.3 97.4 98.8 64.1 85.7 91.9
 # Table 2: Cap3D's captions of Objaverse-LVIS, text to 3D as its section 4.3
 # has it; its appendix B has 3D to text.
 TABLE_2 = _table(
-  _RETRIEVAL,
+  [
+    f"lvis/text_to_shape_{kind}r{k}"
+    for kind in ("", "category_")
+    for k in (1, 3, 5)
+  ],
   """
 OpenShape | ensembled | 15.4 28.9 36.8 49.6 71.1 78.8
 Uni3D-B   | ensembled | 18.9 33.8 42.2 55.9 76.4 83.4
@@ -87,9 +79,13 @@ MRD-B     | ensembled | 20.5 36.0 44.5 57.9 78.2 84.8
 """,
 )
 
-# Table 6: mean absolute error between similarity matrices on ShapeNet.
+# Table 6: mean absolute error between similarity matrices on ShapeNet
+# (means, not percent).
 TABLE_6 = _table(
-  _GAPS,
+  [
+    f"train_shapenet_only/gap_{pair}"
+    for pair in ("p2p_i2i", "p2p_t2t", "p2t_i2t", "p2i_t2i")
+  ],
   """
 Base     | ShapeNet | 0.36 0.20 0.21 0.17
 IR       | ShapeNet | 0.08 0.24 0.21 0.18
@@ -102,7 +98,7 @@ IR+CR+DD | ShapeNet | 0.15 0.14 0.20 0.16
 # Table 8: accuracy after fine-tuning ("same protocol as ULIP", which is
 # ScanObjectNN's hardest split, PB_T50_RS, by the best epoch on its test set).
 TABLE_8 = _table(
-  _FINE_TUNED,
+  [f"{PB_T50_RS}/best_test_epoch_top1"],
   """
 Point-BERT   | PointBERT-22M | 83.1
 ULIP         | PointBERT-22M | 86.4

@@ -1,6 +1,7 @@
 """Writes results.json of an evaluation, and its tables beside the paper's."""
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,11 @@ from mrd_jax.errors import BadInput
 from mrd_jax.evaluate import published
 from mrd_jax.evaluate.evaluator import Result
 from mrd_jax.evaluate.suites import Found
-from mrd_jax.io.files import read_json, replacing, write_json, write_text
+from mrd_jax.io.files import read_json, write_json, write_text
 from mrd_jax.metrics import table
+
+# A row of results.json, an encoder's, or what a suite found out about it.
+Row = dict[str, Any]
 
 # The published table that a suite belongs to (the first word of its name), and
 # the name of its test set there.
@@ -28,7 +32,7 @@ _TABLES = {
 }
 
 
-def read_rows(output: Path) -> list[dict[str, Any]]:
+def read_rows(output: Path) -> list[Row]:
   """Reads the rows that an earlier command left in a folder.
 
   Raises:
@@ -49,9 +53,7 @@ def read_rows(output: Path) -> list[dict[str, Any]]:
   )
 
 
-def short_names(
-  checkpoints: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def short_names(checkpoints: Sequence[str], rows: Sequence[Row]) -> list[str]:
   """Finds a name for each checkpoint that no other has, fit for a file.
 
   Args:
@@ -76,12 +78,8 @@ def short_names(
 
 
 def row_of(
-  rows: list[dict[str, Any]],
-  name: str,
-  checkpoint: str,
-  which: str,
-  encoder: Encoder,
-) -> dict[str, Any]:
+  rows: list[Row], name: str, checkpoint: str, which: str, encoder: Encoder
+) -> Row:
   """Finds or adds the row of an encoder, to add suites to.
 
   Args:
@@ -120,9 +118,7 @@ def row_of(
   return row
 
 
-def add_result(
-  row: dict[str, Any], suite: str, found: Found, result: Result
-) -> None:
+def add_result(row: Row, suite: str, found: Found, result: Result) -> None:
   """Adds a suite to a row of results.json."""
   row["suites"][suite] = {
     "data": str(found.data),
@@ -134,9 +130,7 @@ def add_result(
     row["suites"][suite]["per_class"] = result.per_class
 
 
-def add_finetuning(
-  row: dict[str, Any], recipe: str, found: Mapping[str, Any]
-) -> None:
+def add_finetuning(row: Row, recipe: str, found: Mapping[str, Any]) -> None:
   """Adds a finished fine-tuning run: its last epoch and its best, by name.
 
   Args:
@@ -163,11 +157,11 @@ def add_finetuning(
   }
 
 
-def write(output: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write(output: Path, rows: Sequence[Row]) -> None:
   """Writes results.json and results.md."""
   suites = {
-    suite: _published(suite, found.values())
-    for suite, found in _by_suite(rows).items()
+    suite: _published(suite, measured)
+    for suite, measured in _by_suite(rows).items()
   }
   whole = {"kind": "evaluation", "rows": rows, "published": suites}
   write_json(output / "results.json", whole)
@@ -179,29 +173,26 @@ def write_confusion(
 ) -> None:
   """Writes a confusion matrix as CSV, rows true and columns predicted."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  with (
-    replacing(path) as temporary,
-    temporary.open("w", newline="", encoding="utf-8") as file,
-  ):
-    writer = csv.writer(file)
-    writer.writerow(["true \\ predicted", *names])
-    for name, counts in zip(names, matrix_CC, strict=True):
-      writer.writerow([name, *map(int, counts)])
+  text = io.StringIO()
+  writer = csv.writer(text)
+  writer.writerow(["true \\ predicted", *names])
+  for name, counts in zip(names, matrix_CC, strict=True):
+    writer.writerow([name, *map(int, counts)])
+  write_text(path, text.getvalue())
 
 
-def tabulate(rows: Sequence[dict[str, Any]]) -> str:
+def tabulate(rows: Sequence[Row]) -> str:
   """Makes a Markdown table a suite, with the paper's rows where they apply."""
   text = []
   for suite, measured in _by_suite(rows).items():
-    paper = _published(suite, measured.values())
+    paper = _published(suite, measured)
     text += [f"## {suite}", ""]
-    names = dict.fromkeys(
-      name for found in measured.values() for name in found["metrics"]
-    )
+    names = dict.fromkeys(name for row in measured for name in row["metrics"])
     for title, columns, percent in table.group_metrics(names):
       lines = [
-        [name, *(table.cell(found["metrics"], c, percent) for c in columns)]
-        for name, found in measured.items()
+        [row["name"]]
+        + [table.cell(row["metrics"], c, percent) for c in columns]
+        for row in measured
       ]
       lines += [
         [row["name"]]
@@ -209,32 +200,23 @@ def tabulate(rows: Sequence[dict[str, Any]]) -> str:
         for row in paper
       ]
       text += [table.render([title, *map(table.label, columns)], lines), ""]
-    selected_by = {row["name"]: row["selected_by"] for row in rows}
-    notes = dict.fromkeys(
-      note
-      for name, found in measured.items()
-      for note in _notes(suite, name, found, selected_by[name])
-    )
+    notes = dict.fromkeys(n for row in measured for n in _notes(suite, row))
     text += [*(f"* {note}" for note in notes), ""]
   return "\n".join(text)
 
 
-def _by_suite(
-  rows: Sequence[Mapping[str, Any]],
-) -> dict[str, dict[str, Mapping[str, Any]]]:
-  """Sorts what was found by suite, and by the name of the row."""
-  suites: dict[str, dict[str, Mapping[str, Any]]] = {}
+def _by_suite(rows: Sequence[Row]) -> dict[str, list[Row]]:
+  """Sorts what was found by suite, each with its encoder's fields."""
+  suites: dict[str, list[Row]] = {}
   for row in rows:
     for suite, found in row["suites"].items():
-      suites.setdefault(suite, {})[row["name"]] = found
+      suites.setdefault(suite, []).append(row | found)
   return suites
 
 
-def _published(
-  suite: str, measured: Iterable[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _published(suite: str, measured: Sequence[Row]) -> list[Row]:
   """Finds the paper's rows, if a row was measured on the paper's test set."""
-  if not any(_is_published_set(suite, found) for found in measured):
+  if not any(_is_published_set(suite, row) for row in measured):
     return []
   figures_of, split = _TABLES[suite.split()[0]]
   return [
@@ -250,7 +232,7 @@ def _published(
   ]
 
 
-def _is_published_set(suite: str, found: Mapping[str, Any]) -> bool:
+def _is_published_set(suite: str, found: Row) -> bool:
   kind = suite.split()[0]
   if kind not in _TABLES:
     return False
@@ -262,9 +244,8 @@ def _is_published_set(suite: str, found: Mapping[str, Any]) -> bool:
   return found["protocol"]["shapes"] == published.SHAPES[split]
 
 
-def _notes(
-  suite: str, name: str, found: Mapping[str, Any], selected_by: str | None
-) -> Iterable[str]:
+def _notes(suite: str, found: Row) -> Iterable[str]:
+  name, selected_by = found["name"], found["selected_by"]
   protocol = ", ".join(
     f"{key.replace('_', ' ')} {value}"
     for key, value in found["protocol"].items()
