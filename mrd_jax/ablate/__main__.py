@@ -4,6 +4,7 @@ python -m mrd_jax.ablate --suite table4 --seeds 0,1,2 --output runs/ablations
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,15 +32,11 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
 
   whole = suites.read_suite(args.suite)
   base = args.config or whole.base
-
-  def make_cells(seeds: Sequence[int]) -> list[suites.Cell]:
-    return suites.make_cells(whole, base, overrides, seeds, args.output)
-
   for name in args.row or ():
     if name not in whole.rows:
       raise BadInput(f"--row {name!r}: rows are {', '.join(whole.rows)}")
-  everything = make_cells(args.seeds)
-  cells = [x for x in everything if not args.row or x.row in args.row]
+  planned = suites.make_cells(whole, base, overrides, args.seeds, args.output)
+  cells = [x for x in planned if not args.row or x.row in args.row]
   if not args.dry_run:
     suites.check_data([cell for cell in cells if not cell.results])
   failed = False
@@ -52,15 +49,15 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
     )
     if cell.results or args.dry_run:
       continue
-    problem = _run(cell)
-    if problem:
+    if problem := _run(cell):
       print(f"{cell.row}, seed {cell.seed}: {problem}", file=sys.stderr)
+      if problem == STOPPED:
+        return 1
       failed = True
-    if problem == STOPPED:
-      return 1
   if not args.dry_run:
     # Of all rows and seeds that are there, whichever command ran them.
-    cells = make_cells(suites.seeds_of(everything))
+    seeds = suites.seeds_of(planned)
+    cells = suites.make_cells(whole, base, overrides, seeds, args.output)
     text = table.tabulate(whole, cells)
     text += " ".join(["Rows change", base, *overrides]) + "\n"
     args.output.mkdir(parents=True, exist_ok=True)
@@ -96,15 +93,13 @@ def _run(cell) -> str | None:
 
 
 def _seeds(text: str) -> list[int]:
-  try:
+  with contextlib.suppress(ValueError):
     seeds = [int(part) for part in text.split(",")]
-  except ValueError:
-    seeds = []
-  if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-    raise argparse.ArgumentTypeError(
-      f"expected different whole numbers such as 0,1,2, not {text!r}"
-    )
-  return seeds
+    if min(seeds) >= 0 and len(set(seeds)) == len(seeds):
+      return seeds
+  raise argparse.ArgumentTypeError(
+    f"expected different whole numbers such as 0,1,2, not {text!r}"
+  )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -162,17 +162,15 @@ def check_data(cells: Sequence[Cell]) -> None:
 
   for cell in cells:
     data, asked = cell.config.data, cell.config.eval
+    held_out = asked.zero_shot + asked.retrieval + asked.relation_gap
     for path, splits in (
       (data.dir, (data.split,)),
-      (
-        asked.data_dir or data.dir,
-        asked.zero_shot + asked.retrieval + asked.relation_gap,
-      ),
+      (asked.data_dir or data.dir, held_out),
     ):
       if Path(path).exists():
-        missing = [s for s in splits if s not in dataset.split_names(path)]
-        if missing:
+        names = dataset.split_names(path)
+        if missing := [split for split in splits if split not in names]:
           raise BadInput(
             f"row {cell.row!r}: {path} has no split {', '.join(missing)}; it "
-            f"has {', '.join(dataset.split_names(path))}"
+            f"has {', '.join(names)}"
           )

@@ -49,19 +49,14 @@ def find_files(inputs: Sequence[str], output: Path) -> list[str]:
       ]
     else:
       names = glob.glob(name, recursive=True)
-    names = [
-      name
-      for name in names
-      if os.path.isfile(name)
-      and os.path.abspath(name) != os.path.abspath(output)
-    ]
-    if not names:
+    files = {os.path.abspath(x): x for x in names if os.path.isfile(x)}
+    files.pop(os.path.abspath(output), None)
+    if not files:
       raise BadInput(
         f"--input {given}: no such point cloud; name a file, a pattern, or a "
         f"folder with files of {', '.join(SUFFIXES)}"
       )
-    for name in names:
-      found.setdefault(os.path.abspath(name), name)
+    found = files | found  # by the name that came first
   return sorted(found.values())
 
 
@@ -124,8 +119,8 @@ def embed_files(
         except BadInput as error:
           # Opened for each line, so that a kill loses none.
           with rejects.open("a") as lines:
-            line = json.dumps({"file": name, "reason": str(error)})
-            lines.write(line + "\n")
+            reject = {"file": name, "reason": str(error)}
+            lines.write(json.dumps(reject) + "\n")
           progress.update()
       if clouds:
         part = encoder.embed(clouds, batch_size=batch_size)

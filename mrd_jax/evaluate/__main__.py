@@ -1,6 +1,7 @@
 """Measures encoders on test sets: python -m mrd_jax.evaluate."""
 
 import argparse
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -145,13 +146,10 @@ def _number(words: str, fits: Callable[[float], bool]):
   """Makes the type of an argument that is a number with a range."""
 
   def number(text: str) -> float:
-    try:
-      value = float(text)
-    except ValueError:
-      value = float("nan")
-    if not fits(value):
-      raise argparse.ArgumentTypeError(f"expected a number {words}")
-    return value
+    with contextlib.suppress(ValueError):
+      if fits(value := float(text)):
+        return value
+    raise argparse.ArgumentTypeError(f"expected a number {words}")
 
   return number
 

@@ -157,22 +157,15 @@ class Evaluator:
       protocol["texts"] = self._options.teacher
       protocol["captions"] = coverage(captions, ids)
     protocol["with_text"] = int(shapes.has_text.sum())
-    metrics = retrieval(
-      shapes.point,
-      shapes.text,
-      shapes.has_text,
-      image_ND=shapes.image,
-      has_image_N=shapes.has_image,
-      label_N=shapes.label,
-    )
+    point, image, has_image, text, has_text, label = shapes
+    pictures = {"image_ND": image, "has_image_N": has_image}
+    metrics = retrieval(point, text, has_text, **pictures, label_N=label)
     return Result(metrics, protocol)
 
   def _relation_gap(self, found: Found) -> Result:
     self._check_width(found, dataset.read_meta(found.data).embed_dim)
-    shapes = self._embed(found)
-    metrics = relation_gap(
-      shapes.point, shapes.image, shapes.text, shapes.has_image, shapes.has_text
-    )
+    point, image, has_image, text, has_text, _ = self._embed(found)
+    metrics = relation_gap(point, image, text, has_image, has_text)
     return Result(metrics, self._protocol(found))
 
   def _linear_probe(self, found: Found) -> Result:
@@ -258,10 +251,8 @@ class Evaluator:
 
   def _protocol(self, found: Found) -> dict[str, Any]:
     """Says what the figures of every suite depend on."""
-    protocol = {
-      "shapes": len(self._embed(found).label),
-      **dataclasses.asdict(self._options.protocol),
-    }
+    protocol: dict[str, Any] = {"shapes": len(self._embed(found).label)}
+    protocol |= dataclasses.asdict(self._options.protocol)
     space = self._encoder.config.embedding_space
     teacher = dataset.read_meta(found.data).teacher
     if space != teacher and not self._options.teacher:

@@ -57,9 +57,8 @@ class ProtocolSource:
     record = dict(self._source[index])
     points, stored = self._protocol.points, len(record["xyz"])
     if points is not None and stored < points:
-      draw = np.random.default_rng((self._seed, index)).integers(
-        stored, size=points
-      )
+      rng = np.random.default_rng((self._seed, index))
+      draw = rng.integers(stored, size=points)
       record |= {"xyz": record["xyz"][draw], "rgb": record["rgb"][draw]}
     if self._protocol.colour is not None:
       grey = np.uint8(round(255 * self._protocol.colour))

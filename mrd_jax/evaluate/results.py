@@ -1,5 +1,6 @@
 """Writes results.json of an evaluation, and its tables beside the paper's."""
 
+import contextlib
 import csv
 import io
 import re
@@ -17,7 +18,7 @@ from mrd_jax.evaluate.suites import Found
 from mrd_jax.io.files import read_json, write_json, write_text
 from mrd_jax.metrics import table
 
-# A row of results.json, an encoder's, or what a suite found out about it.
+# An encoder's row of results.json, or that with what one suite found.
 Row = dict[str, Any]
 
 # The published table that a suite belongs to (the first word of its name), and
@@ -41,12 +42,10 @@ def read_rows(output: Path) -> list[Row]:
   path = output / "results.json"
   if not path.exists():
     return []
-  try:
+  with contextlib.suppress(BadInput, KeyError, TypeError):
     found = read_json(path)
     if found["kind"] == "evaluation":
       return found["rows"]
-  except (BadInput, KeyError, TypeError):
-    pass
   raise BadInput(
     f"{path} is not of an evaluation, so it is not replaced; name another "
     "--output"

@@ -127,24 +127,23 @@ def few_shot(
       f"{len(classes)} of {len(found)} classes has two labelled shapes, one to "
       "fit and one to test on; a few-shot probe needs two such classes"
     )
+  in_classes_N = np.isin(label_N, classes)
   members = {label: np.flatnonzero(label_N == label) for label in classes}
   values = []
   for seed in seeds:
-    train, test = [], []
+    # As masks: in the order of the split, whatever the seed.
+    train_N = np.zeros(len(label_N), bool)
     for label, shapes in members.items():
       rng = np.random.default_rng([seed, label])
-      shapes = rng.permutation(shapes)
-      cut = min(shots, len(shapes) - 1)
-      train.append(shapes[:cut])
-      test.append(shapes[cut:])
-    # In the order of the split, whatever the seed.
-    train, test = (np.sort(np.concatenate(x)) for x in (train, test))
+      drawn = rng.permutation(shapes)[: min(shots, len(shapes) - 1)]
+      train_N[drawn] = True
+    test_N = in_classes_N & ~train_N
     values.append(
       linear_probe(
-        embeddings_ND[train],
-        label_N[train],
-        embeddings_ND[test],
-        label_N[test],
+        embeddings_ND[train_N],
+        label_N[train_N],
+        embeddings_ND[test_N],
+        label_N[test_N],
         c=c,
       )
     )

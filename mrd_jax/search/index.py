@@ -88,14 +88,12 @@ def build_index(gallery: str | os.PathLike[str]) -> Path | None:
   import faiss  # an extra
 
   width = opened.width + opened.width % 2
+  cosine = faiss.METRIC_INNER_PRODUCT
   if width < _NARROW:
-    built = faiss.IndexScalarQuantizer(
-      width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
+    eight_bits = faiss.ScalarQuantizer.QT_8bit
+    built = faiss.IndexScalarQuantizer(width, eight_bits, cosine)
   else:
-    built = faiss.IndexPQFastScan(
-      width, width // 2, 4, faiss.METRIC_INNER_PRODUCT
-    )
+    built = faiss.IndexPQFastScan(width, width // 2, 4, cosine)
   built.train(_even(opened.sample(_TRAINED_ON)))
   for _, block_nD in opened.blocks():
     built.add(_even(block_nD))
@@ -103,9 +101,8 @@ def build_index(gallery: str | os.PathLike[str]) -> Path | None:
     with replacing(path) as temporary:
       faiss.write_index(built, os.fspath(temporary))
       body = _body(temporary, temporary.stat().st_size)
-      line = json.dumps(
-        {"embeddings": _identity(opened), "body": body}
-      ).encode()
+      said = {"embeddings": _identity(opened), "body": body}
+      line = json.dumps(said).encode()
       with temporary.open("ab") as file:
         file.write(line + len(line).to_bytes(4, "little") + _MAGIC)
   except RuntimeError as error:  # FAISS's, of a full disk
