@@ -76,10 +76,9 @@ def tabulate(suite: Suite, cells: Sequence[Cell]) -> str:
     if not comparable:
       text += [f"{split}: {shapes[split]:,} shapes, not the paper's.", ""]
   text.append("Mean ± standard deviation over seeds; shares in percent.")
-  selected_by = dict.fromkeys(
+  for metric in dict.fromkeys(
     m for r in rows.values() for m in r["selected_by"]
-  )
-  for metric in selected_by:
+  ):
     text.append(
       f"Of every run, the checkpoint with the best {metric}: the figures of "
       f"{metric.partition('/')[0]} were selected on, they are not held out."
