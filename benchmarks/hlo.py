@@ -94,7 +94,7 @@ class Instruction:
 
   def numbers(self, key: str) -> list[int]:
     """A list as in `dimensions={0,2}`, or of backend_config's JSON."""
-    found = re.search(rf'{key}"?[=:][{{\[]([\d,"]*)', self.attributes)
+    found = re.search(rf'{key}"?[=:] ?[{{\[]([^}}\]]*)', self.attributes)
     return [int(x) for x in re.findall(r"\d+", found[1])] if found else []
 
 
@@ -186,7 +186,9 @@ class Program:
 
   def _trips(self, loop: Instruction) -> int:
     """What XLA knows, else the constant that the condition compares with."""
-    if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+    if found := re.search(
+      r'"known_trip_count": ?\{"n": ?"(\d+)"', loop.attributes
+    ):
       return int(found[1])
     inside = list(self.computations[loop.called("condition")[0]].values())
     for called in [name for x in inside for name in x.called("calls")]:
@@ -351,9 +353,7 @@ def _operations(x: Instruction, operands: list[Instruction]) -> tuple[str, int]:
     return _kind(x, operands[0]), 2 * length * x.size
   if "__cudnn$fmha" in x.attributes:
     config = x.attributes[x.attributes.index('"intermediate_tensor_shape"') :]
-    found = re.search(r'"dimensions":\[([\d,"]*)\]', config)
-    assert found, x.name
-    weights = [int(n) for n in re.findall(r"\d+", found[1])]
+    weights = dataclasses.replace(x, attributes=config).numbers("dimensions")
     width = operands[0].size // math.prod(weights[:3])
     # Backward recomputes q k' and makes dv, dp, dq and dk.
     products = 5 if "Backward" in x.attributes else 2
@@ -367,7 +367,7 @@ def _operations(x: Instruction, operands: list[Instruction]) -> tuple[str, int]:
 def _kind(x: Instruction, lhs: Instruction) -> str:
   """Under which peak a product runs."""
   dtype = lhs.results[0].dtype
-  precision = re.search(r'operand_precision"?[=:][{\[]"?(\w+)', x.attributes)
+  precision = re.search(r'operand_precision"?[=:] ?[{\[]"?(\w+)', x.attributes)
   rounded = precision is None or precision[1].lower() == "default"
   return "tf32" if dtype == "f32" and rounded else dtype
 
