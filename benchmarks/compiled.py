@@ -7,9 +7,10 @@ The real step (input stage, tokenizer, encoder, losses, gradients, AdamW) goes
 through the compiler of the accelerator, which needs none of them, and nothing
 is run.  What the compiled program says of itself is printed as tables: memory,
 launches, bytes, operations and collectives, by stage, forward and backward
-together.  The time is a roofline: every kernel takes as long as its bytes at
-the bandwidth or its operations at the peak, whichever is longer, and 2 us for
-its launch, one after the other: a lower bound, never a measurement.
+together.  The time is a roofline, never a measurement: a stage takes its bytes
+at the bandwidth or its operations at the peak, whichever is longer, and 2 us a
+launch.  Beside it stands the sum of every kernel's own.  `docs/benchmarks.md`
+says how to read the tables.
 """
 
 import argparse
@@ -304,11 +305,11 @@ def misses(bar: Bar, row: dict[str, Any]) -> list[str]:
     found.append(f"{where}: XLA repeats {row['remat']} instructions, at most 0")
   if row["roofline_ms"] > bar.ms:
     found.append(f"{where}: {row['roofline_ms']:.1f} ms, at most {bar.ms}")
-  found += [
-    f"{where}: {x['count']} all-reduces of bf16 ({x['MiB']:.1f} MiB), at most 0"
-    for x in row["collectives"]
-    if (x["collective"], x["type"]) == ("all-reduce", "bf16")
-  ]
+  for x in row["collectives"]:
+    summing = x["collective"] in ("all-reduce", "reduce-scatter")
+    if summing and x["type"] == "bf16":
+      what = f"{x['count']} {x['collective']} of bf16"
+      found.append(f"{where}: {what}, {x['MiB']:.1f} MiB, at most 0")
   return found
 
 

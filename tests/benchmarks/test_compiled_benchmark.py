@@ -173,7 +173,7 @@ def test_a_bar_that_is_missed_is_named():
   bar = compiled.Bar("m", "h100", peak_gib=56, ms=165)
   peak, remat, time, reduced = compiled.misses(bar, row)
   assert "57.0 GiB" in peak and "1 instructions" in remat
-  assert "170.0 ms" in time and "1 all-reduces of bf16" in reduced
+  assert "170.0 ms" in time and "1 all-reduce of bf16" in reduced
   row |= {"peak_gib": 56.0, "roofline_ms": 165.0}
   assert not compiled.misses(bar, row | {"remat": 0, "collectives": []})
 
