@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from configs import base
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.pretraining import SIZES, Config, from_config_dict
+from mrd_jax.config.pretraining import SIZES, Config
 from mrd_jax.data.examples import Batch
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
@@ -58,7 +58,7 @@ def make_training(
   values = base.get_config()
   values.augment.num_points = points
   values.train.accumulate = accumulate
-  config = from_config_dict(values)
+  config = Config.from_dict(values)
   architecture = SIZES[size]
   if groups:
     architecture = dataclasses.replace(architecture, groups=groups)

@@ -256,16 +256,17 @@ def add_up(parser: argparse.ArgumentParser, of: str) -> None:
 def add_checkpoint(
   parser: argparse.ArgumentParser,
   words: str = "a run's folder, a model folder or a .safetensors file",
-  **several: Any,
+  **options: Any,
 ) -> None:
   """Adds --checkpoint and --which, the arguments of `load_encoder`.
 
   Args:
     parser: Of a verb that loads an encoder.
     words: What to name.
-    **several: `nargs` and `action`, of a verb that takes more than one.
+    **options: Of `add_argument`: `metavar`, and `nargs` and `action` of a verb
+      that takes more than one.
   """
-  parser.add_argument("--checkpoint", required=True, help=words, **several)
+  parser.add_argument("--checkpoint", required=True, help=words, **options)
   parser.add_argument(
     "--which",
     choices=("latest", "best"),

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from mrd_jax.cli import add_run, joint_exit_code, load_config
-from mrd_jax.config.pretraining import Config, from_config_dict
+from mrd_jax.config.pretraining import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from mrd_jax import prepare  # after --help, likewise the rest
   from mrd_jax.training import set_up
 
-  config = from_config_dict(load_config(args.config, overrides))
+  config = Config.from_dict(load_config(args.config, overrides))
   prepare.ensure(config.data.dir, config.data.made_from)
   set_up.train(config, args.workdir)
   return 0

@@ -8,7 +8,19 @@ import numpy as np
 from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.examples import Batch
 
-PLAIN = AugmentConfig.plain(num_points=16, swap_yz=True, colour_fill=0.4)
+PLAIN = AugmentConfig(
+  num_points=16,
+  swap_yz=True,
+  point_dropout=0.0,
+  scale_low=1.0,
+  scale_high=1.0,
+  shift=0.0,
+  tilt=0.0,
+  tilt_max=0.0,
+  rotate=False,
+  colour_drop=0.0,
+  colour_fill=0.4,
+)
 OPENSHAPE = dataclasses.replace(
   PLAIN,
   point_dropout=0.875,

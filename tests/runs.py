@@ -91,7 +91,7 @@ def pretraining_config(data_dir: Path | str, **changes) -> pretraining.Config:
   values = debug.get_config()
   values.data.dir = str(data_dir)
   values.update(changes)
-  return pretraining.from_config_dict(values)
+  return pretraining.Config.from_dict(values)
 
 
 def finetuning_config(data_dir: Path | str, **changes) -> finetuning.Config:
@@ -100,7 +100,7 @@ def finetuning_config(data_dir: Path | str, **changes) -> finetuning.Config:
   values.data.dir = str(data_dir)
   values.train.batch_size = 16
   values.update(changes)
-  return finetuning.from_config_dict(values)
+  return finetuning.Config.from_dict(values)
 
 
 def pretrained_config(data_dir: Path, **changes) -> pretraining.Config:

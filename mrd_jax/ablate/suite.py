@@ -11,7 +11,7 @@ from typing import Any
 
 from mrd_jax.cli import load_config
 from mrd_jax.config.fields import flatten, may_change
-from mrd_jax.config.pretraining import Config, LossConfig, from_config_dict
+from mrd_jax.config.pretraining import Config, LossConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
 
@@ -118,7 +118,7 @@ def make_cells(
       values = load_config(config_file, overrides)
       try:
         values.update_from_flattened_dict({**changes, "seed": seed})
-        config = from_config_dict(values)
+        config = Config.from_dict(values)
       except (KeyError, TypeError) as error:
         fields = ", ".join(changes)
         raise BadInput(

@@ -12,7 +12,7 @@ import torch
 
 from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
-from mrd_jax.config.pretraining import AugmentConfig, Config, from_config_dict
+from mrd_jax.config.pretraining import AugmentConfig, Config
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data import batches, dataset
 from mrd_jax.data.examples import Examples, eval_examples
@@ -78,12 +78,10 @@ def read_examples(
     )
   rows = range(count)
   batch = batches.pad_records(map(source.__getitem__, rows), rows, meta)
-  plain = AugmentConfig.plain(
-    num_points=config.num_points,
-    swap_yz=config.up_axis == "z",
-    colour_fill=config.colour_fill,
+  drawn = AugmentConfig(
+    num_points=config.num_points, swap_yz=config.up_axis == "z"
   )
-  return jax.jit(lambda batch: eval_examples(batch, plain, seed=0))(batch)
+  return jax.jit(lambda batch: eval_examples(batch, drawn, seed=0))(batch)
 
 
 def compare(
@@ -111,7 +109,7 @@ def compare(
   snapped = stages.snap(examples)
   trained = encoder.config.training_config
   setting = training.make_setting(
-    from_config_dict(trained) if trained else Config(),  # the paper's
+    Config.from_dict(trained) if trained else Config(),  # the paper's
     encoder.config.logit_scale,
   )
   rows = []

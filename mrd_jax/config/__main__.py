@@ -18,10 +18,8 @@ def make_page() -> str:
     "the command line; [training.md](training.md#configs) says more.  The last",
     "column says which may change when a run goes on.",
   ]
-  for title, module in (
-    ("Pre-training", pretraining),
-    ("Fine-tuning", finetuning),
-  ):
+  kinds = {"Pre-training": pretraining, "Fine-tuning": finetuning}
+  for title, module in kinds.items():
     lines += ["", f"## {title}"]
     for name, doc, fields in by_section(module.Config):
       lines += ["", f"**{name}:** {doc}" if name else doc, ""]

@@ -222,10 +222,13 @@ def as_config_dict(config: Any) -> ml_collections.ConfigDict:
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
-  """Lists the fields of nested dicts by their dotted names."""
+  """Lists the fields of nested dicts by their dotted names.
+
+  An empty dict is a value.
+  """
   flat = {}
   for name, value in values.items():
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
       flat |= flatten(value, f"{prefix}{name}.")
     else:
       flat[prefix + name] = value

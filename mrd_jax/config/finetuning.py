@@ -5,10 +5,8 @@
 
 import dataclasses
 
-import ml_collections
-
 from mrd_jax.config import shared
-from mrd_jax.config.fields import SHARE, build, field
+from mrd_jax.config.fields import SHARE, field
 from mrd_jax.config.pretraining import PointBERTSize, UpAxis
 from mrd_jax.errors import BadInput
 
@@ -144,12 +142,3 @@ class Config(shared.RunConfig):
         f"which augment.num_points {self.augment.num_points} cannot be chosen; "
         "raise it"
       )
-
-
-def from_config_dict(values: ml_collections.ConfigDict | dict) -> Config:
-  """Makes a `Config` of a config file's values, or of a run's config.json.
-
-  Raises:
-    BadInput: naming the field, what it must be, and what it is.
-  """
-  return build(Config, values, "config")

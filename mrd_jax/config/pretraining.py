@@ -2,7 +2,7 @@
 
 `Config()` is the paper's run on the ensembled dataset with the encoder M.  It
 is checked whenever it is made: from a config file's `ml_collections.ConfigDict`
-or a run's config.json by `from_config_dict`, or in Python, as in
+or a run's config.json by `Config.from_dict`, or in Python, as in
 `Config(train=TrainConfig(batch_size=64))`.
 """
 
@@ -10,15 +10,11 @@ import dataclasses
 import re
 from typing import Literal
 
-import ml_collections
-
 from mrd_jax.config import shared
-from mrd_jax.config.fields import SHARE, build, field
+from mrd_jax.config.fields import SHARE, field
 from mrd_jax.errors import BadInput
 
 Representation = Literal["similarity", "euclidean", "partial_order"]
-CrossForm = Literal["full", "matched"]
-Weighting = Literal["dynamic", "alternating", "fixed"]
 Form = Literal["auto", "dense", "gather"]
 Sampling = Literal["auto", "xla", "kernel"]
 UpAxis = Literal["y", "z"]
@@ -80,25 +76,6 @@ class AugmentConfig:
     0.4, "The grey that replaces them.", between=(0, 1)
   )
 
-  @classmethod
-  def plain(
-    cls, *, num_points: int, swap_yz: bool, colour_fill: float
-  ) -> "AugmentConfig":
-    """Makes the config of no augmentation: what an encoder is used with."""
-    return cls(
-      num_points=num_points,
-      swap_yz=swap_yz,
-      point_dropout=0.0,
-      scale_low=1.0,
-      scale_high=1.0,
-      shift=0.0,
-      tilt=0.0,
-      tilt_max=0.0,
-      rotate=False,
-      colour_drop=0.0,
-      colour_fill=colour_fill,
-    )
-
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
@@ -112,12 +89,12 @@ class LossConfig:
   )
   intra: bool = field(True, "Whether the intra-modal terms take part.")
   cross: bool = field(True, "Whether the cross-modal terms take part.")
-  cross_form: CrossForm = field(
+  cross_form: Literal["full", "matched"] = field(
     "full",
     "'full': four cross terms, two pairs of weights; 'matched': D(PI, TI) and "
     "D(PT, IT) only, one pair over them.",
   )
-  weighting: Weighting = field(
+  weighting: Literal["dynamic", "alternating", "fixed"] = field(
     "dynamic",
     "'dynamic': pairs of learned weights; 'alternating': the same, but every "
     "second step updates only them; 'fixed': 1/2.",
@@ -338,12 +315,3 @@ class Config(shared.RunConfig):
           f"to a positive number and the other to 0 (they are {epochs}, "
           f"{steps})"
         )
-
-
-def from_config_dict(values: ml_collections.ConfigDict | dict) -> Config:
-  """Makes a `Config` of a config file's values, or of a run's config.json.
-
-  Raises:
-    BadInput: naming the field, what it must be, and what it is.
-  """
-  return build(Config, values, "config")

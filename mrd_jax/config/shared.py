@@ -1,9 +1,11 @@
 """Declares the fields that pre-training and fine-tuning have in common."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from mrd_jax.config.fields import SHARE, check, field, parse_window
+import ml_collections
+
+from mrd_jax.config.fields import SHARE, build, check, field, parse_window
 from mrd_jax.errors import BadInput
 
 Remat = Literal["none", "blocks", "all"]
@@ -41,6 +43,15 @@ class RunConfig:
       )
     if config.augment.scale_low > config.augment.scale_high:
       raise BadInput("config.augment.scale_low is above augment.scale_high")
+
+  @classmethod
+  def from_dict(cls, values: ml_collections.ConfigDict | dict) -> Self:
+    """Makes a config of a config file's values, or of a run's config.json.
+
+    Raises:
+      BadInput: naming the field, what it must be, and what it is.
+    """
+    return build(cls, values, "config")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,6 +84,7 @@ def eval_examples(
 ) -> Examples:
   """Makes examples without augmentation: first image, first text.
 
+  Of the config only `num_points` and `swap_yz` matter.
   The shuffle is keyed by the record, so its embedding is the same whatever
   batch it comes in.
   """

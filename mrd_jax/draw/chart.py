@@ -248,10 +248,7 @@ def _panel(axes: Axes, chart: Chart, *, below: bool) -> None:
   ends: list[tuple[float, str, str]] = []
   for value, color in chart.rules:
     axes.axhline(
-      value,
-      color=style.COLORS[color],
-      linewidth=1,
-      linestyle=(0, (1, 2)),
+      value, color=style.COLORS[color], linewidth=1, linestyle=(0, (1, 2))
     )
   for curve in chart.finite():
     steps_N, values_N = curve.steps_N, curve.values_N
@@ -285,7 +282,7 @@ def _panel(axes: Axes, chart: Chart, *, below: bool) -> None:
   if below:
     axes.set_xlabel("step")
   if len(ends) > 1:
-    style.end_labels(axes, *zip(*ends, strict=True))
+    style.end_labels(axes, ends)
 
 
 def smoothed(values_N: np.ndarray) -> np.ndarray:

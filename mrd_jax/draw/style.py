@@ -101,18 +101,18 @@ def figure(
       drawn.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def end_labels(
-  axes: Axes,
-  values: Sequence[float],
-  texts: Sequence[str],
-  colors: Sequence[str],
-) -> None:
-  """Writes texts right of the axes at the heights `values`, kept apart."""
+def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+  """Writes texts right of the axes, kept apart.
+
+  Args:
+    axes: The axes.
+    ends: The height, the text and the colour of each.
+  """
   low, high = axes.get_ylim()
   # A line of text, 0.16 inches, in data units.
   gap = 0.16 * DPI / axes.get_window_extent().height * (high - low)
-  heights = _spread(np.asarray(values, float), gap, high)
-  for y, text, color in zip(heights, texts, colors, strict=True):
+  heights = _spread(np.array([end[0] for end in ends], float), gap, high)
+  for y, (_, text, color) in zip(heights, ends, strict=True):
     axes.annotate(
       text,
       (1, y),

@@ -68,10 +68,9 @@ class Embedder:
     mesh: Mesh,
   ):
     sharding.check_batch_size("eval.batch_size", batch_size, mesh)
-    self._meta = meta
-    self._batch_size = batch_size
-    self._threads = threads
-    self._mesh = mesh
+    self._map_split = functools.partial(
+      map_split, meta=meta, batch_size=batch_size, threads=threads, mesh=mesh
+    )
 
     def forward(variables, batch: Batch):
       examples = eval_examples(batch, augment, seed=seed)
@@ -104,15 +103,8 @@ class Embedder:
       source: The split.
       keep_going: Called before every batch; may raise to stop.
     """
-    arrays = map_split(
-      functools.partial(self._forward, variables),
-      source,
-      self._meta,
-      batch_size=self._batch_size,
-      threads=self._threads,
-      mesh=self._mesh,
-      keep_going=keep_going,
-    )
+    forward = functools.partial(self._forward, variables)
+    arrays = self._map_split(forward, source, keep_going=keep_going)
     return _at_unit_length(SplitEmbeddings(*arrays))
 
 

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.config.fields import check, field
-from mrd_jax.config.pretraining import PointBERTSize, UpAxis, from_config_dict
+from mrd_jax.config.pretraining import Config, PointBERTSize, UpAxis
 from mrd_jax.encoder import names
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json, replacing, write_json
@@ -169,7 +169,7 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
   )
   if "model_type" in values:
     raise BadInput(f"{workdir / WEIGHTS_FILE} does not exist")
-  config = from_config_dict(values)
+  config = Config.from_dict(values)
   chosen_by = config.checkpoint.best_metric if checkpoint == "best" else None
   step, state = load_on_one_device(
     workdir / "checkpoints", best_metric=chosen_by, without=("opt_state",)
@@ -193,11 +193,8 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     results=results,
     source="trained with mrd_jax",
   )
-  batch_stats = state["batch_stats"]
-  return encoder_config, {
-    "params": params["encoder"],
-    "batch_stats": batch_stats,
-  }
+  encoder = {"params": params["encoder"], "batch_stats": state["batch_stats"]}
+  return encoder_config, encoder
 
 
 def read_safetensors(path: Path) -> names.State:

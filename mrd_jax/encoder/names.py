@@ -231,10 +231,8 @@ def _leaf(tree: Any, path: str) -> Any:
 
 def _count_blocks(state: Mapping[str, Any]) -> int:
   prefix = "ppat.transformer.layers."
-  layers = {
-    k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)
-  }
-  return len(layers)
+  rest = [key.removeprefix(prefix) for key in state if key.startswith(prefix)]
+  return len({key.split(".")[0] for key in rest})
 
 
 def few(state: Mapping[str, Any]) -> str:

@@ -83,7 +83,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _recipes(args: argparse.Namespace, overrides: Sequence[str]) -> dict:
   """Reads the configs of --finetune, by their names."""
-  from mrd_jax.config.finetuning import from_config_dict
+  from mrd_jax.config.finetuning import Config
 
   if ("finetune" in args.suite) != bool(args.finetune):
     raise BadInput(
@@ -93,7 +93,7 @@ def _recipes(args: argparse.Namespace, overrides: Sequence[str]) -> dict:
   if overrides and not args.finetune:
     raise BadInput(f"unknown argument: {overrides[0]}")
   return {
-    Path(path).stem: from_config_dict(cli.load_config(path, overrides))
+    Path(path).stem: Config.from_dict(cli.load_config(path, overrides))
     for path in args.finetune or ()
   }
 

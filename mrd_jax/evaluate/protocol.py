@@ -30,11 +30,10 @@ class Protocol:
   colour: float | None = None
 
   def augment(self, config: EncoderConfig) -> AugmentConfig:
-    """Says how the device draws points for an encoder."""
-    return AugmentConfig.plain(
+    """Says how the device draws points for an encoder; see `eval_examples`."""
+    return AugmentConfig(
       num_points=self.points or config.num_points,
       swap_yz=config.up_axis == "z",
-      colour_fill=config.colour_fill,
     )
 
   def meta(self, meta: DatasetMeta) -> DatasetMeta:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import add_run, joint_exit_code, load_config
-from mrd_jax.config.finetuning import Config, from_config_dict
+from mrd_jax import cli
+from mrd_jax.config.finetuning import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,29 +18,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog="python -m mrd_jax.finetune",
     description="Fine-tunes a pre-trained encoder for classification.  Exit "
     "code: 0, also after\nSIGTERM; 1 if the run cannot go on; 2 for bad input.",
+    allow_abbrev=False,
   )
-  add_run(parser, Config)
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    metavar="DIR|FILE",
-    help="the encoder: a run, a model folder or a .safetensors file; '' starts "
+  cli.add_run(parser, Config)
+  cli.add_checkpoint(
+    parser,
+    "the encoder: a run, a model folder or a .safetensors file; '' starts "
     "from scratch",
-  )
-  parser.add_argument(
-    "--which",
-    choices=("latest", "best"),
-    default="latest",
-    help="checkpoint of a run (default: latest)",
+    metavar="DIR|FILE",
   )
   args, overrides = parser.parse_known_args(argv)
-  return joint_exit_code(args, lambda: _finetune(args, overrides))
+  return cli.joint_exit_code(args, lambda: _finetune(args, overrides))
 
 
 def _finetune(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from mrd_jax.finetune.train import finetune  # after --help
 
-  config = from_config_dict(load_config(args.config, overrides))
+  config = Config.from_dict(cli.load_config(args.config, overrides))
   finetune(config, args.checkpoint, args.workdir, which=args.which)
   return 0
 

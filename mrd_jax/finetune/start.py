@@ -1,7 +1,6 @@
 """Loads what a fine-tuning starts from: an encoder, or its sizes alone."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mrd_jax.config.finetuning import ScratchConfig
 from mrd_jax.config.pretraining import PointBERTSize, UpAxis
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import read_json
 
 START_FILE = "start.json"
 
@@ -85,16 +85,15 @@ def read(workdir: Path, checkpoint: str, which: str) -> Start:
     BadInput: if the run started from another one.
   """
   file = workdir / START_FILE
+  remedy = "fine-tune again in another --workdir"
+  values = read_json(file, remedy)
   try:
-    values = json.loads(file.read_text())
     size = PointBERTSize(**values.pop("architecture"))
     start = Start(**values, architecture=size)
     # One name for one place; "" is from scratch.
     places = {x and os.path.abspath(x) for x in (start.checkpoint, checkpoint)}
-  except (ValueError, KeyError, TypeError) as error:
-    raise BadInput(
-      f"{file} is damaged ({error}); fine-tune again in another --workdir"
-    ) from error
+  except (AttributeError, KeyError, TypeError) as error:
+    raise BadInput(f"{file} is damaged ({error}); {remedy}") from error
   if len(places) > 1 or start.which != which:
     raise BadInput(
       f"{file} says that this run started from {start.checkpoint!r} "

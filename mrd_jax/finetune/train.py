@@ -1,7 +1,6 @@
 """Fine-tunes an encoder for classification: a run of training/."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mrd_jax.config.finetuning import Config
 from mrd_jax.errors import BadInput
 from mrd_jax.finetune import start as starts
 from mrd_jax.finetune.classification import Classification
-from mrd_jax.io.files import write_json
+from mrd_jax.io.files import read_json, write_json
 from mrd_jax.parallel.agree import first_says
 from mrd_jax.training.loop import train_loop
 from mrd_jax.training.profile import compile_cache
@@ -60,4 +59,4 @@ def finetune(
     ended = train_loop(run, workdir)
   if not ended or jax.process_index():
     return None
-  return json.loads((workdir / "results.json").read_text())
+  return read_json(workdir / "results.json")

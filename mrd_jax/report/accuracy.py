@@ -1,13 +1,11 @@
 """Draws accuracy over steps, zero-shot or after fine-tuning."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 from mrd_jax.draw.chart import GREY, Chart, Curve, png, svg
 from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.errors import BadInput
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders, RunFolder
 
 TOP_K = (1, 3, 5)
@@ -101,17 +99,3 @@ def draw(run: RunFolder, path: Path) -> None:
     title = "Classification accuracy of the test split, by step"
   columns = min(len(made), 2)
   png(path, title, run.describe(), made, columns=columns, tall=2.6)
-
-
-ZERO_SHOT = Section(
-  "Zero-shot",
-  "Zero-shot accuracy",
-  functools.partial(section, finetuned=False),
-  "Of held-out shapes, by step; dotted: chance.",
-)
-FINETUNING = Section(
-  "Fine-tuning",
-  "Accuracy after fine-tuning",
-  functools.partial(section, finetuned=True),
-  "Of the test split, by step; dotted: chance.",
-)

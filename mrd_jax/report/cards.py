@@ -1,7 +1,6 @@
 """Shows what each run is."""
 
 from mrd_jax.draw.markup import Markup, join, tag
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders
 
 
@@ -14,9 +13,8 @@ def section(folders: Folders) -> list[Markup]:
     fields = {"Data": known.name if known else run.data.get("name")}
     if run.finetuned:
       # An empty name is a start from scratch, of which `source` says so.
-      fields["Started from"] = run.start.get("checkpoint") or run.start.get(
-        "source"
-      )
+      start = run.start
+      fields["Started from"] = start.get("checkpoint") or start.get("source")
     else:
       fields["Teacher"] = known.teacher if known else run.data.get("teacher")
     fields |= {
@@ -38,6 +36,3 @@ def section(folders: Folders) -> list[Markup]:
       )
     )
   return [tag("div", *cards, class_="cards")] if cards else []
-
-
-SECTION = Section("Runs", "Runs", section)

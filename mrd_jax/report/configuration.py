@@ -1,11 +1,9 @@
 """Shows the configurations of runs."""
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
 
+from mrd_jax.config.fields import flatten
 from mrd_jax.draw.markup import Markup, table, tag
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders
 
 NOT_SET = "—"
@@ -18,7 +16,7 @@ def section(folders: Folders) -> list[Markup]:
       field: value
       if isinstance(value, str) and value
       else json.dumps(value, ensure_ascii=False)
-      for field, value in flatten(run.config)
+      for field, value in flatten(run.config).items()
     }
     for name, run in folders.runs.items()
   }
@@ -40,15 +38,3 @@ def section(folders: Folders) -> list[Markup]:
     summary = tag("summary", f"The whole configuration of {name}")
     parts.append(tag("details", summary, whole))
   return parts
-
-
-def flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-  """Yields the leaves of nested sections, as ("loss.intra", False)."""
-  if isinstance(value, Mapping) and value:
-    for key, inner in value.items():
-      yield from flatten(inner, f"{name}.{key}" if name else str(key))
-  else:
-    yield name, value
-
-
-SECTION = Section("Configuration", "Configuration", section)

@@ -7,7 +7,6 @@ from mrd_jax.draw.markup import Markup, table, tag
 from mrd_jax.encoder.embed_split import read_embeddings, unit
 from mrd_jax.errors import BadInput
 from mrd_jax.metrics.zero_shot import confusion
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders, RunFolder
 
 MOST_CLASSES = 16  # in a matrix that one can read
@@ -116,11 +115,3 @@ def _mistakes(
   head = ("True class", "Taken for", "Shapes", "Of the class (%)")
   made = table(f"Mistakes of {title}", head, rows, class_="mistakes")
   return tag("details", tag("summary", "Most frequent mistakes"), made)
-
-
-SECTION = Section(
-  "Confusion",
-  "Confusion",
-  section,
-  "Which class is taken for which, from the stored embeddings.",
-)

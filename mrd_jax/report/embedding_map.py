@@ -5,7 +5,6 @@ import numpy as np
 from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.encoder.embed_split import read_embeddings
 from mrd_jax.errors import BadInput
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders, RunFolder
 
 MOST_SHAPES = 1500  # seconds of t-SNE
@@ -110,13 +109,3 @@ def flat_map(point_ND: np.ndarray) -> np.ndarray:
   size = np.array([WIDTH, HEIGHT]) - 2 * MARGIN
   span = np.where(high > low, high - low, 1)
   return (placed_N2 - low) / span * size + MARGIN
-
-
-SECTION = Section(
-  "Map",
-  "Embedding map",
-  section,
-  "Shapes in the joint space, laid out by t-SNE: neighbours are alike, "
-  "distances between groups mean little. The most frequent classes are "
-  "coloured; point at a dot to read its class.",
-)

@@ -10,7 +10,6 @@ import numpy as np
 from mrd_jax.data.records import XYZ_LEVELS
 from mrd_jax.draw.markup import Markup, json_block, tag
 from mrd_jax.errors import BadInput
-from mrd_jax.report.document import Section
 from mrd_jax.report.retrieval import Retrieval, open_retrieval
 from mrd_jax.report.run_folder import Folders
 
@@ -163,13 +162,3 @@ def _tile(
     data_title=known,
     aria_label=f"{known}: look at it in 3D",
   )
-
-
-SECTION = Section(
-  "Retrieval",
-  "Retrieval",
-  section,
-  "What each query finds, best first, with cosine similarities. Queries "
-  "are spread over the classes, not picked by result. Open a shape to "
-  "turn it.",
-)

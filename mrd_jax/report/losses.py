@@ -6,7 +6,6 @@ from pathlib import Path
 from mrd_jax.draw.chart import GREY, SMOOTH_FROM, Chart, Curve, png, svg
 from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.errors import BadInput
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders, RunFolder
 
 TERMS = "PI-TI: relation point–image against text–image, and so on"
@@ -89,6 +88,3 @@ def draw(run: RunFolder, path: Path) -> None:
     raise BadInput(run.untrained())
   notes = [*run.describe(), *_notes(made)]
   png(path, "The loss and its parts, by step", notes, made, columns=4, tall=1.4)
-
-
-SECTION = Section("Losses", "The loss and its parts", section, "By step.")

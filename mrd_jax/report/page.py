@@ -1,5 +1,6 @@
 """Writes the report of one run, or of several side by side, as an HTML page."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,19 +27,60 @@ def _left_out(folders: Folders) -> list[Markup]:
   return [tag("ul", *items, class_="missing")] if items else []
 
 
-# In the order of the page; a new one is a file and a line here.  The last
+# In the order of the page; a new one is a file and an entry here.  The last
 # tells what all others have left out.
 SECTIONS = (
-  cards.SECTION,
-  results.SECTION,
-  losses.SECTION,
-  weights.SECTION,
-  accuracy.ZERO_SHOT,
-  accuracy.FINETUNING,
-  confusion.SECTION,
-  embedding_map.SECTION,
-  gallery.SECTION,
-  configuration.SECTION,
+  Section("Runs", "Runs", cards.section),
+  Section(
+    "Results",
+    "Results",
+    results.section,
+    "The best value of a column is bold where there are several; of "
+    "relation gaps (mean absolute errors) it is the smallest.",
+  ),
+  Section("Losses", "The loss and its parts", losses.section, "By step."),
+  Section(
+    "Weights",
+    "Dynamic weights",
+    weights.section,
+    "Which teacher relation each pair follows (Eq. 9, Fig. 5 of the paper);"
+    " the two weights of a pair sum to 1, dotted: 1/2.",
+  ),
+  Section(
+    "Zero-shot",
+    "Zero-shot accuracy",
+    functools.partial(accuracy.section, finetuned=False),
+    "Of held-out shapes, by step; dotted: chance.",
+  ),
+  Section(
+    "Fine-tuning",
+    "Accuracy after fine-tuning",
+    functools.partial(accuracy.section, finetuned=True),
+    "Of the test split, by step; dotted: chance.",
+  ),
+  Section(
+    "Confusion",
+    "Confusion",
+    confusion.section,
+    "Which class is taken for which, from the stored embeddings.",
+  ),
+  Section(
+    "Map",
+    "Embedding map",
+    embedding_map.section,
+    "Shapes in the joint space, laid out by t-SNE: neighbours are alike, "
+    "distances between groups mean little. The most frequent classes are "
+    "coloured; point at a dot to read its class.",
+  ),
+  Section(
+    "Retrieval",
+    "Retrieval",
+    gallery.section,
+    "What each query finds, best first, with cosine similarities. Queries "
+    "are spread over the classes, not picked by result. Open a shape to "
+    "turn it.",
+  ),
+  Section("Configuration", "Configuration", configuration.section),
   Section("Left out", "What is not on this page", _left_out),
 )
 

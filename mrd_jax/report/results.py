@@ -6,7 +6,6 @@ from typing import NamedTuple
 from mrd_jax.draw.markup import Markup, table, tag
 from mrd_jax.encoder.embed_split import AT_THE_END
 from mrd_jax.metrics.table import cell, group_metrics, label, published_cell
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import EvaluationFolder, Folders, RunFolder
 
 
@@ -104,10 +103,9 @@ def evaluation_results(folders: Sequence[EvaluationFolder]) -> list[Markup]:
         by = f" by {row['selected_by']}" if row.get("selected_by") else ""
         parts.append(f"the {row['rule']} checkpoint{by}")
       for name, suite in row["suites"].items():
-        origins = (
-          [*parts, f"split {suite['split']}"] if "split" in suite else parts
-        )
-        entry = Row(row["name"], ", ".join(origins), suite["metrics"])
+        split = [f"split {suite['split']}"] if "split" in suite else []
+        origin = ", ".join(parts + split)
+        entry = Row(row["name"], origin, suite["metrics"])
         suites.setdefault(name, []).append(entry)
   tables = []
   for suite, rows in suites.items():
@@ -184,12 +182,3 @@ def results_table(
     table(title, head, body, class_="numbers"),
     *(tag("p", note, class_="note") for note in notes),
   )
-
-
-SECTION = Section(
-  "Results",
-  "Results",
-  section,
-  "The best value of a column is bold where there are several; of "
-  "relation gaps (mean absolute errors) it is the smallest.",
-)

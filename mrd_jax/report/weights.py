@@ -6,7 +6,6 @@ from pathlib import Path
 from mrd_jax.draw.chart import GREY, Chart, Curve, png, svg
 from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.errors import BadInput
-from mrd_jax.report.document import Section
 from mrd_jax.report.run_folder import Folders, RunFolder
 
 # The pairs that share their weights, and what each is about.  The last is the
@@ -99,12 +98,3 @@ def draw(run: RunFolder, path: Path) -> None:
   if _fixed(run):
     title = "Weights of the relation terms, fixed at 1/2 (loss.weighting)"
   png(path, title, run.describe(), made, columns=len(made), tall=2.2)
-
-
-SECTION = Section(
-  "Weights",
-  "Dynamic weights",
-  section,
-  "Which teacher relation each pair follows (Eq. 9, Fig. 5 of the paper);"
-  " the two weights of a pair sum to 1, dotted: 1/2.",
-)

@@ -117,7 +117,7 @@ def test_arguments_change_fields(arguments, field, value):
     ["--config", config, *arguments, "--workdir=runs/a b", "--distributed"]
   )
   assert str(args.workdir) == "runs/a b" and args.distributed
-  found = pretraining.from_config_dict(cli.load_config(args.config, overrides))
+  found = pretraining.Config.from_dict(cli.load_config(args.config, overrides))
   for part in field.split("."):
     found = getattr(found, part)
   assert found == value and type(found) is type(value)

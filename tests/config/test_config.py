@@ -21,7 +21,7 @@ from mrd_jax.config.fields import (
   may_change,
   parse_window,
 )
-from mrd_jax.config.pretraining import Config, TrainConfig, from_config_dict
+from mrd_jax.config.pretraining import Config, TrainConfig
 from mrd_jax.errors import BadInput
 
 KINDS = pytest.mark.parametrize(
@@ -37,7 +37,7 @@ NAN = float("nan")
 
 def load(module: str):
   values = importlib.import_module(module).get_config()
-  return SHIPPED[module].from_config_dict(values)
+  return SHIPPED[module].Config.from_dict(values)
 
 
 def changed(field: str, value, kind=pretraining) -> dict:
@@ -53,15 +53,15 @@ def test_every_shipped_config_is_a_config(module):
   config = load(module)
   # And survives the trip through a run's config.json.
   text = json.dumps(dataclasses.asdict(config))
-  assert SHIPPED[module].from_config_dict(json.loads(text)) == config
+  assert SHIPPED[module].Config.from_dict(json.loads(text)) == config
 
 
 @KINDS
 def test_the_base_is_made_of_the_declarations(kind):
   values = {pretraining: base, finetuning: finetune_base}[kind].get_config()
   assert isinstance(values, ConfigDict)
-  assert kind.from_config_dict(values) == kind.Config()
-  assert as_config_dict(kind.from_config_dict(values)) == values
+  assert kind.Config.from_dict(values) == kind.Config()
+  assert as_config_dict(kind.Config.from_dict(values)) == values
   defaults = {item.name: item.default for item in describe(kind.Config)}
   assert defaults == flatten(values.to_dict())
 
@@ -90,17 +90,17 @@ def test_configs_of_one_size_share_everything_but_the_data():
 def test_whole_numbers_are_accepted_for_fractions_and_lists_for_tuples():
   for config in (
     Config(train=TrainConfig(epochs=3)),
-    from_config_dict(changed("train.epochs", 3)),
-    from_config_dict(ConfigDict(changed("train.epochs", 3))),
+    Config.from_dict(changed("train.epochs", 3)),
+    Config.from_dict(ConfigDict(changed("train.epochs", 3))),
   ):
     assert config.train.epochs == 3 and type(config.train.epochs) is float
-  config = from_config_dict(changed("eval.retrieval", ["a", "b"]))
+  config = Config.from_dict(changed("eval.retrieval", ["a", "b"]))
   assert config.eval.retrieval == ("a", "b")
 
 
 def test_a_config_that_is_made_in_python_is_checked():
   config = Config(train=TrainConfig(batch_size=64))
-  assert config == from_config_dict(changed("train.batch_size", 64))
+  assert config == Config.from_dict(changed("train.batch_size", 64))
   for make in (
     lambda: Config(train=TrainConfig(batch_size=1)),
     lambda: dataclasses.replace(config, train=TrainConfig(batch_size=1)),
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_named(name, value, words):
     where = name.split(".")[0]
     words = r"needs either epochs or steps: .* \(they are [\d.]+, \d\)$"
   with pytest.raises(BadInput, match=rf"^config\.{where} {words}") as error:
-    from_config_dict(changed(name, value))
+    Config.from_dict(changed(name, value))
   assert "\n" not in str(error.value)
 
 
@@ -196,7 +196,7 @@ def test_fields_that_do_not_go_together_are_named(changes, words):
 )
 def test_what_is_wrong_with_a_fine_tuning_is_named(name, value, words):
   with pytest.raises(BadInput, match=rf"^config\.{name} .*{words}"):
-    finetuning.from_config_dict(changed(name, value, finetuning))
+    finetuning.Config.from_dict(changed(name, value, finetuning))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_missing_field_is_named(kind, field):
   section, _, name = field.rpartition(".")
   del (values[section] if section else values)[name]
   with pytest.raises(BadInput, match=rf"config\.{field} is missing"):
-    kind.from_config_dict(values)
+    kind.Config.from_dict(values)
 
 
 def test_intervals_are_given_in_epochs_or_steps():

@@ -33,7 +33,7 @@ from openshape_bundle import Attack
 from configs import debug
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.config.pretraining import Config
 from mrd_jax.convert import bridge, onnx_export
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_json
@@ -71,7 +71,7 @@ def test_to_torch(model_dir, tmp_path, capsys, suffix, options):
 
 def test_a_runs_checkpoints(tmp_path):
   """A run as `train` leaves it: steps 4 and 8, of which 4 scored better."""
-  config = from_config_dict(debug.get_config())
+  config = Config.from_dict(debug.get_config())
   write_json(tmp_path / "config.json", dataclasses.asdict(config))
   size, metric = config.model.size, config.checkpoint.best_metric
   checkpoints = Checkpoints(

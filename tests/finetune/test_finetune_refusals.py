@@ -9,7 +9,7 @@ import pytest
 import runs
 from runs import last_state
 
-from mrd_jax.config.finetuning import from_config_dict
+from mrd_jax.config.finetuning import Config
 from mrd_jax.data.records import Shape
 from mrd_jax.errors import BadInput
 from mrd_jax.finetune import __main__ as command_line
@@ -154,5 +154,5 @@ def test_shipped_configs_name_splits_that_prepare_makes():
   assert 'f"modelnet{classes}_txt_{part}"' in maker
   for config, split in made.items():
     module = importlib.import_module(f"configs.finetune.{config}")
-    data = from_config_dict(module.get_config()).data
+    data = Config.from_dict(module.get_config()).data
     assert (data.train, data.test) == (f"{split}_train", f"{split}_test")

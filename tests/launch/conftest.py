@@ -15,7 +15,7 @@ import pytest
 from runs import losses
 
 from configs import debug
-from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.config.pretraining import Config
 from mrd_jax.training import set_up
 
 # A Python that only notes what it was started with; TERM is noted too.
@@ -71,7 +71,7 @@ def curve(data_dir, tmp_path_factory) -> dict[int, float]:
   values = debug.get_config()
   values.data.dir = str(data_dir)
   values.eval.every_steps = 20
-  set_up.train(from_config_dict(values), workdir)
+  set_up.train(Config.from_dict(values), workdir)
   return losses(workdir)
 
 

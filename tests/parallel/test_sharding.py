@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from configs import debug
 from mrd_jax.checkpoint.checksum import by_path
-from mrd_jax.config.pretraining import from_config_dict
+from mrd_jax.config.pretraining import Config
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
@@ -20,7 +20,7 @@ from mrd_jax.training.state import make_state
 
 
 def test_parameters_moments_and_average_are_split_alike():
-  config = from_config_dict(debug.get_config())
+  config = Config.from_dict(debug.get_config())
   size = dataclasses.replace(config.model.size, depth=1)
   mesh = sharding.make_mesh(4)
   assert dict(mesh.shape) == {"data": 2, "fsdp": 4}

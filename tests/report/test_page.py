@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from report_runs import DIM, SHAPES, change_embeddings, make_run
 
+from mrd_jax.config.fields import flatten
 from mrd_jax.errors import BadInput
 from mrd_jax.report import confusion, embedding_map, gallery
 from mrd_jax.report.__main__ import main
-from mrd_jax.report.configuration import flatten
 from mrd_jax.report.page import short_names, write_page
 from mrd_jax.report.results import run_results
 from mrd_jax.report.retrieval import choose_queries, open_retrieval
@@ -57,7 +57,7 @@ def test_names_are_as_long_as_needed(tmp_path):
 
 def test_config_is_flattened():
   nested = {"a": {"b": 1, "c": {"d": []}}, "e": {}, "f": "x"}
-  assert dict(flatten(nested)) == {"a.b": 1, "a.c.d": [], "e": {}, "f": "x"}
+  assert flatten(nested) == {"a.b": 1, "a.c.d": [], "e": {}, "f": "x"}
 
 
 def test_clouds_stay_within_their_budget(runs, monkeypatch):
