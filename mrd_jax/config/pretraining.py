@@ -15,7 +15,6 @@ from mrd_jax.config.fields import SHARE, field
 from mrd_jax.errors import BadInput
 
 Representation = Literal["similarity", "euclidean", "partial_order"]
-Form = Literal["auto", "dense", "gather"]
 Sampling = Literal["auto", "xla", "kernel"]
 UpAxis = Literal["y", "z"]
 
@@ -120,7 +119,7 @@ class LossConfig:
     "How many random pairs per anchor Eq. 12 takes; 0 takes all.",
     between=(0, 2**24),
   )
-  form: Form = field(
+  form: Literal["auto", "dense", "gather"] = field(
     "auto",
     "How the terms are computed, the numbers are the same: 'dense' from (B, B) "
     "matrices; 'gather' tile by tile, every device its rows against all "
@@ -224,8 +223,8 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-  """When the state is saved, and which checkpoints are kept."""
+class IntervalConfig:
+  """How often something is done."""
 
   every_epochs: float = field(
     1.0, "Interval in epochs (besides the last step).", between=(0, 1e6)
@@ -233,6 +232,12 @@ class CheckpointConfig:
   every_steps: int = field(
     0, "Interval in steps; set one of the two to 0.", between=(0, 2**31)
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(IntervalConfig):
+  """When the state is saved, and which checkpoints are kept."""
+
   keep_latest: int = field(
     3, "How many of the newest are kept.", between=(1, 2**20)
   )
@@ -250,15 +255,10 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(IntervalConfig):
   """Evaluation on held-out splits."""
 
-  every_epochs: float = field(
-    5.0, "Interval in epochs (besides the last step).", between=(0, 1e6)
-  )
-  every_steps: int = field(
-    0, "Interval in steps; set one of the two to 0.", between=(0, 2**31)
-  )
+  every_epochs: float = 5.0
   batch_size: int = field(512, "Global batch.", between=(1, 2**24))
   data_dir: str = field(
     "", "Prepared dataset of the splits below; '' is data.dir."

@@ -9,8 +9,6 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-VOID = frozenset({"meta"})  # of the elements that the page has
-
 
 class Markup(str):
   """HTML that is safe as it stands."""
@@ -36,7 +34,7 @@ def tag(name: str, /, *children: str | None, **attributes: Any) -> Markup:
         key if value is True else f'{key}="{html.escape(str(value))}"'
       )
   opening = f"<{' '.join(parts)}>"
-  if name in VOID:
+  if name == "meta":  # the only void element that the page has
     return Markup(opening)
   return Markup(f"{opening}{join(children)}</{name}>")
 

@@ -6,8 +6,6 @@ from mrd_jax.config.fields import flatten
 from mrd_jax.draw.markup import Markup, table, tag
 from mrd_jax.report.run_folder import Folders
 
-NOT_SET = "—"
-
 
 def section(folders: Folders) -> list[Markup]:
   """Shows what differs between the runs, and each configuration whole."""
@@ -23,7 +21,7 @@ def section(folders: Folders) -> list[Markup]:
   parts = []
   if len(flat) > 1:
     rows = [
-      [field, *(values.get(field, NOT_SET) for values in flat.values())]
+      [field, *(values.get(field, "—") for values in flat.values())]
       for field in dict.fromkeys(f for values in flat.values() for f in values)
     ]
     differ = [row for row in rows if len(set(row[1:])) > 1]

@@ -5,6 +5,7 @@ import numpy as np
 from mrd_jax.draw.markup import Markup, tag
 from mrd_jax.encoder.embed_split import read_embeddings
 from mrd_jax.errors import BadInput
+from mrd_jax.report.retrieval import spaced
 from mrd_jax.report.run_folder import Folders, RunFolder
 
 MOST_SHAPES = 1500  # seconds of t-SNE
@@ -25,10 +26,8 @@ def map_block(name: str, run: RunFolder, split: str) -> Markup:
   """
   found = read_embeddings(run.workdir / "embeddings" / f"{split}.npz")
   label_N, names = found.label, run.class_names(split)
-  chosen = np.flatnonzero(label_N >= 0)
-  if len(chosen) > MOST_SHAPES:
-    spaced = np.linspace(0, len(chosen) - 1, MOST_SHAPES).round().astype(int)
-    chosen = chosen[spaced]
+  labelled = np.flatnonzero(label_N >= 0)
+  chosen = labelled[spaced(len(labelled), MOST_SHAPES)]
   if len(chosen) < 4:
     raise BadInput(
       f"split {split!r} has {len(chosen)} labelled shapes, too few for a map"

@@ -10,7 +10,7 @@ import numpy as np
 from mrd_jax.data.records import XYZ_LEVELS
 from mrd_jax.draw.markup import Markup, json_block, tag
 from mrd_jax.errors import BadInput
-from mrd_jax.report.retrieval import Retrieval, open_retrieval
+from mrd_jax.report.retrieval import Retrieval, open_retrieval, spaced
 from mrd_jax.report.run_folder import Folders
 
 MOST_POINTS = 1024  # of a cloud
@@ -44,9 +44,7 @@ class Clouds:
     most = min(MOST_POINTS, max(share, 1))
     encoded = []
     for record in self._records.values():
-      kept = np.arange(len(record["xyz"]))
-      if len(kept) > most:
-        kept = np.linspace(0, len(kept) - 1, most).round().astype(int)
+      kept = spaced(len(record["xyz"]), most)
       xyz_N3 = record["xyz"][kept].astype(np.float64)
       xyz_N3 -= (xyz_N3.min(axis=0) + xyz_N3.max(axis=0)) / 2
       radius = np.linalg.norm(xyz_N3, axis=1).max() or 1  # may be one point

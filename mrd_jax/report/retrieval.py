@@ -121,5 +121,9 @@ def choose_queries(
   ordered = candidates[np.lexsort((group, turn))]
   if len(seen) <= count:
     return ordered[:count]
-  spaced = np.linspace(0, len(seen) - 1, count).round().astype(int)
-  return ordered[spaced]
+  return ordered[spaced(len(seen), count)]
+
+
+def spaced(count: int, most: int) -> np.ndarray:
+  """Chooses at most so many of `count` numbers from 0 on, evenly."""
+  return np.linspace(0, count - 1, min(count, most)).round().astype(int)
