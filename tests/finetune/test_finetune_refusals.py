@@ -156,3 +156,10 @@ def test_shipped_configs_name_splits_that_prepare_makes():
     module = importlib.import_module(f"configs.finetune.{config}")
     data = Config.from_dict(module.get_config()).data
     assert (data.train, data.test) == (f"{split}_train", f"{split}_test")
+
+
+def test_a_flag_is_not_abbreviated(capsys):
+  flags = ["--work", "runs/x", "--config", "x.py", "--checkpoint", ""]
+  with pytest.raises(SystemExit):
+    command_line.main(flags)
+  assert "required: --workdir" in capsys.readouterr().err
