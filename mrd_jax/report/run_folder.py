@@ -54,19 +54,22 @@ class RunFolder:
     """Says whether it is a fine-tuning: of a classifier, without relations."""
     return "test" in self.config["data"]
 
-  def series(self, kind: str) -> dict[str, np.ndarray]:
+  def series(self, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns the metrics of one kind, "train" or "eval".
 
     Returns:
-      For every name a (2, N) array: the steps at which it was recorded, and
-      its values.
+      For every name the (N,) steps at which it was recorded, and its (N,)
+      values.
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for line in self.lines:
       if line["kind"] == kind:
         for name in line.keys() - {"step", "kind", "time"}:
           points.setdefault(name, []).append((line["step"], line[name]))
-    return {name: np.array(pairs).T for name, pairs in points.items()}
+    return {
+      name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1])
+      for name, pairs in points.items()
+    }
 
   def last_evaluation(self) -> dict[str, Any]:
     """Returns the newest line of kind "eval"; empty if there is none."""
