@@ -9,7 +9,7 @@ from mrd_jax.config.fields import SHARE, build, check, field, parse_window
 from mrd_jax.errors import BadInput
 
 Remat = Literal["none", "blocks", "all"]
-Attention = Literal["xla", "cudnn"]
+Attention = Literal["auto", "xla", "cudnn"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,9 @@ class ComputeConfig:
     may_change=True,
   )
   attention: Attention = field(
-    "xla",
-    "Implementation of attention; 'cudnn' needs an NVIDIA GPU and bfloat16.",
+    "auto",
+    "Form of attention: 'cudnn' needs an NVIDIA GPU and bfloat16, 'xla' runs "
+    "everywhere; 'auto' takes cudnn where it can.",
     may_change=True,
   )
   fps_chunk: int = field(

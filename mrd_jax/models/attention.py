@@ -1,16 +1,52 @@
 """Computes self-attention in the form that is fast where it runs.
 
-`jax.nn.dot_product_attention` keeps the (L, L) weights of all heads for the
-backward pass.  Accelerators fuse most of that; a CPU writes and reads it
-several times.  There, in float32, one head at a time goes forward and
-backward, and its weights are computed twice (as FlashAttention does,
-arXiv 2205.14135), so that they stay in the cache.
+No form keeps the (L, L) weights of all heads for the backward pass: each
+keeps the log of their sums and computes them a second time (FlashAttention,
+arXiv 2205.14135).  NVIDIA's GPUs do so in cuDNN's kernel, which never writes
+them; a CPU takes one head at a time, so that they stay in its cache; other
+devices take all heads at once.  Which form runs is decided when the program
+is lowered: one exported program is right on every platform.
 """
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mrd_jax.config.shared import Attention
+from mrd_jax.models.layers import precision_of
+
+
+def takes_cudnn(implementation: Attention, dtype: Any) -> bool:
+  """Says whether CUDA devices shall compute attention in cuDNN's kernel.
+
+  Args:
+    implementation: "auto" takes it in half precision where this process has a
+      GPU with the tensor cores that it needs (Ampere and newer); "cudnn"
+      always, "xla" never.
+    dtype: Of queries, keys and values.
+  """
+  if implementation != "auto":
+    return implementation == "cudnn"
+  if jnp.dtype(dtype).itemsize != 2:
+    return False
+  device = jax.local_devices()[0]
+  major = str(getattr(device, "compute_capability", "")).split(".")[0]
+  return (
+    device.platform == "gpu"
+    and "cuda" in device.client.platform_version
+    and int(major) >= 8
+  )
+
+
+def padded_length(length: int, implementation: Attention, dtype: Any) -> int:
+  """Returns the number of tokens to compute with: even for cuDNN's kernel.
+
+  JAX lowers the kernel's gradient for even lengths only.  The encoder's
+  lengths are odd: groups and a cls token.
+  """
+  return length + length % 2 * takes_cudnn(implementation, dtype)
 
 
 def attention(
@@ -18,6 +54,7 @@ def attention(
   k_BLHK: jax.Array,
   v_BLHK: jax.Array,
   implementation: Attention,
+  length: int | None = None,
 ) -> jax.Array:
   """Computes softmax(q k' / sqrt(K)) v for every head.
 
@@ -25,52 +62,107 @@ def attention(
     q_BLHK: (B, L, H, K) queries of H heads of width K.
     k_BLHK: (B, L, H, K) keys.
     v_BLHK: (B, L, H, K) values.
-    implementation: "cudnn" (half precision on NVIDIA GPUs) or "xla".
+    implementation: See `takes_cudnn`; "cudnn" needs half precision.
+    length: How many leading tokens exist, L by default.  The others have no
+      weight, and what they get means nothing.
 
   Returns:
     (B, L, H, K).
   """
-  wide = jnp.dtype(q_BLHK.dtype).itemsize >= 4
-  if implementation == "xla" and wide and jax.default_backend() == "cpu":
-    heads = (x.transpose(2, 0, 1, 3) for x in (q_BLHK, k_BLHK, v_BLHK))
-    y_HBLK = jax.lax.map(lambda head: _head(*head), tuple(heads))
-    return y_HBLK.transpose(1, 2, 0, 3)
+  length = length or q_BLHK.shape[1]
+  cudnn = takes_cudnn(implementation, q_BLHK.dtype)
+  return jax.lax.platform_dependent(
+    q_BLHK,
+    k_BLHK,
+    v_BLHK,
+    cpu=functools.partial(head_by_head, length=length),
+    cuda=functools.partial(by_cudnn if cudnn else all_heads, length=length),
+    default=functools.partial(all_heads, length=length),
+  )
+
+
+def head_by_head(
+  q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, length: int
+) -> jax.Array:
+  """Computes `attention` with one head's weights at a time."""
+  heads = (q_BLHK, k_BLHK[:, :length], v_BLHK[:, :length])
+  y_HBLK = jax.lax.map(
+    lambda head: _softmax_product(*head),
+    tuple(x.transpose(2, 0, 1, 3) for x in heads),
+  )
+  return y_HBLK.transpose(1, 2, 0, 3)
+
+
+def all_heads(
+  q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, length: int
+) -> jax.Array:
+  """Computes `attention` with the weights of all heads at once."""
+  heads = (q_BLHK, k_BLHK[:, :length], v_BLHK[:, :length])
+  return _softmax_product(*(x.swapaxes(1, 2) for x in heads)).swapaxes(1, 2)
+
+
+def by_cudnn(
+  q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, length: int
+) -> jax.Array:
+  """Computes `attention` in cuDNN's kernel; its gradient needs an even L."""
+  lengths_B = jnp.full(len(q_BLHK), length, jnp.int32)
   return jax.nn.dot_product_attention(
-    q_BLHK, k_BLHK, v_BLHK, implementation=implementation
+    q_BLHK,
+    k_BLHK,
+    v_BLHK,
+    query_seq_lengths=lengths_B,
+    key_value_seq_lengths=lengths_B,
+    implementation="cudnn",
   )
 
 
 @jax.custom_vjp
-def _head(q_BLK: jax.Array, k_BLK: jax.Array, v_BLK: jax.Array) -> jax.Array:
-  """One head: (B, L, K) each."""
-  return _forward(q_BLK, k_BLK, v_BLK)[0]
+def _softmax_product(
+  q_BLK: jax.Array, k_BMK: jax.Array, v_BMK: jax.Array
+) -> jax.Array:
+  """softmax(q k' / sqrt(K)) v of matrices; B is any number of axes."""
+  return _forward(q_BLK, k_BMK, v_BMK)[0]
 
 
-def _scores(q_BLK: jax.Array, k_BLK: jax.Array) -> jax.Array:
-  return q_BLK @ k_BLK.swapaxes(1, 2) * q_BLK.shape[-1] ** -0.5
-
-
-def _forward(q_BLK, k_BLK, v_BLK):
-  scores_BLL = _scores(q_BLK, k_BLK)
-  top_BL1 = scores_BLL.max(axis=-1, keepdims=True)
-  weights_BLL = jnp.exp(scores_BLL - top_BL1)
-  sum_BL1 = weights_BLL.sum(axis=-1, keepdims=True)
-  y_BLK = weights_BLL @ v_BLK / sum_BL1
-  return y_BLK, (q_BLK, k_BLK, v_BLK, y_BLK, top_BL1 + jnp.log(sum_BL1))
-
-
-def _backward(kept, dy_BLK):
-  q_BLK, k_BLK, v_BLK, y_BLK, log_sum_BL1 = kept
-  p_BLL = jnp.exp(_scores(q_BLK, k_BLK) - log_sum_BL1)
-  dp_BLL = dy_BLK @ v_BLK.swapaxes(1, 2)
-  # Through the softmax: ds = p (dp - sum p dp), and sum p dp = y dy.
-  own_BL1 = (dy_BLK * y_BLK).sum(axis=-1, keepdims=True)
-  ds_BLL = p_BLL * (dp_BLL - own_BL1) * q_BLK.shape[-1] ** -0.5
-  return (
-    ds_BLL @ k_BLK,
-    ds_BLL.swapaxes(1, 2) @ q_BLK,
-    p_BLL.swapaxes(1, 2) @ dy_BLK,
+def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Multiplies matrices and leaves sums in float32 at least."""
+  return jnp.matmul(
+    a,
+    b,
+    precision=precision_of(a.dtype),
+    preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
   )
 
 
-_head.defvjp(_forward, _backward)
+def _scores(q_BLK: jax.Array, k_BMK: jax.Array) -> jax.Array:
+  return _multiply(q_BLK, k_BMK.mT) * q_BLK.shape[-1] ** -0.5
+
+
+def _forward(q_BLK, k_BMK, v_BMK):
+  scores_BLM = _scores(q_BLK, k_BMK)
+  top_BL1 = scores_BLM.max(axis=-1, keepdims=True)
+  weights_BLM = jnp.exp(scores_BLM - top_BL1)
+  sum_BL1 = weights_BLM.sum(axis=-1, keepdims=True)
+  y_BLK = _multiply(weights_BLM.astype(v_BMK.dtype), v_BMK) / sum_BL1
+  y_BLK = y_BLK.astype(v_BMK.dtype)
+  return y_BLK, (q_BLK, k_BMK, v_BMK, y_BLK, top_BL1 + jnp.log(sum_BL1))
+
+
+def _backward(kept, dy_BLK):
+  q_BLK, k_BMK, v_BMK, y_BLK, log_sum_BL1 = kept
+  dtype = q_BLK.dtype
+  p_BLM = jnp.exp(_scores(q_BLK, k_BMK) - log_sum_BL1)
+  dp_BLM = _multiply(dy_BLK, v_BMK.mT)
+  # Through the softmax: ds = p (dp - sum p dp), and sum p dp = y dy.
+  own_BL1 = (dy_BLK.astype(dp_BLM.dtype) * y_BLK).sum(-1, keepdims=True)
+  ds_BLM = p_BLM * (dp_BLM - own_BL1) * q_BLK.shape[-1] ** -0.5
+  ds_BLM = ds_BLM.astype(dtype)
+  gradients = (
+    _multiply(ds_BLM, k_BMK),
+    _multiply(ds_BLM.mT, q_BLK),
+    _multiply(p_BLM.astype(dtype).mT, dy_BLK),
+  )
+  return tuple(gradient.astype(dtype) for gradient in gradients)
+
+
+_softmax_product.defvjp(_forward, _backward)

@@ -1,8 +1,10 @@
 """Defines what the models share: PyTorch's dense layer, and precision."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -25,15 +27,61 @@ def full_precision(dtype: jnp.dtype) -> AbstractContextManager:
   return jax.default_matmul_precision("highest")
 
 
+def precision_of(dtype: Any) -> Literal["highest"] | None:
+  """Returns the precision that keeps products of a type in that type.
+
+  Without it float32 becomes TF32 on GPUs and bfloat16 on TPUs.
+  """
+  return "highest" if jnp.dtype(dtype).itemsize >= 4 else None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x_RI: jax.Array, kernel_IO: jax.Array, sum_dtype: Any) -> jax.Array:
+  """Multiplies rows by a layer's weights, in the rows' type.
+
+  Differentiated as it stands, a product in half precision rounds the weights'
+  gradient before devices (or the parts of a batch) sum it.  Here it leaves
+  the matrix units as they accumulate it.
+
+  Args:
+    x_RI: (R, I) rows.
+    kernel_IO: (I, O) weights, float32 or wider.
+    sum_dtype: What the weights' gradient is rounded to, at the most.
+  """
+  return jnp.matmul(
+    x_RI, kernel_IO.astype(x_RI.dtype), precision=precision_of(x_RI.dtype)
+  )
+
+
+def _matmul_backward(sum_dtype, kept, dy_RO):
+  x_RI, kernel_IO = kept
+  precision = precision_of(x_RI.dtype)
+  dx_RI = jnp.matmul(dy_RO, kernel_IO.astype(x_RI.dtype).T, precision=precision)
+  dkernel_IO = jnp.matmul(
+    x_RI.T,
+    dy_RO,
+    precision=precision,
+    preferred_element_type=jnp.promote_types(x_RI.dtype, sum_dtype),
+  )
+  return dx_RI, dkernel_IO.astype(kernel_IO.dtype)
+
+
+matmul.defvjp(
+  lambda x, kernel, _: (matmul(x, kernel, _), (x, kernel)), _matmul_backward
+)
+
+
 class Linear(nn.Module):
   """A dense layer initialised as PyTorch's Linear and 1x1 convolutions are.
 
-  Weights and bias are uniform within 1 / sqrt(fan_in).
+  Weights and bias are uniform within 1 / sqrt(fan_in).  `sum_dtype` is that
+  of `matmul`.
   """
 
   features: int
   use_bias: bool = True
   dtype: jnp.dtype = jnp.float32
+  sum_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -42,8 +90,7 @@ class Linear(nn.Module):
     kernel = self.param("kernel", init, (fan_in, self.features))
     # XLA multiplies matrices faster than it contracts higher ranks on CPU.
     x_2d = x.reshape(-1, fan_in).astype(self.dtype)
-    with full_precision(self.dtype):
-      y = x_2d @ kernel.astype(self.dtype)
+    y = matmul(x_2d, kernel, self.sum_dtype)
     if self.use_bias:
       bias = self.param("bias", init, (self.features,))
       # Added in float32, so that its gradient, a sum over all rows, is summed

@@ -4,11 +4,13 @@ A group has many points of few channels, so that what is written and read
 decides the time, not the operations.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models.layers import EPSILON, full_precision, uniform
+from mrd_jax.models.layers import EPSILON, matmul, precision_of, uniform
 
 MOMENTUM = 0.9  # of BatchNorm's running statistics; PyTorch's 0.1
 
@@ -67,6 +69,7 @@ def _gram(x_RC: jax.Array) -> jax.Array:
     x_RC,
     x_RC,
     (((0,), (0,)), ((), ())),
+    precision=precision_of(x_RC.dtype),
     preferred_element_type=jnp.promote_types(x_RC.dtype, jnp.float32),
   )
 
@@ -78,7 +81,7 @@ def _gram_backward(x_RC, g_CC):
   g_CC = g_CC + g_CC.T
   high_CC = g_CC.astype(x_RC.dtype)
   if high_CC.dtype == g_CC.dtype:
-    return (x_RC @ high_CC,)
+    return (jnp.matmul(x_RC, high_CC, precision=precision_of(x_RC.dtype)),)
   low_CC = (g_CC - high_CC.astype(g_CC.dtype)).astype(x_RC.dtype)
   twice_RC = jnp.concatenate([x_RC, x_RC], axis=1)
   return (twice_RC @ jnp.concatenate([high_CC, low_CC]),)
@@ -97,8 +100,9 @@ def _moments_of_linear(
   rows = x_RI.shape[0]
   mean_I = x_RI.mean(0, dtype=jnp.promote_types(x_RI.dtype, jnp.float32))
   covariance_II = _gram(x_RI) / rows - jnp.outer(mean_I, mean_I)
-  variance_C = ((covariance_II @ kernel_IC) * kernel_IC).sum(0)
-  return mean_I @ kernel_IC + bias_C, jnp.maximum(variance_C, 0)
+  times = functools.partial(jnp.matmul, precision="highest")
+  variance_C = (times(covariance_II, kernel_IC) * kernel_IC).sum(0)
+  return times(mean_I, kernel_IC) + bias_C, jnp.maximum(variance_C, 0)
 
 
 class MiniPointNet(nn.Module):
@@ -128,17 +132,16 @@ class MiniPointNet(nn.Module):
     x_RC = x_BGKC.reshape(-1, x_BGKC.shape[-1])
     wide = jnp.promote_types(self.dtype, jnp.float32)
     for i, features in enumerate((64, 64, self.sa_dim)):
-      with full_precision(self.dtype):
-        kernel, bias_C = _Weights(features, name=f"linear_{i}")(x_RC.shape[-1])
-        sowing = self.is_mutable_collection("intermediates")
-        moments = None
-        if train or sowing:
-          moments = _moments_of_linear(x_RC, kernel, bias_C)
-        if sowing:
-          self.sow("intermediates", f"into_norm_{i}", moments)
-        norm = _Norm(name=f"norm_{i}")
-        factor_C, shift_C = norm(moments if train else None, features)
-        x_RC = x_RC @ (kernel * factor_C).astype(self.dtype)
+      kernel, bias_C = _Weights(features, name=f"linear_{i}")(x_RC.shape[-1])
+      sowing = self.is_mutable_collection("intermediates")
+      moments = None
+      if train or sowing:
+        moments = _moments_of_linear(x_RC, kernel, bias_C)
+      if sowing:
+        self.sow("intermediates", f"into_norm_{i}", moments)
+      norm = _Norm(name=f"norm_{i}")
+      factor_C, shift_C = norm(moments if train else None, features)
+      x_RC = matmul(x_RC, kernel * factor_C, jnp.float32)
       if i == 2:
         x_RC = x_RC.reshape(*shape, features).max(axis=2)
       shift_C = bias_C * factor_C + shift_C

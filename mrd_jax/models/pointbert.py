@@ -9,6 +9,7 @@ epsilon 1e-5, no position embedding besides the centre's xyz in the lift, no
 final LayerNorm, PyTorch's default initialisation.
 """
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -19,8 +20,8 @@ from jax.sharding import NamedSharding
 from mrd_jax.config.pretraining import PointBERTSize, Sampling
 from mrd_jax.config.shared import Attention, Remat
 from mrd_jax.models import point_ops
-from mrd_jax.models.attention import attention
-from mrd_jax.models.layers import EPSILON, Linear, full_precision
+from mrd_jax.models.attention import attention, padded_length
+from mrd_jax.models.layers import EPSILON, Linear
 from mrd_jax.models.mini_pointnet import MiniPointNet
 
 HEAD_DIM = 64
@@ -47,41 +48,55 @@ def drop_path(x_BLD: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 class Block(nn.Module):
   """A pre-norm transformer block.
 
-  `drop_path` is the rate at which a sample loses either branch; above 0 it
-  needs the random stream "drop_path".
+  Attributes:
+    heads: H, of width `HEAD_DIM`.
+    mlp_dim: Hidden width of the MLP.
+    dtype: Compute type.
+    sum_dtype: See `layers.matmul`.
+    attention: See `attention.py`.
+    length: How many leading tokens exist; None: all.
+    drop_path: Rate at which a sample loses either branch; above 0 it needs
+      the random stream "drop_path".
   """
 
   heads: int
   mlp_dim: int
-  attention: Attention
   dtype: jnp.dtype
+  sum_dtype: jnp.dtype
+  attention: Attention
+  length: int | None = None
   drop_path: float = 0.0
 
   @nn.compact
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     batch, length, width = x_BLD.shape
     inner = self.heads * HEAD_DIM
+    linear = functools.partial(
+      Linear, dtype=self.dtype, sum_dtype=self.sum_dtype
+    )
 
     y_BLD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="attention_norm")(
       x_BLD
     )
-    qkv = Linear(3 * inner, use_bias=False, dtype=self.dtype, name="qkv")(y_BLD)
+    qkv = linear(3 * inner, use_bias=False, name="qkv")(y_BLD)
     qkv = qkv.reshape(batch, length, 3, self.heads, HEAD_DIM)
-    with full_precision(self.dtype), jax.named_scope("attention"):
+    with jax.named_scope("attention"):
       # Slices: with a moved axis XLA for CPUs (jaxlib 0.12.0.1) computes wrong
       # products in bfloat16.
       q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-      y = attention(q, k, v, self.attention)
+      y = attention(q, k, v, self.attention, self.length)
     y = y.reshape(batch, length, inner)
-    y = Linear(width, dtype=self.dtype, name="attention_out")(y)
+    y = linear(width, name="attention_out")(y)
     if self.drop_path:
       y = drop_path(y, self.drop_path, self.make_rng("drop_path"))
     x_BLD = x_BLD + y
 
     y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="mlp_norm")(x_BLD)
-    y = Linear(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
-    y = nn.gelu(y, approximate=False)
-    y = Linear(width, dtype=self.dtype, name="mlp_out")(y)
+    y = linear(self.mlp_dim, name="mlp_in")(y)
+    # Computed again in the backward pass: it would keep two arrays more, the
+    # widest that there are.
+    y = jax.checkpoint(functools.partial(nn.gelu, approximate=False))(y)
+    y = linear(width, name="mlp_out")(y)
     if self.drop_path:
       y = drop_path(y, self.drop_path, self.make_rng("drop_path"))
     return x_BLD + y
@@ -96,6 +111,8 @@ class PointBERT(nn.Module):
       projection out (OpenShape's ViT-B/32 encoder), D is then the width.
     dtype: Compute type of matrix work; parameters, BatchNorm and LayerNorm
       statistics are float32 always.
+    sum_dtype: What the gradients of the blocks' matrices are rounded to before
+      devices sum them, see `layers.matmul`.
     remat: What the backward pass recomputes instead of keeping: nothing, the
       transformer blocks, or the mini-PointNet too.
     attention: Implementation, see `attention.py`.
@@ -113,8 +130,9 @@ class PointBERT(nn.Module):
   size: PointBERTSize
   embed_dim: int | None
   dtype: jnp.dtype = jnp.float32
+  sum_dtype: jnp.dtype = jnp.float32
   remat: Remat = "none"
-  attention: Attention = "xla"
+  attention: Attention = "auto"
   sampling: Sampling = "auto"
   fps_chunk: int = 1
   query_chunk: int = 8
@@ -178,28 +196,39 @@ class PointBERT(nn.Module):
     x_BGD = jnp.concatenate(
       [groups.center_xyz.astype(self.dtype), feature_BGS], axis=-1
     )
-    x_BGD = Linear(size.width, dtype=self.dtype, name="lift")(x_BGD)
-    x_BGD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="lift_norm")(x_BGD)
+    lift = Linear(size.width, True, self.dtype, self.sum_dtype, name="lift")
+    x_BGD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="lift_norm")(
+      lift(x_BGD)
+    )
 
     cls_D = self.param("cls_token", nn.initializers.normal(1.0), (size.width,))
     # Spread before it is rounded, for the same reason as a bias.
     cls_B1D = jnp.broadcast_to(cls_D, (x_BGD.shape[0], 1, size.width))
-    cls_B1D = cls_B1D.astype(self.dtype)
-    x_BLD = jnp.concatenate([cls_B1D, x_BGD], axis=1)
+    length = 1 + size.groups
+    padding = padded_length(length, self.attention, self.dtype) - length
+    x_BLD = jnp.concatenate(
+      [
+        cls_B1D.astype(self.dtype),
+        x_BGD,
+        jnp.zeros_like(x_BGD, shape=(len(x_BGD), padding, size.width)),
+      ],
+      axis=1,
+    )
     for i in range(size.depth):
-      rate = self.drop_path * i / max(size.depth - 1, 1) if train else 0.0
       x_BLD = block(
         size.heads,
         size.mlp_dim,
-        self.attention,
         self.dtype,
-        rate,
+        self.sum_dtype,
+        self.attention,
+        length=length,
+        drop_path=self.drop_path * i / max(size.depth - 1, 1) if train else 0.0,
         name=f"block_{i}",
       )(x_BLD)
     # What the losses compare is never rounded to a half-precision type.
     out_dtype = jnp.promote_types(self.dtype, jnp.float32)
     if self.output == "tokens":
-      return x_BLD.astype(out_dtype)
+      return x_BLD[:, :length].astype(out_dtype)
     if self.embed_dim is None:
       return x_BLD[:, 0].astype(out_dtype)
     return Linear(self.embed_dim, dtype=out_dtype, name="proj")(x_BLD[:, 0])
