@@ -97,7 +97,7 @@ class ComputeConfig:
     4096, "Clouds sampled at a time.", between=(1, 2**24), may_change=True
   )
   query_chunk: int = field(
-    32, "Clouds grouped at a time.", between=(1, 2**24), may_change=True
+    512, "Clouds grouped at a time.", between=(1, 2**24), may_change=True
   )
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from mrd_jax.config.shared import Attention
 from mrd_jax.models.layers import precision_of
+from mrd_jax.parallel import devices
 
 
 def takes_cudnn(implementation: Attention, dtype: Any) -> bool:
@@ -23,21 +24,13 @@ def takes_cudnn(implementation: Attention, dtype: Any) -> bool:
 
   Args:
     implementation: "auto" takes it in half precision where this process has a
-      GPU with the tensor cores that it needs (Ampere and newer); "cudnn"
+      GPU of compute capability 8.0 or newer; "cudnn"
       always, "xla" never.
     dtype: Of queries, keys and values.
   """
   if implementation != "auto":
     return implementation == "cudnn"
-  if jnp.dtype(dtype).itemsize != 2:
-    return False
-  device = jax.local_devices()[0]
-  major = str(getattr(device, "compute_capability", "")).split(".")[0]
-  return (
-    device.platform == "gpu"
-    and "cuda" in device.client.platform_version
-    and int(major) >= 8
-  )
+  return jnp.dtype(dtype).itemsize == 2 and devices.cuda_capability() >= 8
 
 
 def padded_length(length: int, implementation: Attention, dtype: Any) -> int:

@@ -35,39 +35,49 @@ def precision_of(dtype: Any) -> Literal["highest"] | None:
   return "highest" if jnp.dtype(dtype).itemsize >= 4 else None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def matmul(x_RI: jax.Array, kernel_IO: jax.Array, sum_dtype: Any) -> jax.Array:
+def matmul(
+  x_RI: jax.Array, kernel_IO: jax.Array, sum_dtype: Any = jnp.float32
+) -> jax.Array:
   """Multiplies rows by a layer's weights, in the rows' type.
 
   Differentiated as it stands, a product in half precision rounds the weights'
   gradient before devices (or the parts of a batch) sum it.  Here it leaves
-  the matrix units as they accumulate it.
+  the matrix units as they have accumulated it.
 
   Args:
     x_RI: (R, I) rows.
     kernel_IO: (I, O) weights, float32 or wider.
-    sum_dtype: What the weights' gradient is rounded to, at the most.
+    sum_dtype: The type of the weights' gradient, unless the rows' is wider.
+
+  Returns:
+    (R, O), of the rows' type.
   """
+  return _matmul(x_RI, kernel_IO, sum_dtype)
+
+
+def _product(x_RI, kernel_IO, sum_dtype):
+  del sum_dtype
   return jnp.matmul(
     x_RI, kernel_IO.astype(x_RI.dtype), precision=precision_of(x_RI.dtype)
   )
 
 
-def _matmul_backward(sum_dtype, kept, dy_RO):
+def _product_backward(sum_dtype, kept, dy_RO):
   x_RI, kernel_IO = kept
-  precision = precision_of(x_RI.dtype)
-  dx_RI = jnp.matmul(dy_RO, kernel_IO.astype(x_RI.dtype).T, precision=precision)
+  dx_RI = _product(dy_RO, kernel_IO.T, None)
   dkernel_IO = jnp.matmul(
     x_RI.T,
     dy_RO,
-    precision=precision,
+    precision=precision_of(x_RI.dtype),
     preferred_element_type=jnp.promote_types(x_RI.dtype, sum_dtype),
   )
   return dx_RI, dkernel_IO.astype(kernel_IO.dtype)
 
 
-matmul.defvjp(
-  lambda x, kernel, _: (matmul(x, kernel, _), (x, kernel)), _matmul_backward
+_matmul = jax.custom_vjp(_product, nondiff_argnums=(2,))
+_matmul.defvjp(
+  lambda x, kernel, sum_dtype: (_product(x, kernel, None), (x, kernel)),
+  _product_backward,
 )
 
 

@@ -141,7 +141,7 @@ class MiniPointNet(nn.Module):
         self.sow("intermediates", f"into_norm_{i}", moments)
       norm = _Norm(name=f"norm_{i}")
       factor_C, shift_C = norm(moments if train else None, features)
-      x_RC = matmul(x_RC, kernel * factor_C, jnp.float32)
+      x_RC = matmul(x_RC, kernel * factor_C)
       if i == 2:
         x_RC = x_RC.reshape(*shape, features).max(axis=2)
       shift_C = bias_C * factor_C + shift_C

@@ -10,6 +10,7 @@ A cloud may be padded to the batch's fixed size: only its first `num_points`
 rows exist.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrd_jax.config.pretraining import Sampling
+from mrd_jax.errors import BadInput
 from mrd_jax.models import sampling_kernel
 
 _WORD = 32  # consecutive points: their membership in a ball is one integer
@@ -142,9 +144,19 @@ def ball_query(
   # The slot's word is the first that ends behind it, its point the word's bit
   # with as many before it as slots of the word are before this one.
   slot_K = jnp.arange(group_size, dtype=jnp.int32)
-  word_GK = jax.vmap(
-    lambda ends_W: jnp.searchsorted(ends_W, slot_K, side="right")
-  )(ends_GW)
+
+  def words(ends_GW: jax.Array, method: str) -> jax.Array:
+    return jax.vmap(
+      lambda ends_W: jnp.searchsorted(ends_W, slot_K, "right", method=method)
+    )(ends_GW)
+
+  # By bisection a CPU compares least; elsewhere each of its turns is a launch
+  # of its own, and comparing all is one.
+  word_GK = jax.lax.platform_dependent(
+    ends_GW,
+    cpu=functools.partial(words, method="scan"),
+    default=functools.partial(words, method="compare_all"),
+  )
   word_GK = jnp.minimum(word_GK, bits_GW.shape[1] - 1)  # of empty slots
   take = jnp.take_along_axis
   before_GK = take(ends_GW - counts_GW, word_GK, axis=1)
@@ -212,33 +224,51 @@ def group_points(
     query_chunk: How many clouds are queried and gathered at a time; bounds
       the memory to `query_chunk * G * N` bits.
     sampling: "kernel" samples all clouds at once in `sampling_kernel.py`, "xla"
-      in the portable form; "auto" takes the kernel where it can.
+      in the portable form; "auto" takes the kernel where it can.  Lowered for
+      another platform than CUDA, a program has the portable form always.
     batch_sharding: How the batch axis is laid out over devices.  The
       partitioner would gather the whole batch for `top_k`; with the layout
       given, each device works on its shard and nothing is exchanged.
 
   Returns:
     `Groups`, without gradient: the clouds are data.
+
+  Raises:
+    BadInput: if the kernel is asked for and cannot run.
   """
   chex.assert_shape(points_BN6, (None, None, 6))
   chex.assert_shape(num_points_B, (points_BN6.shape[0],))
+  supported = sampling_kernel.is_supported()
+  if sampling == "kernel" and not supported:
+    raise BadInput(
+      "model.sampling is 'kernel', which needs an NVIDIA GPU of compute "
+      "capability 9.0 (Hopper) or newer; use 'auto'"
+    )
   with_kernel = sampling == "kernel" or (
     sampling == "auto"
+    and supported
     and points_BN6.shape[1] <= sampling_kernel.MAX_POINTS
-    and sampling_kernel.is_supported()
   )
 
+  def portable(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
+    return jax.lax.map(
+      lambda cloud: farthest_point_sample(cloud[0], cloud[1], groups),
+      (xyz_BN3, num_points_B),
+      batch_size=min(fps_chunk, len(xyz_BN3)),
+    )
+
+  def kernel(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
+    return sampling_kernel.farthest_point_sample_batch(
+      xyz_BN3, num_points_B, groups
+    )
+
   def local(points_BN6: jax.Array, num_points_B: jax.Array) -> Groups:
-    if with_kernel:
-      center_index_BG = sampling_kernel.farthest_point_sample_batch(
-        points_BN6[..., :3], num_points_B, groups
-      )
-    else:
-      center_index_BG = jax.lax.map(
-        lambda cloud: farthest_point_sample(cloud[0][:, :3], cloud[1], groups),
-        (points_BN6, num_points_B),
-        batch_size=min(fps_chunk, len(points_BN6)),
-      )
+    center_index_BG = jax.lax.platform_dependent(
+      points_BN6[..., :3],
+      num_points_B,
+      cuda=kernel if with_kernel else portable,
+      default=portable,
+    )
     return jax.lax.map(
       lambda cloud: gather_groups(*cloud, radius=radius, group_size=group_size),
       (points_BN6, num_points_B, center_index_BG),

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mrd_jax.parallel import devices
+
 # At 12 bytes a point, 192 of the 227 KiB that a block may have.
 MAX_POINTS = 16_384
 
@@ -29,10 +31,7 @@ _THREADS = 128
 
 def is_supported() -> bool:
   """Says whether the default device and this jax can run the kernel."""
-  device = jax.local_devices()[0]
-  capability = str(getattr(device, "compute_capability", ""))
-  major = capability.split(".")[0]
-  if device.platform != "gpu" or not major.isdigit() or int(major) < 9:
+  if devices.cuda_capability() < 9:
     return False
   try:
     from jax.experimental.pallas import mosaic_gpu  # noqa: F401
