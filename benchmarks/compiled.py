@@ -77,11 +77,8 @@ def compile_step(
 ) -> tuple[jax.stages.Compiled, sharding.Mesh]:
   """The step's executable for a target, and the mesh it is laid out over."""
   target = targets.TARGETS[name]
-  mesh = sharding.make_mesh(args.fsdp, targets.devices(name, args.devices))
+  mesh = sharding.make_mesh(args.fsdp, targets.topology(name, args.devices))
   sharding.check_batch_size("--batch", args.batch, mesh, parts=args.accumulate)
-  sampling = args.sampling
-  if sampling == "auto":
-    sampling = "kernel" if target.capability >= 9 else "xla"
   with targets.standing_in(target):
     training = make_training(
       size,
@@ -93,7 +90,7 @@ def compile_step(
       dtype=jnp.dtype(args.dtype),
       remat=args.remat,
       attention=args.attention,
-      sampling=sampling,
+      sampling=args.sampling,
       fps_chunk=args.fps_chunk,
       query_chunk=args.query_chunk,
     )

@@ -15,6 +15,7 @@ import jax
 from jax.experimental import topologies
 
 from mrd_jax.errors import BadInput
+from mrd_jax.parallel import devices
 
 GIB = 2**30
 
@@ -152,7 +153,7 @@ device_description_str: "{chip["name"]}"
 """
 
 
-def devices(name: str, count: int) -> Sequence[Any]:
+def topology(name: str, count: int) -> Sequence[Any]:
   """Devices of a topology that XLA compiles for without having one."""
   target = TARGETS[name]
   needed = (
@@ -185,7 +186,8 @@ def devices(name: str, count: int) -> Sequence[Any]:
 def standing_in(target: Target) -> Iterator[None]:
   """Answers for an absent device what tracing and lowering ask of it.
 
-  JAX asks the devices at hand for cuDNN's version and for their architecture.
+  JAX asks the devices at hand for cuDNN's version and for their architecture,
+  and the encoder for the forms that they can run.
   """
   from jax._src.cudnn import fused_attention_stablehlo as cudnn
   from jax.experimental.mosaic.gpu import core as mosaic
@@ -195,6 +197,7 @@ def standing_in(target: Target) -> Iterator[None]:
     (jax, "default_backend", "gpu" if major else "tpu"),
     (mosaic, "_infer_arch", (major, 0)),
     (cudnn, "check_cudnn_version", 91000),
+    (devices, "cuda_capability", float(major)),
   ]
   with contextlib.ExitStack() as stack:
     for module, name, answer in answers:

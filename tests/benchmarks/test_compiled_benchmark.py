@@ -182,13 +182,13 @@ def test_without_its_extra_it_names_it(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   for name in targets.TARGETS:
     with pytest.raises(BadInput, match=rf"{name} .*pip install -e \.\[aot\]"):
-      targets.devices(name, 1)
+      targets.topology(name, 1)
 
 
 @pytest.mark.slow
 def test_compiles_for_a_gpu_that_is_not_there(tmp_path, monkeypatch, capsys):
   try:
-    targets.devices("h100", 1)
+    targets.topology("h100", 1)
   except BadInput as error:
     pytest.skip(str(error))
   shallow = dataclasses.replace(compiled.SIZES["t"], depth=1)
