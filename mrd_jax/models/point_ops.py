@@ -258,9 +258,10 @@ def group_points(
     )
 
   def kernel(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
-    return sampling_kernel.farthest_point_sample_batch(
+    chosen_BG = sampling_kernel.farthest_point_sample_batch(
       xyz_BN3, num_points_B, groups
     )
+    return chosen_BG + 0 * num_points_B[:, None]  # varies over the mesh, too
 
   def local(points_BN6: jax.Array, num_points_B: jax.Array) -> Groups:
     center_index_BG = jax.lax.platform_dependent(

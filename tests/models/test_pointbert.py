@@ -263,7 +263,7 @@ def test_initialization_is_pytorchs():
 def test_cudnn_attention_equals_xla():
   clouds = jnp.asarray(surface_clouds(6, 4, 200))
   counts = jnp.full(4, 200)
-  xla = PointBERT(TINY, EMBED_DIM, dtype=jnp.bfloat16)
+  xla = PointBERT(TINY, EMBED_DIM, dtype=jnp.bfloat16, attention="xla")
   variables = xla.init(jax.random.key(0), clouds, counts, train=False)
   expected = xla.apply(variables, clouds, counts, train=False)
   found = xla.clone(attention="cudnn").apply(

@@ -101,18 +101,6 @@ def without_noise(found):
   return found
 
 
-@pytest.fixture
-def float64(x64, monkeypatch):
-  """Float64 everywhere: JAX's attention has a softmax in float32."""
-
-  def attention(q, k, v, implementation):
-    del implementation
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
-    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
-
-  monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
-
-
 def assert_same(whole, found, tolerances: tuple[float, float]):
   """Gradients within the second, metrics and statistics within the first."""
   for expected, values in zip(whole[1:], found[1:], strict=True):
@@ -134,7 +122,7 @@ def assert_same(whole, found, tolerances: tuple[float, float]):
     ),
   ],
 )
-def test_the_gradient_is_that_of_the_whole_batch(float64, fsdp, parts, loss):
+def test_the_gradient_is_that_of_the_whole_batch(x64, fsdp, parts, loss):
   """Within 1e-11, on one device, on two and on four."""
   make = functools.partial(gradients, dtype=jnp.float64, fsdp=fsdp, loss=loss)
   assert_same(make(1), make(parts), (1e-12, 1e-11))

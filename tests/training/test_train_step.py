@@ -186,9 +186,8 @@ def worst_difference(ours, theirs) -> float:
 def test_ten_steps_equal_the_twin_in_float64(x64, representation):
   """Loss within 1e-7 relative, parameters within 2e-7, after each step.
 
-  Not tighter, because `jax.nn.dot_product_attention` takes its softmax in
-  float32 whatever the type, and because our tokenizer is float32: an offset
-  from a group's centre is rounded to 6e-8 here and exact there.
+  Not tighter, because our tokenizer is float32: an offset from a group's
+  centre is rounded to 6e-8 here and exact there.
   """
   config = make_config(representation=representation)
   twin = make_twin(config.model.size, EMBED_DIM)
