@@ -1,7 +1,6 @@
 """Defines what the models share: PyTorch's dense layer, and precision."""
 
 import contextlib
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
