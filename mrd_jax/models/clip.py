@@ -16,14 +16,16 @@ ever.  XLA fuses the conversions.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.config.shared import Attention
 from mrd_jax.models.layers import full_precision
+
+Attention = Literal["xla", "cudnn"]  # of JAX; no gradient is asked for
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's
