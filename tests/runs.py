@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,13 +177,14 @@ def start(
   )
 
 
-def output_of(code: str, hash_seed: int) -> str:
+def output_of(code: str, hash_seed: int = 0, expect: int = 0) -> str:
   """What a program prints in a fresh process whose hash() has this seed."""
+  code = textwrap.dedent(code)
   search = {"PYTHONPATH": os.pathsep.join(sys.path)}
   seed = {"PYTHONHASHSEED": str(hash_seed)}
   process = spawn(sys.executable, "-c", code, **search, **seed)
   printed, errors = process.communicate()
-  assert process.returncode == 0, errors
+  assert process.returncode == expect, errors
   return printed
 
 

@@ -13,11 +13,7 @@ import jax.numpy as jnp
 
 from mrd_jax.checkpoint.save import Checkpoints
 from mrd_jax.checkpoint.state import TrainState
-from mrd_jax.parallel.sharding import (
-  make_mesh,
-  shardings_of,
-  with_state_sharding,
-)
+from mrd_jax.parallel import sharding
 
 
 def main(directory: str, steps: str, megabytes: str, *joining: str) -> None:
@@ -32,10 +28,10 @@ def main(directory: str, steps: str, megabytes: str, *joining: str) -> None:
     noise = jax.random.normal(key, (count,)) + step
     return TrainState(jnp.int32(step), {"noise": noise}, {}, {}, {})
 
-  abstract = with_state_sharding(
-    make_mesh(jax.device_count()), jax.eval_shape(at, 0)
+  abstract = sharding.with_state_sharding(
+    sharding.make_mesh(jax.device_count()), jax.eval_shape(at, 0)
   )
-  make = jax.jit(at, out_shardings=shardings_of(abstract))
+  make = jax.jit(at, out_shardings=sharding.shardings_of(abstract))
   checkpoints = Checkpoints(
     Path(directory), keep_latest=2, keep_best=0, best_metric=""
   )

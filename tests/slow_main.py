@@ -52,8 +52,5 @@ def slow_compilation(mark: Path) -> None:
 
 if __name__ == "__main__":
   piece, mark = sys.argv.pop(1), Path(sys.argv.pop(1))
-  {
-    "evaluation": slow_evaluation,
-    "compilation": slow_compilation,
-  }[piece](mark)
+  {"evaluation": slow_evaluation, "compilation": slow_compilation}[piece](mark)
   sys.exit(main.main())

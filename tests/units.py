@@ -5,28 +5,18 @@ import functools
 import time
 
 import numpy as np
+from shapes import DIM, NO_TEXT, random_shape
 
-from mrd_jax.data.records import ImageKind, Shape, TextKind, encode
+from mrd_jax.data.records import encode
 from mrd_jax.prepare.job.shards import Reject, serialize_record
 
-DIM = 4
 serialize = functools.partial(serialize_record, embed_dim=DIM)
 
 
 def record(index: int):
   """A record that depends on nothing but its index; odd ones have a text."""
-  rng = np.random.default_rng(index)
-  shape = Shape(
-    id=f"shape{index}",
-    xyz=rng.normal(size=(50, 3)).astype(np.float32),
-    rgb=rng.uniform(size=(50, 3)).astype(np.float32),
-    image_feat=rng.normal(size=(2, DIM)).astype(np.float32),
-    image_kind=[ImageKind.VIEW] * 2,
-    texts=["a"] * (index % 2),
-    text_feat=np.ones((index % 2, DIM), np.float32),
-    text_kind=[TextKind.RAW] * (index % 2),
-  )
-  return encode(shape)
+  text = {"texts": ["a"], "text_feat": np.ones((1, DIM)), "text_kind": [1]}
+  return encode(random_shape(index, **text if index % 2 else NO_TEXT))
 
 
 class Crash(Exception):

@@ -12,16 +12,6 @@ import numpy as np
 import pytest
 import runs
 from damage import array_file, flip
-from runs import (
-  evaluated,
-  finish,
-  joining,
-  last_state,
-  losses,
-  read_until,
-  start,
-  wait_until,
-)
 
 from mrd_jax.checkpoint.read import load_on_one_device
 
@@ -43,9 +33,9 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
 ):
   arguments = command(data_dir, tmp_path)
   runs.run(arguments)
-  expected = last_state(tmp_path)
-  curve = losses(tmp_path)
-  assert evaluated(tmp_path) == [0, 12]
+  expected = runs.last_state(tmp_path)
+  curve = runs.losses(tmp_path)
+  assert runs.evaluated(tmp_path) == [0, 12]
   file = array_file(tmp_path / "checkpoints" / "12")
   os.truncate(file, file.stat().st_size // 2)
   lines = runs.run(arguments).splitlines()
@@ -55,9 +45,11 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
   assert said[4].startswith("the checkpoint of step 12 is damaged (")
   assert said[4].endswith("; the run goes on from step 8")
   assert said[5] == "resumed from the checkpoint of step 8"
-  jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path), expected)
-  assert losses(tmp_path) == curve
-  assert evaluated(tmp_path) == [0, 12]
+  jax.tree.map(
+    np.testing.assert_array_equal, runs.last_state(tmp_path), expected
+  )
+  assert runs.losses(tmp_path) == curve
+  assert runs.evaluated(tmp_path) == [0, 12]
 
 
 def saving(directory: Path, steps: int, megabytes: int) -> list[str]:
@@ -67,7 +59,10 @@ def saving(directory: Path, steps: int, megabytes: int) -> list[str]:
 
 def pair(directory: Path, steps: int) -> list[str]:
   """What two processes say, of which each writes its half of the state."""
-  both = [start([*saving(directory, steps, 1), *flags]) for flags in joining(2)]
+  both = [
+    runs.start([*saving(directory, steps, 1), *flags])
+    for flags in runs.joining(2)
+  ]
   try:
     said = [process.communicate(timeout=100) for process in both]
   finally:  # one that waits for the other for ever
@@ -95,15 +90,17 @@ def test_two_processes_agree_on_the_one_before(tmp_path, damage):
     assert "step 3 is damaged (" in said and "from 2\ndone" in said
   assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4", "damaged-3"]
   # And one process alone goes on from what two have left.
-  out, errors = start(saving(tmp_path, 5, 1)).communicate(timeout=100)
+  out, errors = runs.start(saving(tmp_path, 5, 1)).communicate(timeout=100)
   assert "from 4\ndone" in out, errors
 
 
 def kill_during_a_save(directory: Path, seconds: float, steps: int) -> None:
   """Kills it so long after a second save has begun."""
-  process = start(saving(directory, steps, 64))
-  after = directory / str(int(read_until(process, "from").split()[1]) + 1)
-  wait_until(process, lambda: after.exists() and [*directory.glob("*tmp*")])
+  process = runs.start(saving(directory, steps, 64))
+  after = directory / str(int(runs.read_until(process, "from").split()[1]) + 1)
+  runs.wait_until(
+    process, lambda: after.exists() and [*directory.glob("*tmp*")]
+  )
   time.sleep(seconds)
   process.kill()
   process.communicate()
@@ -120,7 +117,7 @@ def test_killed_during_a_save(tmp_path):
     step, _ = load_on_one_device(tmp_path, best_metric=None)
     assert step == complete
   assert interrupted, "no save was under way when it was killed"
-  out, errors = start(saving(tmp_path, complete + 1, 64)).communicate()
+  out, errors = runs.start(saving(tmp_path, complete + 1, 64)).communicate()
   assert out == f"\nfrom {complete}\ndone\n", errors
   # Neither what was being saved nor what was being removed.
   left = {path.name for path in tmp_path.iterdir()}
@@ -150,14 +147,14 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
   workdir = tmp_path / "run"
   workdir.mkdir()
   (workdir / "checkpoints").symlink_to(small_disk)
-  process = start(command(data_dir, workdir, "--config.train.steps=5000"))
-  wait_until(process, (small_disk / "4").exists)
+  process = runs.start(command(data_dir, workdir, "--config.train.steps=5000"))
+  runs.wait_until(process, (small_disk / "4").exists)
   filler = small_disk / "filler"
   with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
     while True:
       file.write(bytes(2**16))
       file.flush()
-  errors = finish(process, expect=1)
+  errors = runs.finish(process, expect=1)
   last = errors.strip().splitlines()[-1]
   assert "Traceback" not in errors, errors
   said = re.fullmatch(

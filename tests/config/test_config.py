@@ -10,17 +10,7 @@ from runs import REPOSITORY
 
 from configs import base
 from configs.finetune import base as finetune_base
-from mrd_jax.config import finetuning, pretraining
-from mrd_jax.config.fields import (
-  as_config_dict,
-  declared,
-  describe,
-  field,
-  flatten,
-  in_steps,
-  may_change,
-  parse_window,
-)
+from mrd_jax.config import fields, finetuning, pretraining
 from mrd_jax.config.pretraining import Config, TrainConfig
 from mrd_jax.errors import BadInput
 
@@ -61,18 +51,18 @@ def test_the_base_is_made_of_the_declarations(kind):
   values = {pretraining: base, finetuning: finetune_base}[kind].get_config()
   assert isinstance(values, ConfigDict)
   assert kind.Config.from_dict(values) == kind.Config()
-  assert as_config_dict(kind.Config.from_dict(values)) == values
-  defaults = {item.name: item.default for item in describe(kind.Config)}
-  assert defaults == flatten(values.to_dict())
+  assert fields.as_config_dict(kind.Config.from_dict(values)) == values
+  defaults = {item.name: item.default for item in fields.describe(kind.Config)}
+  assert defaults == fields.flatten(values.to_dict())
 
 
 @KINDS
 def test_every_field_says_why_and_every_number_its_range(kind):
-  for item in describe(kind.Config):
+  for item in fields.describe(kind.Config):
     assert item.why.endswith("."), item.name
     number = item.hint in (int, float)
     assert number == (item.between is not None)
-  for item in declared(kind.Config):
+  for item in fields.declared(kind.Config):
     assert not item.is_section or item.hint.__doc__
 
 
@@ -214,21 +204,21 @@ def test_a_missing_field_is_named(kind, field):
 
 
 def test_intervals_are_given_in_epochs_or_steps():
-  assert in_steps(0.0, 7, 100) == 7
-  assert in_steps(2.0, 0, 100) == 200
-  assert in_steps(0.25, 0, 10) == 2
-  assert in_steps(1e-6, 0, 100) == 1
+  assert fields.in_steps(0.0, 7, 100) == 7
+  assert fields.in_steps(2.0, 0, 100) == 200
+  assert fields.in_steps(0.25, 0, 10) == 2
+  assert fields.in_steps(1e-6, 0, 100) == 1
 
 
 def test_a_window_is_two_steps_or_none():
-  assert parse_window("") is None
-  assert parse_window("0:12") == (0, 12)
+  assert fields.parse_window("") is None
+  assert fields.parse_window("0:12") == (0, 12)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-  size: int = field(1, "Its size.", between=(1, 9), may_change=True)
-  name: str = field("a", "Its name.")
+  size: int = fields.field(1, "Its size.", between=(1, 9), may_change=True)
+  name: str = fields.field("a", "Its name.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,11 +228,11 @@ class Other(Inner):
 
 @dataclasses.dataclass(frozen=True)
 class Outer:
-  inner: Inner = field(Inner())
-  other: Other = field(Other(), may_change=True)
+  inner: Inner = fields.field(Inner())
+  other: Other = fields.field(Other(), may_change=True)
 
 
 def test_a_subclass_inherits_declarations_and_a_section_says_for_its_fields():
-  size, _ = declared(Other)
+  size, _ = fields.declared(Other)
   assert (size.default, size.why, size.between) == (5, "Its size.", (1, 9))
-  assert may_change(Outer) == {"inner.size", "other.size", "other.name"}
+  assert fields.may_change(Outer) == {"inner.size", "other.size", "other.name"}

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 
+import encoders
 import jax
 import jax.numpy as jnp
 import safetensors.numpy
@@ -20,13 +21,6 @@ from converting import (
   failed,
   run,
   strictly_loaded,
-)
-from encoders import (
-  EMBED_DIM,
-  TINY,
-  make_config,
-  make_encoder,
-  random_variables,
 )
 from openshape_bundle import Attack
 
@@ -54,9 +48,9 @@ def test_to_torch(model_dir, tmp_path, capsys, suffix, options):
     state = safetensors.torch.load_file(out)
   assert all(key.startswith("module.") == bool(options) for key in state)
   state = {key.removeprefix("module."): x for key, x in state.items()}
-  strictly_loaded(state, TINY, EMBED_DIM)
+  strictly_loaded(state, encoders.TINY, encoders.EMBED_DIM)
   values = json.loads(sidecar.read_text())
-  config = make_config()
+  config = encoders.make_config()
   assert values["architecture"] == vars(config.architecture)
   for name in ("embed_dim", "up_axis", "num_points", "colour_fill", "step"):
     assert values[name] == getattr(config, name)
@@ -78,7 +72,7 @@ def test_a_runs_checkpoints(tmp_path):
     tmp_path / "checkpoints", keep_latest=1, keep_best=1, best_metric=metric
   )
   for step, score in ((4, 0.5), (8, 0.4)):
-    variables = random_variables(size, 10, seed=step)
+    variables = encoders.random_variables(size, 10, seed=step)
     state = TrainState(
       step=jnp.int32(step),
       params={
@@ -96,7 +90,7 @@ def test_a_runs_checkpoints(tmp_path):
   for options, step in (((), 8), (("--which", "best"), 4)):
     assert run(*args, *options) == 0
     found = bridge.from_torch(out)
-    expected = random_variables(size, 10, seed=step)
+    expected = encoders.random_variables(size, 10, seed=step)
     assert_same_variables(found.variables, expected)
     assert found.config.architecture == size
     assert found.config.step == step
@@ -193,13 +187,13 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch, suffix):
   monkeypatch.setattr(safetensors.numpy, "save_file", write_half)
   monkeypatch.setattr(onnx_export, "export", write_half)
   with pytest.raises(KeyboardInterrupt):
-    export(make_encoder(), out)
+    export(encoders.make_encoder(), out)
   assert content() == {}
   out.write_bytes(b"weights")
   config = b'{"model_type": "mrd_jax.pointbert"}'
   out.with_suffix(".json").write_bytes(config)
   with pytest.raises(KeyboardInterrupt):
-    export(make_encoder(), out)
+    export(encoders.make_encoder(), out)
   assert content() == {out.name: b"weights", "model.json": config}
 
 
@@ -211,5 +205,5 @@ def test_another_programs_json_is_not_replaced(tmp_path):
     (".onnx", bridge.to_onnx),
   ):
     with pytest.raises(BadInput, match=r"results\.json exists"):
-      export(make_encoder(), tmp_path / f"results{suffix}")
+      export(encoders.make_encoder(), tmp_path / f"results{suffix}")
   assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

@@ -16,20 +16,12 @@ import numpy as np
 from converting import assert_same_state
 from safetensors.torch import save_file
 
+from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_modules, pointbert_torch
 from mrd_jax.convert.pointbert_torch import build, load, prepare, shuffled
 
 CONFIG = {
-  "architecture": {
-    "width": 64,
-    "depth": 2,
-    "heads": 2,
-    "mlp_dim": 32,
-    "sa_dim": 8,
-    "groups": 6,
-    "radius": 0.5,
-    "group_size": 4,
-  },
+  "architecture": vars(PointBERTSize(64, 2, 2, 32, 8, 6, 0.5, 4)),
   "embed_dim": 5,
   "up_axis": "z",
   "num_points": 40,

@@ -20,6 +20,7 @@ from random_batches import (
   sample_of,
   within_five_errors,
 )
+from scipy.spatial.transform import Rotation
 
 from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.examples import Batch, augment, draw_points
@@ -172,26 +173,13 @@ def rotations(xyz: np.ndarray) -> np.ndarray:
   return r
 
 
-def rz_ry_rx(x: float, y: float, z: float) -> np.ndarray:
-  cx, cy, cz = np.cos([x, y, z])
-  sx, sy, sz = np.sin([x, y, z])
-  rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-  ry = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-  rz = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-  return rz @ ry @ rx
+RZ_RY_RX = "xyz"  # as SciPy names it
 
 
 def test_tilt_is_rz_ry_rx_of_clipped_normal_angles():
   r = rotations(augmented(tilt=0.06, tilt_max=0.1)[0])
-  angles = np.stack(
-    [
-      np.arctan2(r[:, 2, 1], r[:, 2, 2]),
-      -np.arcsin(r[:, 2, 0]),
-      np.arctan2(r[:, 1, 0], r[:, 0, 0]),
-    ],
-    axis=1,
-  )
-  rebuilt = np.stack([rz_ry_rx(*a) for a in angles])
+  angles = Rotation.from_matrix(r).as_euler(RZ_RY_RX)
+  rebuilt = Rotation.from_euler(RZ_RY_RX, angles).as_matrix()
   np.testing.assert_allclose(r, rebuilt, atol=1e-5)
   assert np.abs(angles).max() <= 0.1 + 1e-5
   within_five_errors(angles, 0, 0.06)
@@ -255,7 +243,7 @@ def test_the_order_is_dropout_scale_shift_tilt_turn():
     # Moved before all the rest.
     np.testing.assert_allclose(out[0], XYZ[0] @ linear + offset, atol=1e-5)
     third_column.append(r[:, 2])
-  angles = itertools.product((-0.1, 0.1), repeat=3)
-  corners = np.stack([rz_ry_rx(*xyz)[:, 2] for xyz in angles])
+  angles = [*itertools.product((-0.1, 0.1), repeat=3)]
+  corners = Rotation.from_euler(RZ_RY_RX, angles).as_matrix()[:, :, 2]
   distance = np.abs(np.array(third_column)[:, None] - corners).max(axis=-1)
   assert (distance.min(axis=1) < 1e-4).mean() > 0.98

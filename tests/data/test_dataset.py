@@ -13,7 +13,7 @@ from runs import REPOSITORY, spawn
 from shapes import DIM, NO_IMAGE, NO_TEXT, random_shape
 
 from mrd_jax.data.dataset import class_features, decode, open_split, read_meta
-from mrd_jax.data.records import SCHEMA, XYZ_LEVELS, encode
+from mrd_jax.data.records import SCHEMA, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 from mrd_jax.prepare.job.shards import serialize_record
@@ -48,10 +48,6 @@ def test_round_trip(tmp_path):
       if hasattr(value, "dtype"):
         assert record[field].dtype == value.dtype, field
     assert isinstance(record["id"], str)
-    decoded = record["center"] + record["xyz"] / XYZ_LEVELS * record["scale"]
-    error = np.abs(decoded - shape.xyz).max()
-    assert error <= record["scale"] / (2 * XYZ_LEVELS) * 1.01
-    assert np.abs(record["rgb"] / 255 - shape.rgb).max() <= 0.5 / 255 + 1e-6
   with pytest.raises(IndexError):
     source[71]
 

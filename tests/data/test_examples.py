@@ -26,13 +26,7 @@ from random_batches import (
   within_five_errors,
 )
 
-from mrd_jax.data.examples import (
-  Batch,
-  eval_examples,
-  pick_image,
-  pick_text,
-  train_examples,
-)
+from mrd_jax.data import examples as inputs
 from mrd_jax.parallel import sharding
 
 PICKS = 4096
@@ -76,7 +70,7 @@ def assert_shares(features: np.ndarray, expected: np.ndarray) -> None:
 )
 def test_one_source_is_drawn_then_one_of_its_texts(kinds, expected):
   kinds = padded(kinds).astype(np.uint8)
-  texts = picked(pick_text, text_feat=FEATURES, text_kind=kinds)
+  texts = picked(inputs.pick_text, text_feat=FEATURES, text_kind=kinds)
   text, has_text = map(np.asarray, texts)
   assert text.dtype == np.float32
   # One feature where there is a text, zeros where there is none.
@@ -96,7 +90,7 @@ def test_one_source_is_drawn_then_one_of_its_texts(kinds, expected):
 )
 def test_the_image_is_a_view_or_by_a_coin_the_thumbnail(kinds, expected):
   kinds = padded(kinds).astype(np.uint8)
-  image = picked(pick_image, image_feat=FEATURES, image_kind=kinds)
+  image = picked(inputs.pick_image, image_feat=FEATURES, image_kind=kinds)
   image = np.asarray(image)
   assert image.dtype == np.float32
   np.testing.assert_array_equal(image.sum(axis=1), 2)
@@ -120,8 +114,8 @@ def assert_same_draws(a, b):
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)
-def evaluated(batch: Batch, seed: int):
-  return eval_examples(batch, OPENSHAPE, seed=seed)
+def evaluated(batch: inputs.Batch, seed: int):
+  return inputs.eval_examples(batch, OPENSHAPE, seed=seed)
 
 
 def test_evaluation_takes_the_cloud_as_it_is_and_the_first_text_and_image():
@@ -171,8 +165,8 @@ def test_evaluation_shuffles_by_record_and_seed():
   assert not (points == other_seed).all(axis=(1, 2)).any()
 
 
-def train(batch: Batch, step, seed):
-  return train_examples(batch, OPENSHAPE, seed=seed, step=step)
+def train(batch: inputs.Batch, step, seed):
+  return inputs.train_examples(batch, OPENSHAPE, seed=seed, step=step)
 
 
 # The seed is traced, too: one program for all of them.

@@ -103,11 +103,7 @@ BAD = {
     {"image_kind": GOOD.image_kind[1:]},
     "kind",
   ),
-  "neither image nor label": (
-    "image_feat",
-    NO_IMAGE | {"label": -1},
-    "label",
-  ),
+  "neither image nor label": ("image_feat", NO_IMAGE | {"label": -1}, "label"),
   "a text without a feature": (
     "text_feat",
     {"text_feat": GOOD.text_feat[1:]},

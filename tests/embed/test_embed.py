@@ -4,15 +4,13 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from encoders import EMBED_DIM, make_encoder
+from runs import output_of
 
 from mrd_jax.data.dataset import open_split
 from mrd_jax.embed import files as embed
@@ -231,12 +229,7 @@ def test_kill(shapes, tmp_path):
     files = embed.find_files([{str(shapes)!r}], output)
     embed.embed_files(Killed(), files, output, checkpoint="", batch_size=2)
   """
-  killed = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(script)],
-    stderr=subprocess.PIPE,
-    check=False,
-  )
-  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  output_of(script, expect=-signal.SIGKILL)
   found = [line["file"] for line in read_lines(rejects)]
   assert found == [str(shapes / "b" / "b.ply"), str(shapes / "broken.npy")]
   assert output.read_text() == "of an earlier run"

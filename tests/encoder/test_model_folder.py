@@ -154,9 +154,6 @@ def test_others_may_read_the_weights(folder):
 # What a user can mend.
 
 
-SIZE = dataclasses.asdict(TINY)
-
-
 QKV = "ppat.transformer.layers.1.0.fn.to_qkv.weight"
 
 

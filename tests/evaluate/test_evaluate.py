@@ -31,15 +31,8 @@ def two_devices():
 
 
 def run(checkpoint, data_dir, output, *options) -> int:
-  arguments = [
-    "--checkpoint",
-    checkpoint,
-    "--data",
-    data_dir,
-    "--output",
-    output,
-  ]
-  return main([str(x) for x in (*arguments, *options)])
+  paths = ("--checkpoint", checkpoint, "--data", data_dir, "--output", output)
+  return main([str(x) for x in (*paths, *options)])
 
 
 def evaluate(*command, suites=SUITES) -> dict:

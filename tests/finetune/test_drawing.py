@@ -74,10 +74,7 @@ def test_each_axis_has_its_own_scale_and_shift():
   low, high = np.moveaxis(
     np.asarray(jax.vmap(lambda k: augment(corners, AUGMENT, k))(keys)), 1, 0
   )
-  for values, (least, most) in (
-    (high - low, (0.5, 2.0)),
-    (low, (-0.1, 0.1)),
-  ):
+  for values, (least, most) in ((high - low, (0.5, 2.0)), (low, (-0.1, 0.1))):
     assert values.min() >= least - 1e-6 and values.max() <= most + 1e-6
     np.testing.assert_allclose(values.min(axis=0), least, atol=0.01)
     np.testing.assert_allclose(values.max(axis=0), most, atol=0.01)

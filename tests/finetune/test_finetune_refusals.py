@@ -1,5 +1,6 @@
 """Fine-tuning: which data, checkpoints and folders are refused."""
 
+import dataclasses
 import importlib
 import typing
 from pathlib import Path
@@ -10,7 +11,6 @@ import runs
 from runs import last_state
 
 from mrd_jax.config.finetuning import Config
-from mrd_jax.data.records import Shape
 from mrd_jax.errors import BadInput
 from mrd_jax.finetune import __main__ as command_line
 from mrd_jax.finetune import start as starts
@@ -23,13 +23,9 @@ from mrd_jax.training.set_up import set_up
 @pytest.fixture(scope="module")
 def odd_dir(tmp_path_factory) -> Path:
   shapes = [runs.make_shape(i, 40, i % 3) for i in range(40)]
-  unlabelled = Shape(
-    **vars(shapes[0])
-    | {
-      "label": -1,
-      "image_feat": np.ones((1, runs.LABELLED_WIDTH), np.float32),
-      "image_kind": (1,),
-    }
+  image = np.ones((1, runs.LABELLED_WIDTH), np.float32)
+  unlabelled = dataclasses.replace(
+    shapes[0], label=-1, image_feat=image, image_kind=(1,)
   )
   return runs.write_labelled(
     tmp_path_factory.mktemp("odd") / "tiny",

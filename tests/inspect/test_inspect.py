@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from planted import NO_TEXT, TRAIN, VAL, inspect, spoil, write
+from runs import output_of
 
 from mrd_jax.data.dataset import open_split
 from mrd_jax.data.records import ImageKind
@@ -256,12 +256,11 @@ def test_shapes_are_drawn_of_all_splits_alike(tmp_path, splits):
 
 
 def test_the_standard_library_keeps_its_inspect():
-  code = (
+  output_of(
     "import sys, mrd_jax.inspect.__main__, inspect; "
     "assert 'mrd_jax' not in inspect.__file__; "
     "assert 'jax' not in sys.modules"
   )
-  subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_repeats_are_estimated_of_pairs():

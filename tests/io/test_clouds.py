@@ -131,8 +131,7 @@ def test_xyz_colours(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["binary", "binary_compressed"])
 @pytest.mark.parametrize(
-  ("field", "dtype"),
-  [(None, ""), ("rgb", "f4"), ("rgb", "u4"), ("rgba", "u4")],
+  ("field", "dtype"), [(None, ""), ("rgb", "f4"), ("rgb", "u4"), ("rgba", "u4")]
 )
 def test_pcd(tmp_path, encoding, field, dtype):
   path = tmp_path / "a.pcd"

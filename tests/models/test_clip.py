@@ -89,9 +89,7 @@ SHAPES = {
     "text": {"hidden_act": "gelu_new", "vocab_size": 600, "eos_token_id": 2},
     "vision": {"hidden_act": "silu", "image_size": 8},
   },
-  "heads of 104": {
-    "vision": {"hidden_size": 208, "num_attention_heads": 2},
-  },
+  "heads of 104": {"vision": {"hidden_size": 208, "num_attention_heads": 2}},
   "bigG, two layers": {
     "text": {
       "hidden_size": 1280,

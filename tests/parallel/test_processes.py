@@ -8,19 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launchers import stopped_at
-from runs import (
-  assert_same_run,
-  command,
-  evaluated,
-  finish,
-  losses,
-  run,
-  start,
-  start_together,
-  wait_for_step,
-  wait_until,
-)
+import runs
+from launchers import assert_same_curve, stopped_at
 
 from mrd_jax.io.arrays import read_npz
 
@@ -32,21 +21,21 @@ OPTIONS = ("--config.eval.batch_size=2",)
 
 
 def run_together(arguments: list[str]) -> list[str]:
-  return [finish(process) for process in start_together(arguments, 2)]
+  return [runs.finish(process) for process in runs.start_together(arguments, 2)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(data_dir, tmp_path_factory) -> Path:
   """What two processes leave when nothing happens to them."""
   workdir = tmp_path_factory.mktemp("undisturbed")
-  run_together(command(data_dir, workdir, *OPTIONS))
+  run_together(runs.command(data_dir, workdir, *OPTIONS))
   return workdir
 
 
 def go_on(data_dir: Path, workdir: Path, undisturbed: Path) -> None:
   """The same command again, to the end, which is that of `undisturbed`."""
-  run_together(command(data_dir, workdir, *OPTIONS))
-  assert_same_run(workdir, undisturbed)
+  run_together(runs.command(data_dir, workdir, *OPTIONS))
+  runs.assert_same_run(workdir, undisturbed)
 
 
 def slowed(arguments: list[str], piece: str, mark: Path) -> list[str]:
@@ -58,11 +47,9 @@ def slowed(arguments: list[str], piece: str, mark: Path) -> list[str]:
 
 def test_two_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
   """Curve, scores and embeddings; each of the two reads its half."""
-  run(command(data_dir, tmp_path, *OPTIONS), devices=2)
-  one, two = losses(tmp_path), losses(undisturbed)
-  assert list(one) == list(two) == list(range(1, 21))
-  np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-4)
-  assert evaluated(undisturbed) == [0, 10, 20]
+  runs.run(runs.command(data_dir, tmp_path, *OPTIONS), devices=2)
+  assert_same_curve(undisturbed, runs.losses(tmp_path), rtol=1e-4)
+  assert runs.evaluated(undisturbed) == [0, 10, 20]
   both = []
   for workdir in (tmp_path, undisturbed):
     results = json.loads((workdir / "results.json").read_text())
@@ -78,15 +65,15 @@ def test_sigterm_to_one_stops_all_at_one_step(
 ):
   """In the middle of it; nothing is lost and nothing left out."""
   mark, workdir = tmp_path / "mark", tmp_path / "run"
-  arguments = slowed(command(data_dir, workdir, *OPTIONS), piece, mark)
-  first, second = start_together(arguments, 2)
-  wait_until(second, mark.exists)
+  arguments = slowed(runs.command(data_dir, workdir, *OPTIONS), piece, mark)
+  first, second = runs.start_together(arguments, 2)
+  runs.wait_until(second, mark.exists)
   second.send_signal(signal.SIGTERM)
-  step = stopped_at(finish(first), workdir)
-  assert finish(second) == ""  # the first speaks for all
+  step = stopped_at(runs.finish(first), workdir)
+  assert runs.finish(second) == ""  # the first speaks for all
   if piece == "evaluation":  # that of step 0, which is then not recorded
     assert step == 0
-    assert evaluated(workdir) == []
+    assert runs.evaluated(workdir) == []
   else:  # one more poll, and they agree
     assert 1 <= step <= 3
   go_on(data_dir, workdir, undisturbed)
@@ -97,8 +84,8 @@ def test_sigkill_of_one_ends_the_other_soon(
   data_dir, undisturbed, tmp_path, victim
 ):
   """It cannot go on alone and must not wait for ever."""
-  processes = start_together(command(data_dir, tmp_path, *OPTIONS), 2)
-  wait_for_step(processes[0], tmp_path, 7)
+  processes = runs.start_together(runs.command(data_dir, tmp_path, *OPTIONS), 2)
+  runs.wait_for_step(processes[0], tmp_path, 7)
   processes[victim].kill()
   start = time.monotonic()
   _, errors = processes[1 - victim].communicate(timeout=150)
@@ -112,16 +99,17 @@ def test_sigkill_of_one_ends_the_other_soon(
 @pytest.mark.parametrize("moment", ["training", "evaluation"])
 def test_sigkill_of_all(data_dir, undisturbed, tmp_path, moment):
   mark, workdir = tmp_path / "mark", tmp_path / "run"
-  arguments = command(data_dir, workdir, *OPTIONS)
+  arguments = runs.command(data_dir, workdir, *OPTIONS)
   if moment == "evaluation":
     arguments = slowed(arguments, moment, mark)
-  processes = start_together(arguments, 2)
+  processes = runs.start_together(arguments, 2)
   if moment == "evaluation":
-    wait_for_step(processes[0], workdir, 10)  # so in the one of step 10 or on
+    # So in the one of step 10 or on.
+    runs.wait_for_step(processes[0], workdir, 10)
     mark.unlink()
-    wait_until(processes[0], mark.exists)
+    runs.wait_until(processes[0], mark.exists)
   else:
-    wait_for_step(processes[0], workdir, 13)
+    runs.wait_for_step(processes[0], workdir, 13)
   for process in processes:
     process.kill()
   for process in processes:
@@ -139,25 +127,24 @@ def test_other_processes_devices_and_workers_take_over(
   after each change hardly, then as two runs do whose rounding differs.
   """
   workdir = tmp_path / "run"
-  processes = start_together(command(data_dir, workdir), 2)
-  wait_for_step(processes[0], workdir, 6)
+  processes = runs.start_together(runs.command(data_dir, workdir), 2)
+  runs.wait_for_step(processes[0], workdir, 6)
   processes[1].send_signal(signal.SIGTERM)
-  said, _ = map(finish, processes)
+  said, _ = map(runs.finish, processes)
   first = stopped_at(said, workdir)
 
-  process = start(command(data_dir, workdir, "--config.mesh.fsdp=2"), devices=8)
-  wait_for_step(process, workdir, first + 2)
+  process = runs.start(
+    runs.command(data_dir, workdir, "--config.mesh.fsdp=2"), devices=8
+  )
+  runs.wait_for_step(process, workdir, first + 2)
   process.send_signal(signal.SIGTERM)
-  second = stopped_at(finish(process), workdir)
-  run(command(data_dir, workdir, "--config.data.workers=1"))
-  expected, found = losses(undisturbed), losses(workdir)
-  assert list(found) == list(expected)
+  second = stopped_at(runs.finish(process), workdir)
+  runs.run(runs.command(data_dir, workdir, "--config.data.workers=1"))
+  expected, found = runs.losses(undisturbed), runs.losses(workdir)
   for step in (first + 1, second + 1):
     before = np.array([expected[s] / found[s] for s in (step - 1, step)])
     assert abs(before[1] - before[0]) < 1e-3, step
-  np.testing.assert_allclose(
-    list(found.values()), list(expected.values()), rtol=5e-3
-  )
+  assert_same_curve(workdir, expected)
 
 
 def test_two_processes_evaluate_to_the_same_file(
@@ -170,7 +157,7 @@ def test_two_processes_evaluate_to_the_same_file(
       *("--suite", "zero_shot,retrieval", "--output", str(output)),
     ]
 
-  run(arguments(tmp_path / "one"))
+  runs.run(arguments(tmp_path / "one"))
   run_together(arguments(tmp_path / "two"))
   one, two = (
     (tmp_path / name / "results.json").read_text() for name in ("one", "two")

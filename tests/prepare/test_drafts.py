@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 
 from mrd_jax.data.records import TextKind
-from mrd_jax.prepare.job.drafts import (
-  Draft,
-  Text,
-  read_draft,
-  serialize_draft,
-  to_record,
-)
+from mrd_jax.prepare.job import drafts
 
 TEXTS = (
-  Text("chair", TextKind.RAW, prompted=True),
-  Text("ein Stühlchen, 椅子 🪑", TextKind.BLIP, view=1),
-  Text('"quoted"\nline\t\\', TextKind.RETRIEVAL),
+  drafts.Text("chair", TextKind.RAW, prompted=True),
+  drafts.Text("ein Stühlchen, 椅子 🪑", TextKind.BLIP, view=1),
+  drafts.Text('"quoted"\nline\t\\', TextKind.RETRIEVAL),
 )
 
 
@@ -32,11 +26,11 @@ def make_draft(images, texts=TEXTS, **others):
     "dataset": "Möbel",
     "label": 3,
   }
-  return Draft(images=images, texts=texts, **values | others)
+  return drafts.Draft(images=images, texts=texts, **values | others)
 
 
 def assert_same(found, draft):
-  for field in dataclasses.fields(Draft):
+  for field in dataclasses.fields(drafts.Draft):
     was, now = getattr(draft, field.name), getattr(found, field.name)
     if isinstance(was, np.ndarray):
       assert now.dtype == was.dtype
@@ -57,15 +51,16 @@ def assert_same(found, draft):
 @pytest.mark.parametrize("texts", [TEXTS, ()])
 def test_round_trip(images, texts):
   draft = make_draft(images, texts)
-  content = serialize_draft(to_record(draft))
-  found = read_draft(content)
+  content = drafts.serialize_draft(drafts.to_record(draft))
+  found = drafts.read_draft(content)
   assert_same(found, draft)
   assert all(isinstance(text.kind, TextKind) for text in found.texts)
-  assert serialize_draft(to_record(draft)) == content  # the same every time
+  # The same every time.
+  assert drafts.serialize_draft(drafts.to_record(draft)) == content
 
 
 def test_holds_no_pickle():
   """An array of objects would need one; it is refused when it is written."""
   draft = make_draft([b"x"], xyz=np.array([[{}]], dtype=object))
   with pytest.raises(ValueError, match="allow_pickle"):
-    serialize_draft(to_record(draft))
+    drafts.serialize_draft(drafts.to_record(draft))

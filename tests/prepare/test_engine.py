@@ -65,7 +65,7 @@ def test_one_and_several_workers_make_the_same(whole, tmp_path):
   assert counts == [[("a", 6), ("b", 6)], [("a", 2), ("b", 2)], []]
   without_text = [s.without_text for c in commits for s in c.shards]
   assert without_text == [3, 3, 1, 1]  # shapes 0, 2, 6 and 8
-  assert commits[0].most == {"xyz": 50, "image_feat": 2, "text_feat": 1}
+  assert commits[0].most == {"xyz": 50, "image_feat": 3, "text_feat": 1}
   stored = list(shards.read_files(tmp_path, commits[1]))
   assert stored == [
     (split, serialize(record(index))) for split in "ab" for index in (7, 8)

@@ -11,11 +11,7 @@ from labelled_sets import clouds, write_h5
 from mrd_jax.data.records import Shape, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.openshape.lists import Entry
-from mrd_jax.prepare.test_sets.common import (
-  EvaluationSet,
-  h5_labels,
-  read_h5,
-)
+from mrd_jax.prepare.test_sets.common import EvaluationSet, h5_labels, read_h5
 
 D = 8
 

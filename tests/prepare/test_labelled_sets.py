@@ -3,18 +3,10 @@
 import csv
 import re
 
+import labelled_sets as sets
 import numpy as np
 import pytest
 import runs
-from labelled_sets import (
-  NAMES,
-  SCANOBJECTNN,
-  clouds,
-  write_h5,
-  write_hdf5,
-  write_openshape,
-  write_txt,
-)
 from openshape_bundle import npy_bytes
 from prepared import assert_cloud, rejects_of, report_of
 
@@ -31,9 +23,9 @@ VARIANTS = ("obj_only", "obj_bg", "pb_t50_rs")
 
 def write_scan(root, variant, labels, part="test", seed=0):
   """The release's file of a variant; returns its clouds."""
-  data = clouds(len(labels), seed)
-  path = root / "h5_files" / SCANOBJECTNN[variant, part]
-  write_h5(path, data, np.uint8(labels))
+  data = sets.clouds(len(labels), seed)
+  path = root / "h5_files" / sets.SCANOBJECTNN[variant, part]
+  sets.write_h5(path, data, np.uint8(labels))
   return data
 
 
@@ -103,16 +95,16 @@ def test_chosen_variants_and_parts(tmp_path, prepare, by_file):
 @pytest.mark.parametrize("form", ["hdf5", "txt", "openshape"])
 def test_modelnet40(tmp_path, prepare, form):
   root = tmp_path / "in"
-  names, xyz = NAMES, clouds(5)
+  names, xyz = sets.NAMES, sets.clouds(5)
   if form == "hdf5":
-    found, _ = write_hdf5(root)
+    found, _ = sets.write_hdf5(root)
     found = [name.replace("_", " ") for name in found]
   elif form == "txt":
     contents = {"tv_stand_0001": xyz[0], "night_stand_0004": xyz[1]}
-    write_txt(root, contents | {"airplane_0003": None}, classes=10)
+    sets.write_txt(root, contents | {"airplane_0003": None}, classes=10)
     found, form = ["tv stand", "night stand"], "txt --classes 10"
   else:
-    write_openshape(root, [{"xyz": x} for x in xyz[:3]])
+    sets.write_openshape(root, [{"xyz": x} for x in xyz[:3]])
     found, names = ["airplane", "tv stand"], ("tv stand", "airplane")
   # OpenShape's file and the lists differ in case and underscores.
   given = ["Tv_Stand", "airplane", "night stand"]
@@ -133,11 +125,11 @@ def test_modelnet40(tmp_path, prepare, form):
 
 
 def test_features_of_a_teacher(tmp_path, prepare, by_clip, teacher):
-  write_hdf5(tmp_path / "in")
+  sets.write_hdf5(tmp_path / "in")
   assert prepare("modelnet40", *by_clip, "--form", "hdf5")[0] == 0
   output, split = tmp_path / "out", "modelnet40_hdf5_test"
-  assert tuple(read_meta(output).class_names[split]) == NAMES
-  expected = prompt_features(teacher, NAMES, read_templates())
+  assert tuple(read_meta(output).class_names[split]) == sets.NAMES
+  expected = prompt_features(teacher, sets.NAMES, read_templates())
   found = class_features(output, split)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
   assert open_split(output, split)[0]["image_feat"].shape == (0, 24)
@@ -148,7 +140,7 @@ def test_features_of_a_teacher(tmp_path, prepare, by_clip, teacher):
   code, printed = prepare("modelnet40", *given)
   assert code == 2 and "already holds a complete dataset" in printed
   assert prepare("modelnet40", *given, output=tmp_path / "other")[0] == 0
-  rows = teacher.text_features([f"a {name}" for name in NAMES])
+  rows = teacher.text_features([f"a {name}" for name in sets.NAMES])
   found = class_features(tmp_path / "other", split)
   np.testing.assert_allclose(found, rows, rtol=1e-4, atol=1e-6)
 

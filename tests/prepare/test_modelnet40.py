@@ -3,16 +3,9 @@
 import json
 import re
 
+import labelled_sets as sets
 import numpy as np
 import pytest
-from labelled_sets import (
-  CLASSES,
-  NAMES,
-  clouds,
-  write_hdf5,
-  write_openshape,
-  write_txt,
-)
 
 from mrd_jax.data.records import Shape, encode
 from mrd_jax.errors import BadInput
@@ -28,33 +21,33 @@ D = 8
   ("part", "published"), [("train", "9,843"), ("test", "2,468")]
 )
 def test_hdf5(tmp_path, part, published):
-  categories, ids = write_hdf5(tmp_path, part)
+  categories, ids = sets.write_hdf5(tmp_path, part)
   found = modelnet40.read_hdf5(tmp_path, part, D)
-  assert found.class_names == NAMES
+  assert found.class_names == sets.NAMES
   assert found.name == f"modelnet40_hdf5_{part}" and found.count == 5
   shapes = list(found.shapes())
   assert [shape.id for shape in shapes] == ids
-  assert [CLASSES[shape.label] for shape in shapes] == categories
+  assert [sets.CLASSES[shape.label] for shape in shapes] == categories
   # Up is y in the files and in records: nothing is turned.
-  np.testing.assert_array_equal([s.xyz for s in shapes], clouds(5))
+  np.testing.assert_array_equal([s.xyz for s in shapes], sets.clouds(5))
   assert {shape.dataset for shape in shapes} == {"ModelNet40"}
   (problem,) = found.problems
   assert f"5 shapes where the published set has {published}" in problem
 
 
 def test_hdf5_without_names_counts_through_the_files(tmp_path):
-  write_hdf5(tmp_path, names=False)
+  sets.write_hdf5(tmp_path, names=False)
   found = modelnet40.read_hdf5(tmp_path, "test", D)
   ids = [shape.id for shape in found.shapes()]
   assert ids == [f"hdf5-test-{i:05d}" for i in range(5)]
 
 
 def test_hdf5_names_that_contradict_the_labels_are_reported(tmp_path):
-  categories, _ = write_hdf5(tmp_path)
+  categories, _ = sets.write_hdf5(tmp_path)
   names = tmp_path / "ply_data_test_0_id2file.json"
   names.write_text(json.dumps(["tv_stand/a.ply", "lamp/b.ply", "x/c.ply"]))
   found = modelnet40.read_hdf5(tmp_path, "test", D)
-  assert [CLASSES[s.label] for s in found.shapes()] == categories
+  assert [sets.CLASSES[s.label] for s in found.shapes()] == categories
   said = "2 of 3 names contradict the labels, first lamp/b.ply with label"
   assert said in found.problems[0]
   names.write_text('["a/b.ply"]')
@@ -67,7 +60,7 @@ def test_hdf5_names_that_contradict_the_labels_are_reported(tmp_path):
 )
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\xff"])
 def test_hdf5_files_that_are_missing_or_damaged(tmp_path, name, content):
-  write_hdf5(tmp_path)
+  sets.write_hdf5(tmp_path)
   (tmp_path / name).unlink()
   if content is not None:
     (tmp_path / name).write_bytes(content)
@@ -76,7 +69,7 @@ def test_hdf5_files_that_are_missing_or_damaged(tmp_path, name, content):
 
 
 def test_hdf5_with_too_few_class_names(tmp_path):
-  write_hdf5(tmp_path)
+  sets.write_hdf5(tmp_path)
   (tmp_path / "shape_names.txt").write_text("airplane\nnight_stand\n")
   with pytest.raises(BadInput, match="label 2 of cloud 0 is not a class"):
     modelnet40.read_hdf5(tmp_path, "test", D)
@@ -95,19 +88,19 @@ def test_hdf5_with_too_few_class_names(tmp_path):
   ],
 )
 def test_txt(tmp_path, classes, part, published):
-  xyz, normals = np.round(clouds(2), 6), np.ones((16, 3))
+  xyz, normals = np.round(sets.clouds(2), 6), np.ones((16, 3))
   contents = {
     "tv_stand_0001": np.concatenate([xyz[0], normals], axis=1),
     "airplane_0627": xyz[1],
   }
-  root = write_txt(tmp_path, contents, classes, part)
+  root = sets.write_txt(tmp_path, contents, classes, part)
   found = modelnet40.read_txt(root, part, D, classes)
   shapes = list(found.shapes())
   assert [shape.id for shape in shapes] == list(contents)
   assert [shape.label for shape in shapes] == [2, 0]
   np.testing.assert_allclose([shape.xyz for shape in shapes], xyz, atol=1e-6)
   assert shapes[0].dataset == f"ModelNet{classes}"
-  assert found.class_names == NAMES
+  assert found.class_names == sets.NAMES
   assert encode(shapes[0])["rgb"].max() == 102
   (problem,) = found.problems
   assert f"2 shapes where the published set has {published}" in problem
@@ -126,9 +119,9 @@ def test_txt(tmp_path, classes, part, published):
   ],
 )
 def test_txt_refuses_single_shapes(tmp_path, content, reason, detail):
-  cloud = clouds(1)[0]
+  cloud = sets.clouds(1)[0]
   contents = {"airplane_0001": cloud, "airplane_0002": content}
-  root = write_txt(tmp_path, contents | {"tv_stand_0003": cloud})
+  root = sets.write_txt(tmp_path, contents | {"tv_stand_0003": cloud})
   first, refused, last = modelnet40.read_txt(root, "test", D, 40).shapes()
   assert isinstance(first, Shape) and isinstance(last, Shape)
   assert (refused.id, refused.reason) == ("airplane_0002", reason)
@@ -137,17 +130,19 @@ def test_txt_refuses_single_shapes(tmp_path, content, reason, detail):
 
 
 def test_txt_class_that_is_not_listed(tmp_path):
-  root = write_txt(tmp_path, {"lamp_0001": clouds(1)[0], "x": "1,2,3"})
+  root = sets.write_txt(
+    tmp_path, {"lamp_0001": sets.clouds(1)[0], "x": "1,2,3"}
+  )
   for refused in modelnet40.read_txt(root, "test", D, 40).shapes():
     assert (refused.field, refused.reason) == ("category", "bad value")
 
 
 def test_a_list_cannot_point_out_of_its_folder(tmp_path):
-  root = write_txt(tmp_path / "in", {"airplane_0001": clouds(1)[0]})
+  root = sets.write_txt(tmp_path / "in", {"airplane_0001": sets.clouds(1)[0]})
   (root / "modelnet40_test.txt").write_text(
     f"airplane_/../../airplane_secret\n{tmp_path}/airplane_secret\n"
   )
-  np.savetxt(tmp_path / "airplane_secret.txt", clouds(1)[0], delimiter=",")
+  np.savetxt(tmp_path / "airplane_secret.txt", sets.clouds(1)[0], delimiter=",")
   for refused in modelnet40.read_txt(root, "test", D, 40).shapes():
     assert refused.reason == "missing file"
     assert refused.file == str(root / "airplane" / "airplane_secret.txt")
@@ -156,7 +151,7 @@ def test_a_list_cannot_point_out_of_its_folder(tmp_path):
 def test_txt_lists_that_are_missing(tmp_path):
   with pytest.raises(BadInput, match=r"modelnet40_shape_names\.txt"):
     modelnet40.read_txt(tmp_path, "test", D, 40)
-  root = write_txt(tmp_path, {"airplane_0001": None})
+  root = sets.write_txt(tmp_path, {"airplane_0001": None})
   with pytest.raises(BadInput, match=r"modelnet40_train\.txt: cannot be read"):
     modelnet40.read_txt(root, "train", D, 40)
   with pytest.raises(BadInput, match="classes: 20"):
@@ -168,21 +163,21 @@ def test_txt_lists_that_are_missing(tmp_path):
 
 def test_openshape(tmp_path):
   rgb = np.full((16, 3), 100)
-  written = [{"xyz": xyz, "rgb": rgb} for xyz in clouds(3)]
-  write_openshape(tmp_path, written)
+  written = [{"xyz": xyz, "rgb": rgb} for xyz in sets.clouds(3)]
+  sets.write_openshape(tmp_path, written)
   found = modelnet40.read_openshape(tmp_path, D)
   assert found.class_names == ("tv stand", "airplane")
   plane, stand, lamp = found.shapes()
   assert (plane.id, plane.label) == ("airplane_0627", 1)
   assert (stand.id, stand.label) == ("tv_stand_0268", 0)
-  np.testing.assert_array_equal(stand.xyz, clouds(3)[1])
+  np.testing.assert_array_equal(stand.xyz, sets.clouds(3)[1])
   assert encode(plane)["rgb"].max() == 100 and plane.image_feat.shape == (0, D)
   assert (lamp.id, lamp.field) == ("lamp_0125", "category")
   assert "3 shapes where the published set has 2,468" in found.problems[0]
 
 
 def test_openshape_refuses_single_clouds(tmp_path):
-  write_openshape(tmp_path, [{"rgb": clouds(1)[0]}, None])
+  sets.write_openshape(tmp_path, [{"rgb": sets.clouds(1)[0]}, None])
   no_xyz, nothing, absent = modelnet40.read_openshape(tmp_path, D).shapes()
   assert (no_xyz.field, no_xyz.reason) == ("xyz", "missing key")
   assert (nothing.field, nothing.reason) == ("xyz", "bad value")
@@ -191,7 +186,7 @@ def test_openshape_refuses_single_clouds(tmp_path):
 
 
 def test_openshape_clouds_of_another_kind(tmp_path):
-  write_openshape(tmp_path, [None])
-  np.save(tmp_path / "meta_data" / "modelnet40" / "test_pc.npy", clouds(2))
+  sets.write_openshape(tmp_path, [None])
+  np.save(tmp_path / "meta_data" / "modelnet40" / "test_pc.npy", sets.clouds(2))
   with pytest.raises(BadInput, match=r"test_pc\.npy: expected an array"):
     next(modelnet40.read_openshape(tmp_path, D).shapes())

@@ -154,11 +154,7 @@ def archives(root, *folders, count=1):
   ("parts", "limit", "expected"),
   [
     (["ABO"], None, ["ABO-0", "ABO-1"]),
-    (
-      ["000-00*"],
-      None,
-      ["000-000-0", "000-000-1", "000-001-0", "000-001-1"],
-    ),
+    (["000-00*"], None, ["000-000-0", "000-000-1", "000-001-0", "000-001-1"]),
     (
       ["merged_for_training_final/ABO", "*-001"],
       None,

@@ -1,11 +1,11 @@
 """The teacher's stage: drafts in, records with features out."""
 
 import collections
-import io
 import zlib
 
 import numpy as np
 import pytest
+from clips import encoded
 from PIL import Image
 from prepared import assert_cloud
 
@@ -91,9 +91,7 @@ def clip():
 
 
 def png(value):
-  file = io.BytesIO()
-  Image.new("RGB", (4, 4), (value, 0, 0)).save(file, "PNG")
-  return file.getvalue()
+  return encoded(Image.new("RGB", (4, 4), (value, 0, 0)), "PNG")
 
 
 def make_draft(row, images=None, texts=(), **others):

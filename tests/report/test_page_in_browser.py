@@ -29,14 +29,8 @@ def test_tables_hold_the_numbers_of_the_files(opened):
       ["base", "8.1", "50.0 best", "60.0 best", "70.0 best"],
       ["mrd", "18.1 best", "40.0", "60.0 best", "70.0 best"],
     ],
-    "Split “val”: text→3D (%)": [
-      ["base", "25.0 best"],
-      ["mrd", "25.0 best"],
-    ],
-    "Split “val”: relation gap": [
-      ["base", "0.200 best"],
-      ["mrd", "0.300"],
-    ],
+    "Split “val”: text→3D (%)": [["base", "25.0 best"], ["mrd", "25.0 best"]],
+    "Split “val”: relation gap": [["base", "0.200 best"], ["mrd", "0.300"]],
   }
   text = opened.find_element("id", "results").text
   assert "mrd is the checkpoint with the best val/top1" in text

@@ -2,15 +2,14 @@
 
 import json
 import signal
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 from galleries import clustered, naive, unit, write_gallery
+from runs import output_of
 
 from mrd_jax.errors import BadInput
 from mrd_jax.search import gallery as galleries
@@ -296,12 +295,7 @@ def test_killed_while_writing(tmp_path):
   for keep in (True, False):
     if not keep:
       index_path(path).unlink()
-    done = subprocess.run(
-      [sys.executable, "-c", textwrap.dedent(script)],
-      stderr=subprocess.PIPE,
-      check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    output_of(script, expect=-signal.SIGKILL)
     assert (tmp_path / "a.faiss.tmp").exists()
     index = open_index(open_gallery(path))
     assert (index is not None) == keep

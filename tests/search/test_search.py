@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from clips import make_clip
 from encoders import EMBED_DIM, cloud, make_encoder
 from galleries import SOURCE, naive, unit, write_gallery
 from PIL import Image
+from runs import output_of
 
 from mrd_jax.embed.__main__ import main as embed
 from mrd_jax.encoder import encoder
@@ -338,8 +337,5 @@ def test_help_without_jax(verb, flag):
     f"try: runpy.run_module('mrd_jax.{verb}', run_name='__main__')\n"
     "finally: print({'jax', 'faiss', 'matplotlib', 'trimesh'} & {*sys.modules})"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", script], capture_output=True, text=True, check=True
-  )
-  assert flag in done.stdout
-  assert done.stdout.endswith("\nset()\n")
+  printed = output_of(script)
+  assert flag in printed and printed.endswith("\nset()\n")

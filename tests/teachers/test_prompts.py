@@ -10,11 +10,7 @@ from openshape_bundle import npy_bytes
 
 from mrd_jax.errors import BadInput
 from mrd_jax.prepare.openshape.lists import load_class_features
-from mrd_jax.teachers.prompts import (
-  TEMPLATES,
-  class_features,
-  read_templates,
-)
+from mrd_jax.teachers.prompts import TEMPLATES, class_features, read_templates
 
 NAMES = ["night_stand", "chair", "bowl", "chair (toy)"]
 OURS = ["a photo of {}.", "{}", "the {{}} of it"]

@@ -4,18 +4,10 @@ import dataclasses
 import json
 import re
 
+import clips
 import jax
 import numpy as np
 import pytest
-from clips import (
-  WORDS,
-  encoded,
-  load_teacher,
-  make_clip,
-  pictures,
-  save_shards,
-  write,
-)
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -44,7 +36,7 @@ def test_equals_hugging_face(clip_folder, clip_teacher):
   model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(clip_folder)
   processor = transformers.CLIPImageProcessorPil.from_pretrained(clip_folder)
-  images = pictures()
+  images = clips.pictures()
   tokens = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
   with torch.no_grad():
     image = model.get_image_features(**processor(images, return_tensors="pt"))
@@ -61,38 +53,40 @@ def test_attributes(clip_folder, clip_teacher, tmp_path):
   assert clip_teacher.embed_dim == 24 and clip_teacher.image_size == 32
   assert re.fullmatch(r"tiny \(sha256 [0-9a-f]{12}\)", clip_teacher.name)
   tensors = load_file(clip_folder / "model.safetensors")
-  copy = make_clip(tmp_path / "tiny", seed=1)
+  copy = clips.make_clip(tmp_path / "tiny", seed=1)
   (copy / "model.safetensors").unlink()
-  save_shards(copy, tensors, 3)
-  again = load_teacher(copy)
+  clips.save_shards(copy, tensors, 3)
+  again = clips.load_teacher(copy)
   assert again.name == clip_teacher.name
   assert again.fingerprint == clip_teacher.fingerprint
   # Whatever decides a feature is in the fingerprint, tensors in the name.
   path = copy / "preprocessor_config.json"
   before = json.loads(path.read_text())
-  write(path, before | {"resample": 2})
-  other = load_teacher(copy)
+  clips.write(path, before | {"resample": 2})
+  other = clips.load_teacher(copy)
   assert other.name == clip_teacher.name
   assert other.fingerprint != clip_teacher.fingerprint
-  write(path, before)
-  other = load_teacher(make_clip(copy, vision={"hidden_act": "gelu"}, shards=3))
+  clips.write(path, before)
+  other = clips.load_teacher(
+    clips.make_clip(copy, vision={"hidden_act": "gelu"}, shards=3)
+  )
   assert other.name == clip_teacher.name
   assert other.fingerprint != clip_teacher.fingerprint
   assert (
-    load_teacher(make_clip(tmp_path / "other", seed=1)).name
+    clips.load_teacher(clips.make_clip(tmp_path / "other", seed=1)).name
     != clip_teacher.name
   )
 
 
 def test_the_batch_size_does_not_matter(clip_folder, clip_teacher):
   assert jax.local_device_count() == 8
-  other = load_teacher(clip_folder, batch_size=2)
-  images = pictures(19)
+  other = clips.load_teacher(clip_folder, batch_size=2)
+  images = clips.pictures(19)
   features = clip_teacher.image_features(images)
   np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
   assert_near(other.image_features(images), features, 1e-6)
   assert_near(clip_teacher.image_features(images[13:14]), features[13:14], 1e-6)
-  texts = [f"{a} {b}" for a in WORDS for b in TEXTS[::4]]
+  texts = [f"{a} {b}" for a in clips.WORDS for b in TEXTS[::4]]
   found = clip_teacher.text_features(texts)
   np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
   assert_near(other.text_features(texts), found, 1e-6)
@@ -121,10 +115,10 @@ def test_the_batch_is_divided_and_the_model_is_not(clip_teacher):
 
 
 def test_bfloat16(clip_folder, clip_teacher):
-  rough = load_teacher(clip_folder, dtype="bfloat16")
+  rough = clips.load_teacher(clip_folder, dtype="bfloat16")
   assert rough.dtype == "bfloat16" and clip_teacher.dtype == "float32"
   for tower, inputs in (
-    ("image_features", pictures()),
+    ("image_features", clips.pictures()),
     ("text_features", TEXTS[::4]),
   ):
     found = getattr(rough, tower)(inputs)
@@ -143,7 +137,7 @@ def test_nothing_to_do(clip_teacher):
 
 
 def test_an_iterator_is_drawn_from_as_needed(clip_teacher, monkeypatch):
-  images = pictures(3)
+  images = clips.pictures(3)
   drawn, run = [], clip_teacher._towers.image
 
   def source():
@@ -163,14 +157,14 @@ def test_an_iterator_is_drawn_from_as_needed(clip_teacher, monkeypatch):
 
 
 def test_images_in_any_form(clip_teacher, tmp_path):
-  array = pictures(1)[0]
+  array = clips.pictures(1)[0]
   image = Image.fromarray(array)
-  (tmp_path / "a.png").write_bytes(encoded(image, "PNG"))
+  (tmp_path / "a.png").write_bytes(clips.encoded(image, "PNG"))
   forms = [
     array,
     image,
-    encoded(image, "PNG"),
-    encoded(image, "WEBP", lossless=True),
+    clips.encoded(image, "PNG"),
+    clips.encoded(image, "WEBP", lossless=True),
     tmp_path / "a.png",
     str(tmp_path / "a.png"),
     np.dstack([array, np.full_like(array[..., :1], 255)]),
@@ -178,13 +172,13 @@ def test_images_in_any_form(clip_teacher, tmp_path):
   ]
   found = clip_teacher.image_features(forms)
   np.testing.assert_allclose(found, np.tile(found[:1], (8, 1)), atol=1e-6)
-  jpeg = clip_teacher.image_features([encoded(image, "JPEG", quality=95)])
+  jpeg = clip_teacher.image_features([clips.encoded(image, "JPEG", quality=95)])
   assert (jpeg * found[:1]).sum() > 0.99
 
 
 def test_images_that_cannot_be_read(clip_teacher, tmp_path):
-  good = pictures(1)[0]
-  png = encoded(Image.fromarray(good), "PNG")
+  good = clips.pictures(1)[0]
+  png = clips.encoded(Image.fromarray(good), "PNG")
   (tmp_path / "half.png").write_bytes(png[:-30])
   for bad, message in [
     (b"nothing of this", "image cannot be read .*damaged or not a PNG"),
@@ -239,14 +233,14 @@ def test_texts_that_cannot_be_used(clip_teacher):
 
 
 def test_features_that_are_not_finite(tmp_path):
-  folder = make_clip(tmp_path)
+  folder = clips.make_clip(tmp_path)
   tensors = load_file(folder / "model.safetensors")
   for name in ("visual_projection", "text_projection"):
     tensors[f"{name}.weight"] = np.full_like(tensors[f"{name}.weight"], 3e38)
-  save_shards(folder, tensors, 1)
-  teacher = load_teacher(folder)
+  clips.save_shards(folder, tensors, 1)
+  teacher = clips.load_teacher(folder)
   with pytest.raises(BadInput, match=r"^image \d+: its features are NaN"):
-    teacher.image_features(pictures(12))
+    teacher.image_features(clips.pictures(12))
   with pytest.raises(BadInput, match=r"^text \d+: its features are NaN"):
     teacher.text_features(TEXTS)
 
@@ -261,13 +255,13 @@ def test_features_that_are_not_finite(tmp_path):
 )
 def test_refuses_arguments(clip_folder, args, message):
   with pytest.raises(BadInput, match=message):
-    load_teacher(clip_folder, **args)
+    clips.load_teacher(clip_folder, **args)
 
 
 def test_throughput(clip_teacher):
   done = clip_teacher.throughput
   before = dataclasses.replace(done)
-  clip_teacher.image_features(pictures(9))
+  clip_teacher.image_features(clips.pictures(9))
   clip_teacher.text_features(["x" * 90, "short"])
   assert done.images - before.images == 9 and done.texts - before.texts == 2
   assert done.truncated - before.truncated == 1

@@ -1,5 +1,6 @@
 """What a run writes about itself, and what a resumed one keeps of it."""
 
+import contextlib
 import json
 import struct
 
@@ -23,23 +24,25 @@ VALUES = {
 }
 
 
-def writer_for(workdir, *, start_step=0, num_steps=100, wandb=""):
-  return MetricsWriter(
-    workdir,
-    pretraining_config(
-      "nowhere", train={"batch_size": 8}, log={"wandb": wandb}
-    ),
-    num_steps=num_steps,
-    start_step=start_step,
-    drop_start_evaluation=False,
+def writing(workdir, *, start_step=0, num_steps=100, wandb=""):
+  config = pretraining_config(
+    "nowhere", train={"batch_size": 8}, log={"wandb": wandb}
+  )
+  return contextlib.closing(
+    MetricsWriter(
+      workdir,
+      config,
+      num_steps=num_steps,
+      start_step=start_step,
+      drop_start_evaluation=False,
+    )
   )
 
 
 def write_steps(workdir, steps, start_step=0):
-  writer = writer_for(workdir, start_step=start_step)
-  for step in steps:
-    writer.train(step, VALUES | {"loss": float(step)})
-  writer.close()
+  with writing(workdir, start_step=start_step) as writer:
+    for step in steps:
+      writer.train(step, VALUES | {"loss": float(step)})
 
 
 def written(workdir) -> list[dict]:
@@ -66,12 +69,11 @@ def events(workdir) -> list[event_pb2.Event]:
 
 
 def test_every_line_is_a_step_with_its_metrics(tmp_path):
-  writer = writer_for(tmp_path)
-  writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
-  # Readable while the run goes on.
-  assert len(written(tmp_path)) == 2
-  writer.close()
+  with writing(tmp_path) as writer:
+    writer.train(10, VALUES)
+    writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
+    # Readable while the run goes on.
+    assert len(written(tmp_path)) == 2
   train, evaluation = written(tmp_path)
   assert train.pop("time") > 1e9 and evaluation.pop("time") > 1e9
   assert train.pop("shapes_per_second") > 0
@@ -104,11 +106,10 @@ def test_a_torn_last_line_is_left_out(tmp_path, torn):
 
 
 def test_tensorboard_can_read_the_run(tmp_path):
-  writer = writer_for(tmp_path)
-  writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
-  writer.train(20, VALUES | {"loss": 1.5})
-  writer.close()
+  with writing(tmp_path) as writer:
+    writer.train(10, VALUES)
+    writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
+    writer.train(20, VALUES | {"loss": 1.5})
   scalars = {
     (event.step, value.tag): value.simple_value
     for event in events(tmp_path)
@@ -136,11 +137,10 @@ def test_tensorboard_is_told_to_forget_what_is_repeated(tmp_path):
 def test_no_process_but_the_first_writes(tmp_path, monkeypatch, capsys):
   """Nor starts a run of Weights & Biases."""
   monkeypatch.setattr("jax.process_index", lambda: 1)
-  writer = writer_for(tmp_path, wandb="shapes")
-  writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
-  writer.say("hello")
-  writer.close()
+  with writing(tmp_path, wandb="shapes") as writer:
+    writer.train(10, VALUES)
+    writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
+    writer.say("hello")
   assert list(tmp_path.iterdir()) == []
   assert capsys.readouterr() == ("", "")
 
@@ -148,12 +148,10 @@ def test_no_process_but_the_first_writes(tmp_path, monkeypatch, capsys):
 def test_the_progress_line_says_losses_weights_speed_and_time(
   tmp_path, monkeypatch, capsys
 ):
-  clock = iter([0.0, 60.0, 62.0])
-  monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-  writer = writer_for(tmp_path, num_steps=20)
-  writer.train(2, VALUES)
-  writer.train(4, VALUES)
-  writer.close()
+  monkeypatch.setattr("time.perf_counter", iter([0.0, 60.0, 62.0]).__next__)
+  with writing(tmp_path, num_steps=20) as writer:
+    writer.train(2, VALUES)
+    writer.train(4, VALUES)
   losses = (
     "loss 12.346 (contrast 8.750 intra 0.5123 cross 0.2500)"
     "  PP-II 0.60 PT-IT 0.46"
@@ -166,9 +164,8 @@ def test_the_progress_line_says_losses_weights_speed_and_time(
 
 def test_a_loss_without_parts_is_shown_alone(tmp_path, capsys):
   """As in fine-tuning, which knows neither contrast nor relations."""
-  writer = writer_for(tmp_path, num_steps=20)
-  writer.train(2, {"loss": 1.2344, "accuracy": 0.5})
-  writer.close()
+  with writing(tmp_path, num_steps=20) as writer:
+    writer.train(2, {"loss": 1.2344, "accuracy": 0.5})
   assert capsys.readouterr().err == "step 2/20  loss 1.234\n"
 
 
@@ -182,9 +179,8 @@ def test_durations_are_short():
 def test_a_live_line_fits_the_terminal(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr("sys.stderr.isatty", lambda: True)
   monkeypatch.setenv("COLUMNS", "40")
-  writer = writer_for(tmp_path)
-  writer.train(10, VALUES)
-  writer.close()
+  with writing(tmp_path) as writer:
+    writer.train(10, VALUES)
   line = capsys.readouterr().err.removeprefix("\r\x1b[2K")
   assert line.startswith("step 10/100  loss 12.346")
   assert len(line) < 40
@@ -198,10 +194,9 @@ def test_a_log_file_gets_about_ten_progress_lines(tmp_path, capsys):
 
 
 def test_evaluations_and_messages_have_lines_of_their_own(tmp_path, capsys):
-  writer = writer_for(tmp_path)
-  writer.evaluation(30, {"val/top1": 0.256}, "val: top-1 25.6%")
-  writer.say("resumed")
-  writer.close()
+  with writing(tmp_path) as writer:
+    writer.evaluation(30, {"val/top1": 0.256}, "val: top-1 25.6%")
+    writer.say("resumed")
   error = capsys.readouterr().err
   assert error == "step 30: val: top-1 25.6%\nresumed\n"
 
@@ -209,11 +204,10 @@ def test_evaluations_and_messages_have_lines_of_their_own(tmp_path, capsys):
 def test_time_to_evaluate_is_not_training_time(tmp_path, monkeypatch):
   clock = iter([0.0, 10.0, 100.0, 110.0])  # start, train, evaluated, train
   monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-  writer = writer_for(tmp_path)
-  writer.train(10, VALUES)
-  writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
-  writer.train(20, VALUES)
-  writer.close()
+  with writing(tmp_path) as writer:
+    writer.train(10, VALUES)
+    writer.evaluation(10, {"val/top1": 0.25}, "val 25 %")
+    writer.train(20, VALUES)
   first, _, second = written(tmp_path)
   # 10 steps of 8 shapes in 10 seconds.
   assert first["shapes_per_second"] == second["shapes_per_second"] == 8

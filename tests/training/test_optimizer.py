@@ -20,14 +20,7 @@ from mrd_jax.config.pretraining import (
 )
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
-from mrd_jax.training.optimizer import (
-  clamp_logit_scale,
-  cosine_schedule,
-  decay_mask,
-  group_labels,
-  make_optimizer,
-  update_average,
-)
+from mrd_jax.training import optimizer as optimizers
 from mrd_jax.training.pretraining import init_params
 
 # No warm-up and no decay of the rate over the few steps of a test.
@@ -65,14 +58,16 @@ DYNAMIC = {
 
 
 def test_every_parameter_has_its_group():
-  labels = by_path(group_labels(model_params()))
+  labels = by_path(optimizers.group_labels(model_params()))
   others = labels.keys() - DYNAMIC
   assert "logit_scale" in others and len(others) > 40
   assert labels == dict.fromkeys(DYNAMIC, "dynamic_weights") | dict.fromkeys(
     others, "encoder"
   )
   frozen = by_path(
-    group_labels(model_params(), (r"encoder/point_net/.*", r"logit_scale"))
+    optimizers.group_labels(
+      model_params(), (r"encoder/point_net/.*", r"logit_scale")
+    )
   )
   point_net = {x for x in others if x.startswith("encoder/point_net/")}
   assert len(point_net) == 12
@@ -83,7 +78,7 @@ def test_every_parameter_has_its_group():
 def test_a_parameter_without_a_group_is_named(odd):
   params = {"encoder": {"a": 1}, odd: {"w": 1}}
   with pytest.raises(BadInput, match=f"'{odd}/w'.*GROUP_RULES"):
-    group_labels(params)
+    optimizers.group_labels(params)
 
 
 # A pattern is of the whole name, not of a part of it.
@@ -92,12 +87,12 @@ def test_a_parameter_without_a_group_is_named(odd):
 )
 def test_a_frozen_pattern_that_matches_nothing_is_named(pattern):
   with pytest.raises(BadInput, match=r"optimizer\.frozen.*" + pattern[:6]):
-    group_labels(model_params(), ("encoder/lift/.*", pattern))
+    optimizers.group_labels(model_params(), ("encoder/lift/.*", pattern))
 
 
 def test_decay_is_on_weight_matrices_alone():
   params = by_path(model_params())
-  mask = by_path(decay_mask(model_params()))
+  mask = by_path(optimizers.decay_mask(model_params()))
   matrices = {
     name
     for name, leaf in params.items()
@@ -111,7 +106,9 @@ def test_decay_is_on_weight_matrices_alone():
 def schedule_of(peak=1e-3, num_steps=60, **changes):
   config = dataclasses.replace(CONFIG, final_learning_rate=0.0)
   config = dataclasses.replace(config, **changes)
-  return cosine_schedule(peak, config, steps_per_epoch=10, num_steps=num_steps)
+  return optimizers.cosine_schedule(
+    peak, config, steps_per_epoch=10, num_steps=num_steps
+  )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +178,7 @@ def small_params():
 
 def run(config, *, alternating=False, steps=3, num_steps=10):
   """Parameters before and after every step, by name."""
-  optimizer = make_optimizer(
+  optimizer = optimizers.make_optimizer(
     config, steps_per_epoch=10, num_steps=num_steps, alternating=alternating
   )
   params, gradients = small_params()
@@ -303,11 +300,11 @@ def test_alternating_steps_update_one_group_at_a_time():
 def test_the_average_follows_the_parameters():
   average = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(4.0)}
   params = {"a": jnp.array([3.0, 2.0]), "b": jnp.array(0.0)}
-  after = update_average(average, params, 0.75)
+  after = optimizers.update_average(average, params, 0.75)
   np.testing.assert_allclose(after["a"], [1.5, 2.0])
   np.testing.assert_allclose(after["b"], 3.0)
   for _ in range(60):
-    average = update_average(average, params, 0.75)
+    average = optimizers.update_average(average, params, 0.75)
   np.testing.assert_allclose(average["a"], params["a"], atol=1e-6)
 
 
@@ -323,7 +320,7 @@ def test_the_average_follows_the_parameters():
 def test_the_logit_scale_stays_below_its_largest(value, largest, expected):
   other = {"w": jnp.full(2, 9.0)}
   params = {"encoder": other, "logit_scale": jnp.float32(value)}
-  clamped = clamp_logit_scale(params, largest)
+  clamped = optimizers.clamp_logit_scale(params, largest)
   assert float(clamped["logit_scale"]) == pytest.approx(expected, rel=1e-6)
   assert clamped["encoder"] is other
   assert float(params["logit_scale"]) == value

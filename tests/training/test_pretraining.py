@@ -136,9 +136,7 @@ def test_other_data_is_refused_on_resume(pretrained, tmp_path):
 def test_another_config_is_refused_with_a_diff(pretrained, data_dir):
   before = (pretrained / "config.json").read_text()
   config = runs.pretrained_config(
-    data_dir,
-    train={"steps": 12, "batch_size": 16},
-    loss={"weighting": "fixed"},
+    data_dir, train={"steps": 12, "batch_size": 16}, loss={"weighting": "fixed"}
   )
   with pytest.raises(BadInput, match="weighting.*train.batch_size: 32 -> 16"):
     set_up.train(config, pretrained)

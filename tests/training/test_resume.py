@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from mrd_jax.config import finetuning, pretraining
+from mrd_jax.config import pretraining
 from mrd_jax.config.pretraining import Config
 from mrd_jax.config.shared import LogConfig
 from mrd_jax.errors import BadInput
-from mrd_jax.training.resume import check_resumable, check_same_data
+from mrd_jax.training.resume import check_resumable
 
 FROZEN = pretraining.OptimizerConfig(frozen=("a", "b"))
 
@@ -66,17 +66,3 @@ def test_an_added_and_a_removed_field_are_in_the_diff(saved):
   assert str(error.value).endswith(
     "loss.margin: absent -> 0.1; train.warmup: None -> absent"
   )
-
-
-def test_a_fine_tuning_goes_on(tmp_path):
-  path = tmp_path / "config.json"
-  path.write_text(json.dumps(dataclasses.asdict(finetuning.Config())))
-  check_resumable(finetuning.Config(), path)
-
-
-def test_other_data_is_refused(tmp_path):
-  path = tmp_path / "data.json"
-  path.write_text('{"records": 3}')
-  check_same_data({"records": 3}, path)
-  with pytest.raises(BadInput, match="'records': 4.*'records': 3"):
-    check_same_data({"records": 4}, path)

@@ -5,18 +5,8 @@ import signal
 
 import numpy as np
 import pytest
-from runs import (
-  assert_same_run,
-  command,
-  evaluated,
-  finish,
-  last_state,
-  losses,
-  run,
-  start,
-  wait_for_step,
-  wait_until,
-)
+import runs
+from launchers import assert_same_curve
 
 from mrd_jax.io.files import read_json_lines
 
@@ -31,23 +21,25 @@ def test_killed_and_repeated_run_ends_bitwise_equal(
   straight, quick, data_dir, tmp_path
 ):
   """SIGKILL half-way, the same command again: same parameters, every bit."""
-  arguments = command(data_dir, tmp_path, *quick)
-  killed = start(arguments)
-  wait_for_step(killed, tmp_path, 22)
+  arguments = runs.command(data_dir, tmp_path, *quick)
+  killed = runs.start(arguments)
+  runs.wait_for_step(killed, tmp_path, 22)
   killed.kill()
   killed.communicate()
-  assert max(losses(tmp_path)) < 60, "it was over before it could be killed"
-  assert 10 <= resumed_from(run(arguments)) <= 30
+  assert max(runs.losses(tmp_path)) < 60, (
+    "it was over before it could be killed"
+  )
+  assert 10 <= resumed_from(runs.run(arguments)) <= 30
   # The log, too, reads as if nothing had happened.
-  assert_same_run(tmp_path, straight)
+  runs.assert_same_run(tmp_path, straight)
 
 
 @pytest.fixture(scope="module")
 def one(data_dir, tmp_path_factory) -> dict[int, float]:
   """The curve of a run on one device."""
   workdir = tmp_path_factory.mktemp("one")
-  run(command(data_dir, workdir))
-  return losses(workdir)
+  runs.run(runs.command(data_dir, workdir))
+  return runs.losses(workdir)
 
 
 @pytest.mark.slow
@@ -55,15 +47,15 @@ def test_eight_devices_one_and_a_change_between_follow_one_curve(
   data_dir, tmp_path, one
 ):
   """Same batches on any devices, so the losses differ by rounding alone."""
-  moved = start(command(data_dir, tmp_path / "moved"), devices=8)
-  wait_for_step(moved, tmp_path / "moved", 11)
+  moved = runs.start(runs.command(data_dir, tmp_path / "moved"), devices=8)
+  runs.wait_for_step(moved, tmp_path / "moved", 11)
   moved.kill()
   moved.communicate()
-  before = losses(tmp_path / "moved")
-  resumed_from(run(command(data_dir, tmp_path / "moved")))
+  before = runs.losses(tmp_path / "moved")
+  resumed_from(runs.run(runs.command(data_dir, tmp_path / "moved")))
 
   assert list(one) == list(range(1, 21))
-  for curve in (before, losses(tmp_path / "moved")):
+  for curve in (before, runs.losses(tmp_path / "moved")):
     expected = np.array([one[step] for step in curve])
     found = np.array(list(curve.values()))
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
@@ -72,63 +64,61 @@ def test_eight_devices_one_and_a_change_between_follow_one_curve(
 
 @pytest.mark.slow
 def test_sharded_state_follows_the_same_curve(data_dir, tmp_path, one):
-  run(command(data_dir, tmp_path, "--config.mesh.fsdp=4"), devices=8)
-  np.testing.assert_allclose(
-    list(losses(tmp_path).values()), list(one.values()), rtol=5e-3
-  )
+  runs.run(runs.command(data_dir, tmp_path, "--config.mesh.fsdp=4"), devices=8)
+  assert_same_curve(tmp_path, one)
 
 
 def test_sigterm_saves_and_exits_with_0(quick, straight, data_dir, tmp_path):
-  arguments = command(
+  arguments = runs.command(
     data_dir, tmp_path, *quick, "--config.checkpoint.every_steps=60"
   )
-  process = start(arguments)
-  wait_for_step(process, tmp_path, 3)
+  process = runs.start(arguments)
+  runs.wait_for_step(process, tmp_path, 3)
   process.send_signal(signal.SIGTERM)
-  said = finish(process)
+  said = runs.finish(process)
   step = int(re.search(r"asked to stop at step (\d+)", said)[1])
   assert (tmp_path / "checkpoints" / str(step)).exists() and step < 60
   assert not (tmp_path / "results.json").exists()
-  assert resumed_from(run(arguments)) == step
-  assert_same_run(tmp_path, straight)
+  assert resumed_from(runs.run(arguments)) == step
+  runs.assert_same_run(tmp_path, straight)
 
 
 @pytest.mark.slow
 def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   """The stop leaves no hole: the evaluation it cut short is done on resume."""
-  arguments = command(data_dir, tmp_path, "--config.eval.batch_size=1")
-  process = start(arguments)
-  wait_for_step(process, tmp_path, 8)  # so the next evaluation is close
+  arguments = runs.command(data_dir, tmp_path, "--config.eval.batch_size=1")
+  process = runs.start(arguments)
+  runs.wait_for_step(process, tmp_path, 8)  # so the next evaluation is close
   process.send_signal(signal.SIGTERM)
-  assert "asked to stop" in finish(process)
-  run(arguments)
-  assert evaluated(tmp_path) == [0, 10, 20]
+  assert "asked to stop" in runs.finish(process)
+  runs.run(arguments)
+  assert runs.evaluated(tmp_path) == [0, 10, 20]
   assert (tmp_path / "results.json").exists()
 
 
 @pytest.mark.slow
 def test_a_failed_save_fails_the_run(data_dir, tmp_path):
   """A file-size limit stands in for a full disk, after a first good save."""
-  good = command(
+  good = runs.command(
     data_dir,
     tmp_path,
     *("--config.checkpoint.every_steps=5", "--config.eval.every_steps=20"),
   )
-  process = start(good)
-  wait_until(process, (tmp_path / "checkpoints" / "5").exists)
+  process = runs.start(good)
+  runs.wait_until(process, (tmp_path / "checkpoints" / "5").exists)
   process.kill()
   process.communicate()
 
   limited = ["bash", "-c", 'ulimit -f 50; exec "$@"', "-"]  # KiB a file
-  assert "File too large" in run([*limited, *good], expect=1)
+  assert "File too large" in runs.run([*limited, *good], expect=1)
   assert not (tmp_path / "results.json").exists()
-  resumed_from(run(good))
+  resumed_from(runs.run(good))
 
 
 @pytest.mark.slow
 def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
-  errors = run(
-    command(
+  errors = runs.run(
+    runs.command(
       data_dir,
       tmp_path,
       "--config.optimizer.learning_rate=1000.0",
@@ -141,7 +131,7 @@ def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
   step = int(re.search(r"error: step (\d+): .*loss.* not finite", errors)[1])
   saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
   assert max(saved, default=0) < step
-  state = last_state(tmp_path)
+  state = runs.last_state(tmp_path)
   assert all(np.isfinite(x).all() for x in state.values())
 
 
@@ -154,7 +144,9 @@ def test_a_second_start_compiles_nothing_anew(
 
   def seconds_to_compile(name: str) -> float:
     workdir = tmp_path / name
-    run(command(data_dir, workdir, *quick, f"--config.compile_cache={cache}"))
+    runs.run(
+      runs.command(data_dir, workdir, *quick, f"--config.compile_cache={cache}")
+    )
     return read_json_lines(workdir / "metrics.jsonl")[1]["seconds/compile"]
 
   def programs():
@@ -165,4 +157,4 @@ def test_a_second_start_compiles_nothing_anew(
   assert any("train_step" in name for name in before)
   assert seconds_to_compile("second") < first
   assert programs() == before
-  assert_same_run(tmp_path / "second", tmp_path / "first")
+  runs.assert_same_run(tmp_path / "second", tmp_path / "first")

@@ -14,14 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import (
-  REPOSITORY,
-  assert_same_run,
-  command,
-  joining,
-  last_step,
-  make_data,
-)
+import runs
 
 KILLS = int(os.environ.get("MRD_SOAK_KILLS", "6"))
 SEED = int(os.environ.get("MRD_SOAK_SEED", "0")) or random.randrange(1, 2**31)
@@ -42,7 +35,7 @@ class Zygote:
     self.errors = errors
     self._process = subprocess.Popen(
       [sys.executable, "-m", "tests.zygote"],
-      cwd=REPOSITORY,
+      cwd=runs.REPOSITORY,
       env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -58,7 +51,7 @@ class Zygote:
   def start(self, arguments: list[str]) -> list[int]:
     return [
       self._ask("start", [*arguments, *flags], str(self.errors))
-      for flags in joining(2)
+      for flags in runs.joining(2)
     ]
 
   def wait(self, pids: list[int]) -> list[int]:
@@ -84,22 +77,22 @@ def test_random_kills_leave_no_trace(zygote, tmp_path, capsys):
   with capsys.disabled():
     print(f"\nMRD_SOAK_KILLS={KILLS} MRD_SOAK_SEED={SEED}", flush=True)
   draw = random.Random(SEED)
-  data_dir = make_data(tmp_path / "data")
+  data_dir = runs.make_data(tmp_path / "data")
   straight, killed = tmp_path / "straight", tmp_path / "killed"
   assert zygote.wait(
-    zygote.start(command(data_dir, straight, *OPTIONS)[3:])
+    zygote.start(runs.command(data_dir, straight, *OPTIONS)[3:])
   ) == [0, 0], zygote.errors.read_text()[-2000:]
 
-  arguments = command(data_dir, killed, *OPTIONS)[3:]
+  arguments = runs.command(data_dir, killed, *OPTIONS)[3:]
   for kill in range(KILLS):
-    before = last_step(killed)
+    before = runs.last_step(killed)
     pids = zygote.start(arguments)
     if draw.random() < 0.3:
       time.sleep(draw.uniform(0, START_SECONDS))
     else:
       goal = before + draw.randint(1, 5)
       deadline = time.monotonic() + 120
-      while last_step(killed) < goal and time.monotonic() < deadline:
+      while runs.last_step(killed) < goal and time.monotonic() < deadline:
         time.sleep(0.02)
       assert time.monotonic() < deadline, zygote.errors.read_text()[-2000:]
       time.sleep(draw.uniform(0, 0.1))
@@ -114,4 +107,4 @@ def test_random_kills_leave_no_trace(zygote, tmp_path, capsys):
     assert 0 not in codes, f"kill {kill}: over before it could be killed"
   assert zygote.wait(zygote.start(arguments)) == [0, 0]
   assert "damaged" not in zygote.errors.read_text()
-  assert_same_run(killed, straight)
+  runs.assert_same_run(killed, straight)
