@@ -18,7 +18,6 @@ from mrd_jax.ablate.__main__ import main
 from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json_lines, write_json
-from mrd_jax.prepare import procedural
 from mrd_jax.training import set_up
 
 SUITES = sorted(path.stem for path in suites.SUITES.glob("*.py"))
@@ -202,14 +201,12 @@ def test_equal_rows_share_a_run_from_the_start(tmp_path):
   assert made[0].workdir == made[1].workdir
 
 
-def test_missing_splits_are_found_before_the_first_run(tmp_path, capsys):
-  data = tmp_path / "data"
-  procedural.generate(
-    data, train=54, val=54, num_points=64, num_views=2, embed_dim=8
-  )
+def test_missing_splits_are_found_before_the_first_run(
+  data_dir, tmp_path, capsys
+):
   code = main(
     ["--suite", "table4", "--config", "configs/debug.py"]
-    + [f"--config.data.dir={data}", "--config.eval.zero_shot=('lvis',)"]
+    + [f"--config.data.dir={data_dir}", "--config.eval.zero_shot=('lvis',)"]
     + ["--output", str(tmp_path / "out")]
   )
   error = capsys.readouterr().err
@@ -251,8 +248,7 @@ def test_the_papers_figures_are_those_of_its_tables():
   ],
 )
 def test_bad_arguments_are_one_sentence(tmp_path, capsys, arguments, message):
-  code = main([*arguments, "--output", str(tmp_path), "--dry-run"])
-  assert code == 2
+  assert main([*arguments, "--output", str(tmp_path), "--dry-run"]) == 2
   error = capsys.readouterr().err
   assert message in error and error.count("\n") == 1
 

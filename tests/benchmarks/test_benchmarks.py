@@ -86,10 +86,8 @@ def test_forms_take_turns():
     {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3
   )
   assert "".join(order) == "abababab"
-  assert {name: len(times) for name, times in seconds.items()} == {
-    "a": 3,
-    "b": 3,
-  }
+  counts = {name: len(times) for name, times in seconds.items()}
+  assert counts == {"a": 3, "b": 3}
 
 
 def test_a_ratio_is_of_pairs():
@@ -128,8 +126,7 @@ def test_tokenizer_benchmark_sees_a_sort(query, monkeypatch):
     ),
   )
   args = tokenizer.parse(["--points=600", "--account=4"])
-  account = tokenizer.account(args, tokenizer.SIZES["m"])
-  assert account["sorted"] == 600
+  assert tokenizer.account(args, tokenizer.SIZES["m"])["sorted"] == 600
 
 
 def test_prediction_is_its_arithmetic():
@@ -141,8 +138,7 @@ def test_prediction_is_its_arithmetic():
   # 7/8 of 2 x 4 bytes at 1 GB/s; half of an eighth of them at 0.5 GB/s.
   assert predict.seconds_sent(args, 8, 10**7) == pytest.approx(0.07)
   assert predict.seconds_sent(args, 16, 10**7) == pytest.approx(0.07 + 0.01)
-  size = predict.num_parameters("t", 1280)
-  assert size == 5_100_768
+  assert predict.num_parameters("t", 1280) == 5_100_768
   first, second = predict.rows(args)
   assert first[:3] == ["8", "80", "100"]
   # 450 steps of 0.1 s at least.
@@ -191,10 +187,8 @@ def test_prepare_benchmark_runs(tmp_path, monkeypatch):
   result = prepare.measure(args)
   assert not list(work.iterdir())
   counts = {step: len(times) for step, times in result["drafts"].items()}
-  assert counts == dict.fromkeys(prepare.DRAFTING, 4) | {
-    "read .glb": 2,
-    "read .obj": 2,
-  }
+  reads = {"read .glb": 2, "read .obj": 2}
+  assert counts == dict.fromkeys(prepare.DRAFTING, 4) | reads
   features = result["features"]
   assert features.shape == (8, 24)
   assert (np.diff(features, axis=0) != 0).any(axis=1).all()

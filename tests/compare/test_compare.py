@@ -23,7 +23,6 @@ from mrd_jax.compare import (
 from mrd_jax.compare.__main__ import main
 from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import bridge, pointbert_modules, torch_files
-from mrd_jax.prepare import procedural
 
 TINY = PointBERTSize(
   48, 2, 2, 96, sa_dim=24, groups=16, radius=0.4, group_size=12
@@ -40,15 +39,6 @@ STAGES = [
   "normalised embedding",
 ]
 MODULES = ["mini-PointNet", "lift", "cls token", "block 0", "block 1", "head"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("data") / "procedural"
-  procedural.generate(
-    directory, train=8, val=2, num_points=160, num_views=2, embed_dim=DIM
-  )
-  return directory
 
 
 @pytest.fixture(scope="module")
@@ -280,19 +270,19 @@ def test_what_is_not_finite_fails(bad):
   assert not errors.of_values("p", "s", [1.0, 1.0], [1.0, bad], 1e9).passed
 
 
-def command(encoder, data, folder, *options: str) -> int:
+def command(encoder, data_dir, folder, *options: str) -> int:
   encoder.save_pretrained(folder / "model")
   return main(
     [
-      *("--checkpoint", str(folder / "model"), "--data", str(data)),
+      *("--checkpoint", str(folder / "model"), "--data", str(data_dir)),
       *("--output", str(folder / "out"), "--batch", "6"),
       *("--dtypes", "float32", *options),
     ]
   )
 
 
-def test_command(encoder, data, tmp_path, capsys):
-  assert command(encoder, data, tmp_path) == 0
+def test_command(encoder, data_dir, tmp_path, capsys):
+  assert command(encoder, data_dir, tmp_path) == 0
   printed = capsys.readouterr().out
   assert "normalised embedding" in printed
   assert "judged stages are within their tolerances" in printed
@@ -302,33 +292,31 @@ def test_command(encoder, data, tmp_path, capsys):
   assert {"max_abs", "relative", "cosine", "tolerance", "passed"} <= (
     written["rows"][0].keys()
   )
-  png = (tmp_path / "out" / "compare.png").read_bytes()
-  assert png.startswith(b"\x89PNG")
+  assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_command_with_a_torch_file(encoder, data, tmp_path, capsys):
+def test_command_with_a_torch_file(encoder, data_dir, tmp_path, capsys):
   model = bridge.torch_model(encoder)
   state = {k: v.numpy() for k, v in model.state_dict().items()}
   torch_files.write(tmp_path / "same.pt", state, None, "module")
   state["ppat.lift.2.bias"] = state["ppat.lift.2.bias"] + np.float32(0.01)
   torch_files.write(tmp_path / "other.pt", state, None, "bare")
   same = ("--torch", str(tmp_path / "same.pt"))
-  assert command(encoder, data, tmp_path, *same) == 0
+  assert command(encoder, data_dir, tmp_path, *same) == 0
   other = ("--torch", str(tmp_path / "other.pt"))
-  assert command(encoder, data, tmp_path, *other) == 1
-  printed = capsys.readouterr().out
-  assert "Above its tolerance: lift (eval float32)" in printed
+  assert command(encoder, data_dir, tmp_path, *other) == 1
+  assert "Above its tolerance: lift (eval float32)" in capsys.readouterr().out
   # What was found is written down all the same.
   assert not json.loads((tmp_path / "out/compare.json").read_text())["passed"]
 
 
-def test_command_refuses_what_does_not_fit(encoder, data, tmp_path, capsys):
+def test_command_refuses_what_does_not_fit(encoder, data_dir, tmp_path, capsys):
   def refused(*options: str, encoder=encoder) -> str:
-    assert command(encoder, data, tmp_path, *options) == 2
+    assert command(encoder, data_dir, tmp_path, *options) == 2
     return capsys.readouterr().err
 
   assert "split 'test' is not in" in refused("--split", "test")
-  assert "--batch is 6" in refused("--split", "val")
+  assert "--batch is 99" in refused("--split", "val", "--batch", "99")
   assert "features of" in refused(encoder=tiny_encoder(DIM + 1))
   larger = bridge.torch_model(tiny_encoder(None)).state_dict()
   torch_files.write(

@@ -36,8 +36,7 @@ def save(content, path, layout):
   if layout == "safetensors":
     save_file(content, path)
   else:
-    zipped = layout == "zip"
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    torch.save(content, path, _use_new_zipfile_serialization=layout == "zip")
 
 
 def trainer_file(path, state):

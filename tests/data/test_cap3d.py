@@ -133,15 +133,6 @@ def test_captions_of_a_split(dataset):
   assert not list(folder.glob("*.tmp"))
 
 
-def test_captions_of_other_shapes(dataset):
-  folder, _ = dataset
-  with pytest.raises(BadInput, match="none of its 1 shapes has a caption"):
-    cap3d.write_captions(folder, "train", {UID(1): "x"})
-  assert not (folder / "captions_train.csv").exists()
-  with pytest.raises(BadInput, match="split 'lvis' is not in"):
-    cap3d.write_captions(folder, "lvis", {UID(1): "x"})
-
-
 def test_a_failed_write_leaves_the_old_file(dataset, monkeypatch):
   folder, ids = dataset
   cap3d.write_captions(folder, "val", {ids[0]: "old"})

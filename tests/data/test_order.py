@@ -48,8 +48,7 @@ def test_other_records_are_left_out_in_every_epoch():
 
 
 def test_records_meet_others_in_every_epoch():
-  order = TrainOrder(40, 4, 0)
-  batches = [frozenset(order.rows(step)) for step in range(50)]
+  batches = [frozenset(TrainOrder(40, 4, 0).rows(step)) for step in range(50)]
   assert len(set(batches)) == len(batches)
 
 

@@ -9,8 +9,7 @@ from mrd_jax.errors import BadInput
 
 def spheres():
   """A small blue sphere in a large red one: (4000, 3) each, and colours."""
-  rng = np.random.default_rng(0)
-  near, far = rng.normal(size=(2, 4000, 3))
+  near, far = np.random.default_rng(0).normal(size=(2, 4000, 3))
   near /= np.linalg.norm(near, axis=1, keepdims=True)
   far *= 0.5 / np.linalg.norm(far, axis=1, keepdims=True)
   return near, far, np.repeat([[1.0, 0, 0], [0, 0, 1.0]], 4000, axis=0)

@@ -39,8 +39,7 @@ def box(mask):
 def test_pictures_lie_in_rows(tmp_path):
   tiles = [Tile(picture(*color)) for color in COLORS]
   tiles[4] = tiles[4]._replace(picture=picture(*COLORS[4], shape=(10, 40)))
-  path = tmp_path / "sheet.png"
-  sheet = draw(path, in_rows(tiles, 3))
+  sheet = draw(tmp_path / "sheet.png", in_rows(tiles, 3))
   assert sheet.shape[1] == WIDTH * DPI
   side = (WIDTH - 2 * MARGIN - 2 * GAP) / 3
   places = []

@@ -42,8 +42,7 @@ def alone(encoder: Encoder, clouds, **flags) -> np.ndarray:
 
 
 def cloud(seed: int, n: int = 100, columns: int = 6) -> np.ndarray:
-  rng = np.random.default_rng(seed)
-  return rng.random((n, columns)).astype(np.float32)
+  return np.random.default_rng(seed).random((n, columns)).astype(np.float32)
 
 
 # Those of the fixture `shapes`, as they are found.

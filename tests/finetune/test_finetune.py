@@ -195,5 +195,4 @@ def test_eight_devices_follow_the_curve_and_the_scores_of_two(
   _, saved = load_on_one_device(finetuned / "checkpoints", best_metric=None)
   state = TrainState(**jax.tree.map(np.asarray, saved))
   results = json.loads((finetuned / "results.json").read_text())
-  found = run.objective.evaluate(state, True, lambda: None)
-  assert found == results["metrics"]
+  assert run.objective.evaluate(state, True, lambda: None) == results["metrics"]

@@ -212,8 +212,7 @@ def test_command(tmp_path, splits, capsys):
   assert lines[-2:] == [str(out / "report.json"), str(out / "shapes.png")]
   report = json.loads((out / "report.json").read_text())
   assert report["warnings"][0]["code"] == "black"
-  written = {path.name for path in out.iterdir()}
-  assert written == {"report.json", "shapes.png"}
+  assert {path.name for path in out.iterdir()} == {"report.json", "shapes.png"}
   picture = (out / "shapes.png").read_bytes()
   assert picture.startswith(b"\x89PNG")
   # Its own files are replaced, and the same seed gives the same.

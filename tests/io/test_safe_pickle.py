@@ -98,16 +98,10 @@ def test_load_npy_reads_torch_tensors(monkeypatch):
   halves = torch.tensor([1, -2.5], dtype=torch.bfloat16)
   others = {
     kind: torch.arange(3).to(getattr(torch, kind))
-    for kind in [
-      "float64",
-      "float16",
-      "int64",
-      "int32",
-      "int16",
-      "int8",
-      "uint8",
+    for kind in (
+      *("float64", "float16", "int64", "int32", "int16", "int8", "uint8"),
       "bool",
-    ]
+    )
   }
   content = npy_bytes(
     {

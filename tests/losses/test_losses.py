@@ -92,12 +92,8 @@ def run_twin(config: LossConfig, inputs, free):
     **torch_options(config),
   )
   value.backward()
-  gradients = (
-    point.grad,
-    logit_scale.grad,
-    {k: v.grad for k, v in pairs.items()},
-  )
-  return value, terms, gradients
+  of_pairs = {k: v.grad for k, v in pairs.items()}
+  return value, terms, (point.grad, logit_scale.grad, of_pairs)
 
 
 def assert_close(ours, theirs, what: str, tolerance: float):

@@ -135,8 +135,7 @@ def test_few_shot_draws(draws, shots):
 
 
 def test_few_shot_scores_against_scikit_learn(draws):
-  x = drawn(LABEL)
-  got, _ = few_shot(x, LABEL, shots=2, seeds=range(4), c=3.0)
+  got, _ = few_shot(drawn(LABEL), LABEL, shots=2, seeds=range(4), c=3.0)
   expected = [fit(*draw, 3.0) for draw in draws]
   for name in ("top1", "class_mean"):
     scores = [found[name] for found in expected]

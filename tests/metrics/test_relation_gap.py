@@ -59,8 +59,7 @@ def test_tiles_and_devices_change_nothing(monkeypatch, tile, devices):
   whole = relation_gap(p, i, t, everywhere, everywhere)
   local = jax.local_devices()
   monkeypatch.setattr(jax, "local_devices", lambda: local[:devices])
-  same_tile = relation_gap(p, i, t, everywhere, everywhere)
-  assert same_tile == whole  # to the bit
+  assert relation_gap(p, i, t, everywhere, everywhere) == whole  # to the bit
   monkeypatch.setattr(embeddings, "TILE", tile)
   got = relation_gap(p, i, t, everywhere, everywhere)
   # The rounding of a float32 product is left.

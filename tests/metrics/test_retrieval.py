@@ -149,8 +149,7 @@ def test_tiles_and_devices_change_nothing(monkeypatch, tile, devices):
 
 @pytest.mark.parametrize("n", [2, 301])
 def test_constant_embeddings_retrieve_at_chance(n):
-  rng = np.random.default_rng(0)
-  text = unit(rng.normal(size=(n, 321)))
+  text = unit(np.random.default_rng(0).normal(size=(n, 321)))
   point = np.tile(text[:1], (n, 1))
   label = np.arange(n) % 2
   result = retrieval(point, text, np.ones(n, bool), label_N=label)

@@ -128,8 +128,7 @@ def test_classes_of_one_name_tie_wherever_they_stand(classes):
 
 
 def test_a_constant_embedding_classifies_at_chance():
-  rng = np.random.default_rng(0)
-  point = np.tile(unit(rng.normal(size=6)), (60, 1))
+  point = np.tile(unit(np.random.default_rng(0).normal(size=6)), (60, 1))
   result = zero_shot(point, np.arange(60) % 6, CLASSES)
   assert result["top1"] == result["class_mean"] == pytest.approx(1 / 6)
   assert result["top3"] == pytest.approx(3 / 6)

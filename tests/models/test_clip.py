@@ -142,8 +142,7 @@ def test_bfloat16_is_near(tmp_path):
 def test_published_sizes():
   counts = {}
   for name, size in SIZES.items():
-    init = CLIP(size).init
-    shapes = jax.eval_shape(init, jax.random.key(0), *inputs(size))
+    shapes = jax.eval_shape(CLIP(size).init, jax.random.key(0), *inputs(size))
     counts[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   assert counts == {
     "b32": 151_277_313,

@@ -87,8 +87,7 @@ def remote(hub, tmp_path) -> Path:
     ]
   ):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    content = random.Random(i).randbytes(CHUNK * 10 + i)
-    (folder / name).write_bytes(content)
+    (folder / name).write_bytes(random.Random(i).randbytes(CHUNK * 10 + i))
   (folder / "meta_data.zip").write_bytes(zip_of(lists()))
   hub.repositories[NAME, COMMITS["main"]] = folder
   return folder

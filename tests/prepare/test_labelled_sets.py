@@ -232,3 +232,4 @@ def test_captions_beside_a_dataset(tmp_path, prepare, by_file, capsys):
   (tmp_path / "cap.csv").write_text("x,y\n")
   assert captions(tmp_path, "--splits", split) == 2
   assert "none of its 3 shapes has a caption" in capsys.readouterr().err
+  assert len(file.read_text(encoding="utf-8").splitlines()) == 2  # as it was

@@ -60,14 +60,9 @@ def test_text_rules(tmp_path):
   assert report.splits["train"].without_text == 1
   records = list(open_split(tmp_path / "out", "train"))
   rest = ["like this", "like that", "a blip"]
+  named = ["name", *rest]
   texts = [record["texts"] for record in records]
-  assert texts == [
-    ["name", *rest],
-    rest,
-    ["name", "tag", *rest],
-    [],
-    ["name", *rest],
-  ]
+  assert texts == [named, rest, ["name", "tag", *rest], [], named]
   kinds = [TextKind.RAW, TextKind.RETRIEVAL, TextKind.RETRIEVAL, TextKind.BLIP]
   assert records[0]["text_kind"].tolist() == kinds
   expected = np.concatenate(
@@ -191,5 +186,4 @@ def test_archives_with_other_names(tmp_path):
   root = archives(tmp_path / "in", "ABO", "000-000")
   (root / "ABO.tar.gz").rename(root / "first.tar.gz")
   (root / "000-000.tar.gz").rename(root / "second.tar.gz")
-  report = convert.convert(root, tmp_path / "out")
-  assert report.splits["train"].converted == 2
+  assert convert.convert(root, tmp_path / "out").splits["train"].converted == 2

@@ -66,8 +66,7 @@ def labelled_bundle(root, extra=()):
 
 
 def test_labels(tmp_path):
-  root = labelled_bundle(tmp_path / "in")
-  report = convert.convert(root, tmp_path / "out")
+  report = convert.convert(labelled_bundle(tmp_path / "in"), tmp_path / "out")
   meta = read_meta(tmp_path / "out")
   assert meta.class_names == {
     "val": ["ant", "zebra"],

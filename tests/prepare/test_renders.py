@@ -173,8 +173,7 @@ def test_what_is_transparent_shows_what_is_behind(look):
 def test_many_panes_end():
   pane = Material(np.array([1, 1, 1, 0], np.float32), alpha="blend")
   panes = [((QUAD + [0, 0, k / 10], QUAD_FACES), pane) for k in range(40)]
-  image = render_views(mesh_of(*panes), views=1, image_size=16)
-  assert (image == 255).all()
+  assert (render_views(mesh_of(*panes), views=1, image_size=16) == 255).all()
 
 
 def test_same_bytes_whatever_place_and_size():

@@ -109,8 +109,7 @@ def test_records(tmp_path, teacher, convert, flat):
   found = list(open_split(tmp_path / "out", "train"))
   assert [record["id"] for record in found] == KEYS
   for record, key in zip(found, KEYS, strict=True):
-    cloud = np.load(root / "shapenet_pc" / f"{key}.npy")
-    assert_cloud(record, cloud)
+    assert_cloud(record, np.load(root / "shapenet_pc" / f"{key}.npy"))
     assert record["rgb"].shape == (64, 3) and (record["rgb"] == 102).all()
     files = image_files(root, key, flat)
     assert_stored(record["image_feat"], teacher.image_features(files))

@@ -257,14 +257,6 @@ def test_refuses_a_folder_without_a_config(tmp_path):
     read_run(tmp_path)
 
 
-def test_refuses_a_run_with_nothing_to_draw(run):
-  (run / "metrics.jsonl").unlink()
-  (run / VAL).unlink()
-  drawn, (left_out,) = figures.draw(read_run(run))
-  assert not drawn
-  assert re.search("nothing to draw.*metrics.jsonl is empty", left_out)
-
-
 @pytest.mark.parametrize(
   ("damage", "message"),
   [

@@ -171,8 +171,7 @@ def test_prints_in_light_colours_and_unfolded(opened):
   content = base64.b64decode(printed["data"])
   # Clouds as vectors, two discs a point, would be tens of megabytes.
   assert content.startswith(b"%PDF") and len(content) < 6_000_000
-  folded = opened.find_elements("css selector", "details:not([open])")
-  assert not folded
+  assert not opened.find_elements("css selector", "details:not([open])")
   opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
   shown = opened.execute_script(
     "return [getComputedStyle(document.body).backgroundColor, "

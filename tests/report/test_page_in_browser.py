@@ -198,10 +198,8 @@ def test_evaluations(browser, runs, tmp_path):
     [EVIL, "70.0", "90.0 best"],
     ["MRD-T", "74.2", "—"],
   ]
-  assert tables["Evaluation “few_shot”: accuracy (%)"][0] == [
-    EVIL,
-    "50.0 ± 1.2 best",
-  ]
+  few_shot = tables["Evaluation “few_shot”: accuracy (%)"]
+  assert few_shot[0] == [EVIL, "50.0 ± 1.2 best"]
   small = browser.find_elements("css selector", "tbody th small")
   text = "step 1,200, the best checkpoint by val/top1, split modelnet40"
   assert text in [element.text for element in small]

@@ -101,8 +101,7 @@ def test_gallery_of_any_storage(tmp_path):
     ("half", x.astype(np.float16), np.savez),
     ("double", x.astype(np.float64), np.savez),
   ):
-    path = write_gallery(tmp_path / f"{name}.npz", array, save)
-    gallery = open_gallery(path)
+    gallery = open_gallery(write_gallery(tmp_path / f"{name}.npz", array, save))
     if save is np.savez:
       assert isinstance(gallery.embeddings, np.memmap)
     np.testing.assert_array_equal(gallery.embeddings, array)

@@ -260,8 +260,7 @@ def test_a_model_of_the_hub(hub, folder, tmp_path):
   images = make_images()
   expected = Captioner(folder).caption(images)
   for _ in range(2):  # the second time without network
-    captioner = Captioner("user/blip")
-    assert captioner.caption(images) == expected
+    assert Captioner("user/blip").caption(images) == expected
     assert all(".bin" not in path for _, path in hub.asked())
     hub.stop()
   assert not list((tmp_path / "home").rglob("*.bin"))

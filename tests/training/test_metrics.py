@@ -197,8 +197,7 @@ def test_evaluations_and_messages_have_lines_of_their_own(tmp_path, capsys):
   with writing(tmp_path) as writer:
     writer.evaluation(30, {"val/top1": 0.256}, "val: top-1 25.6%")
     writer.say("resumed")
-  error = capsys.readouterr().err
-  assert error == "step 30: val: top-1 25.6%\nresumed\n"
+  assert capsys.readouterr().err == "step 30: val: top-1 25.6%\nresumed\n"
 
 
 def test_time_to_evaluate_is_not_training_time(tmp_path, monkeypatch):

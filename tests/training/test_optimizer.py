@@ -260,8 +260,7 @@ def test_nothing_moves_at_the_first_step_of_a_warmup():
 
 
 def test_frozen_parameters_stay_bitwise_what_they_are():
-  config = dataclasses.replace(CONFIG, frozen=("encoder/point_net/.*",))
-  history = run(config)
+  history = run(dataclasses.replace(CONFIG, frozen=("encoder/point_net/.*",)))
   frozen = "encoder/point_net/kernel"
   for after in history[1:]:
     np.testing.assert_array_equal(after[frozen], history[0][frozen])

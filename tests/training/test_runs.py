@@ -131,8 +131,7 @@ def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
   step = int(re.search(r"error: step (\d+): .*loss.* not finite", errors)[1])
   saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
   assert max(saved, default=0) < step
-  state = runs.last_state(tmp_path)
-  assert all(np.isfinite(x).all() for x in state.values())
+  assert all(np.isfinite(x).all() for x in runs.last_state(tmp_path).values())
 
 
 @pytest.mark.slow
