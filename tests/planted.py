@@ -1,8 +1,10 @@
 """Datasets with planted defects, and what an inspection finds in them."""
 
 import dataclasses
+import itertools
 
 import numpy as np
+from synthetic import synthetic_shape
 
 from mrd_jax.inspect import run
 from mrd_jax.prepare.job.dataset_writer import write_dataset
@@ -11,26 +13,16 @@ from mrd_jax.procedural import shapes as procedural
 NAMES = procedural.CLASS_NAMES
 TEACHER = procedural.SyntheticTeacher(embed_dim=32, seed=0)
 TRAIN, VAL = 120, 60
-NO_TEXT = {
-  "texts": [],
-  "text_kind": [],
-  "text_feat": np.zeros((0, 32), np.float32),
-}
 NO_IMAGE = {"image_kind": [], "image_feat": np.zeros((0, 32), np.float32)}
 
 
 def make_shapes(count: int) -> list:
   """Clean shapes, all with a text."""
-  made = []
-  index = 0
-  while len(made) < count:
-    shape = procedural.make_shape(
-      index, seed=0, num_points=400, num_views=2, teacher=TEACHER
-    )
-    index += 1
-    if len(shape.texts):
-      made.append(shape)
-  return made
+  drawn = (
+    synthetic_shape(index, num_points=400, num_views=2, teacher=TEACHER)
+    for index in itertools.count()
+  )
+  return [*itertools.islice((x for x in drawn if len(x.texts)), count)]
 
 
 def write(directory, splits, named=None):

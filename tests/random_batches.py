@@ -7,6 +7,7 @@ import numpy as np
 
 from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.examples import Batch
+from mrd_jax.data.records import ImageKind, TextKind
 
 PLAIN = AugmentConfig(
   num_points=16,
@@ -35,8 +36,8 @@ OPENSHAPE = dataclasses.replace(
 KEYS = 512
 # Compiles in half the time, for what is asked about many keys.
 QUICK = {"xla_backend_optimization_level": 0}
-NONE, RAW, BLIP, MSFT, RETRIEVAL = range(5)
-VIEW, THUMBNAIL = 1, 2
+TEXTS = [TextKind.RAW, TextKind.BLIP, TextKind.MSFT, TextKind.RETRIEVAL]
+IMAGES = [ImageKind.VIEW, ImageKind.VIEW, ImageKind.THUMBNAIL]
 
 
 def make_batch(size: int, *, stored=20, dim=4, seed=0) -> Batch:
@@ -48,9 +49,9 @@ def make_batch(size: int, *, stored=20, dim=4, seed=0) -> Batch:
     rgb=rng.integers(0, 256, (size, stored, 3)).astype(np.uint8),
     num_points=rng.integers(5, stored + 1, size).astype(np.int32),
     image_feat=rng.normal(size=(size, 3, dim)).astype(np.float16),
-    image_kind=np.tile(np.uint8([VIEW, VIEW, THUMBNAIL]), (size, 1)),
+    image_kind=np.tile(np.uint8(IMAGES), (size, 1)),
     text_feat=rng.normal(size=(size, 4, dim)).astype(np.float16),
-    text_kind=np.tile(np.uint8([RAW, BLIP, MSFT, RETRIEVAL]), (size, 1)),
+    text_kind=np.tile(np.uint8(TEXTS), (size, 1)),
     label=np.full(size, -1, np.int32),
   )
 

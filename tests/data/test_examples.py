@@ -10,15 +10,8 @@ import jax
 import numpy as np
 import pytest
 from random_batches import (
-  BLIP,
-  MSFT,
-  NONE,
   OPENSHAPE,
   QUICK,
-  RAW,
-  RETRIEVAL,
-  THUMBNAIL,
-  VIEW,
   keys,
   make_batch,
   rows,
@@ -27,9 +20,12 @@ from random_batches import (
 )
 
 from mrd_jax.data import examples as inputs
+from mrd_jax.data.records import ImageKind, TextKind
 from mrd_jax.parallel import sharding
 
 PICKS = 4096
+NONE, RAW, BLIP, MSFT, RETRIEVAL = TextKind
+_, VIEW, THUMBNAIL = ImageKind
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)

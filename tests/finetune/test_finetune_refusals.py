@@ -48,11 +48,7 @@ def odd_dir(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
   ("train", "test", "message"),
   [
-    (
-      "unnamed",
-      "train",
-      r"data.train: split 'unnamed' .* has no labels; .*hole",
-    ),
+    ("unnamed", "train", r"data.train: split 'unnamed' .* has no labels.*hole"),
     ("train", "unnamed", r"data.test: split 'unnamed' .* has no labels"),
     ("train", "two", "'train' has 3 classes, 'two' has 2, .* name two parts"),
     ("train", "swapped", "not the same in the same order"),

@@ -9,7 +9,6 @@ import numpy as np
 from planted import (
   NAMES,
   NO_IMAGE,
-  NO_TEXT,
   TRAIN,
   VAL,
   found,
@@ -19,6 +18,7 @@ from planted import (
   spoil,
   write,
 )
+from shapes import NO_TEXT
 
 from mrd_jax.data.dataset import CLASS_FEATURES_FILE
 from mrd_jax.data.records import TextKind

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted import NO_TEXT, TRAIN, VAL, inspect, spoil, write
+from planted import TRAIN, VAL, inspect, spoil, write
 from runs import output_of
+from shapes import NO_TEXT
 
 from mrd_jax.data.dataset import open_split
 from mrd_jax.data.records import ImageKind

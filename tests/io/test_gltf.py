@@ -174,12 +174,8 @@ def test_quantized_positions(tmp_path):
 def test_draco_without_its_decoder(tmp_path, monkeypatch):
   gltf = gltf_quad()
   primitive = gltf.tree["meshes"][0]["primitives"][0]
-  primitive["extensions"] = {
-    "KHR_draco_mesh_compression": {
-      "bufferView": 0,
-      "attributes": {"POSITION": 0},
-    }
-  }
+  compressed = {"bufferView": 0, "attributes": {"POSITION": 0}}
+  primitive["extensions"] = {"KHR_draco_mesh_compression": compressed}
   path = gltf.write(tmp_path / "d.glb")
   with monkeypatch.context() as patch:
     patch.setattr(importlib.util, "find_spec", lambda name: None)

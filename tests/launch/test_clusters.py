@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launchers import LAUNCH, assert_same_curve, options, stopped_at
-from runs import REPOSITORY, finish, wait_for_step
+from runs import REPOSITORY, finish, wait_for_step, wait_until
 
 # ---- slurm.sbatch
 
@@ -157,8 +157,7 @@ def test_signals_to_the_batch_script_reach_the_tasks(
 ):
   process = spawn(*SBATCH, f"--workdir={tmp_path}", PLAN="wait wait")
   noting("start", wait_for=2)
-  while not (tmp_path / "tasks").exists():
-    time.sleep(0.02)
+  wait_until(process, (tmp_path / "tasks").exists)
   process.send_signal(number)
   finish(process)
   assert noting("term") == [True, True]

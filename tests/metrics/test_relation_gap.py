@@ -9,6 +9,8 @@ from mrd_jax.metrics import embeddings
 from mrd_jax.metrics.embeddings import unit
 from mrd_jax.metrics.relation_gap import relation_gap
 
+EVERYWHERE = np.ones(30, bool)
+
 
 def drawn(n: int, dtype=np.float32):
   """Points, images, texts."""
@@ -37,9 +39,8 @@ def loop_gaps(p, i, t, has_image, has_text):
 
 def test_against_a_double_loop():
   p, i, t = drawn(30)
-  everywhere = np.ones(30, bool)
-  got = relation_gap(p, i, t, everywhere, everywhere)
-  expected = loop_gaps(p, i, t, everywhere, everywhere)
+  got = relation_gap(p, i, t, EVERYWHERE, EVERYWHERE)
+  expected = loop_gaps(p, i, t, EVERYWHERE, EVERYWHERE)
   assert got == pytest.approx(expected, rel=1e-6)
   assert len(set(expected.values())) == 4
 
@@ -68,10 +69,9 @@ def test_tiles_and_devices_change_nothing(monkeypatch, tile, devices):
 
 def test_a_student_that_is_its_teacher_has_no_gap():
   _, i, t = drawn(30)
-  everywhere = np.ones(30, bool)
-  got = relation_gap(i, i, t, everywhere, everywhere)
+  got = relation_gap(i, i, t, EVERYWHERE, EVERYWHERE)
   assert got["gap_p2p_i2i"] == got["gap_p2t_i2t"] == 0
-  got = relation_gap(t, i, t, everywhere, everywhere)
+  got = relation_gap(t, i, t, EVERYWHERE, EVERYWHERE)
   assert got["gap_p2p_t2t"] == got["gap_p2i_t2i"] == 0
 
 
@@ -89,10 +89,9 @@ def test_sums_of_many_terms_do_not_drift():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats_are_taken(dtype):
-  everywhere = np.ones(30, bool)
   stored = drawn(30, dtype)
-  assert relation_gap(*stored, everywhere, everywhere) == pytest.approx(
-    loop_gaps(*stored, everywhere, everywhere), rel=1e-6
+  assert relation_gap(*stored, EVERYWHERE, EVERYWHERE) == pytest.approx(
+    loop_gaps(*stored, EVERYWHERE, EVERYWHERE), rel=1e-6
   )
 
 

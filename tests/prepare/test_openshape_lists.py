@@ -157,11 +157,8 @@ def test_scanobjectnn(tmp_path):
   assert "2,890" in report.problems[0]  # the published number
   stored = read_meta(tmp_path / "out").class_names["scanobjectnn"]
   features = class_features(tmp_path / "out", "scanobjectnn")
-  for record, name in zip(
-    open_split(tmp_path / "out", "scanobjectnn"),
-    ("chair", "bag", "toilet"),
-    strict=True,
-  ):
+  records = open_split(tmp_path / "out", "scanobjectnn")
+  for record, name in zip(records, ("chair", "bag", "toilet"), strict=True):
     assert stored[record["label"]] == name
     assert features[record["label"]][0] == names.index(name) + 1
     assert (record["rgb"] == 102).all()

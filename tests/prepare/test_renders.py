@@ -142,9 +142,8 @@ def test_textured_quad_head_on(look, linear):
 
 def test_edges_are_smooth(look):
   turned = trimesh.creation.box((1, 1, 1e-3))
-  turned.apply_transform(
-    trimesh.transformations.rotation_matrix(0.3, [0, 0, 1])
-  )
+  turn = trimesh.transformations.rotation_matrix(0.3, [0, 0, 1])
+  turned.apply_transform(turn)
   mesh = mesh_of((turned, paint(0, 0, 0, 1)))
   assert set(np.unique(look(mesh, [0, 0, 1], samples=1))) == {0, 255}
   levels = np.unique(look(mesh, [0, 0, 1], samples=2))

@@ -139,9 +139,8 @@ def test_the_caption_that_fits_its_view_best(
   assert convert("--captions-per-view", "10", "--limit", "1")[0] == 0
   (record,) = open_split(tmp_path / "out", "train")
   expected = []
-  for degree, file in zip(
-    VIEWS[KEYS[0]], image_files(release, KEYS[0]), strict=True
-  ):
+  files = image_files(release, KEYS[0])
+  for degree, file in zip(VIEWS[KEYS[0]], files, strict=True):
     said = [t.strip() for t in captions_of(KEYS[0], degree) if t.strip()]
     fits = teacher.text_features(said) @ teacher.image_features([file])[0]
     expected.append(said[fits.argmax()])
@@ -297,11 +296,7 @@ CAPTIONS = "ULIP-shapenet_triplets_captions.json"
     (CAPTIONS, list, "expected path of an image"),
     (CAPTIONS, lambda c: c | {"/x/image.png": []}, "'/x/image.png' is not SYN"),
     (CAPTIONS, lambda c: c | {"x_r_².png": ["a"]}, "is not SYNSET-MODEL_r_DEG"),
-    (
-      CAPTIONS,
-      lambda c: c | {"x_r_000.png": [None]},
-      "with a list of captions",
-    ),
+    (CAPTIONS, lambda c: c | {"x_r_000.png": [None]}, "with a list of caption"),
     (CAPTIONS, lambda _: {"x_r_000.png": ["a"]}, f"of x and none of {KEYS[0]}"),
     ("shapenet_pc", None, "no folder shapenet_pc"),
     ("rendered_images", None, "rendered_images"),

@@ -37,11 +37,9 @@ def page(runs, tmp_path_factory):
   from mrd_jax.report.run_folder import read_run
 
   def open_split(*args, opened=dataset.open_split):
-    source = opened(*args)
-    records = [source[i] for i in range(len(source))]
     return [
       record | {"texts": [f"{text} {EVIL}" for text in record["texts"]]}
-      for record in records
+      for record in opened(*args)
     ]
 
   path = tmp_path_factory.mktemp("page") / "report.html"

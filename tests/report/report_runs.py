@@ -81,8 +81,7 @@ def make_run(workdir, data, *, seed=0, steps=80, **loss):
       "metrics": {f"val/{name}": value for name, value in metrics.items()},
     },
   )
-  source = dataset.open_split(data, "val")
-  records = [source[i] for i in range(len(source))]
+  records = list(dataset.open_split(data, "val"))
   label = np.array([record["label"] for record in records])
   rng = np.random.default_rng(seed)
   features = dataset.class_features(data, "val")[label]

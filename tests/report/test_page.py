@@ -108,16 +108,11 @@ def test_confusion_refuses_a_dataset_that_does_not_fit(runs, tmp_path):
 def test_an_unfinished_run_is_never_the_best(runs, data, tmp_path):
   better = make_run(tmp_path / "better", data)
   (better / "results.json").unlink()
-  lines = (
-    (better / "metrics.jsonl")
-    .read_text()
-    .replace('"val/top1": 0.08', '"val/top1": 0.99')
-  )
-  (better / "metrics.jsonl").write_text(lines)
-  tables = run_results(
-    {"a": read_run(runs[0]), "b": read_run(runs[1]), "c": read_run(better)}
-  )
-  accuracy = tables[0]
+  metrics = better / "metrics.jsonl"
+  lines = metrics.read_text()
+  metrics.write_text(lines.replace('"val/top1": 0.08', '"val/top1": 0.99'))
+  folders = {"a": runs[0], "b": runs[1], "c": better}
+  accuracy, *_ = run_results({k: read_run(x) for k, x in folders.items()})
   assert 'title="0.99"' in accuracy
   assert re.findall(
     r'class="best"[^>]*data-metric="val/top1"[^>]*title="([^"]*)', accuracy

@@ -113,6 +113,7 @@ def test_gallery_of_any_storage(tmp_path):
 
 def test_bad_galleries(tmp_path):
   x = clustered(40, 8)[0]
+  lacking = json.dumps({"checkpoint": "", "step": 1, "normalize": True})
   bad = {
     "missing": None,
     "lacks embeddings": {"embeddings": None},
@@ -124,11 +125,7 @@ def test_bad_galleries(tmp_path):
     "records is": {"records": np.arange(3)},
     "a pickle": {"files": np.array(["a", None] * 20, dtype=object)},
     "does not say checkpoint": {"source": np.array("no JSON")},
-    "not say weights, embedding_space, up": {
-      "source": np.array(
-        json.dumps({"checkpoint": "", "step": 1, "normalize": True})
-      )
-    },
+    "not say weights, embedding_space, up": {"source": np.array(lacking)},
   }
   for words, changes in bad.items():
     path = tmp_path / "bad.npz"

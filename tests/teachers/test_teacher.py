@@ -72,10 +72,8 @@ def test_attributes(clip_folder, clip_teacher, tmp_path):
   )
   assert other.name == clip_teacher.name
   assert other.fingerprint != clip_teacher.fingerprint
-  assert (
-    clips.load_teacher(clips.make_clip(tmp_path / "other", seed=1)).name
-    != clip_teacher.name
-  )
+  other = clips.load_teacher(clips.make_clip(tmp_path / "other", seed=1))
+  assert other.name != clip_teacher.name
 
 
 def test_the_batch_size_does_not_matter(clip_folder, clip_teacher):

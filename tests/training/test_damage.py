@@ -251,13 +251,9 @@ def overwrite(shard: Path) -> None:
     file.write(np.random.default_rng(0).bytes(size // 2))
 
 
-def vanish(shard: Path) -> None:
-  shard.unlink()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("damage", "workers"), [(overwrite, 0), (truncate, 1), (vanish, 1)]
+  ("damage", "workers"), [(overwrite, 0), (truncate, 1), (Path.unlink, 1)]
 )
 def test_a_shard_damaged_under_way_ends_the_run_until_it_is_restored(
   straight, started, copied, tmp_path, damage, workers
@@ -268,7 +264,7 @@ def test_a_shard_damaged_under_way_ends_the_run_until_it_is_restored(
   run = started(copied, tmp_path / "run", option)
   run.wait_for_step(12)
   damage(shard)
-  if damage is vanish:  # whoever has it open can still read it
+  if damage is Path.unlink:  # whoever has it open can still read it
     run.process.kill()
     run.process.wait()
     run = started(copied, run.workdir, option)
@@ -281,7 +277,9 @@ def test_a_shard_damaged_under_way_ends_the_run_until_it_is_restored(
   assert "Traceback" not in errors
   shard.write_bytes(content)
   again = started(copied, run.workdir, option).finish()
-  if damage is not vanish:  # a kill may come before the first save is whole
+  if (
+    damage is not Path.unlink
+  ):  # a kill may come before the first save is whole
     found = re.search(r"resumed from the checkpoint of step (\d+)", again)
     assert found and 10 <= int(found[1]) < 60
   assert_same_run(run.workdir, straight)

@@ -100,12 +100,10 @@ def test_load_encoder_embeds_as_the_evaluation_did(pretrained, data_dir):
   encoder = load_encoder(pretrained)
   assert encoder.config.step == 12
   records = dataset.open_split(data_dir, "val")
-  points = np.stack(
-    [
-      np.concatenate([r["xyz"] * r["scale"], r["rgb"] / 255], axis=1)
-      for r in (records[i] for i in range(8))
-    ]
-  )
+  points = [
+    np.concatenate([r["xyz"] * r["scale"], r["rgb"] / 255], axis=1)
+    for r in (records[i] for i in range(8))
+  ]
   found = encoder(points)
   np.testing.assert_array_equal(found, encoder(points))
   with np.load(pretrained / "embeddings" / "val.npz") as embeddings:

@@ -16,12 +16,9 @@ from mrd_jax.training.loop import train_loop
 @pytest.fixture
 def offline(monkeypatch):
   pytest.importorskip("wandb")
-  for name, value in (
-    ("MODE", "offline"),
-    ("SILENT", "true"),
-    ("X_DISABLE_STATS", "true"),
-  ):
-    monkeypatch.setenv(f"WANDB_{name}", value)
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  monkeypatch.setenv("WANDB_SILENT", "true")
+  monkeypatch.setenv("WANDB_X_DISABLE_STATS", "true")
 
 
 @pytest.fixture
