@@ -172,8 +172,9 @@ def topology(name: str, count: int) -> Sequence[Any]:
         "installed: pip install -e .[aot]"
       )
   if not target.capability:
-    slice_ = f"{name}:1x1x1" if count == 1 else f"{name}:2x2x{-(-count // 4)}"
-    return topologies.get_topology_desc(slice_, platform="tpu").devices[:count]
+    hosts = -(-count // 4)  # a host has four chips
+    whole = topologies.get_topology_desc(f"{name}:2x2x{hosts}", platform="tpu")
+    return whole.devices[:count]
   return topologies.get_topology_desc(
     f"1x1x{count}",
     platform="cuda",

@@ -196,7 +196,7 @@ def test_compiles_for_a_gpu_that_is_not_there(tmp_path, monkeypatch, capsys):
   args = ["--sizes=shallow", "--batch=8", "--points=300", "--embed_dim=32"]
   args += [f"--json={tmp_path}/rows.json", f"--hlo={tmp_path}/hlo"]
   assert compiled.main(compiled.parse(args)) == 0
-  assert "| mini-PointNet " in capsys.readouterr().out
+  assert " mini-PointNet |" in capsys.readouterr().out
   (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
   assert (tmp_path / "hlo" / "shallow-8-h100-1.hlo").exists()
   assert 0 < row["arguments_gib"] < row["peak_gib"] < 1
