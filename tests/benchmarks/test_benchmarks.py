@@ -211,10 +211,8 @@ def test_startup_benchmark_runs(monkeypatch):
   result = startup.measure(startup.parse(args))
   assert [row["start"] for row in result["rows"]] == list(startup.STARTS)
   assert [row["compiled after it"] for row in result["rows"]] == [0, 0, 0]
-  for name, part in (
-    ("state", "compiling the state"),
-    ("first step", "compiling the step"),
-  ):
+  parts = {"state": "compiling the state", "first step": "compiling the step"}
+  for name, part in parts.items():
     assert all(0 < row[part] < row[name] for row in result["rows"])
   for name in ("first step", "compiling the state", "compiling the step"):
     _, empty, filled = (row[name] for row in result["rows"])

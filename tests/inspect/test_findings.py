@@ -264,8 +264,7 @@ def test_label_defects(tmp_path, splits):
 
 def test_class_feature_defects(tmp_path, splits):
   data = write(tmp_path / "data", splits)
-  with np.load(data / CLASS_FEATURES_FILE) as stored:
-    features = stored["val"]
+  features = np.load(data / CLASS_FEATURES_FILE)["val"]
 
   def rewritten(**arrays):
     np.savez(data / CLASS_FEATURES_FILE, **arrays)

@@ -19,6 +19,7 @@ from mrd_jax.teachers.prompts import prompt_features, read_templates
 
 DIM = 8
 VARIANTS = ("obj_only", "obj_bg", "pb_t50_rs")
+FILE = "--class-features={in}/f.npy"
 
 
 def write_scan(root, variant, labels, part="test", seed=0):
@@ -155,13 +156,10 @@ def test_features_of_a_teacher(tmp_path, prepare, by_clip, teacher):
       ["--class-features", "{in}/less.npy"],
       "less.npy: lacks the class 'pillow'; it has bag, bin",
     ),
-    (["--class-features", "{in}/f.npy", "--variants", "obj"], "variant 'obj'"),
-    (["--class-features", "{in}/f.npy", "--parts", "val"], "part 'val'"),
-    (["--class-features", "{in}/f.npy", "--parts", "test,test"], "set once"),
-    (
-      ["--class-features", "{in}/f.npy", "--variants", "obj_only"],
-      "main_split_nobg",
-    ),
+    ([FILE, "--variants", "obj"], "variant 'obj'"),
+    ([FILE, "--parts", "val"], "part 'val'"),
+    ([FILE, "--parts", "test,test"], "set once"),
+    ([FILE, "--variants", "obj_only"], "main_split_nobg"),
     (["--teacher", "nowhere/at/all"], "nowhere/at/all"),
   ],
 )

@@ -164,8 +164,7 @@ def test_gallery_of_another_run(world, tmp_path, capsys):
 def test_index_is_used_if_there(world, tmp_path, capsys, monkeypatch):
   folder, _, arguments = world
   x = unit(np.random.default_rng(0).normal(size=(10_000, EMBED_DIM)))
-  with np.load(folder / "shapes.npz") as arrays:
-    source = arrays["source"]
+  source = np.load(folder / "shapes.npz")["source"]
   path = write_gallery(tmp_path / "a.npz", x, source=source)
   build_index(path)
   asked = []

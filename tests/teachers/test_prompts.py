@@ -101,8 +101,7 @@ def test_a_damaged_cache_is_made_again(cache, tmp_path):
   expected = class_features(teacher, NAMES, OURS)
   (path,) = cache.iterdir()
   whole = path.read_bytes()
-  with np.load(path) as file:
-    key = file["key"]
+  key = np.load(path)["key"]
   at = whole.index(expected.tobytes())
   flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
   damaged = [b"", b"nothing of this", whole[: len(whole) // 2], flipped]
