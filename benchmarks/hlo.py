@@ -359,8 +359,21 @@ def _operations(x: Instruction, operands: list[Instruction]) -> tuple[str, int]:
     products = 5 if "Backward" in x.attributes else 2
     operations = products * 2 * math.prod(weights) * width
     return operands[0].results[0].dtype, operations
-  if "mosaic_gpu" in x.attributes:  # the sampling kernel, of (B, 3, R, 256)
+  if "mosaic_gpu" in x.attributes and x.results[0].dtype == "s32":
+    # The sampling kernel, of (B, 3, R, 256).
     return "vector", _SAMPLING * operands[0].size // 3 * x.results[0].dims[1]
+  if "mosaic_gpu" in x.attributes:
+    # The mini-PointNet's kernels, of rows (B, R, 16): each is multiplied with
+    # the matrices and with what is summed, (B, parts, ...); what is computed
+    # again counts once.
+    batch, rows, _ = operands[0].results[0].dims
+    matrices = [
+      y.size
+      for y in operands[1:]
+      if len(y.results[0].dims) in (2, 3) and y.results[0].dims[-2] >= 16
+    ]
+    sums = [r.size // batch for r in x.results if r.dims[-1] <= 64]
+    return "bf16", 2 * batch * rows * (sum(matrices) + sum(sums))
   return "vector", 0
 
 

@@ -5,12 +5,18 @@ decides the time, not the operations.
 """
 
 import functools
+import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
+from mrd_jax.models import sampling_kernel
 from mrd_jax.models.layers import EPSILON, matmul, precision_of, uniform
+from mrd_jax.parallel import devices
 
 MOMENTUM = 0.9  # of BatchNorm's running statistics; PyTorch's 0.1
 
@@ -28,38 +34,23 @@ class _Weights(nn.Module):
 
 
 class _Norm(nn.Module):
-  """BatchNorm as the affine map that it is once its statistics are known.
+  """Scale, offset, and running mean and variance, named as BatchNorm's are."""
 
-  Variables as those of `nn.BatchNorm`.
-  """
+  features: int
 
   @nn.compact
-  def __call__(
-    self, moments: tuple[jax.Array, jax.Array] | None, features: int
-  ) -> tuple[jax.Array, jax.Array]:
-    """Scale and shift of each channel.
-
-    Args:
-      moments: Mean and variance of the batch, which are recorded; None uses
-        the running ones.
-      features: How many channels.
-    """
+  def __call__(self) -> tuple[jax.Array, jax.Array, tuple[nn.Variable, ...]]:
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
-    scale_C = self.param("scale", ones, (features,))
-    bias_C = self.param("bias", zeros, (features,))
-    running = [
-      self.variable("batch_stats", name, init, (features,))
-      for name, init in (("mean", jnp.zeros), ("var", jnp.ones))
-    ]
-    if moments is None:
-      mean_C, var_C = (variable.value for variable in running)
-    else:
-      mean_C, var_C = moments
-      if not self.is_initializing():
-        for variable, new in zip(running, moments, strict=True):
-          variable.value = MOMENTUM * variable.value + (1 - MOMENTUM) * new
-    factor_C = scale_C * jax.lax.rsqrt(var_C + EPSILON)
-    return factor_C, bias_C - mean_C * factor_C
+    scale_C = self.param("scale", ones, (self.features,))
+    offset_C = self.param("bias", zeros, (self.features,))
+    return (
+      scale_C,
+      offset_C,
+      tuple(
+        self.variable("batch_stats", name, init, (self.features,))
+        for name, init in (("mean", jnp.zeros), ("var", jnp.ones))
+      ),
+    )
 
 
 @jax.custom_vjp
@@ -91,18 +82,128 @@ _gram.defvjp(lambda x_RC: (_gram(x_RC), x_RC), _gram_backward)
 
 
 def _moments_of_linear(
-  x_RI: jax.Array, kernel_IC: jax.Array, bias_C: jax.Array
+  mean_I: jax.Array,
+  second_II: jax.Array,
+  kernel_IC: jax.Array,
+  bias_C: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Mean and variance of the channels of x W + b, from those of x.
+  """Mean and variance of the channels of x W + b, from E[x] and E[x'x].
 
-  mean = W' E[x] + b; variance = diag(W' Cov[x] W).
+  mean = E[x] W + b; variance = diag(W' Cov[x] W).
   """
-  rows = x_RI.shape[0]
-  mean_I = x_RI.mean(0, dtype=jnp.promote_types(x_RI.dtype, jnp.float32))
-  covariance_II = _gram(x_RI) / rows - jnp.outer(mean_I, mean_I)
+  covariance_II = second_II - jnp.outer(mean_I, mean_I)
   times = functools.partial(jnp.matmul, precision="highest")
   variance_C = (times(covariance_II, kernel_IC) * kernel_IC).sum(0)
   return times(mean_I, kernel_IC) + bias_C, jnp.maximum(variance_C, 0)
+
+
+class _Activations:
+  """What layers make of the points of groups, kept in device memory."""
+
+  def __init__(self, x_BGKC: jax.Array):
+    self.shape = x_BGKC.shape[:-1]
+    self.x_RC = x_BGKC.reshape(-1, x_BGKC.shape[-1])
+
+  def moments(self) -> tuple[jax.Array, jax.Array]:
+    """E[x] and E[x'x] of all rows x, in float32 at least."""
+    wide = jnp.promote_types(self.x_RC.dtype, jnp.float32)
+    mean_C = self.x_RC.mean(0, dtype=wide)
+    return mean_C, _gram(self.x_RC) / len(self.x_RC)
+
+  def add(self, kernel_IO: jax.Array, shift_O: jax.Array) -> None:
+    """Makes x of relu(x kernel + shift)."""
+    x_RC = matmul(self.x_RC, kernel_IO)
+    self.x_RC = _shifted_relu(x_RC, shift_O)
+
+  def pool(self, kernel_IO: jax.Array) -> jax.Array:
+    """(B, G, O) the maxima of x kernel over the points of each group."""
+    x_RC = matmul(self.x_RC, kernel_IO)
+    return x_RC.reshape(*self.shape, -1).max(axis=2)
+
+
+def _shifted_relu(x: jax.Array, shift_C: jax.Array) -> jax.Array:
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  return nn.relu(x.astype(wide) + shift_C).astype(x.dtype)
+
+
+class _RecomputedActivations:
+  """`_Activations` in kernels, which make them of the points each time."""
+
+  def __init__(self, x_BGKC: jax.Array, **launch: Any):
+    # Imported here, and Pallas with it, only where it is used.
+    from mrd_jax.models import point_net_kernel
+
+    self.kernel: Any = point_net_kernel
+    self.launch = point_net_kernel.Launch(**launch)
+    *_, self.group_size, self.channels = x_BGKC.shape
+    self.x_BRC = point_net_kernel.padded(x_BGKC)
+    self.layers = ()
+
+  def moments(self) -> tuple[jax.Array, jax.Array]:
+    rows = math.prod(self.x_BRC.shape[:2])
+    if self.layers:
+      sums = self.kernel.moments(self.x_BRC, self.layers, self.launch)
+      return sums[0] / rows, sums[1] / rows
+    second_CC = _gram(self.x_BRC.reshape(rows, -1)) / rows
+    points = slice(self.channels)  # before a 1, whose products are the points
+    return second_CC[self.channels, points], second_CC[points, points]
+
+  def add(self, kernel_IO: jax.Array, shift_O: jax.Array) -> None:
+    self.layers += ((kernel_IO, shift_O),)
+
+  def pool(self, kernel_IO: jax.Array) -> jax.Array:
+    return self.kernel.pooled(
+      self.x_BRC, self.layers, kernel_IO, self.group_size, self.launch
+    )
+
+
+def takes_kernel(dtype: Any, group_size: int) -> bool:
+  """Says whether CUDA devices shall compute the mini-PointNet in kernels.
+
+  Their matrix products are Hopper's, of 64 rows in bfloat16.
+  """
+  return (
+    jnp.dtype(dtype) == jnp.bfloat16
+    and group_size in (64, 128, 192, 256)
+    and devices.cuda_capability() < 10
+    and sampling_kernel.is_supported()
+  )
+
+
+def _embed(
+  x_BGKC: jax.Array,
+  layers: list[tuple[jax.Array, ...]],
+  running: list[tuple[jax.Array, ...]] | None,
+  *,
+  with_moments: bool,
+  activations: Callable[[jax.Array], Any],
+) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+  """Computes the mini-PointNet.
+
+  Args:
+    x_BGKC: (B, G, K, C) points in groups.
+    layers: Of each layer kernel and bias, scale and offset of its norm.
+    running: Mean and variance of each norm; None uses the batch's.
+    with_moments: Whether the batch's are computed.
+    activations: `_Activations` of points, or what does the same.
+
+  Returns:
+    (B, G, O) embeddings, and the batch's mean and variance for each norm.
+  """
+  x = activations(x_BGKC)
+  moments = []
+  for i, (kernel_IO, bias_O, scale_O, offset_O) in enumerate(layers):
+    if with_moments:
+      mean_I, second_II = x.moments()
+      moments.append(_moments_of_linear(mean_I, second_II, kernel_IO, bias_O))
+    mean_O, variance_O = running[i] if running else moments[i]
+    factor_O = scale_O * jax.lax.rsqrt(variance_O + EPSILON)
+    shift_O = bias_O * factor_O + (offset_O - mean_O * factor_O)
+    if i < len(layers) - 1:
+      x.add(kernel_IO * factor_O, shift_O)
+    else:
+      y_BGO = _shifted_relu(x.pool(kernel_IO * factor_O), shift_O)
+  return y_BGO, moments
 
 
 class MiniPointNet(nn.Module):
@@ -112,7 +213,9 @@ class MiniPointNet(nn.Module):
   decides the time.  BatchNorm's statistics of a layer come from the covariance
   of its (narrow) input, before the layer is computed; they are folded into
   its weights; and the last bias and ReLU, which grow with their argument, come
-  after the maximum.
+  after the maximum.  On Hopper GPUs in bfloat16, kernels compute what is in
+  between again instead of writing it (`point_net_kernel.py`); which form runs
+  is decided when the program is lowered.
 
   Statistics are float32 and, since the batch axis is global under `jit`, those
   of the global batch.  The running variance is the biased one (PyTorch keeps
@@ -121,29 +224,52 @@ class MiniPointNet(nn.Module):
   When the collection "intermediates" is mutable, it gets mean and variance of
   each BatchNorm's input: `training/accumulate.py` makes the statistics of a
   batch from those of its parts.
+
+  Attributes:
+    sa_dim: Output width.
+    dtype: Compute type.
+    batch_sharding: Layout of the batch over devices; None on a single one.
   """
 
   sa_dim: int
   dtype: jnp.dtype
+  batch_sharding: NamedSharding | None = None
 
   @nn.compact
   def __call__(self, x_BGKC: jax.Array, train: bool) -> jax.Array:
-    shape = x_BGKC.shape[:-1]
-    x_RC = x_BGKC.reshape(-1, x_BGKC.shape[-1])
-    wide = jnp.promote_types(self.dtype, jnp.float32)
+    """Embeds (B, G, K, C) points of `dtype`: (B, G, sa_dim).
+
+    The points are data, without a gradient.
+    """
+    layers, running, fan_in = [], [], x_BGKC.shape[-1]
     for i, features in enumerate((64, 64, self.sa_dim)):
-      kernel, bias_C = _Weights(features, name=f"linear_{i}")(x_RC.shape[-1])
-      sowing = self.is_mutable_collection("intermediates")
-      moments = None
-      if train or sowing:
-        moments = _moments_of_linear(x_RC, kernel, bias_C)
+      weights = _Weights(features, name=f"linear_{i}")(fan_in)
+      *affine, variables = _Norm(features, name=f"norm_{i}")()
+      layers.append((*weights, *affine))
+      running.append(variables)
+      fan_in = features
+    sowing = self.is_mutable_collection("intermediates")
+    form = functools.partial(
+      _embed, with_moments=train or sowing, activations=_Activations
+    )
+    known = None if train else jax.tree.map(lambda x: x.value, running)
+    arguments = (x_BGKC, layers, known)
+    if takes_kernel(self.dtype, x_BGKC.shape[-2]):
+      kernels = functools.partial(
+        form,
+        activations=functools.partial(
+          _RecomputedActivations, batch_sharding=self.batch_sharding
+        ),
+      )
+      y_BGO, moments = jax.lax.platform_dependent(
+        *arguments, cuda=kernels, default=form
+      )
+    else:
+      y_BGO, moments = form(*arguments)
+    for i, of_layer in enumerate(moments):
       if sowing:
-        self.sow("intermediates", f"into_norm_{i}", moments)
-      norm = _Norm(name=f"norm_{i}")
-      factor_C, shift_C = norm(moments if train else None, features)
-      x_RC = matmul(x_RC, kernel * factor_C)
-      if i == 2:
-        x_RC = x_RC.reshape(*shape, features).max(axis=2)
-      shift_C = bias_C * factor_C + shift_C
-      x_RC = nn.relu(x_RC.astype(wide) + shift_C).astype(self.dtype)
-    return x_RC
+        self.sow("intermediates", f"into_norm_{i}", of_layer)
+      if train and not self.is_initializing():
+        for variable, new in zip(running[i], of_layer, strict=True):
+          variable.value = MOMENTUM * variable.value + (1 - MOMENTUM) * new
+    return y_BGO

@@ -190,9 +190,9 @@ class PointBERT(nn.Module):
     if self.remat == "all":
       point_net = nn.remat(MiniPointNet, static_argnums=(2,))
 
-    feature_BGS = point_net(size.sa_dim, self.dtype, name="point_net")(
-      groups.features.astype(self.dtype), train
-    )
+    feature_BGS = point_net(
+      size.sa_dim, self.dtype, self.batch_sharding, name="point_net"
+    )(groups.features.astype(self.dtype), train)
     x_BGD = jnp.concatenate(
       [groups.center_xyz.astype(self.dtype), feature_BGS], axis=-1
     )

@@ -154,6 +154,22 @@ def test_a_roofline_is_its_longest_part_and_the_launches():
   assert tokenizer["kernels_s"] == pytest.approx(0.069692 + 0.11)
 
 
+def test_what_the_mini_pointnets_kernels_multiply():
+  text = """
+ENTRY %main (x: bf16[2,128,16], w: bf16[16,64], s: f32[64], one: bf16[8,64]) -> f32[2,1,64,8] {
+  %x = bf16[2,128,16]{2,1,0} parameter(0)
+  %w = bf16[16,64]{1,0} parameter(1)
+  %s = f32[64]{0} parameter(2)
+  %one = bf16[8,64]{1,0} parameter(3)
+  %sums = (f32[2,1,64,8]{3,2,1,0}, f32[2,1,64,64]{3,2,1,0}) custom-call(%x, %w, %s, %one), custom_call_target="mosaic_gpu_v2"
+  ROOT %sum = f32[2,1,64,8]{3,2,1,0} get-tuple-element(%sums), index=0
+}
+"""
+  (kernel,) = hlo.Program(text).kernels()
+  products = 2 * 2 * 128 * (16 * 64 + 64 * 8 + 64 * 64)
+  assert dict(+kernel.operations) == {"bf16": products}
+
+
 def test_a_tpus_batches_are_windows_and_vmem_is_free():
   text = """
 ENTRY %main (a: bf16[3,4,5], b: bf16[3,5,6]) -> bf16[3,4,6] {

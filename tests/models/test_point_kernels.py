@@ -76,18 +76,6 @@ def test_interpreted_kernel_equals_the_portable_form(name, x_in_registers):
   np.testing.assert_array_equal(chosen, portable(xyz, counts, samples))
 
 
-@pytest.fixture
-def hopper(monkeypatch):
-  """Lowering for a Hopper GPU where there is none."""
-  from jax.experimental.mosaic.gpu import core, utils
-
-  asked = [m for m in (core, utils) if hasattr(m, "_infer_arch")]
-  if not asked:
-    pytest.skip("this jax asks for the GPU's architecture elsewhere")
-  for module in asked:
-    monkeypatch.setattr(module, "_infer_arch", lambda: (9, 0))
-
-
 def lower(sample, *shape):
   return (
     jax.jit(sample)
