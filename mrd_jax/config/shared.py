@@ -81,6 +81,12 @@ class ComputeConfig:
   dtype: Literal["float32", "bfloat16"] = field(
     "bfloat16", "Of the encoder's matrix products; CPUs have no fast bfloat16."
   )
+  gradient_dtype: Literal["float32", "bfloat16"] = field(
+    "float32",
+    "Of the gradients of the encoder's weights while devices sum them: "
+    "bfloat16 sends half and rounds each device's before the sum.",
+    may_change=True,
+  )
   remat: Remat = field(
     "none",
     "What the backward pass recomputes to save memory: nothing, the "

@@ -76,6 +76,7 @@ class Classification(Objective):
         start.architecture,
         embed_dim=None,
         dtype=jnp.dtype(config.model.dtype),
+        gradient_dtype=jnp.dtype(config.model.gradient_dtype),
         remat=config.model.remat,
         attention=config.model.attention,
         fps_chunk=config.model.fps_chunk,

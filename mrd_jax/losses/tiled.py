@@ -365,11 +365,12 @@ def _typical_distances(
   valid_B = has_text_B if term.needs_text else jnp.ones_like(has_text_B)
   weight_B = valid_B / jnp.maximum(valid_B.sum(), one)
   mean = {
-    name: weight_B @ jax.lax.stop_gradient(x_BD)
+    name: jnp.matmul(weight_B, jax.lax.stop_gradient(x_BD), precision="highest")
     for name, x_BD in features.items()
   }
   square_s, square_t = (
-    2 * (one - mean[a] @ mean[b]) for a, b in (term.student, term.teacher)
+    2 * (one - jnp.sum(mean[a] * mean[b]))
+    for a, b in (term.student, term.teacher)
   )
   floor = 8 * jnp.finfo(one.dtype).eps
   return (

@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models.layers import full_precision
+from mrd_jax.models.layers import precision_of
 
 Attention = Literal["xla", "cudnn"]  # of JAX; no gradient is asked for
 
@@ -104,7 +104,9 @@ class Dense(nn.Module):
     )
     # XLA multiplies matrices faster than it contracts higher ranks on CPU.
     x_2d = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-    y = x_2d @ weight.astype(self.dtype).T
+    y = jnp.matmul(
+      x_2d, weight.astype(self.dtype).T, precision=precision_of(self.dtype)
+    )
     y = y.astype(jnp.promote_types(self.dtype, jnp.float32))
     if self.use_bias:
       y += self.param("bias", nn.initializers.zeros, (self.features,))
@@ -135,14 +137,17 @@ class Block(nn.Module):
     y = y.reshape(batch, length, 3, size.heads, width // size.heads)
     # Slices: with a moved axis XLA for CPUs (jaxlib 0.12.0.1) computes wrong
     # products in bfloat16.
-    y = jax.nn.dot_product_attention(
-      y[:, :, 0],
-      y[:, :, 1],
-      y[:, :, 2],
-      mask=mask_B11L,
-      is_causal=self.causal,
-      implementation=self.attention,
-    )
+    # It takes no precision; that of a context reaches the forward pass alone,
+    # but no teacher is trained.
+    with jax.default_matmul_precision(precision_of(self.dtype)):
+      y = jax.nn.dot_product_attention(
+        y[:, :, 0],
+        y[:, :, 1],
+        y[:, :, 2],
+        mask=mask_B11L,
+        is_causal=self.causal,
+        implementation=self.attention,
+      )
     y = y.reshape(batch, length, width)
     x_BLD += Dense(width, self.dtype, name="out_proj")(y)
     y = _norm(size, "layer_norm2")(x_BLD)
@@ -264,8 +269,7 @@ class CLIP(nn.Module):
     """
     side = self.size.image_size
     chex.assert_shape(pixels_BCHW, (None, 3, side, side))
-    with full_precision(self.dtype):
-      return self.visual_projection(self.vision(pixels_BCHW))
+    return self.visual_projection(self.vision(pixels_BCHW))
 
   def text(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
     """Embeds texts.
@@ -279,8 +283,7 @@ class CLIP(nn.Module):
     """
     chex.assert_equal_shape([ids_BL, mask_BL])
     chex.assert_axis_dimension_lt(ids_BL, 1, self.size.context + 1)
-    with full_precision(self.dtype):
-      return self.text_projection(self.text_model(ids_BL, mask_BL))
+    return self.text_projection(self.text_model(ids_BL, mask_BL))
 
   def __call__(
     self, pixels_BCHW: jax.Array, ids_BL: jax.Array, mask_BL: jax.Array

@@ -1,8 +1,6 @@
 """Defines what the models share: PyTorch's dense layer, and precision."""
 
-import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -19,13 +17,6 @@ def uniform(bound: float) -> Callable[..., jax.Array]:
   return init
 
 
-def full_precision(dtype: jnp.dtype) -> AbstractContextManager:
-  """Keeps float32 float32: no TF32 on GPUs, no bfloat16 passes on TPUs."""
-  if jnp.dtype(dtype).itemsize < 4:
-    return contextlib.nullcontext()
-  return jax.default_matmul_precision("highest")
-
-
 def precision_of(dtype: Any) -> Literal["highest"] | None:
   """Returns the precision that keeps products of a type in that type.
 
@@ -35,7 +26,7 @@ def precision_of(dtype: Any) -> Literal["highest"] | None:
 
 
 def matmul(
-  x_RI: jax.Array, kernel_IO: jax.Array, sum_dtype: Any = jnp.float32
+  x_RI: jax.Array, kernel_IO: jax.Array, gradient_dtype: Any = jnp.float32
 ) -> jax.Array:
   """Multiplies rows by a layer's weights, in the rows' type.
 
@@ -46,36 +37,36 @@ def matmul(
   Args:
     x_RI: (R, I) rows.
     kernel_IO: (I, O) weights, float32 or wider.
-    sum_dtype: The type of the weights' gradient, unless the rows' is wider.
+    gradient_dtype: Of the weights' gradient, unless the rows' is wider.
 
   Returns:
     (R, O), of the rows' type.
   """
-  return _matmul(x_RI, kernel_IO, sum_dtype)
+  return _matmul(x_RI, kernel_IO, gradient_dtype)
 
 
-def _product(x_RI, kernel_IO, sum_dtype):
-  del sum_dtype
+def _product(x_RI, kernel_IO, gradient_dtype):
+  del gradient_dtype
   return jnp.matmul(
     x_RI, kernel_IO.astype(x_RI.dtype), precision=precision_of(x_RI.dtype)
   )
 
 
-def _product_backward(sum_dtype, kept, dy_RO):
+def _product_backward(gradient_dtype, kept, dy_RO):
   x_RI, kernel_IO = kept
   dx_RI = _product(dy_RO, kernel_IO.T, None)
   dkernel_IO = jnp.matmul(
     x_RI.T,
     dy_RO,
     precision=precision_of(x_RI.dtype),
-    preferred_element_type=jnp.promote_types(x_RI.dtype, sum_dtype),
+    preferred_element_type=jnp.promote_types(x_RI.dtype, gradient_dtype),
   )
   return dx_RI, dkernel_IO.astype(kernel_IO.dtype)
 
 
 _matmul = jax.custom_vjp(_product, nondiff_argnums=(2,))
 _matmul.defvjp(
-  lambda x, kernel, sum_dtype: (_product(x, kernel, None), (x, kernel)),
+  lambda x, kernel, gradient_dtype: (_product(x, kernel, None), (x, kernel)),
   _product_backward,
 )
 
@@ -83,14 +74,14 @@ _matmul.defvjp(
 class Linear(nn.Module):
   """A dense layer initialised as PyTorch's Linear and 1x1 convolutions are.
 
-  Weights and bias are uniform within 1 / sqrt(fan_in).  `sum_dtype` is that
-  of `matmul`.
+  Weights and bias are uniform within 1 / sqrt(fan_in).  `gradient_dtype` is
+  that of `matmul`.
   """
 
   features: int
   use_bias: bool = True
   dtype: jnp.dtype = jnp.float32
-  sum_dtype: jnp.dtype = jnp.float32
+  gradient_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -99,7 +90,7 @@ class Linear(nn.Module):
     kernel = self.param("kernel", init, (fan_in, self.features))
     # XLA multiplies matrices faster than it contracts higher ranks on CPU.
     x_2d = x.reshape(-1, fan_in).astype(self.dtype)
-    y = matmul(x_2d, kernel, self.sum_dtype)
+    y = matmul(x_2d, kernel, self.gradient_dtype)
     if self.use_bias:
       bias = self.param("bias", init, (self.features,))
       # Added in float32, so that its gradient, a sum over all rows, is summed

@@ -52,7 +52,7 @@ class Block(nn.Module):
     heads: H, of width `HEAD_DIM`.
     mlp_dim: Hidden width of the MLP.
     dtype: Compute type.
-    sum_dtype: See `layers.matmul`.
+    gradient_dtype: See `layers.matmul`.
     attention: See `attention.py`.
     length: How many leading tokens exist; None: all.
     drop_path: Rate at which a sample loses either branch; above 0 it needs
@@ -62,7 +62,7 @@ class Block(nn.Module):
   heads: int
   mlp_dim: int
   dtype: jnp.dtype
-  sum_dtype: jnp.dtype
+  gradient_dtype: jnp.dtype
   attention: Attention
   length: int | None = None
   drop_path: float = 0.0
@@ -72,7 +72,7 @@ class Block(nn.Module):
     batch, length, width = x_BLD.shape
     inner = self.heads * HEAD_DIM
     linear = functools.partial(
-      Linear, dtype=self.dtype, sum_dtype=self.sum_dtype
+      Linear, dtype=self.dtype, gradient_dtype=self.gradient_dtype
     )
 
     y_BLD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="attention_norm")(
@@ -111,8 +111,8 @@ class PointBERT(nn.Module):
       projection out (OpenShape's ViT-B/32 encoder), D is then the width.
     dtype: Compute type of matrix work; parameters, BatchNorm and LayerNorm
       statistics are float32 always.
-    sum_dtype: What the gradients of the blocks' matrices are rounded to before
-      devices sum them, see `layers.matmul`.
+    gradient_dtype: What the gradients of the blocks' matrices are rounded to
+      before devices sum them, see `layers.matmul`.
     remat: What the backward pass recomputes instead of keeping: nothing, the
       transformer blocks, or the mini-PointNet too.
     attention: Implementation, see `attention.py`.
@@ -130,7 +130,7 @@ class PointBERT(nn.Module):
   size: PointBERTSize
   embed_dim: int | None
   dtype: jnp.dtype = jnp.float32
-  sum_dtype: jnp.dtype = jnp.float32
+  gradient_dtype: jnp.dtype = jnp.float32
   remat: Remat = "none"
   attention: Attention = "auto"
   sampling: Sampling = "auto"
@@ -196,7 +196,9 @@ class PointBERT(nn.Module):
     x_BGD = jnp.concatenate(
       [groups.center_xyz.astype(self.dtype), feature_BGS], axis=-1
     )
-    lift = Linear(size.width, True, self.dtype, self.sum_dtype, name="lift")
+    lift = Linear(
+      size.width, True, self.dtype, self.gradient_dtype, name="lift"
+    )
     x_BGD = nn.LayerNorm(EPSILON, dtype=self.dtype, name="lift_norm")(
       lift(x_BGD)
     )
@@ -219,7 +221,7 @@ class PointBERT(nn.Module):
         size.heads,
         size.mlp_dim,
         self.dtype,
-        self.sum_dtype,
+        self.gradient_dtype,
         self.attention,
         length=length,
         drop_path=self.drop_path * i / max(size.depth - 1, 1) if train else 0.0,

@@ -154,6 +154,7 @@ class Pretraining(Objective):
       config.model.size,
       embed_dim=self.meta.embed_dim,
       dtype=jnp.dtype(config.model.dtype),
+      gradient_dtype=jnp.dtype(config.model.gradient_dtype),
       remat=config.model.remat,
       attention=config.model.attention,
       sampling=config.model.sampling,
