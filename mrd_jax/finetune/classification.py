@@ -24,6 +24,7 @@ from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
+from mrd_jax.training import memory
 from mrd_jax.training.objective import End, Objective
 from mrd_jax.training.optimizer import adamw
 
@@ -111,12 +112,21 @@ class Classification(Objective):
 
   def summary(self, params: Any) -> str:
     parameters = sum(x.size for x in jax.tree.leaves(params))
-    return (
-      f"{self.meta.name}: {len(self.source)} shapes of {len(self.classes)} "
-      f"classes to learn from, {len(self.test_source)} to be tested on\n"
-      f"classifier: {parameters:,} parameters, {self.config.model.dtype}, "
-      f"started from {self.start.checkpoint or 'scratch'}"
+    step = memory.Step(
+      self.model.encoder,
+      parameters,
+      copies=3,
+      batch_size=self.config.train.batch_size,
+      mesh=self.mesh,
     )
+    lines = [
+      f"{self.meta.name}: {len(self.source)} shapes of {len(self.classes)} "
+      f"classes to learn from, {len(self.test_source)} to be tested on",
+      f"classifier: {parameters:,} parameters, {self.config.model.dtype}, "
+      f"started from {self.start.checkpoint or 'scratch'}",
+      memory.warning(step),
+    ]
+    return "\n".join(filter(None, lines))
 
   def init(self, key: jax.Array, *loaded: Any) -> tuple[Any, Any]:
     (encoder_variables,) = loaded

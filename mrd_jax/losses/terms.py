@@ -8,7 +8,7 @@ from mrd_jax.config.pretraining import LossConfig
 CONTRASTS = {"image": "PI", "text": "PT"}
 
 # What a gradient by dense matrices keeps at its peak (docs/losses.md).
-_DENSE_MATRICES = 40
+DENSE_MATRICES = 40
 _DENSE_BYTES = 2**30  # that "auto" allows a device
 
 
@@ -84,5 +84,5 @@ def choose_form(
   """
   if config.form != "auto":
     return config.form
-  matrices = _DENSE_MATRICES * 4 * batch_size**2
+  matrices = DENSE_MATRICES * 4 * batch_size**2
   return "dense" if matrices < _DENSE_BYTES * devices else "gather"

@@ -19,6 +19,7 @@ from mrd_jax.losses.mrd import Embeddings, init_dynamic_weights, mrd_loss
 from mrd_jax.losses.terms import choose_form
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
+from mrd_jax.training import memory
 from mrd_jax.training.accumulate import embed_in_parts
 from mrd_jax.training.held_out import HeldOut
 from mrd_jax.training.objective import End, Objective
@@ -174,6 +175,7 @@ class Pretraining(Objective):
       num_steps=self.num_steps,
       alternating=config.loss.weighting == "alternating",
     )
+    self.encoder = encoder
     self.max_logit_scale = config.logit_scale.max
     self.ema_decay = config.optimizer.ema_decay
     self.keep_best = save.keep_best
@@ -188,11 +190,22 @@ class Pretraining(Objective):
       form += f", {config.loss.stripe} columns at a time"
     if config.loss.form == "auto":
       form += " (loss.form is auto)"
-    return (
-      f"{meta.name}: {len(self.source)} shapes, teacher {meta.teacher}\n"
-      f"encoder: {parameters:,} parameters, {config.model.dtype}\n"
-      f"losses: {form}"
+    step = memory.Step(
+      self.encoder,
+      parameters,
+      copies=3 + (self.ema_decay > 0),
+      batch_size=config.train.batch_size,
+      mesh=self.mesh,
+      loss=config.loss,
+      parts=config.train.accumulate,
     )
+    lines = [
+      f"{meta.name}: {len(self.source)} shapes, teacher {meta.teacher}",
+      f"encoder: {parameters:,} parameters, {config.model.dtype}",
+      f"losses: {form}",
+      memory.warning(step),
+    ]
+    return "\n".join(filter(None, lines))
 
   def evaluate(
     self, state: TrainState, is_last: bool, keep_going: Callable[[], None]
