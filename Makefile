@@ -29,7 +29,7 @@ soak: $(VENV)/.ready-dev
 	JAX_PLATFORMS=cpu MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/training/test_soak.py
 
 test-gpu: $(VENV)/.ready-dev
-	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 
 # Nightly: compiles for GPUs without having one, and holds the result to bars.
 compiled:

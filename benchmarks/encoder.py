@@ -14,29 +14,27 @@ JAX takes the device it finds.
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
-from benchmarks import floors, peers, timing
+from benchmarks import floors, timing
 from benchmarks.pytorch import random_encoder
-from benchmarks.training import Training, make_training, random_batch
-from mrd_jax.compare.torch_optimizer import make_optimizer as torch_optimizer
-from mrd_jax.config.pretraining import SIZES, Config
-from mrd_jax.convert import bridge
-from mrd_jax.data.examples import Batch, train_examples
-from mrd_jax.losses.mrd import init_dynamic_weights
+from benchmarks.training import make_training, random_batch
+from mrd_jax.config.pretraining import SIZES
+from mrd_jax.data.examples import Batch
+from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.metrics.table import render
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
 
 OURS = "mrd_jax"
+FORMS = (OURS, "eager", "tuned", "compile")
 TOLERANCE = {"float32": 1e-6, "bfloat16": 3e-2}  # relative, of the losses
 
 
@@ -52,91 +50,78 @@ def our_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def our_training(
-  training: Training, params: Any, batch: Batch
-) -> Callable[[], float]:
-  """Each call makes a step, and returns its loss."""
-  state = training.init()
-  state.params["encoder"] = jax.tree.map(jnp.array, params)
+  args: argparse.Namespace, encoder: Encoder, batch: Batch
+) -> Callable[[], jax.Array]:
+  """Compiles the step; each call makes one, and returns its loss."""
+  mesh = sharding.make_mesh(1, jax.devices()[:1])
+  training = make_training(
+    args.size, mesh, points=args.points, **our_options(args)
+  )
   batch = jax.device_put(batch, training.encoder.batch_sharding)
+  step = training.step.lower(training.abstract_state, batch).compile()
+  state = training.init()
+  state.params["encoder"] = jax.tree.map(jnp.array, encoder.variables["params"])
 
-  def run() -> float:
+  def run() -> jax.Array:
     nonlocal state
-    state, metrics = training.step(state, batch)
-    return float(metrics["loss"])
-
-  return run
-
-
-def torch_training(
-  args: argparse.Namespace, config: Config, encoder: Callable, batch: Batch
-) -> Callable[[], float]:
-  """The same for PyTorch, on the clouds that our first step sees."""
-  examples = jax.jit(
-    lambda: train_examples(batch, config.augment, seed=0, step=jnp.int32(0))
-  )()
-  assert np.asarray(examples.has_text).all()
-  points, image, text = (
-    torch.tensor(np.asarray(x, np.float32), device=args.torch_device)
-    for x in (examples.points, examples.image, examples.text)
-  )
-  model = encoder.model.to(args.torch_device).train()
-  scalars = {
-    "logit_scale": torch.tensor(math.log(config.logit_scale.init)),
-    **{name: torch.zeros(2) for name in init_dynamic_weights(config.loss)},
-  }
-  scalars = {
-    name: x.to(args.torch_device).requires_grad_()
-    for name, x in scalars.items()
-  }
-  logit_scale = scalars.pop("logit_scale")
-  optimizer = torch_optimizer(
-    dict(model.named_parameters()) | {"logit_scale": logit_scale},
-    scalars,
-    lr=1e-4,
-    dynamic_lr=1e-4,
-  )
-
-  def run() -> float:
-    with torch.autocast(
-      args.torch_device, torch.bfloat16, enabled=args.dtype == "bfloat16"
-    ):
-      point = encoder(points[..., :3].contiguous(), points)
-    loss = peers.mrd_loss(point.float(), image, text, logit_scale, scalars)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
+    state, metrics = step(state, batch)
+    return metrics["loss"]
 
   return run
 
 
 def our_inference(
-  args: argparse.Namespace, variables: Any, points: np.ndarray
-) -> Callable[[], np.ndarray]:
-  encoder = PointBERT(SIZES[args.size], **our_options(args))
-  embed = jax.jit(lambda *x: encoder.apply(*x, train=False))
-  variables, clouds = jax.device_put((variables, points))
-  counts = jnp.full(len(points), points.shape[1], jnp.int32)
-  return lambda: np.asarray(embed(variables, clouds, counts))
+  args: argparse.Namespace, encoder: Encoder, batch: Batch
+) -> Callable[[], jax.Array]:
+  """Compiles the embedding of a batch; each call makes it."""
+  model = PointBERT(SIZES[args.size], **our_options(args))
+  counts = jnp.full(args.batch, args.points, jnp.int32)
+  inputs = jax.device_put((encoder.variables, clouds_of(batch), counts))
+  embed = jax.jit(lambda *x: model.apply(*x, train=False))
+  compiled = embed.lower(*inputs).compile()
+  return lambda: compiled(*inputs)
 
 
-def torch_inference(
-  args: argparse.Namespace, encoder: Callable, points: np.ndarray
-) -> Callable[[], np.ndarray]:
-  encoder.model.to(args.torch_device).eval()
-  clouds = torch.tensor(points, device=args.torch_device)
+def clouds_of(batch: Batch) -> np.ndarray:
+  """(B, N, 6) float32: what the records hold, as they are."""
+  xyz = batch.xyz.astype(np.float32) / 32767
+  return np.concatenate([xyz, batch.rgb.astype(np.float32) / 255], -1)
 
-  def run() -> np.ndarray:
-    with (
-      torch.inference_mode(),
-      torch.autocast(
-        args.torch_device, torch.bfloat16, enabled=args.dtype == "bfloat16"
-      ),
-    ):
-      point = encoder(clouds[..., :3].contiguous(), clouds)
-    return point.float().cpu().numpy()
 
-  return run
+def fetch(result: Any) -> np.ndarray:
+  """Waits for a result, of JAX or of PyTorch, and brings it to the host."""
+  if not isinstance(result, jax.Array):
+    result = result.detach().float().cpu()
+  return np.asarray(result)
+
+
+def check_differences(
+  args: argparse.Namespace, first: dict[str, np.ndarray]
+) -> dict[str, float]:
+  """Compares each form's first result with ours, which may be in a file.
+
+  Returns:
+    The differences, relative to our largest value; empty without ours.
+
+  Raises:
+    AssertionError: if one is too large.
+  """
+  ours = first.get(OURS)
+  if args.reference and ours is not None:
+    np.save(args.reference, ours)
+  elif args.reference and Path(args.reference).exists():
+    ours = np.load(args.reference)
+  if ours is None:
+    return {}
+  differences = {
+    name: float(np.abs(found - ours).max() / np.abs(ours).max())
+    for name, found in first.items()
+    if name != OURS
+  }
+  limit = TOLERANCE[args.dtype] * (1 if args.work == "train" else 10)
+  for name, difference in differences.items():
+    assert difference < limit, f"{name} differs by {difference:.1e} from ours"
+  return differences
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -145,41 +130,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
   Raises:
     AssertionError: if the first results differ.
   """
-  torch.set_num_threads(args.threads)
   encoder = random_encoder(args.size, args.embed_dim, args.points)
-  models = peers.copies(bridge.torch_model(encoder), args.forms)
   batch = random_batch(args.batch, args.points, args.embed_dim)
   forms: dict[str, Callable[[], Any]] = {}
-  if args.work == "train":
-    mesh = sharding.make_mesh(1, jax.devices()[:1])
-    training = make_training(
-      args.size, mesh, points=args.points, **our_options(args)
-    )
-    forms[OURS] = our_training(training, encoder.variables["params"], batch)
-    for name, model in models.items():
-      forms[name] = torch_training(args, training.config, model, batch)
-  else:
-    xyz = batch.xyz.astype(np.float32) / 32767
-    points = np.concatenate([xyz, batch.rgb.astype(np.float32) / 255], -1)
-    forms[OURS] = our_inference(args, encoder.variables, points)
-    for name, model in models.items():
-      forms[name] = torch_inference(args, model, points)
-  first = {name: form() for name, form in forms.items()}
-  scale = np.abs(first[OURS]).max()
-  differences = {
-    name: float(np.abs(first[name] - first[OURS]).max() / scale)
-    for name in models
-  }
-  for name, difference in differences.items():
-    limit = TOLERANCE[args.dtype] * (1 if args.work == "train" else 10)
-    assert difference < limit, (name, difference)
-  seconds = timing.interleaved(forms, args.rounds)
-  flops = floors.step_flops if args.work == "train" else floors.forward_flops
-  peak = timing.matrix_peak(args.dtype, args.peak_side, args.rounds)
-  return vars(args) | {
+  if OURS in args.forms:
+    ours = our_training if args.work == "train" else our_inference
+    forms[OURS] = ours(args, encoder, batch)
+  if args.compile_only:
+    return vars(args)
+  if set(args.forms) != {OURS}:
+    # Not above: beside JAX on a GPU, PyTorch's CUDA libraries stay out.
+    from benchmarks import peers
+
+    forms |= peers.forms(args, encoder, batch, clouds_of(batch))
+  differences = check_differences(
+    args, {name: fetch(form()) for name, form in forms.items()}
+  )
+  seconds = timing.seconds(
+    forms, rounds=args.rounds, calls=args.calls, wait=fetch
+  )
+  result = vars(args) | {
     "machine": timing.machine(),
-    "matrix_peak": peak,
-    "floor": args.batch * flops(SIZES[args.size], args.embed_dim) / peak,
     "differences": differences,
     "seconds": seconds,
     "rows": [
@@ -187,11 +158,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "form": name,
         "ms": median * 1e3,
         "shapes_per_second": args.batch / median,
-        "ours is faster": timing.ratio(seconds, name, OURS),
       }
+      | (
+        {"ours is faster": timing.ratio(seconds, name, OURS)}
+        if OURS in forms
+        else {}
+      )
       for name, median in timing.medians(seconds).items()
     ],
   }
+  if OURS in forms:  # else JAX has another device
+    flops = floors.step_flops if args.work == "train" else floors.forward_flops
+    peak = timing.matrix_peak(args.dtype, args.peak_side, args.rounds)
+    floor = args.batch * flops(SIZES[args.size], args.embed_dim) / peak
+    result |= {"matrix_peak": peak, "floor": floor}
+  return result
 
 
 def table(result: dict[str, Any]) -> str:
@@ -206,11 +187,13 @@ def table(result: dict[str, Any]) -> str:
         row["form"],
         f"{row['ms']:,.1f}",
         f"{row['shapes_per_second']:,.1f}",
-        f"{row['ours is faster']:.2f}",
+        f"{row.get('ours is faster', 0) or '':.4}",
       ]
       for row in result["rows"]
     ],
   )
+  if "floor" not in result:
+    return rows
   return (
     f"{rows}\n\nFloor: {result['floor'] * 1e3:,.1f} ms, the matrix products at "
     f"{result['matrix_peak'] / 1e12:.3f} TFLOP/s."
@@ -230,18 +213,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--embed_dim", type=int, default=1280)
   parser.add_argument("--dtype", choices=TOLERANCE, default="float32")
   parser.add_argument("--remat", default="none")
-  parser.add_argument("--attention", default="xla")
+  parser.add_argument("--attention", default="auto")
   parser.add_argument("--fps_chunk", type=int, default=1)
   parser.add_argument("--query_chunk", type=int, default=8)
   parser.add_argument(
-    "--forms", type=lambda text: text.split(","), default=["eager", "tuned"]
+    "--forms",
+    type=lambda text: text.split(","),
+    default=[OURS, "eager", "tuned"],
+    help=f"some of {','.join(FORMS)}",
+  )
+  parser.add_argument(
+    "--reference", help="a file for our first result: written, or compared with"
   )
   parser.add_argument("--torch-device", default="cpu")
   parser.add_argument("--threads", type=int, default=os.cpu_count())
-  parser.add_argument("--rounds", type=int, default=5)
+  timing.add_flags(parser)
   parser.add_argument("--peak_side", type=int, default=2048)
   parser.add_argument("--json", action="store_true")
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  if unknown := set(args.forms) - set(FORMS):
+    parser.error(f"--forms: {', '.join(unknown)} is none of {', '.join(FORMS)}")
+  return args
 
 
 if __name__ == "__main__":

@@ -11,15 +11,26 @@ our own port; here its parts are exchanged:
   compile  tuned, through torch.compile
 """
 
+import argparse
 import copy
+import math
 from collections.abc import Callable
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mrd_jax.convert import pointbert_modules
+from configs import base
+from mrd_jax.compare.torch_optimizer import make_optimizer
+from mrd_jax.config.pretraining import Config
+from mrd_jax.convert import bridge, pointbert_modules
+from mrd_jax.data.examples import Batch, train_examples
+from mrd_jax.encoder.encoder import Encoder
+from mrd_jax.losses.mrd import init_dynamic_weights
 
 FORMS = ("eager", "tuned", "compile")
 
@@ -81,11 +92,6 @@ def encoder(
   return call
 
 
-def copies(model: nn.Module, forms: list[str]) -> dict[str, Callable]:
-  """Each form with its own copy of the weights."""
-  return {form: encoder(copy.deepcopy(model), form) for form in forms}
-
-
 def mrd_loss(
   point: Tensor,
   image: Tensor,
@@ -133,3 +139,91 @@ def mrd_loss(
     + weighted("cross_text", jeffrey(pt, it), jeffrey(pt, ti))
   )
   return contrast(p, i) + contrast(p, t) + 3.0 * relations
+
+
+def training(
+  args: argparse.Namespace, encoder: Callable, batch: Batch
+) -> Callable[[], Tensor]:
+  """Each call makes a step on the clouds of our first, and returns its loss."""
+  values = base.get_config()
+  values.augment.num_points = args.points
+  config = Config.from_dict(values)
+  examples = jax.jit(
+    lambda: train_examples(batch, config.augment, seed=0, step=jnp.int32(0))
+  )()
+  assert np.asarray(examples.has_text).all()
+  points, image, text = (
+    torch.tensor(np.asarray(x, np.float32), device=args.torch_device)
+    for x in (examples.points, examples.image, examples.text)
+  )
+  model = encoder.model.to(args.torch_device).train()
+  scalars = {
+    "logit_scale": torch.tensor(math.log(config.logit_scale.init)),
+    **{name: torch.zeros(2) for name in init_dynamic_weights(config.loss)},
+  }
+  scalars = {
+    name: x.to(args.torch_device).requires_grad_()
+    for name, x in scalars.items()
+  }
+  logit_scale = scalars.pop("logit_scale")
+  optimizer = make_optimizer(
+    dict(model.named_parameters()) | {"logit_scale": logit_scale},
+    scalars,
+    lr=1e-4,
+    dynamic_lr=1e-4,
+  )
+
+  def run() -> Tensor:
+    with torch.autocast(
+      args.torch_device, torch.bfloat16, enabled=args.dtype == "bfloat16"
+    ):
+      point = encoder(points[..., :3].contiguous(), points)
+    loss = mrd_loss(point.float(), image, text, logit_scale, scalars)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss
+
+  return run
+
+
+def inference(
+  args: argparse.Namespace, encoder: Callable, points: np.ndarray
+) -> Callable[[], Tensor]:
+  """Each call embeds the clouds."""
+  encoder.model.to(args.torch_device).eval()
+  clouds = torch.tensor(points, device=args.torch_device)
+
+  def run() -> Tensor:
+    with (
+      torch.inference_mode(),
+      torch.autocast(
+        args.torch_device, torch.bfloat16, enabled=args.dtype == "bfloat16"
+      ),
+    ):
+      return encoder(clouds[..., :3].contiguous(), clouds)
+
+  return run
+
+
+def forms(
+  args: argparse.Namespace, ours: Encoder, batch: Batch, points: np.ndarray
+) -> dict[str, Callable[[], Tensor]]:
+  """Prepares the forms that `benchmarks.encoder` was asked for.
+
+  Args:
+    args: Its flags.
+    ours: The weights.
+    batch: What the training steps take.
+    points: (B, N, 6) float32, what inference takes.
+  """
+  torch.set_num_threads(args.threads)
+  model = bridge.torch_model(ours)
+  made = {
+    name: encoder(copy.deepcopy(model), name)
+    for name in args.forms
+    if name in FORMS
+  }
+  if args.work == "train":
+    return {name: training(args, form, batch) for name, form in made.items()}
+  return {name: inference(args, form, points) for name, form in made.items()}

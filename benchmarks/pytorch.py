@@ -8,6 +8,7 @@ downloaded.  Writes compare.json and compare.png of each size.
 """
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -16,9 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax.compare import report, run
 from mrd_jax.config.pretraining import SIZES
-from mrd_jax.convert import bridge
 from mrd_jax.data.examples import Examples
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
@@ -28,8 +27,11 @@ from mrd_jax.models.pointbert import PointBERT
 def random_encoder(size: str, embed_dim: int, num_points: int) -> Encoder:
   """An encoder with PyTorch's initialisation and perturbed norms."""
   architecture = SIZES[size]
-  variables = PointBERT(architecture, embed_dim).init(
-    jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
+  init = jax.jit(
+    functools.partial(PointBERT(architecture, embed_dim).init, train=False)
+  )
+  variables = init(
+    jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32)
   )
   rng = np.random.default_rng(0)
 
@@ -77,6 +79,9 @@ def main() -> int:
   parser.add_argument("--torch-device", default="cpu")
   parser.add_argument("--output", type=Path, required=True)
   args = parser.parse_args()
+  from mrd_jax.compare import report, run
+  from mrd_jax.convert import bridge
+
   passed = True
   for size in args.sizes.split(","):
     started = time.monotonic()

@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if name != "JAX_COMPILATION_CACHE_DIR"
   }
   with tempfile.TemporaryDirectory() as cache:
-    for start in STARTS:
+    for start in args.starts:
       command = [sys.executable, "-m", "benchmarks.startup", "--child"]
       for name in ("size", "batch", "points", "embed_dim", "dtype"):
         command += [f"--{name}", str(getattr(args, name))]
@@ -131,6 +131,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--points", type=int, default=10_000)
   parser.add_argument("--embed_dim", type=int, default=1280)
   parser.add_argument("--dtype", default="float32")
+  parser.add_argument(
+    "--starts",
+    type=lambda text: text.split(","),
+    default=list(STARTS),
+    help=f"some of {','.join(STARTS)}, in this order",
+  )
   parser.add_argument("--json", action="store_true")
   # Of the processes that it starts.
   parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

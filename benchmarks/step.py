@@ -3,12 +3,12 @@
   python -m benchmarks.step --size t --batch 64 --dtype bfloat16
 
 Random clouds and features, the paper's losses, AdamW; medians of interleaved
-rounds of the whole step and, as programs of their own, of its first part (input
-stage and tokenizer) and of its last (losses, value and gradient).  The floor is
-the step's matrix products at the peak of square ones, and, for the tokens' first
-layers, their activations once at the bandwidth of a copy; both are measured in
-the same run (`floors.py`).  Prints a line of JSON: milliseconds, shapes per
-second, and XLA's own count of temporary memory.
+rounds, or --calls at a time, of the whole step and, as programs of their own, of
+its first part (input stage and tokenizer) and of its last (losses, value and
+gradient).  The floor is the step's matrix products at the peak of square ones,
+and, for the tokens' first layers, their activations once at the bandwidth of a
+copy; both are measured in the same run (`floors.py`).  Prints a line of JSON:
+milliseconds, shapes per second, and XLA's own count of temporary memory.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from benchmarks import floors, timing
 from benchmarks.losses import gradient, random_inputs
-from benchmarks.training import make_training, random_batch
+from benchmarks.training import abstract_batch, make_training, random_batch
 from mrd_jax.config.pretraining import SIZES
 from mrd_jax.data.examples import train_examples
 from mrd_jax.parallel import sharding
@@ -43,21 +43,14 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     fps_chunk=args.fps_chunk,
     query_chunk=args.query_chunk,
   )
-  batch = jax.device_put(
-    random_batch(args.batch, args.points, args.embed_dim),
-    sharding.batch_sharding(mesh),
+  clouds = (args.batch, args.points, args.embed_dim)
+  layout = sharding.batch_sharding(mesh)
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+    abstract_batch(*clouds),
   )
-  compile_start = time.perf_counter()
-  step = training.step.lower(training.abstract_state, batch).compile()
-  state = training.init()
-  compile_seconds = time.perf_counter() - compile_start
-  memory = step.memory_analysis()
-  metrics: dict[str, jax.Array] = {}
-
-  def whole() -> None:
-    nonlocal state, metrics
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
+  losses = gradient(training.config.loss, None)
+  embeddings = random_inputs(training.config.loss, args.batch, args.embed_dim)
 
   @jax.jit
   def tokenizer(batch):
@@ -65,16 +58,37 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     examples = train_examples(batch, augment, seed=0, step=jnp.int32(0))
     return training.encoder.group(examples.points, examples.num_points)
 
-  losses = gradient(training.config.loss, None)
-  embeddings = random_inputs(training.config.loss, args.batch, args.embed_dim)
+  compile_start = time.perf_counter()
+  step = training.step.lower(training.abstract_state, abstract).compile()
+  state = training.init()
+  compile_seconds = time.perf_counter() - compile_start
+  tokenize = tokenizer.lower(abstract).compile()
+  losses = losses.lower(*embeddings).compile()
+  memory = step.memory_analysis()
+  compiled = {
+    "compile_s": round(compile_seconds, 1),
+    "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
+    "arguments_gib": round(memory.argument_size_in_bytes / 2**30, 2),
+  }
+  if args.compile_only:
+    return vars(args) | compiled
+  batch = jax.device_put(random_batch(*clouds), layout)
+  metrics: dict[str, jax.Array] = {}
+
+  def whole() -> dict[str, jax.Array]:
+    nonlocal state, metrics
+    state, metrics = step(state, batch)
+    return metrics
+
   seconds = timing.medians(
-    timing.interleaved(
+    timing.seconds(
       {
         "step": whole,
-        "tokenizer": lambda: jax.block_until_ready(tokenizer(batch)),
-        "losses": lambda: jax.block_until_ready(losses(*embeddings)),
+        "tokenizer": lambda: tokenize(batch),
+        "losses": lambda: losses(*embeddings),
       },
-      args.rounds,
+      rounds=args.rounds,
+      calls=args.calls,
     )
   )
   size = training.encoder.size
@@ -88,6 +102,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
   }
   return vars(args) | {
     "machine": timing.machine(),
+    **compiled,
     "step_ms": round(seconds["step"] * 1e3, 2),
     "input_and_tokenizer_ms": round(seconds["tokenizer"] * 1e3, 2),
     "input_and_tokenizer_share": round(
@@ -101,9 +116,6 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     "floor_matrices_ms": round(floor["matrices"] * 1e3, 2),
     "floor_point_net_ms": round(floor["point_net"] * 1e3, 2),
     "share_of_matrix_floor": round(floor["matrices"] / seconds["step"], 3),
-    "compile_s": round(compile_seconds, 1),
-    "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
-    "arguments_gib": round(memory.argument_size_in_bytes / 2**30, 2),
     "loss": float(metrics["loss"]),
   }
 
@@ -118,11 +130,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--groups", type=int, default=0)
   parser.add_argument("--accumulate", type=int, default=1)
   parser.add_argument("--remat", default="none")
-  parser.add_argument("--attention", default="xla")
+  parser.add_argument("--attention", default="auto")
   parser.add_argument("--sampling", default="auto")
   parser.add_argument("--fps_chunk", type=int, default=8)
   parser.add_argument("--query_chunk", type=int, default=8)
-  parser.add_argument("--rounds", type=int, default=5)
+  timing.add_flags(parser)
   parser.add_argument("--peak_side", type=int, default=2048)
   parser.add_argument("--copy_megabytes", type=int, default=256)
   return parser.parse_args(argv)

@@ -1,5 +1,6 @@
 """What all benchmarks share: interleaved rounds, the machine and its limits."""
 
+import argparse
 import datetime
 import importlib.metadata
 import os
@@ -32,6 +33,55 @@ def interleaved(
       if i:
         seconds[name].append(time.perf_counter() - start)
   return seconds
+
+
+def seconds(
+  forms: Mapping[str, Callable[[], Any]],
+  *,
+  rounds: int,
+  calls: int,
+  wait: Callable[[Any], Any] = jax.block_until_ready,
+) -> dict[str, list[float]]:
+  """Times forms in turns, or each in one piece.
+
+  Args:
+    forms: Each starts the work, and returns what `wait` waits for.
+    rounds: As of `interleaved`.
+    calls: 0, or how many calls are waited for together, after one that warms
+      up: what feeds an accelerator is ahead of it in training, and waiting
+      for each call would count it.
+    wait: Returns when the work behind its argument, and before it, is done.
+  """
+  if not calls:
+    return interleaved(
+      {name: lambda form=form: wait(form()) for name, form in forms.items()},
+      rounds,
+    )
+  found = {}
+  for name, form in forms.items():
+    wait(form())
+    start = time.perf_counter()
+    for _ in range(calls - 1):
+      form()
+    wait(form())
+    found[name] = [(time.perf_counter() - start) / calls]
+  return found
+
+
+def add_flags(parser: argparse.ArgumentParser, rounds: int = 5) -> None:
+  """Adds what says how a benchmark is timed."""
+  parser.add_argument("--rounds", type=int, default=rounds)
+  parser.add_argument(
+    "--calls",
+    type=int,
+    default=0,
+    help="time each form alone, so many calls without waiting between them",
+  )
+  parser.add_argument(
+    "--compile_only",
+    action="store_true",
+    help="fill the compile cache, and time nothing",
+  )
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:

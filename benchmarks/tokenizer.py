@@ -4,13 +4,15 @@
 
 Farthest point sampling: ours, and a vmapped loop over rows of xyz with an
 argmax, as JAX ports of PointNet++ have it; the ball query: ours, by a sort of
-the indices (OpenShape's form, in JAX and in PyTorch) and by a top-k.  All must
-choose the same points.  Then XLA's own account of the compiled tokenizer at
+the indices (OpenShape's form, in JAX and in PyTorch) and by a top-k.  `kernel`,
+of --forms, is our sampling on Hopper GPUs; `mrd_jax` is the portable form.  All
+must choose the same points.  Then XLA's own account of the compiled tokenizer at
 --account batch: temporaries, and the longest axis that is sorted.  Prints
 tables, and JSON with --json.
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -25,9 +27,12 @@ from benchmarks import timing
 from benchmarks.training import random_batch
 from mrd_jax.config.pretraining import SIZES, PointBERTSize
 from mrd_jax.metrics.table import render
-from mrd_jax.models import point_ops
+from mrd_jax.models import point_ops, sampling_kernel
 
 OURS = "mrd_jax"
+KERNEL = "kernel"
+TORCH = "PyTorch's sort"
+FORMS = (OURS, "naive loop", "sort", "top-k", TORCH)
 
 
 def naive_sampling(xyz_N3: jax.Array, count: int) -> jax.Array:
@@ -79,8 +84,15 @@ def sampling_forms(args: argparse.Namespace, size: PointBERTSize):
       batch_size=min(args.fps_chunk, len(xyz_BN3)),
     )
 
+  def kernel(xyz_BN3):
+    counts_B = jnp.full(len(xyz_BN3), n)
+    return sampling_kernel.farthest_point_sample_batch(
+      xyz_BN3, counts_B, size.groups
+    )
+
   return {
     OURS: ours,
+    KERNEL: kernel,
     "naive loop": jax.vmap(lambda x: naive_sampling(x, size.groups)),
   }
 
@@ -117,29 +129,34 @@ def torch_query(args: argparse.Namespace, size: PointBERTSize, *clouds):
   xyz, centers = (
     torch.tensor(np.asarray(x), device=args.torch_device) for x in clouds
   )
-
-  def run() -> np.ndarray:
-    found = peers.sorting_ball_query(xyz, centers, size.radius, size.group_size)
-    return found.cpu().numpy()
-
-  return run
+  return lambda: peers.sorting_ball_query(
+    xyz, centers, size.radius, size.group_size
+  )
 
 
-def compare(forms: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+def host(chosen: Any) -> np.ndarray:
+  """Waits for indices of JAX or PyTorch, and brings them to the host."""
+  return np.asarray(chosen if isinstance(chosen, jax.Array) else chosen.cpu())
+
+
+def compare(
+  args: argparse.Namespace, forms: dict[str, Callable[[], Any]]
+) -> dict[str, Any]:
   """Seconds of each form, and the share of ours that it chooses too."""
-  first = {name: np.asarray(form()) for name, form in forms.items()}
+  first = {name: host(form()) for name, form in forms.items()}
   return {
-    "seconds": timing.interleaved(forms, rounds),
     "equal": {
       name: float((found == first[OURS]).mean())
       for name, found in first.items()
     },
+    "seconds": timing.seconds(
+      {name: form for name, form in forms.items() if name in args.forms},
+      rounds=args.rounds,
+      calls=args.calls,
+      # The last of them is enough.
+      wait=lambda chosen: host(chosen[-1:]),
+    ),
   }
-
-
-def ready(form: Callable[..., jax.Array], *inputs: jax.Array):
-  jitted = jax.jit(form)
-  return lambda: jax.block_until_ready(jitted(*inputs))
 
 
 def longest_sort(program: str) -> int:
@@ -181,24 +198,44 @@ def account(args: argparse.Namespace, size: PointBERTSize) -> dict[str, Any]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
   """Runs the benchmark."""
   size = SIZES[args.size]
+  all_forms = {
+    "sampling": sampling_forms(args, size),
+    "query": query_forms(args, size),
+  }
+  xyz, centers = (
+    jax.ShapeDtypeStruct((args.batch, n, 3), jnp.float32)
+    for n in (args.points, size.groups)
+  )
+  inputs = {"sampling": [xyz], "query": [xyz, centers]}
+  programs = {
+    work: {
+      name: jax.jit(form).lower(*inputs[work]).compile()
+      for name, form in forms.items()
+      if name in (OURS, *args.forms)  # what the others are compared with
+    }
+    for work, forms in all_forms.items()
+  }
+  if args.compile_only:
+    return vars(args)
   batch = random_batch(args.batch, args.points, 8)
   xyz = jnp.asarray(batch.xyz.astype(np.float32) / 32767)
-  sampling = {
-    name: ready(form, xyz) for name, form in sampling_forms(args, size).items()
-  }
-  chosen = sampling[OURS]()
+  chosen = programs["sampling"][OURS](xyz)
   centers = jnp.take_along_axis(xyz, chosen[..., None], axis=1)
-  query = {
-    name: ready(form, xyz, centers)
-    for name, form in query_forms(args, size).items()
+  inputs = {"sampling": [xyz], "query": [xyz, centers]}
+  ready = {
+    work: {
+      name: functools.partial(program, *inputs[work])
+      for name, program in forms.items()
+    }
+    for work, forms in programs.items()
   }
-  query["sort, PyTorch"] = torch_query(args, size, xyz, centers)
-  return vars(args) | {
-    "machine": timing.machine(),
-    "sampling": compare(sampling, args.rounds),
-    "query": compare(query, args.rounds),
-    "account": account(args, size),
-  }
+  if TORCH in args.forms:
+    ready["query"][TORCH] = torch_query(args, size, xyz, centers)
+  result = vars(args) | {"machine": timing.machine()}
+  result |= {work: compare(args, forms) for work, forms in ready.items()}
+  if args.account:
+    result["account"] = account(args, size)
+  return result
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -213,14 +250,16 @@ def tables(result: dict[str, Any]) -> str:
           work,
           name,
           f"{median * 1e3:,.1f}",
-          f"{timing.ratio(seconds, name, OURS):.1f}",
+          f"{timing.ratio(seconds, name, OURS):.1f}" if OURS in seconds else "",
           f"{result[work]['equal'][name]:.2%}",
         ]
       )
   header = ["size", "work", "form", "ms", "ours is faster by", "equal"]
-  found = result["account"]
+  table = render(header, rows)
+  if not (found := result.get("account")):
+    return table
   return (
-    f"{render(header, rows)}\n\nThe tokenizer at batch {found['batch']}: "
+    f"{table}\n\nThe tokenizer at batch {found['batch']}: "
     f"{found['temporaries'] / 1e9:.3f} GB of temporaries; the longest sorted "
     f"axis has {found['sorted']:,} elements."
   )
@@ -237,9 +276,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--points", type=int, default=10_000)
   parser.add_argument("--fps_chunk", type=int, default=1)
   parser.add_argument("--query_chunk", type=int, default=8)
-  parser.add_argument("--account", type=int, default=512)
+  parser.add_argument("--account", type=int, default=512, help="0: none")
+  parser.add_argument(
+    "--forms",
+    type=lambda text: text.split(","),
+    default=list(FORMS),
+    help=f"what is timed, some of {','.join((KERNEL, *FORMS))}",
+  )
   parser.add_argument("--torch-device", default="cpu")
-  parser.add_argument("--rounds", type=int, default=5)
+  timing.add_flags(parser)
   parser.add_argument("--json", action="store_true")
   return parser.parse_args(argv)
 

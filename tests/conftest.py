@@ -1,7 +1,8 @@
 """Eight virtual CPU devices for every test that runs in this process.
 
 `make test-gpu` names another platform in JAX_PLATFORMS: then it must be there,
-and no test may skip, or nothing would have run on it.
+and no test may skip, or nothing would have run on it.  Where there is one GPU,
+tests of several (`gpus`) are left out, and the summary says so.
 """
 
 import atexit
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# PyTorch, and processes that tests start, share the GPU.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # XLA's own loops and torch's would fight over the cores of a small machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What one process compiles that a test starts, none compiles again.  Not this
@@ -55,6 +58,24 @@ def pytest_sessionstart() -> None:
       check_platform()
     except RunFailed as error:
       pytest.exit(str(error), returncode=1)
+
+
+def several(item: pytest.Item) -> bool:
+  return item.get_closest_marker("gpus") is not None
+
+
+def pytest_collection_modifyitems(
+  config: pytest.Config, items: list[pytest.Item]
+) -> None:
+  if PLATFORM != "cpu" and jax.device_count() == 1:
+    config.hook.pytest_deselected(items=[x for x in items if several(x)])
+    items[:] = [x for x in items if not several(x)]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+  left_out = terminalreporter.stats.get("deselected", [])
+  if PLATFORM != "cpu" and (count := sum(map(several, left_out))):
+    terminalreporter.write_line(f"{count} tests of several GPUs: there is one")
 
 
 @pytest.hookimpl(wrapper=True)

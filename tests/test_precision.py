@@ -81,12 +81,13 @@ def step_of(run: Run) -> Jaxpr:
   return run.step_fn.trace(run.abstract_state, batch).jaxpr.jaxpr
 
 
+KERNELS = {"model": {"group_size": 64}}  # Hopper's, in bfloat16
 IN_PARTS = {"model": {"remat": "all"}, "train": {"accumulate": 2}}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-  "options", [{}, pytest.param(IN_PARTS, marks=pytest.mark.slow)]
+  "options", [{}, KERNELS, pytest.param(IN_PARTS, marks=pytest.mark.slow)]
 )
 @pytest.mark.usefixtures("accelerator")
 def test_a_training_step(data_dir, dtype, options):

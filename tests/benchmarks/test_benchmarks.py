@@ -1,7 +1,6 @@
 """The benchmark scripts run, at a size that takes seconds."""
 
 import functools
-import importlib
 import math
 import re
 
@@ -10,7 +9,6 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 from clips import make_clip
 
 from benchmarks import (
@@ -266,31 +264,3 @@ def test_memory_benchmark_runs(capsys):
   printed = capsys.readouterr().out
   assert re.search(r"^\| T +\| +8 \| +8 \| +none \| +1 \| +16 ", printed, re.M)
   assert "| all-to-all MiB |" in printed
-
-
-def test_what_a_gpu_measures_in_one_call(tmp_path):
-  """A failure is named, the next begins, and at the deadline it is over."""
-  pytest.importorskip("torch", reason="it measures PyTorch, too")
-  stand_in = tmp_path / "python"
-  stand_in.write_text(
-    "#!/bin/sh\n[ $1 = -c ] && exit\necho $@\ncase $* in *ranking*) exit 1;; esac\n"
-    "case $* in *startup*) sleep 60;; *pytest*) echo 4 skipped;; esac\n"
-  )
-  stand_in.chmod(0o755)
-  out = tmp_path / "out"
-  settings = {"PYTHON": str(stand_in), "GPU_SECONDS": "7"}
-  process = runs.spawn("benchmarks/on_gpu.sh", out, **settings)
-  printed, errors = process.communicate()
-  assert process.returncode == 1, errors
-  said = dict(line.split(": ", 1) for line in printed.splitlines())
-  assert said["tests"].startswith("failed")  # a skip: nothing has run
-  assert said["step-m"].startswith("done")
-  assert said["ranking"].startswith("failed, or late")
-  assert said["startup-m"].startswith("failed, or late after ")
-  assert said["encoder-t"] == "no time left"
-  commands = [path.read_text() for path in out.glob("*.txt")]
-  assert len(commands) == len(said) - 1
-  for command in commands:  # each is one that its script understands
-    module, *options = command.splitlines()[0].removeprefix("-m ").split()
-    if module != "pytest":
-      importlib.import_module(module).parse(options)

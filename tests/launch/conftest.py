@@ -50,7 +50,8 @@ def environment(monkeypatch):
   for name in list(os.environ):
     if name.startswith(launchers) and "_CACHE_" not in name:
       monkeypatch.delenv(name)
-  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  for name in ("CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+    monkeypatch.delenv(name, raising=False)
   monkeypatch.setenv("PYTHON", sys.executable)
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   # A shell cannot trap what it is started to ignore, as background jobs are.

@@ -140,6 +140,7 @@ def test_what_a_job_is_requeued_for(
   assert command[:3] == ["-m", "mrd_jax.main", "--distributed"]
   assert command[3:] == ["--workdir", str(tmp_path / "a run"), "--x=y"]
   assert "JAX_COORDINATOR_ADDRESS" not in environment
+  assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == ".92"
 
 
 @pytest.mark.parametrize("flag", ["--workdir={}", "--workdir {}"])
@@ -337,7 +338,8 @@ def test_the_pods_know_each_other(jobset, workers, container):
   assert index == (
     "metadata.annotations['batch.kubernetes.io/job-completion-index']"
   )
-  assert len(variables) == 3
+  assert variables["XLA_PYTHON_CLIENT_MEM_FRACTION"]["value"] == ".92"
+  assert len(variables) == 4
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_the_first_failure_is_the_exit_code(spawn, noting, plan, code):
   assert re.fullmatch(r"localhost:\d+", address)
   assert two["JAX_COORDINATOR_ADDRESS"] == address
   assert "JAX_LOCAL_DEVICE_IDS" not in one
+  assert one["XLA_PYTHON_CLIENT_MEM_FRACTION"] == ".92"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -97,7 +98,7 @@ def test_signals_are_forwarded(spawn, noting, number):
 @pytest.mark.parametrize(
   ("variables", "shares"),
   [
-    ({}, ["0,1,2", "3,4,5"]),
+    ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".4"}, ["0,1,2", "3,4,5"]),
     ({"CUDA_VISIBLE_DEVICES": "4,6"}, ["0", "1"]),
     ({"CUDA_VISIBLE_DEVICES": "4,6,7"}, None),
     ({"JAX_PLATFORMS": "cpu"}, ["", ""]),
@@ -111,8 +112,10 @@ def test_gpus_are_shared(spawn, noting, stand_in, variables, shares):
     assert "2 processes cannot share 3 GPUs" in finish(process, expect=2)
     return
   finish(process)
-  found = [x.get("JAX_LOCAL_DEVICE_IDS", "") for _, x in noting("start")]
-  assert found == shares
+  started = [environment for _, environment in noting("start")]
+  assert [x.get("JAX_LOCAL_DEVICE_IDS", "") for x in started] == shares
+  fraction = variables.get("XLA_PYTHON_CLIENT_MEM_FRACTION", ".92")
+  assert {x["XLA_PYTHON_CLIENT_MEM_FRACTION"] for x in started} == {fraction}
 
 
 def test_local_wants_a_number(spawn):
@@ -145,6 +148,7 @@ def test_the_image_is_made_of_what_is_there():
     path = "/".join(json.loads(f"[{name.replace('/', ',')}]"))
     before = text[: text.index(".[cuda13]")]
     assert path.split("/")[-1] in before or path in before, path
+  assert ["ENV", "XLA_PYTHON_CLIENT_MEM_FRACTION=.92"] in steps
   *_, user, entrypoint = steps
   assert user[0] == "USER" and user[1] != "root"
   assert entrypoint[0] == "ENTRYPOINT"

@@ -137,6 +137,12 @@ def test_tiles_are_the_dense_form(representation, batch_name):
   assert_is_dense(config_of(representation), batch_name, "1x2")
 
 
+@pytest.mark.gpu
+@pytest.mark.gpus
+def test_tiles_over_gpus_are_the_dense_form():
+  assert_is_dense(config_of("similarity"), "random", "1x2")
+
+
 VARIANTS = [
   ("similarity", {}, "2x4"),
   # On one device, with and without a mesh.

@@ -10,6 +10,7 @@ pytest.importorskip("torch", reason="parity tests need the torch extra")
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 from encoders import variable_shapes
 from weights import make_twin, surface_clouds, to_flax
@@ -18,7 +19,7 @@ from mrd_jax.config.pretraining import SIZES, PointBERTSize
 from mrd_jax.models import mini_pointnet
 from mrd_jax.models.layers import Linear
 from mrd_jax.models.point_ops import Groups
-from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.models.pointbert import Block, PointBERT
 
 TINY = PointBERTSize(
   48, 2, 2, 96, sa_dim=24, groups=16, radius=0.4, group_size=12
@@ -270,3 +271,58 @@ def test_cudnn_attention_equals_xla():
     variables, clouds, counts, train=False
   )
   assert relative_error(found, expected) < 0.02
+
+
+def gradients_of_a_block(dtype, attention):
+  """Of parameters and tokens, M's block at M's length."""
+  size = SIZES["m"]
+  length = 1 + size.groups
+  block = Block(
+    *(size.heads, size.mlp_dim, dtype, jnp.float32, attention), length=length
+  )
+  x, weights = np.random.default_rng(0).normal(size=(2, 8, length, size.width))
+  x = jnp.pad(jnp.asarray(x, jnp.bfloat16), ((0, 0), (0, 1), (0, 0)))
+  params = block.init(jax.random.key(0), x.astype(dtype))
+
+  def total(params, x):
+    return (block.apply(params, x.astype(dtype))[:, :length] * weights).sum()
+
+  return jax.jit(jax.grad(total, argnums=(0, 1)))(params, x.astype(jnp.float32))
+
+
+def gradients_of_an_encoder(dtype, attention):
+  """Of parameters, T on clouds of 2,048 points."""
+  model = PointBERT(SIZES["t"], EMBED_DIM, dtype=dtype, attention=attention)
+  counts = jnp.full(8, 2048)
+  groups = model.group(jnp.asarray(surface_clouds(6, 8, 2048)), counts)
+  variables = model.init(jax.random.key(0), groups, train=False, method="embed")
+  weights = np.random.default_rng(0).normal(size=(8, EMBED_DIM))
+
+  def total(params):
+    embeddings, _ = model.apply(
+      variables | {"params": params},
+      groups,
+      train=True,
+      mutable=["batch_stats"],
+      method="embed",
+    )
+    return (embeddings * weights).sum()
+
+  return jax.jit(jax.grad(total))(variables["params"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+  "gradients", [gradients_of_a_block, gradients_of_an_encoder]
+)
+def test_cudnns_gradients_are_as_near_as_the_portable_forms(gradients):
+  exact = gradients(jnp.float32, "xla")
+
+  def error(attention: str) -> float:
+    found = gradients(jnp.bfloat16, attention)
+    difference = jax.tree.map(lambda a, b: a - b, found, exact)
+    return float(optax.tree.norm(difference) / optax.tree.norm(exact))
+
+  portable = error("xla")
+  assert 0 < portable < 0.1
+  assert error("cudnn") < 2 * portable

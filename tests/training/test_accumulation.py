@@ -1,6 +1,7 @@
 """A batch in parts: the gradient is that of the whole batch."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -166,3 +167,53 @@ def test_memory_is_that_of_a_part():
     return compiled.compile().memory_analysis().temp_size_in_bytes
 
   assert temporaries(8) < temporaries(1) / 3
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_too():
+  make = functools.partial(
+    gradients, dtype=jnp.float32, fsdp=None, loss=LossConfig()
+  )
+  assert_same(make(1), make(2), (1e-5, 1e-4))
+
+
+@pytest.mark.gpu
+@pytest.mark.gpus
+def test_over_gpus_too():
+  make = functools.partial(gradients, 1, dtype=jnp.float32, loss=LossConfig())
+  assert_same(make(fsdp=None), make(fsdp=2), (1e-5, 1e-4))
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_is_as_exact_as_on_a_cpu():
+  """Loss and gradients in float32, both against float64.
+
+  Both round every operation by a factor 1 + d, |d| <= 2^-24; to first order
+  an error is the sum of these d times sensitivities that both share.  They
+  differ in how often a term of a sum is rounded: as often as there are terms,
+  one after the other, or their logarithm in a tree.  The d being as good as
+  random, the errors' ratio is at most the root of that of the counts.
+  """
+  cpu, gpu = jax.devices("cpu")[0], jax.devices()[0]
+  loss = LossConfig()
+  encoder = PointBERT(SIZE, EMBED_DIM)
+  with jax.default_device(cpu):
+    start = init_params(encoder, loss, 14.28, jax.random.key(1))
+    examples = make_examples(jnp.float32)
+
+  def run(device, dtype):
+    wide = functools.partial(jax.tree.map, lambda x: np.asarray(x, dtype))
+    features = {"image": wide(examples.image), "text": wide(examples.text)}
+    inputs = (*wide(start), examples._replace(**features))
+    step = gradients_of(encoder.clone(dtype=dtype), loss, 1)
+    with jax.enable_x64(dtype == jnp.float64):
+      found, (metrics, _) = step(*jax.device_put(inputs, device))
+      return jax.device_get((without_noise(found), metrics["loss"]))
+
+  exact = run(cpu, jnp.float64)
+  on_cpu, on_gpu = (run(device, jnp.float32) for device in (cpu, gpu))
+  terms = BATCH * SIZE.groups * SIZE.group_size  # the longest sum's
+  factor = math.sqrt(terms / math.log2(terms))
+  for found, near, value in zip(on_gpu, on_cpu, exact, strict=True):
+    error = max(relative_error(near, value), 2**-24)
+    assert relative_error(found, value) < factor * error
