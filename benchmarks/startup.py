@@ -133,7 +133,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--dtype", default="float32")
   parser.add_argument(
     "--starts",
-    type=lambda text: text.split(","),
+    type=lambda text: [start for start in text.split(",") if start],
     default=list(STARTS),
     help=f"some of {','.join(STARTS)}, in this order",
   )
