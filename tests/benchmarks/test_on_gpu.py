@@ -105,7 +105,8 @@ def test_without_a_gpu_it_ends_with_the_sentence(tmp_path):
   assert list(rows)[1:] == ["machine", "after"]
 
 
-@pytest.mark.slow  # a minute: all of it, in miniature
+@pytest.mark.slow
+@pytest.mark.long  # all of it, in miniature
 def test_a_rehearsal_in_which_a_peer_fails(tmp_path):
   pytest.importorskip("torch", reason="it measures PyTorch, too")
   ended = subprocess.run(
