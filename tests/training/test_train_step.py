@@ -23,6 +23,7 @@ from mrd_jax.compare import torch_optimizer as twin_optimizer
 from mrd_jax.compare.training import torch_options
 from mrd_jax.config.pretraining import Config
 from mrd_jax.data.examples import Batch, train_examples
+from mrd_jax.data.records import TextKind
 from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
@@ -53,7 +54,7 @@ def make_batch(seed: int) -> Batch:
   batch = random_batches.make_batch(
     BATCH, stored=POINTS, dim=EMBED_DIM, seed=seed
   )
-  batch.text_kind[::3] = random_batches.NONE
+  batch.text_kind[::3] = TextKind.NONE
   return batch._replace(num_points=np.full(BATCH, POINTS, np.int32))
 
 
