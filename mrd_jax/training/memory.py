@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from mrd_jax.config.pretraining import LossConfig
 from mrd_jax.losses.terms import DENSE_MATRICES, choose_form
 from mrd_jax.models.attention import padded_length, takes_cudnn
+from mrd_jax.models.mini_pointnet import takes_kernel
 from mrd_jax.models.pointbert import HEAD_DIM, PointBERT
 
 GIB = 2**30
@@ -64,11 +65,13 @@ class Step:
     # The mini-PointNet's input (9 channels, padded for the matrix units), each
     # product, and what enters the next layer; of the last product in float32
     # only where its maxima are.  Its backward pass has that one's gradient
-    # instead, and multiplies rows of two layers' width.
+    # instead, and multiplies rows of two layers' width.  Kernels keep the input.
     entering = item * rows * 16
     narrow = entering + item * rows * 4 * 64
     point_net = narrow + rows * size.sa_dim * (item if item < 4 else 1)
     point_net_backward = narrow + item * rows * (size.sa_dim + 2 * 64)
+    if takes_kernel(encoder.dtype, size.group_size):
+      point_net, point_net_backward = entering, 2 * entering
 
     # A block's input, its two norms' outputs and the sum between its halves;
     # q, k, v and their attention; its MLP before and after the GELU.
@@ -82,9 +85,10 @@ class Step:
     if not takes_cudnn(encoder.attention, encoder.dtype):
       weights = clouds * size.heads * length**2 * (3 * max(item, 4) + 2 * item)
 
-    # XLA makes weights' gradients late: by then it has one block's gradients
-    # and, where blocks are recomputed, what two of them keep.
-    blocks = max(block, weights)
+    # Besides, gradients of about half a block's arrays; where blocks are
+    # recomputed XLA has what two of them keep, as it makes weights' gradients
+    # late.
+    blocks = max(block / 2, weights)
     if encoder.remat == "none":
       blocks += size.depth * block
     else:
