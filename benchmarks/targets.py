@@ -191,14 +191,19 @@ def standing_in(target: Target) -> Iterator[None]:
   and the encoder for the forms that they can run.
   """
   from jax._src.cudnn import fused_attention_stablehlo as cudnn
-  from jax.experimental.mosaic.gpu import core as mosaic
+  from jax.experimental.mosaic.gpu import core, utils
 
   major = target.capability
   answers = [
     (jax, "default_backend", "gpu" if major else "tpu"),
-    (mosaic, "_infer_arch", (major, 0)),
     (cudnn, "check_cudnn_version", 91000),
     (devices, "cuda_capability", float(major)),
+  ]
+  # Versions of JAX have it in one of the two, or in both.
+  answers += [
+    (mosaic, "_infer_arch", (major, 0))
+    for mosaic in (core, utils)
+    if hasattr(mosaic, "_infer_arch")
   ]
   with contextlib.ExitStack() as stack:
     for module, name, answer in answers:

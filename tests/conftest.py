@@ -95,18 +95,6 @@ def x64():
 
 
 @pytest.fixture
-def cudnn(monkeypatch):
-  """Lowers cuDNN's kernels as an H100 would, on a machine without one."""
-  module = "jax._src.cudnn.fused_attention_stablehlo."
-  for name, answer in (
-    ("check_cudnn_version", lambda: 91000),
-    ("check_compute_capability", lambda capability: True),
-    ("is_cuda_compute_capability_equal", lambda capability: False),
-  ):
-    monkeypatch.setattr(module + name, answer)
-
-
-@pytest.fixture
 def spawn() -> Iterator[Callable[..., subprocess.Popen]]:
   """`runs.spawn` in a group of its own, of which no process is left over."""
   started = []

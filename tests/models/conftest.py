@@ -1,17 +1,17 @@
-"""Lowers kernels for a Hopper GPU, on a machine without one."""
+"""Lowers for a Hopper GPU, on a machine without one."""
+
+from collections.abc import Iterator
 
 import pytest
 
+from benchmarks import targets
+
 
 @pytest.fixture
-def hopper(monkeypatch):
+def hopper() -> Iterator[None]:
   from jax.experimental.mosaic.gpu import core, utils
 
-  from mrd_jax.parallel import devices
-
-  asked = [m for m in (core, utils) if hasattr(m, "_infer_arch")]
-  if not asked:
+  if not any(hasattr(module, "_infer_arch") for module in (core, utils)):
     pytest.skip("this jax asks for the GPU's architecture elsewhere")
-  for module in asked:
-    monkeypatch.setattr(module, "_infer_arch", lambda: (9, 0))
-  monkeypatch.setattr(devices, "cuda_capability", lambda: 9.0)
+  with targets.standing_in(targets.TARGETS["h100"]):
+    yield

@@ -107,7 +107,7 @@ def gradient(q, k, v):
 
 
 @pytest.mark.parametrize("length", [66, 386])
-def test_the_gradient_lowers_to_cudnns_kernels(length, cudnn):
+def test_the_gradient_lowers_to_cudnns_kernels(length, hopper):
   qkv = 3 * [jax.ShapeDtypeStruct((2, length, 8, 64), jnp.bfloat16)]
   traced = jax.jit(gradient).trace(*qkv)
   text = traced.lower(lowering_platforms=("cuda",)).as_text()
