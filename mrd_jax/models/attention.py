@@ -24,8 +24,7 @@ def takes_cudnn(implementation: Attention, dtype: Any) -> bool:
 
   Args:
     implementation: "auto" takes it in half precision where this process has a
-      GPU of compute capability 8.0 or newer; "cudnn"
-      always, "xla" never.
+      GPU of compute capability 8.0 or newer; "cudnn" always, "xla" never.
     dtype: Of queries, keys and values.
   """
   if implementation != "auto":
@@ -39,7 +38,7 @@ def padded_length(length: int, implementation: Attention, dtype: Any) -> int:
   JAX lowers the kernel's gradient for even lengths only.  The encoder's
   lengths are odd: groups and a cls token.
   """
-  return length + length % 2 * takes_cudnn(implementation, dtype)
+  return length + length % 2 if takes_cudnn(implementation, dtype) else length
 
 
 def attention(

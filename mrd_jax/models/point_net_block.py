@@ -18,6 +18,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mrd_jax.models.sampling_kernel import interpreter
+
 WIDTH = 64  # of most matrices
 
 
@@ -152,7 +154,7 @@ def run(
       compiler_params=plgpu.CompilerParams(
         lowering_semantics=plgpu.LoweringSemantics.Warpgroup
       ),
-      interpret=_interpreter() if launch.interpret else False,
+      interpret=interpreter() if launch.interpret else False,
     )(*arrays, *weights)
 
   if launch.batch_sharding is not None:
@@ -200,10 +202,3 @@ def product(*pairs: tuple[Any, Any]) -> jax.Array:
 
 def _accumulator(shape: tuple[int, int]) -> Any:
   return plgpu.WGMMAAccumulatorRef(shape, jnp.float32)
-
-
-def _interpreter() -> Any:
-  # Private only in jax 0.10; this path serves every version to 0.12.
-  from jax._src.pallas.mosaic_gpu.interpret import params
-
-  return params.InterpretGPUParams()

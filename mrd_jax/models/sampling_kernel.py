@@ -122,7 +122,7 @@ def farthest_point_sample_batch(
     compiler_params=plgpu.CompilerParams(
       lowering_semantics=plgpu.LoweringSemantics.Lane
     ),
-    interpret=_interpreter() if interpret else False,
+    interpret=interpreter() if interpret else False,
   )
   chosen_BG = kernel(planes_B3RL, num_points_B.astype(jnp.int32), index)
   return chosen_BG[:, :num_samples]
@@ -182,7 +182,8 @@ def _sample_cloud(
   return lax.fori_loop(1, num_samples, step, start)[2]
 
 
-def _interpreter() -> Any:
+def interpreter() -> Any:
+  """Returns what runs a kernel on a CPU, for tests."""
   # Private only in jax 0.10; this path serves every version to 0.12.
   from jax._src.pallas.mosaic_gpu.interpret import params
 
