@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import floors, hlo, targets
-from benchmarks.training import abstract_batch, make_training
+from benchmarks.training import abstract_batch, training_of_flags
 from mrd_jax import cli
 from mrd_jax.config.pretraining import SIZES, ModelConfig
 from mrd_jax.io.files import write_json
@@ -80,20 +80,7 @@ def compile_step(
   mesh = sharding.make_mesh(args.fsdp, targets.topology(name, args.devices))
   sharding.check_batch_size("--batch", args.batch, mesh, parts=args.accumulate)
   with targets.standing_in(target):
-    training = make_training(
-      size,
-      mesh,
-      points=args.points,
-      embed_dim=args.embed_dim,
-      accumulate=args.accumulate,
-      groups=args.groups,
-      dtype=jnp.dtype(args.dtype),
-      remat=args.remat,
-      attention=args.attention,
-      sampling=args.sampling,
-      fps_chunk=args.fps_chunk,
-      query_chunk=args.query_chunk,
-    )
+    training = training_of_flags(size, mesh, args)
     batch = abstract_batch(args.batch, args.points, args.embed_dim)
     lowered = training.step.lower(training.abstract_state, batch)
     return lowered.compile(

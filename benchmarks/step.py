@@ -20,7 +20,11 @@ import jax.numpy as jnp
 
 from benchmarks import floors, timing
 from benchmarks.losses import gradient, random_inputs
-from benchmarks.training import abstract_batch, make_training, random_batch
+from benchmarks.training import (
+  abstract_batch,
+  random_batch,
+  training_of_flags,
+)
 from mrd_jax.config.pretraining import SIZES
 from mrd_jax.data.examples import train_examples
 from mrd_jax.parallel import sharding
@@ -29,20 +33,7 @@ from mrd_jax.parallel import sharding
 def measure(args: argparse.Namespace) -> dict[str, object]:
   """Runs the benchmark; the result is what is printed."""
   mesh = sharding.make_mesh(1)
-  training = make_training(
-    args.size,
-    mesh,
-    points=args.points,
-    embed_dim=args.embed_dim,
-    accumulate=args.accumulate,
-    groups=args.groups,
-    dtype=jnp.dtype(args.dtype),
-    remat=args.remat,
-    attention=args.attention,
-    sampling=args.sampling,
-    fps_chunk=args.fps_chunk,
-    query_chunk=args.query_chunk,
-  )
+  training = training_of_flags(args.size, mesh, args)
   clouds = (args.batch, args.points, args.embed_dim)
   layout = sharding.batch_sharding(mesh)
   abstract = jax.tree.map(

@@ -1,5 +1,6 @@
 """The training step that benchmarks time, and the random batches it takes."""
 
+import argparse
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -91,6 +92,26 @@ def make_training(
     max_logit_scale=config.logit_scale.max,
   )
   return Training(config, encoder, init, abstract_state, step)
+
+
+def training_of_flags(
+  size: str, mesh: Mesh, args: argparse.Namespace
+) -> Training:
+  """Makes the training that the flags of `step` and `compiled` describe."""
+  return make_training(
+    size,
+    mesh,
+    points=args.points,
+    embed_dim=args.embed_dim,
+    accumulate=args.accumulate,
+    groups=args.groups,
+    dtype=jnp.dtype(args.dtype),
+    remat=args.remat,
+    attention=args.attention,
+    sampling=args.sampling,
+    fps_chunk=args.fps_chunk,
+    query_chunk=args.query_chunk,
+  )
 
 
 def random_batch(batch: int, points: int, embed_dim: int) -> Batch:
