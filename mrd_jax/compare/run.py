@@ -42,7 +42,7 @@ class Tolerances(NamedTuple):
 
 
 TOLERANCES = {
-  # Not tighter: `jax.nn.dot_product_attention` takes its softmax in float32.
+  # Set when attention had its softmax in float32 (docs/pytorch.md).
   "float64": Tolerances(1e-6, 1e-6, 1e-6, 1e-6, 1e-12),
   "float32": Tolerances(1e-5, 1e-6, 1e-5, 2e-2, 1e-6),
   "bfloat16": Tolerances(5e-2, 2e-2, 1e-1, None, 1e-6),  # against float32
