@@ -182,8 +182,16 @@ def cut(path: Path, size: int) -> None:
       "safetensors cannot be read as safetensors",
     ),
     (WEIGHTS, lambda f: cut(f, 0), "safetensors cannot be read as safetensors"),
-    (WEIGHTS, lambda f: edit_qkv(f, lambda x: x * np.nan), f"{QKV} holds NaN"),
-    (WEIGHTS, lambda f: edit_qkv(f, None), f"lacks {QKV}: it is not an Open"),
+    (
+      WEIGHTS,
+      lambda f: edit_qkv(f, lambda x: x * np.nan),
+      f"{QKV} holds NaN or",
+    ),
+    (
+      WEIGHTS,
+      lambda f: edit_qkv(f, None),
+      f"lacks {QKV}: it is not an OpenSha",
+    ),
     (WEIGHTS, Path.unlink, "model.safetensors does not exist"),
   ],
 )
@@ -203,7 +211,10 @@ SIZE = dataclasses.asdict(TINY)
     ({"model_type": "bert"}, "does not describe an encoder of mrd_jax"),
     ({"format": 2}, "has format 2, .* reads 1; install a newer mrd_jax"),
     ({"up_axis": ...}, "lacks the field up_axis"),
-    ({"architecture": {"depth": 2}}, "architecture must have the fields depth"),
+    (
+      {"architecture": {"depth": 2}},
+      "architecture must have the fields depth, ",
+    ),
     ({"architecture": "t"}, "architecture must have the fields"),
     (
       {"architecture": SIZE | {"mlp_dim": 64}},

@@ -220,9 +220,18 @@ FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"
   ("change", "message"),
   [
     (lambda x: {}, f"the tensor {FC1} is missing"),
-    (lambda x: {FC1: x.T.copy()}, rf"{FC1} has shape \(48, 64\), .* says \(64"),
-    (lambda x: {FC1: x * np.nan}, f"the tensor {FC1} holds NaN or infinite"),
-    (lambda x: {FC1: x.astype(np.int8)}, f"{FC1} is of type I8, must be one"),
+    (
+      lambda x: {FC1: x.T.copy()},
+      rf"{FC1} has shape \(48, 64\), .* says \(64,",
+    ),
+    (
+      lambda x: {FC1: x * np.nan},
+      f"the tensor {FC1} holds NaN or infinite val",
+    ),
+    (
+      lambda x: {FC1: x.astype(np.int8)},
+      f"{FC1} is of type I8, must be one of",
+    ),
     (
       lambda x: {FC1: x, "vision_model.extra": x},
       "the tensor vision_model.extra is not one of",

@@ -160,7 +160,10 @@ def test_openshape_refuses_single_clouds(tmp_path):
     ({"xyz": clouds(1)}, "no array 'label'"),
     ({"xyz": clouds(0), "label": np.zeros(0)}, "no clouds"),
     ({"xyz": clouds(2), "label": [0, [1]]}, "key 'label': holds object"),
-    ({"xyz": clouds(2), "label": [0, 1], "rgb": clouds(1)}, "key 'rgb'.*1 row"),
+    (
+      {"xyz": clouds(2), "label": [0, 1], "rgb": clouds(1)},
+      "key 'rgb'.*1 rows",
+    ),
     ({"xyz": clouds(2), "label": [0, 1], "rgb": 7}, "key 'rgb'"),
     (clouds(2), "no array 'xyz'"),
   ],

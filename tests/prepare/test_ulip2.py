@@ -296,7 +296,11 @@ CAPTIONS = "ULIP-shapenet_triplets_captions.json"
     (CAPTIONS, list, "expected path of an image"),
     (CAPTIONS, lambda c: c | {"/x/image.png": []}, "'/x/image.png' is not SYN"),
     (CAPTIONS, lambda c: c | {"x_r_².png": ["a"]}, "is not SYNSET-MODEL_r_DEG"),
-    (CAPTIONS, lambda c: c | {"x_r_000.png": [None]}, "with a list of caption"),
+    (
+      CAPTIONS,
+      lambda c: c | {"x_r_000.png": [None]},
+      "with a list of captions",
+    ),
     (CAPTIONS, lambda _: {"x_r_000.png": ["a"]}, f"of x and none of {KEYS[0]}"),
     ("shapenet_pc", None, "no folder shapenet_pc"),
     ("rendered_images", None, "rendered_images"),
