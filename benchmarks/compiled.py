@@ -315,6 +315,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--accumulate", type=int, default=1)
   parser.add_argument("--remat", default=model.remat)
   parser.add_argument("--attention", default=model.attention)
+  parser.add_argument("--point_net", default=model.point_net)
   parser.add_argument("--sampling", default=model.sampling)
   parser.add_argument("--fps_chunk", type=int, default=4096)
   parser.add_argument("--query_chunk", type=int, default=model.query_chunk)

@@ -115,6 +115,7 @@ def all_jobs(folder: Path) -> list[Job]:
   step("m cudnn", 120, "--size m --attention cudnn")
   step("m xla", 120, "--size m --attention xla")
   step("t cudnn", 60, "--size t --attention cudnn")
+  step("t, no kernels", 60, "--size t --point_net xla")
   tokenizer("sampling kernel", "jax", "--batch 512 --forms mrd_jax,kernel")
   encoder("train", "m", "mrd_jax", 64)
   encoder("infer", "m", "mrd_jax", 64)

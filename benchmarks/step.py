@@ -122,6 +122,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--accumulate", type=int, default=1)
   parser.add_argument("--remat", default="none")
   parser.add_argument("--attention", default="auto")
+  parser.add_argument("--point_net", default="auto")
   parser.add_argument("--sampling", default="auto")
   parser.add_argument("--fps_chunk", type=int, default=8)
   parser.add_argument("--query_chunk", type=int, default=8)

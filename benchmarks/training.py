@@ -108,6 +108,7 @@ def training_of_flags(
     dtype=jnp.dtype(args.dtype),
     remat=args.remat,
     attention=args.attention,
+    point_net=args.point_net,
     sampling=args.sampling,
     fps_chunk=args.fps_chunk,
     query_chunk=args.query_chunk,

@@ -15,7 +15,6 @@ from mrd_jax.config.fields import SHARE, field
 from mrd_jax.errors import BadInput
 
 Representation = Literal["similarity", "euclidean", "partial_order"]
-Sampling = Literal["auto", "xla", "kernel"]
 UpAxis = Literal["y", "z"]
 
 
@@ -186,7 +185,7 @@ class DataConfig(shared.ReadingConfig):
 class ModelConfig(shared.ComputeConfig, PointBERTSize):
   """The encoder: its architecture and how it is computed."""
 
-  sampling: Sampling = field(
+  sampling: shared.Form = field(
     "auto",
     "Implementation of farthest point sampling: portable, or a kernel for "
     "Hopper GPUs and newer, which 'auto' takes where it runs.",

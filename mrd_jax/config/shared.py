@@ -10,6 +10,7 @@ from mrd_jax.errors import BadInput
 
 Remat = Literal["none", "blocks", "all"]
 Attention = Literal["auto", "xla", "cudnn"]
+Form = Literal["auto", "xla", "kernel"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,13 @@ class ComputeConfig:
     "auto",
     "Form of attention: 'cudnn' needs an NVIDIA GPU and bfloat16, 'xla' runs "
     "everywhere; 'auto' takes cudnn where it can.",
+    may_change=True,
+  )
+  point_net: Form = field(
+    "auto",
+    "Form of the mini-PointNet: 'kernel' needs a Hopper GPU, bfloat16 and groups "
+    "of 64 to 256 points, 'xla' runs everywhere; 'auto' takes kernel where it "
+    "can.",
     may_change=True,
   )
   fps_chunk: int = field(

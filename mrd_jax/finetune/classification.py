@@ -22,7 +22,7 @@ from mrd_jax.finetune.transforms import Drawer
 from mrd_jax.io.files import read_json_lines, write_json
 from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.models.classifier import Classifier
-from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.models.pointbert import PointBERT, gathered_parameters
 from mrd_jax.parallel import sharding
 from mrd_jax.training import memory
 from mrd_jax.training.objective import End, Objective
@@ -80,6 +80,7 @@ class Classification(Objective):
         gradient_dtype=jnp.dtype(config.model.gradient_dtype),
         remat=config.model.remat,
         attention=config.model.attention,
+        point_net=config.model.point_net,
         fps_chunk=config.model.fps_chunk,
         query_chunk=config.model.query_chunk,
         batch_sharding=batch_sharding,
@@ -153,7 +154,9 @@ class Classification(Objective):
     dropout_key, drop_path_key = jax.random.split(key)
     logits_BC, updates = self.model.apply(
       {
-        "params": sharding.gathered(params, self.mesh),
+        "params": gathered_parameters(
+          params, self.mesh, self.model.encoder.dtype
+        ),
         "batch_stats": batch_stats,
       },
       *clouds,

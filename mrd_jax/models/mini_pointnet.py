@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from mrd_jax.config.shared import Form
+from mrd_jax.errors import BadInput
 from mrd_jax.models import sampling_kernel
 from mrd_jax.models.layers import EPSILON, matmul, precision_of, uniform
 from mrd_jax.parallel import devices
@@ -157,17 +159,33 @@ class _RecomputedActivations:
     )
 
 
-def takes_kernel(dtype: Any, group_size: int) -> bool:
+def takes_kernel(form: Form, dtype: Any, group_size: int) -> bool:
   """Says whether CUDA devices shall compute the mini-PointNet in kernels.
 
   Their matrix products are Hopper's, of 64 rows in bfloat16.
+
+  Args:
+    form: "auto" takes them where they run; "kernel" asks for them, "xla" never
+      takes them.
+    dtype: Compute type.
+    group_size: K.
+
+  Raises:
+    BadInput: if they are asked for and cannot run.
   """
-  return (
+  runs = (
     jnp.dtype(dtype) == jnp.bfloat16
     and group_size in (64, 128, 192, 256)
     and devices.cuda_capability() < 10
     and sampling_kernel.is_supported()
   )
+  if form == "kernel" and not runs:
+    raise BadInput(
+      "model.point_net is 'kernel', which needs an NVIDIA GPU of compute "
+      "capability 9.0 (Hopper), model.dtype 'bfloat16' and groups of 64, 128, "
+      "192 or 256 points; use 'auto'"
+    )
+  return runs and form != "xla"
 
 
 def _embed(
@@ -228,11 +246,13 @@ class MiniPointNet(nn.Module):
   Attributes:
     sa_dim: Output width.
     dtype: Compute type.
+    form: "xla", "kernel" or "auto", see `takes_kernel`.
     batch_sharding: Layout of the batch over devices; None on a single one.
   """
 
   sa_dim: int
   dtype: jnp.dtype
+  form: Form = "auto"
   batch_sharding: NamedSharding | None = None
 
   @nn.compact
@@ -249,23 +269,23 @@ class MiniPointNet(nn.Module):
       running.append(variables)
       fan_in = features
     sowing = self.is_mutable_collection("intermediates")
-    form = functools.partial(
+    portable = functools.partial(
       _embed, with_moments=train or sowing, activations=_Activations
     )
     known = None if train else jax.tree.map(lambda x: x.value, running)
     arguments = (x_BGKC, layers, known)
-    if takes_kernel(self.dtype, x_BGKC.shape[-2]):
+    if takes_kernel(self.form, self.dtype, x_BGKC.shape[-2]):
       kernels = functools.partial(
-        form,
+        portable,
         activations=functools.partial(
           _RecomputedActivations, batch_sharding=self.batch_sharding
         ),
       )
       y_BGO, moments = jax.lax.platform_dependent(
-        *arguments, cuda=kernels, default=form
+        *arguments, cuda=kernels, default=portable
       )
     else:
-      y_BGO, moments = form(*arguments)
+      y_BGO, moments = portable(*arguments)
     for i, of_layer in enumerate(moments):
       if sowing:
         self.sow("intermediates", f"into_norm_{i}", of_layer)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mrd_jax.config.pretraining import Sampling
+from mrd_jax.config.shared import Form
 from mrd_jax.errors import BadInput
 from mrd_jax.models import sampling_kernel
 
@@ -207,7 +207,7 @@ def group_points(
   group_size: int,
   fps_chunk: int,
   query_chunk: int,
-  sampling: Sampling = "auto",
+  sampling: Form = "auto",
   batch_sharding: NamedSharding | None = None,
 ) -> Groups:
   """Groups a batch of clouds, each device only its own.

@@ -10,19 +10,21 @@ final LayerNorm, PyTorch's default initialisation.
 """
 
 import functools
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
-from mrd_jax.config.pretraining import PointBERTSize, Sampling
-from mrd_jax.config.shared import Attention, Remat
+from mrd_jax.config.pretraining import PointBERTSize
+from mrd_jax.config.shared import Attention, Form, Remat
 from mrd_jax.models import point_ops
 from mrd_jax.models.attention import attention, padded_length
 from mrd_jax.models.layers import EPSILON, Linear
 from mrd_jax.models.mini_pointnet import MiniPointNet
+from mrd_jax.parallel import sharding
 
 HEAD_DIM = 64
 
@@ -43,6 +45,47 @@ def drop_path(x_BLD: jax.Array, rate: float, key: jax.Array) -> jax.Array:
   """
   keep_B11 = jax.random.bernoulli(key, 1 - rate, (len(x_BLD), 1, 1))
   return jnp.where(keep_B11, x_BLD / (1 - rate), 0)
+
+
+# Matrices that are multiplied in the compute type.
+_ROUNDED = re.compile(r"(.*/)?(lift|block_\d+/\w+)/kernel")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered_in(kernel_IO: jax.Array, mesh: Mesh, dtype: Any) -> jax.Array:
+  whole_IO = sharding.gathered(kernel_IO.astype(dtype), mesh)
+  return whole_IO.astype(kernel_IO.dtype)
+
+
+_gathered_in.defvjp(
+  lambda kernel_IO, mesh, dtype: (_gathered_in(kernel_IO, mesh, dtype), None),
+  lambda mesh, dtype, _, gradient: (sharding.gathered(gradient, mesh),),
+)
+
+
+def gathered_parameters(params: Any, mesh: Mesh | None, dtype: Any) -> Any:
+  """Gathers an encoder's parameters whole on every device.
+
+  What every device would round to half precision is rounded before it is sent:
+  the numbers are the same, and half as much is sent and held.  The gradients
+  come back as `layers.matmul` makes them.
+
+  Args:
+    params: Of a `PointBERT`, or of a model that has one.
+    mesh: The devices; None is one.
+    dtype: The encoder's compute type.
+  """
+  if mesh is None or mesh.shape["fsdp"] == 1:
+    return sharding.gathered(params, mesh)
+
+  def gather(path, leaf: jax.Array) -> jax.Array:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    narrower = jnp.dtype(dtype).itemsize < leaf.dtype.itemsize
+    if narrower and _ROUNDED.fullmatch(name):
+      return _gathered_in(leaf, mesh, dtype)
+    return sharding.gathered(leaf, mesh)
+
+  return jax.tree_util.tree_map_with_path(gather, params)
 
 
 class Block(nn.Module):
@@ -116,6 +159,7 @@ class PointBERT(nn.Module):
     remat: What the backward pass recomputes instead of keeping: nothing, the
       transformer blocks, or the mini-PointNet too.
     attention: Implementation, see `attention.py`.
+    point_net: Form of the mini-PointNet, see `mini_pointnet.py`.
     sampling: Form of farthest point sampling (`point_ops`).
     fps_chunk: Clouds per step of its portable form.
     query_chunk: Clouds per step of the ball query (`point_ops`).
@@ -133,7 +177,8 @@ class PointBERT(nn.Module):
   gradient_dtype: jnp.dtype = jnp.float32
   remat: Remat = "none"
   attention: Attention = "auto"
-  sampling: Sampling = "auto"
+  point_net: Form = "auto"
+  sampling: Form = "auto"
   fps_chunk: int = 1
   query_chunk: int = 8
   batch_sharding: NamedSharding | None = None
@@ -191,7 +236,11 @@ class PointBERT(nn.Module):
       point_net = nn.remat(MiniPointNet, static_argnums=(2,))
 
     feature_BGS = point_net(
-      size.sa_dim, self.dtype, self.batch_sharding, name="point_net"
+      size.sa_dim,
+      self.dtype,
+      self.point_net,
+      self.batch_sharding,
+      name="point_net",
     )(groups.features.astype(self.dtype), train)
     x_BGD = jnp.concatenate(
       [groups.center_xyz.astype(self.dtype), feature_BGS], axis=-1

@@ -116,7 +116,10 @@ def _batch_statistics(
   # Parts are equally large, so the mean is the mean of their means, and the
   # variance the mean of their variances plus the variance of their means.
   point_net = MiniPointNet(
-    encoder.size.sa_dim, encoder.dtype, encoder.batch_sharding
+    encoder.size.sa_dim,
+    encoder.dtype,
+    encoder.point_net,
+    encoder.batch_sharding,
   )
   params = variables["params"]["point_net"]
   statistics = dict(variables["batch_stats"]["point_net"])

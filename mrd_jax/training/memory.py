@@ -70,7 +70,7 @@ class Step:
     narrow = entering + item * rows * 4 * 64
     point_net = narrow + rows * size.sa_dim * (item if item < 4 else 1)
     point_net_backward = narrow + item * rows * (size.sa_dim + 2 * 64)
-    if takes_kernel(encoder.dtype, size.group_size):
+    if takes_kernel(encoder.point_net, encoder.dtype, size.group_size):
       point_net, point_net_backward = entering, 2 * entering
 
     # A block's input, its two norms' outputs and the sum between its halves;

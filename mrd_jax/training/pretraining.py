@@ -17,7 +17,7 @@ from mrd_jax.encoder.embed_split import save_embeddings
 from mrd_jax.io.files import write_json
 from mrd_jax.losses.mrd import Embeddings, init_dynamic_weights, mrd_loss
 from mrd_jax.losses.terms import choose_form
-from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.models.pointbert import PointBERT, gathered_parameters
 from mrd_jax.parallel import sharding
 from mrd_jax.training import memory
 from mrd_jax.training.accumulate import embed_in_parts
@@ -79,7 +79,7 @@ def loss_of_examples(
     The loss, with the metrics of `losses.mrd_loss` and the new running
     statistics.
   """
-  params = sharding.gathered(params, mesh)
+  params = gathered_parameters(params, mesh, encoder.dtype)
   variables = {"params": params["encoder"], "batch_stats": batch_stats}
   clouds = (examples.points, examples.num_points)
   if parts > 1:
@@ -158,6 +158,7 @@ class Pretraining(Objective):
       gradient_dtype=jnp.dtype(config.model.gradient_dtype),
       remat=config.model.remat,
       attention=config.model.attention,
+      point_net=config.model.point_net,
       sampling=config.model.sampling,
       fps_chunk=config.model.fps_chunk,
       query_chunk=config.model.query_chunk,

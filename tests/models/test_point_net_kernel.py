@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mrd_jax.errors import BadInput
 from mrd_jax.models import mini_pointnet, sampling_kernel
 from mrd_jax.models.mini_pointnet import MiniPointNet
 from mrd_jax.parallel import devices
@@ -202,7 +203,7 @@ def test_the_gradient_lowers_for_hopper_and_keeps_no_activations(hopper):
 
 def test_each_device_computes_its_clouds_in_kernels_on_hopper_only(hopper):
   layout = batch_sharding(make_mesh(1))
-  model = MiniPointNet(256, jnp.bfloat16, layout)
+  model = MiniPointNet(256, jnp.bfloat16, batch_sharding=layout)
   text = lower(model, (16, 4, 64), "cuda", layout=layout)
   assert text.count("@mosaic_gpu_v2") == 3
   assert "tensor<2x256x16xbf16>" in text
@@ -230,7 +231,14 @@ def test_which_devices_and_shapes_take_the_kernels(
 ):
   device = SimpleNamespace(platform="gpu", compute_capability=capability)
   monkeypatch.setattr(jax, "local_devices", lambda: [device])
-  assert mini_pointnet.takes_kernel(dtype, group_size) is taken
+  takes_kernel = mini_pointnet.takes_kernel
+  assert takes_kernel("auto", dtype, group_size) is taken
+  assert not takes_kernel("xla", dtype, group_size)
+  if taken:
+    assert takes_kernel("kernel", dtype, group_size)
+  else:
+    with pytest.raises(BadInput, match="model.point_net is 'kernel', which"):
+      takes_kernel("kernel", dtype, group_size)
 
 
 @pytest.mark.gpu

@@ -13,13 +13,15 @@ import numpy as np
 import optax
 import torch
 from encoders import variable_shapes
+from flax import traverse_util
 from weights import make_twin, surface_clouds, to_flax
 
 from mrd_jax.config.pretraining import SIZES, PointBERTSize
 from mrd_jax.models import mini_pointnet
 from mrd_jax.models.layers import Linear
 from mrd_jax.models.point_ops import Groups
-from mrd_jax.models.pointbert import Block, PointBERT
+from mrd_jax.models.pointbert import Block, PointBERT, gathered_parameters
+from mrd_jax.parallel import sharding
 
 TINY = PointBERTSize(
   48, 2, 2, 96, sa_dim=24, groups=16, radius=0.4, group_size=12
@@ -189,6 +191,39 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters():
   )
   assert cosine.min() > 0.999
   assert relative_error(rounded, exact) > TOLERANCE  # it did round
+
+
+def test_gathering_rounds_what_linear_rounds_and_no_gradient():
+  rng = np.random.default_rng(0)
+  rounded = [("lift", "kernel"), ("block_0", "qkv", "kernel")]
+  kept = [
+    ("block_0", "qkv", "bias"),
+    ("block_0", "mlp_norm", "scale"),
+    ("point_net", "linear_0", "kernel"),
+    ("projection", "kernel"),
+  ]
+  flat = {
+    ("encoder", *path): jnp.asarray(rng.normal(size=(4, 6)), jnp.float32)
+    for path in rounded + kept
+  }
+
+  def gather(flat, fsdp=2, dtype=jnp.bfloat16):
+    mesh = sharding.make_mesh(fsdp, jax.devices()[:2])
+    params = traverse_util.unflatten_dict(flat)
+    return traverse_util.flatten_dict(gathered_parameters(params, mesh, dtype))
+
+  found, backward = jax.vjp(jax.jit(gather), flat)
+  for path, array in flat.items():
+    expected = array
+    if path[1:] in rounded:
+      expected = array.astype(jnp.bfloat16).astype(jnp.float32)
+      assert (expected != array).any()
+    np.testing.assert_array_equal(found[path], expected)
+  (gradients,) = backward(flat)
+  jax.tree.map(np.testing.assert_array_equal, gradients, flat)
+  for options in ({"fsdp": 1}, {"dtype": jnp.float32}):
+    same = jax.jit(functools.partial(gather, **options))(flat)
+    jax.tree.map(np.testing.assert_array_equal, same, flat)
 
 
 def test_the_statistics_gradient_has_no_common_error_in_bfloat16():

@@ -228,15 +228,17 @@ SHALLOW = dataclasses.replace(
 )
 
 
-@functools.cache
-def compiled_step(*, devices_share_grouping: bool = False, fsdp: int = 1):
-  """The program of a training step on two devices."""
+def lowered_step(
+  *, devices_share_grouping: bool = False, fsdp: int = 1, dtype=jnp.float32
+):
+  """A training step on two devices, not yet compiled."""
   config = SHALLOW
   mesh = sharding.make_mesh(fsdp, jax.devices()[:2])
   batch_sharding = sharding.batch_sharding(mesh)
   encoder = PointBERT(
     config.model.size,
     EMBED_DIM,
+    dtype=dtype,
     batch_sharding=None if devices_share_grouping else batch_sharding,
   )
   optimizer = our_optimizer(config)
@@ -253,7 +255,12 @@ def compiled_step(*, devices_share_grouping: bool = False, fsdp: int = 1):
     optimizer=optimizer,
     **step_of(config, encoder, mesh),
   )
-  return step.lower(abstract_state, make_batch(0)).compile()
+  return step.lower(abstract_state, make_batch(0))
+
+
+@functools.cache
+def compiled_step(**options):
+  return lowered_step(**options).compile()
 
 
 COLLECTIVE = re.compile(
@@ -286,6 +293,23 @@ def test_without_shard_map_the_partitioner_would_gather_the_clouds():
   """What the test above guards against; it fails if it stops being true."""
   program = compiled_step(devices_share_grouping=True)
   assert collectives(program, "tokenizer")
+
+
+def test_matrices_are_rounded_before_they_are_sent():
+  """The tokens' and the block's; the projection's products are float32."""
+  text = lowered_step(fsdp=2, dtype=jnp.bfloat16).as_text()
+  whole = r"sharding_constraint .*\[{}, {}\]> : tensor<(\d+)x(\d+)x%s>"
+  size = SHALLOW.model
+  inner = 64 * size.heads
+  matrices = [
+    (3 + size.sa_dim, size.width),
+    *((size.width, 3 * inner), (inner, size.width)),
+    *((size.width, size.mlp_dim), (size.mlp_dim, size.width)),
+  ]
+  sent = [tuple(map(int, x)) for x in re.findall(whole % "bf16", text)]
+  assert sorted(sent) == sorted(matrices)
+  # Their gradients come back in float32, and what else there is goes so.
+  assert ("32", "24") in re.findall(whole % "f32", text)
 
 
 def test_parameters_are_gathered_once_and_activations_stay():
