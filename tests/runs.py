@@ -26,6 +26,8 @@ from mrd_jax.prepare import procedural
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 
 REPOSITORY = Path(__file__).parent.parent
+# Seconds to wait for another process, on a machine that is busy.
+PATIENCE = 600
 
 
 NAMES = ("ball", "rod", "sheet")
@@ -219,7 +221,7 @@ def start_together(
 
 def finish(process: subprocess.Popen, expect: int = 0) -> str:
   """Waits for the end; returns what was said on stderr (and stdout, if one)."""
-  out, said = process.communicate(timeout=400)
+  out, said = process.communicate(timeout=PATIENCE)
   said = out if said is None else said
   assert process.returncode == expect, said
   return said
@@ -233,7 +235,7 @@ def wait_until(
   process: subprocess.Popen, happened: Callable[[], object]
 ) -> None:
   """Waits, as long as the process lives, until `happened` is true."""
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + PATIENCE
   while not happened():
     assert process.poll() is None, process.communicate()
     assert time.monotonic() < deadline, "it never happened"

@@ -53,8 +53,10 @@ _ROUNDED = re.compile(r"(.*/)?(lift|block_\d+/\w+)/kernel")
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gathered_in(kernel_IO: jax.Array, mesh: Mesh, dtype: Any) -> jax.Array:
-  whole_IO = sharding.gathered(kernel_IO.astype(dtype), mesh)
-  return whole_IO.astype(kernel_IO.dtype)
+  # Said to be split still, or the compiler gathers first and then rounds.
+  layout = sharding.with_state_sharding(mesh, kernel_IO).sharding
+  split_IO = jax.lax.with_sharding_constraint(kernel_IO.astype(dtype), layout)
+  return sharding.gathered(split_IO, mesh).astype(kernel_IO.dtype)
 
 
 _gathered_in.defvjp(

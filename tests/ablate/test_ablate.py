@@ -305,7 +305,7 @@ def test_killed_and_repeated_ablation_ends_with_the_table(data_dir, tmp_path):
     if number == signal.SIGTERM:
       assert "Base, seed 0: asked to stop" in errors
   process = runs.start(command, cwd=tmp_path)
-  printed, errors = process.communicate(timeout=300)
+  printed, errors = process.communicate(timeout=runs.PATIENCE)
   assert process.returncode == 0, errors
   assert "Base, seed 0: finished" in printed
   written = (output / "two.md").read_text()

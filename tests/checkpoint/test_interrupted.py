@@ -64,7 +64,7 @@ def pair(directory: Path, steps: int) -> list[str]:
     for flags in runs.joining(2)
   ]
   try:
-    said = [process.communicate(timeout=100) for process in both]
+    said = [process.communicate(timeout=runs.PATIENCE) for process in both]
   finally:  # one that waits for the other for ever
     for process in both:
       process.kill()
@@ -90,7 +90,9 @@ def test_two_processes_agree_on_the_one_before(tmp_path, damage):
     assert "step 3 is damaged (" in said and "from 2\ndone" in said
   assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4", "damaged-3"]
   # And one process alone goes on from what two have left.
-  out, errors = runs.start(saving(tmp_path, 5, 1)).communicate(timeout=100)
+  out, errors = runs.start(saving(tmp_path, 5, 1)).communicate(
+    timeout=runs.PATIENCE
+  )
   assert "from 4\ndone" in out, errors
 
 

@@ -245,6 +245,7 @@ def test_points_and_colours_reach_the_encoder(
   assert (protocol["points"], protocol["colour"]) == (300, None)
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_a_suite(
   finetuning, encoder_dir, labelled_dir, tmp_path, monkeypatch
 ):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from runs import free_port, read_until
+from runs import PATIENCE, free_port, read_until
 
 import mrd_jax.evaluate.__main__
 import mrd_jax.finetune.__main__
@@ -168,7 +168,7 @@ def pair(start):
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
-  out, errors = process.communicate(timeout=120)
+  out, errors = process.communicate(timeout=PATIENCE)
   return process.returncode, out, errors
 
 

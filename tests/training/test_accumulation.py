@@ -110,17 +110,15 @@ def assert_same(whole, found, tolerances: tuple[float, float]):
   assert relative_error(found, whole) < tolerances[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("fsdp", "parts", "loss"),
   [
     # Contrast alone holds every sample against every other, too.
     (1, 4, LossConfig(intra=False, cross=False)),
     # One cloud at a time.
-    pytest.param(None, 32, LossConfig(), marks=pytest.mark.slow),
-    pytest.param(
-      *(4, 2, LossConfig(representation="partial_order")),
-      marks=pytest.mark.slow,
-    ),
+    (None, 32, LossConfig()),
+    (4, 2, LossConfig(representation="partial_order")),
   ],
 )
 def test_the_gradient_is_that_of_the_whole_batch(x64, fsdp, parts, loss):
