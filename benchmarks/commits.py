@@ -21,12 +21,12 @@ from collections.abc import Sequence
 
 from benchmarks import timing
 
-# Runs in the folder of a tree.  The names that it takes from `benchmarks.step`
-# are those that older commits have there too.
+# Runs in the folder of a tree; older ones have these names in `benchmarks.step`.
 _CHILD = """
-import json, sys, time
+import importlib, importlib.util, json, sys, time
 import jax
-from benchmarks import step
+found = importlib.util.find_spec("benchmarks.training")
+step = importlib.import_module(found.name if found else "benchmarks.step")
 size, batch, points, embed_dim = sys.argv[1], *map(int, sys.argv[2:])
 mesh = step.sharding.make_mesh(1)
 training = step.make_training(

@@ -12,6 +12,7 @@ import pytest
 from clips import make_clip
 
 from benchmarks import (
+  commits,
   floors,
   memory,
   predict,
@@ -22,6 +23,7 @@ from benchmarks import (
   teacher,
   timing,
   tokenizer,
+  training,
 )
 from mrd_jax.config.pretraining import SIZES
 from mrd_jax.models import clip
@@ -40,6 +42,12 @@ def test_step_benchmark_runs():
   assert result["floor_matrices_ms"] > 0
   assert result["share_of_matrix_floor"] > 0
   assert result["loss"] > 0
+
+
+def test_a_tree_has_the_names_that_are_timed():
+  names = set(re.findall(r"\bstep\.(\w+)", commits._CHILD)) - {"lower"}
+  assert len(names) == 3
+  assert all(hasattr(training, name) for name in names)
 
 
 def products(jaxpr, times: int = 1) -> int:

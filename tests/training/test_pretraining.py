@@ -211,7 +211,8 @@ def test_blocks_and_parts_follow_the_same_curve(data_dir, tmp_path, capfd):
   for i, (said, change) in enumerate(changes.items()):
     sections = change | {"train": {"steps": 6} | change.get("train", {})}
     config = runs.pretraining_config(data_dir, **sections)
-    set_up.train(config, tmp_path / str(i))
+    with runs.on_devices(2):
+      set_up.train(config, tmp_path / str(i))
     assert f"losses: {said}\n" in capfd.readouterr().err
     curves.append(list(losses(tmp_path / str(i)).values()))
   for curve in curves[1:]:

@@ -33,6 +33,9 @@ from mrd_jax.training.state import make_state
 from mrd_jax.training.step import jit_train_step, train_step
 
 BATCH, POINTS, EMBED_DIM, STEPS = 8, 96, 24, 10
+# Of batches on whose way no ReLU's argument is zero but for rounding: with the
+# seed 0 one was 1e-7, and which side it fell on moved a parameter by 1e-3.
+SEED = 400
 
 
 def make_config(**loss) -> Config:
@@ -110,8 +113,9 @@ def run_ours(config: Config, twin, dtype):
   )
   history, seen = [], []
   for i in range(STEPS):
-    seen.append(examples(make_batch(i), i))
-    state, metrics = step(state, make_batch(i))
+    batch = make_batch(SEED + i)
+    seen.append(examples(batch, i))
+    state, metrics = step(state, batch)
     history.append((jax.device_get(metrics), jax.device_get(state)))
   return history, seen
 
