@@ -70,7 +70,8 @@ class Step:
     narrow = entering + item * rows * 4 * 64
     point_net = narrow + rows * size.sa_dim * (item if item < 4 else 1)
     point_net_backward = narrow + item * rows * (size.sa_dim + 2 * 64)
-    if takes_kernel(encoder.point_net, encoder.dtype, size.group_size):
+    kernels = takes_kernel(encoder.point_net, encoder.dtype, size.group_size)
+    if kernels:
       point_net, point_net_backward = entering, 2 * entering
 
     # A block's input, its two norms' outputs and the sum between its halves;
@@ -86,13 +87,14 @@ class Step:
       weights = clouds * size.heads * length**2 * (3 * max(item, 4) + 2 * item)
 
     # Besides, gradients of about half a block's arrays; where blocks are
-    # recomputed XLA has what two of them keep, as it makes weights' gradients
-    # late.
+    # recomputed XLA has what one of them keeps, and beside the portable
+    # mini-PointNet two, as it makes weights' gradients late.
     blocks = max(block / 2, weights)
     if encoder.remat == "none":
       blocks += size.depth * block
     else:
-      blocks += size.depth * stream + min(2, size.depth) * block
+      kept = 1 if kernels else min(2, size.depth)
+      blocks += size.depth * stream + kept * block
     before = entering if encoder.remat == "all" else point_net
     return held + max(before + blocks, point_net_backward)
 

@@ -28,7 +28,11 @@ from mrd_jax.training.set_up import set_up
 # (2026-11-27, jax 0.10.2, batch 512 x 10,000); some with fewer blocks.
 KERNELS = (
   ({"size": "t"}, 2.07),
+  ({"size": "s"}, 29.25),
   ({"size": "m"}, 34.02),
+  ({"size": "b"}, 58.13),
+  ({"size": "m", "remat": "blocks"}, 7.45),
+  ({"size": "b", "remat": "blocks"}, 12.30),
   ({"size": "m", "depth": 2}, 7.17),
 )
 # The same at 4b7a7c0, before the mini-PointNet had kernels: what GPUs before
