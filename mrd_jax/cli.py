@@ -21,12 +21,11 @@ VERBS = sorted(
 
 
 def main() -> None:
-  """Runs a verb; config files are found from the current folder."""
+  """Runs a verb; what lies in the current folder is not imported for it."""
   if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
     print(f"usage: mrd {{{','.join(VERBS)}}} ...", file=sys.stderr)
     sys.exit(2)
   verb = sys.argv.pop(1)
-  sys.path.insert(0, "")  # as python -m has it
   runpy.run_module(f"mrd_jax.{verb}", run_name="__main__", alter_sys=True)
 
 
@@ -131,6 +130,8 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
       f"--config {path}: no such file; name one of configs/, and start the "
       "command where that folder is"
     )
+  if "" not in sys.path:
+    sys.path.append("")  # behind all else: a config imports others from configs
   try:
     module = runpy.run_path(path)
   except (ImportError, SyntaxError) as error:

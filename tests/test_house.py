@@ -24,6 +24,8 @@ WALLS = {
   "flax": ("models", "checkpoint.state"),
   "torch": ("convert", "compare", "teachers.captions"),
   "apache_beam": ("prepare.job",),
+  # Reading a dataset with it imports what a features.json names.
+  "tensorflow_datasets": ("prepare.job",),
 }
 
 

@@ -10,27 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy._core.multiarray import scalar
 
 from mrd_jax.encoder import names
 from mrd_jax.encoder.files import read_safetensors
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import replacing
+from mrd_jax.io.safe_pickle import NUMBERS
 
 Style = Literal["bare", "module"]
 
 # Where the encoder's tensors may be: a trainer's (DataParallel), the demo's
 # ViT-L/14 and ViT-B/32 files, ours.
 _PREFIXES = ("module.", "pc_encoder.", "module.pc_encoder.", "")
-
-# Learning rates and scores in a trainer's file may be numpy scalars: plain
-# numbers, under the names of numpy 1 and 2.
-_NUMBERS: list[Any] = [
-  (scalar, "numpy.core.multiarray.scalar"),
-  scalar,
-  np.dtype,
-  *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
-]
 
 
 def read(path: Path) -> tuple[names.State, float | None]:
@@ -113,7 +104,8 @@ def write(
 def _load(path: Path) -> Any:
   """Reads a .pt file of tensors and plain values."""
   try:
-    with torch.serialization.safe_globals(_NUMBERS):
+    # Learning rates and scores in a trainer's file may be numpy scalars.
+    with torch.serialization.safe_globals(NUMBERS):
       return torch.load(path, map_location="cpu", weights_only=True)
   except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
     raise BadInput(f"{path} cannot be read: {error.strerror}") from error

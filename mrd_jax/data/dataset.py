@@ -4,7 +4,6 @@ The folder is a TFDS dataset in ArrayRecord files, written by
 `mrd_jax.prepare`; TensorFlow is not needed to read it.
 """
 
-import dataclasses
 import os
 import threading
 from collections.abc import Iterator
@@ -12,16 +11,14 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from mrd_jax.data.records import SCHEMA, DatasetMeta
+from mrd_jax.data.description import Split, describe
+from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
-from mrd_jax.io.files import read_json
 
 CLASS_FEATURES_FILE = "class_features.npz"
-_REMEDY = "prepare one with: python -m mrd_jax.prepare"
 
 
 def read_meta(directory: str | os.PathLike[str]) -> DatasetMeta:
@@ -30,15 +27,7 @@ def read_meta(directory: str | os.PathLike[str]) -> DatasetMeta:
   Raises:
     BadInput: naming `data.dir`, when there is no complete dataset there.
   """
-  metadata = dict(_builder(directory).info.metadata or {})
-  fields = [field.name for field in dataclasses.fields(DatasetMeta)]
-  missing = [field for field in fields if field not in metadata]
-  if missing:
-    raise BadInput(
-      f"data.dir: the metadata in {directory} lacks {', '.join(missing)}; "
-      f"another program wrote this dataset, {_REMEDY} --output DIR"
-    )
-  return DatasetMeta(**{field: metadata[field] for field in fields})
+  return describe(directory).meta
 
 
 def class_features(directory: str | os.PathLike[str], split: str) -> np.ndarray:
@@ -50,7 +39,7 @@ def class_features(directory: str | os.PathLike[str], split: str) -> np.ndarray:
   Raises:
     BadInput: when the dataset or the split is missing, or has no classes.
   """
-  _builder(directory)
+  describe(directory)
   path = Path(directory) / CLASS_FEATURES_FILE
   stored = read_npz(path, "prepare the data again") if path.exists() else {}
   if split not in stored:
@@ -67,7 +56,7 @@ def split_names(directory: str | os.PathLike[str]) -> list[str]:
   Raises:
     BadInput: naming `data.dir`, when there is no dataset.
   """
-  return sorted(_builder(directory).info.splits)
+  return sorted(describe(directory).splits)
 
 
 def open_split(directory: str | os.PathLike[str], split: str) -> "RecordSource":
@@ -76,18 +65,13 @@ def open_split(directory: str | os.PathLike[str], split: str) -> "RecordSource":
   Raises:
     BadInput: naming `data.dir` or the split, when it is missing.
   """
-  splits = _builder(directory).info.splits
+  meta, splits = describe(directory)
   if split not in splits:
     raise BadInput(
       f"split {split!r} is not in {directory}; it has: "
       f"{', '.join(sorted(splits))}"
     )
-  return RecordSource(
-    Path(directory),
-    split,
-    splits[split].num_examples,
-    read_meta(directory).embed_dim,
-  )
+  return RecordSource(Path(directory), split, splits[split], meta.embed_dim)
 
 
 _OPENING = threading.Lock()  # reading threads share a source
@@ -98,12 +82,15 @@ class RecordSource:
 
   Cheap to pickle for worker processes: files are opened on first use, in the
   process that uses them.
+
+  Attributes:
+    files: Where the records are.
   """
 
-  def __init__(self, directory: Path, split: str, length: int, embed_dim: int):
+  def __init__(self, directory: Path, name: str, split: Split, embed_dim: int):
+    self.files, self._length = split
     self._directory = directory
-    self._split = split
-    self._length = length
+    self._name = name
     self._embed_dim = embed_dim
     self._source: Any = None
 
@@ -122,12 +109,12 @@ class RecordSource:
     try:
       with _OPENING:
         if self._source is None:
-          files = _builder(self._directory).info.splits[self._split].filepaths
-          self._source = ArrayRecordDataSource([os.fspath(f) for f in files])
+          files = [os.fspath(file) for file in self.files]
+          self._source = ArrayRecordDataSource(files)
       return decode(self._source[index], self._embed_dim)
     except Exception as error:  # whatever the readers raise on damaged files
       raise BadInput(
-        f"data.dir: record {index} of split {self._split!r} in "
+        f"data.dir: record {index} of split {self._name!r} in "
         f"{self._directory} cannot be read ({error}); the file is damaged, "
         "prepare the dataset again"
       ) from error
@@ -137,23 +124,6 @@ class RecordSource:
 
   def __getstate__(self) -> dict[str, Any]:
     return self.__dict__ | {"_source": None}
-
-
-def _builder(directory: str | os.PathLike[str]) -> Any:
-  if not (Path(directory) / "dataset_info.json").is_file():
-    there = Path(directory).is_dir()
-    state = "is not a prepared dataset" if there else "does not exist"
-    raise BadInput(f"data.dir: {directory} {state}; {_REMEDY} --output DIR")
-  metadata = Path(directory) / "metadata.json"
-  if metadata.is_file():
-    schema = read_json(metadata, "prepare the data again").get("schema", SCHEMA)
-    if schema > SCHEMA:
-      raise BadInput(
-        f"data.dir: {directory} holds records of schema {schema}, this mrd_jax "
-        f"reads up to {SCHEMA}; install a newer mrd_jax, or prepare the data "
-        "again"
-      )
-  return tfds.builder_from_directory(directory)
 
 
 # The bytes of a stored record, read with numpy alone.

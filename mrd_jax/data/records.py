@@ -10,10 +10,12 @@ device, in `data/examples.py`.
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from typing import Any
 
 import numpy as np
 
+from mrd_jax.config.fields import check, field
 from mrd_jax.errors import BadInput
 
 SCHEMA = 1  # of stored records; raised whenever an older reader would misread
@@ -110,12 +112,12 @@ def check_shape(shape: Shape) -> None:
   def fail(field: str, problem: str) -> None:
     raise BadInput(f"shape {shape.id!r}, field {field!r}: {problem}")
 
-  for field in ("xyz", "rgb", "image_feat", "text_feat"):
-    array = getattr(shape, field)
+  for name in ("xyz", "rgb", "image_feat", "text_feat"):
+    array = getattr(shape, name)
     if array.ndim != 2:
-      fail(field, f"expected a matrix, got an array of shape {array.shape}")
+      fail(name, f"expected a matrix, got an array of shape {array.shape}")
     if not np.isfinite(array).all():
-      fail(field, "holds NaN or infinite values; re-export or drop the shape")
+      fail(name, "holds NaN or infinite values; re-export or drop the shape")
   if shape.xyz.shape[0] == 0 or shape.xyz.shape[1] != 3:
     fail("xyz", f"expected (N, 3) points, got {shape.xyz.shape}")
   if shape.rgb.shape != shape.xyz.shape:
@@ -136,26 +138,26 @@ def check_shape(shape: Shape) -> None:
       f"width {shape.text_feat.shape[1]} differs from the image features' "
       f"{shape.image_feat.shape[1]}; both must come from one teacher",
     )
-  for field in ("image_feat", "text_feat"):
+  for name in ("image_feat", "text_feat"):
     with np.errstate(over="ignore", under="ignore"):
-      stored = np.abs(getattr(shape, field).astype(np.float16))
+      stored = np.abs(getattr(shape, name).astype(np.float16))
     if (stored.max(axis=1, initial=0) == 0).any() or np.isinf(stored).any():
       fail(
-        field,
+        name,
         "holds a feature that is zero or beyond float16's range (6e-8 to "
         "65504); it has no direction to learn from, or should be normalised",
       )
-  for field, kinds in (("image_kind", ImageKind), ("text_kind", TextKind)):
+  for name, kinds in (("image_kind", ImageKind), ("text_kind", TextKind)):
     known = set(kinds) - {kinds.NONE}
-    if not known.issuperset(getattr(shape, field)):
-      fail(field, f"holds a kind that is not one of {sorted(map(int, known))}")
-  for field, texts in (
+    if not known.issuperset(getattr(shape, name)):
+      fail(name, f"holds a kind that is not one of {sorted(map(int, known))}")
+  for name, texts in (
     ("id", (shape.id,)),
     ("dataset", (shape.dataset,)),
     ("texts", shape.texts),
   ):
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
-      fail(field, "cannot be written as UTF-8; it was read in a wrong encoding")
+      fail(name, "cannot be written as UTF-8; it was read in a wrong encoding")
   if any(not text.strip() for text in shape.texts):
     fail("texts", "holds an empty text; leave it out instead")
 
@@ -164,26 +166,43 @@ def check_shape(shape: Shape) -> None:
 class DatasetMeta:
   """What a prepared dataset says about itself (stored as its metadata).
 
-  Attributes:
-    name: Dataset name.
-    teacher: Which model made the features, in words for the reader.
-    embed_dim: Width D of the features.
-    max_points: Most points of any shape: N of a padded batch.
-    max_images: Most image features of any shape.
-    max_texts: Most texts of any shape.
-    class_names: For every split with labels, its class names in label order.
-      Their text features are rows of `class_features.npz`, key = split.
-    schema: Version of the stored records.
+  It is checked when it is made: BadInput names the field that does not fit.
   """
 
-  name: str
-  teacher: str
-  embed_dim: int
-  max_points: int
-  max_images: int
-  max_texts: int
-  class_names: Mapping[str, Sequence[str]]
-  schema: int = SCHEMA
+  name: str = field(MISSING, "Dataset name.")
+  teacher: str = field(
+    MISSING, "Which model made the features, in words for the reader."
+  )
+  embed_dim: int = field(
+    MISSING, "Width D of the features.", between=(0, 2**24 - 1)
+  )
+  max_points: int = field(
+    MISSING,
+    "Most points of any shape: N of a padded batch.",
+    between=(1, 2**24 - 1),
+  )
+  max_images: int = field(
+    MISSING, "Most image features of any shape.", between=(0, 2**24 - 1)
+  )
+  max_texts: int = field(
+    MISSING, "Most texts of any shape.", between=(0, 2**24 - 1)
+  )
+  class_names: dict[str, list[str]] = field(
+    MISSING,
+    "For every split with labels, its class names in label order; their text "
+    "features are rows of class_features.npz, key = split.",
+  )
+  schema: int = field(
+    SCHEMA, "Version of the stored records.", between=(1, SCHEMA)
+  )
+
+  def __post_init__(self):
+    check(self, "")
+    for split, names in self.class_names.items():
+      if not isinstance(names, list) or not all(
+        isinstance(name, str) for name in names
+      ):
+        raise BadInput(f"class_names of {split!r} must be a list of names")
 
 
 def record_cloud(record: Mapping[str, Any]) -> np.ndarray:

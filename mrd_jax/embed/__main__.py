@@ -34,7 +34,7 @@ def _embed(args: argparse.Namespace) -> int:
       "and every shape is centred and scaled as in training"
     )
   if args.data:
-    from mrd_jax.data.dataset import open_split  # brings TFDS
+    from mrd_jax.data.dataset import open_split  # brings ArrayRecord
 
     shapes = open_split(args.data, args.split)
   else:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from mrd_jax.data import dataset
@@ -55,10 +54,10 @@ def inspect_dataset(
     BadInput: if there is no dataset, or a record cannot be read.
   """
   meta = dataset.read_meta(directory)
-  infos = tfds.builder_from_directory(directory).info.splits
-  names = [name for name in infos if infos[name].num_examples]
+  names = dataset.split_names(directory)
   names.sort(key=lambda name: not name.startswith("train"))
-  sources = {name: dataset.open_split(directory, name) for name in names}
+  opened = {name: dataset.open_split(directory, name) for name in names}
+  sources = {name: source for name, source in opened.items() if len(source)}
   sizes = [len(source) for source in sources.values()]
   total = sum(n if n <= counted else min(samples, n) for n in sizes)
   scans: dict[str, Scan] = {}
@@ -80,7 +79,7 @@ def inspect_dataset(
       shape = (len(classes), meta.embed_dim)
       fits = class_CD is not None and class_CD.shape == shape
       scored_CD = class_CD if fits else None
-      disk_bytes = sum(os.path.getsize(file) for file in infos[name].filepaths)
+      disk_bytes = sum(os.path.getsize(file) for file in source.files)
       summaries[name] = summarize(
         scans[name], classes, scored_CD, disk_bytes, rng
       )

@@ -298,6 +298,13 @@ _TABLE: dict[tuple[str, str], Callable[..., Any]] = {
   ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
   ("torch.storage", "_load_from_bytes"): _load_from_bytes,
 }
+# For PyTorch's reader with weights_only=True, which takes (function, name):
+# NumPy's own would believe whatever state a pickle gives a dtype.
+NUMBERS: list[Any] = [
+  (_DType, "numpy.dtype"),
+  (_scalar, "numpy.core.multiarray.scalar"),
+  (_scalar, "numpy._core.multiarray.scalar"),
+]
 _STORAGES = {
   "DoubleStorage": "f8",
   "FloatStorage": "f4",

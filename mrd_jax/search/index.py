@@ -32,6 +32,8 @@ SMALLEST = 10_000  # embeddings
 _TRAINED_ON = 32_768  # embeddings, for 16 centres a pair of components
 _NARROW = 128  # width below which codes of 4 bits a pair are too few
 _MAGIC = b"mrd-index-1\n"
+# How FAISS marks the kinds that are built here; others may name further files.
+_KINDS = b"IxSQ", b"IPfs"
 
 
 class Index(NamedTuple):
@@ -126,12 +128,13 @@ def open_index(gallery: Gallery) -> Index | None:
     "search without"
   )
   with path.open("rb") as file:
+    kind = file.read(4)
     ending = len(_MAGIC) + 4
     size = path.stat().st_size
     file.seek(max(size - ending, 0))
     tail = file.read()
     length = int.from_bytes(tail[:4], "little")
-    if tail[4:] != _MAGIC or size < ending + length:
+    if kind not in _KINDS or tail[4:] != _MAGIC or size < ending + length:
       raise BadInput(f"{path} is cut off, or of another program; {remedy}")
     file.seek(size - ending - length)
     try:
@@ -150,9 +153,16 @@ def open_index(gallery: Gallery) -> Index | None:
   import faiss  # an extra
 
   try:
-    return Index(faiss.read_index(os.fspath(path)))
-  except RuntimeError as error:
-    reason = str(error).strip().splitlines()[-1]
+    found: Any = faiss.read_index(os.fspath(path))
+    # What FAISS believes when it searches.
+    width, rows = gallery.width + gallery.width % 2, len(gallery)
+    if (found.d, found.ntotal) != (width, rows) or (
+      found.codes.size() < rows * found.sa_code_size()
+    ):
+      raise RuntimeError("its sizes are not those of the embeddings")
+    return Index(found)
+  except (RuntimeError, MemoryError) as error:
+    reason = (str(error).strip() or "too large").splitlines()[-1]
     raise BadInput(
       f"{path} cannot be read by FAISS ({reason}); {remedy}"
     ) from None

@@ -15,6 +15,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io import hub
+from mrd_jax.teachers.files import reason
 
 # Safe formats alone: a pytorch_model.bin is a pickle.
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model")
@@ -59,16 +60,20 @@ class Captioner:
         folder,
         dtype="auto" if on_gpu else torch.float32,
         use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation=None,  # not what its config.json may name
         output_loading_info=True,
       )
       model, loading = loaded
-      self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+      self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False
+      )
       self._image_processor = transformers.AutoImageProcessor.from_pretrained(
-        folder, backend="pil"
+        folder, backend="pil", trust_remote_code=False
       )
     except Exception as error:  # each part of the library has its own
       raise BadInput(
-        f"{source} cannot be used as an image-to-text model: {_line(error)}"
+        f"{source} cannot be used as an image-to-text model: {reason(error)}"
       ) from error
     if loading["missing_keys"]:
       raise BadInput(
@@ -110,13 +115,9 @@ class Captioner:
           )
       except Exception as error:
         raise BadInput(
-          f"{self._name} cannot caption an image by itself ({_line(error)}); "
+          f"{self._name} cannot caption an image by itself ({reason(error)}); "
           "name a model like BLIP, BLIP-2 or GIT"
         ) from error
       texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
       captions += [" ".join(text.split()) for text in texts]
     return captions
-
-
-def _line(error: BaseException) -> str:
-  return " ".join(f"{type(error).__name__}: {error}".split())

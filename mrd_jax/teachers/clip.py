@@ -261,13 +261,14 @@ def _load_tokenizer(folder: Path, vocabulary: int, eos: int | None) -> Any:
   from transformers import AutoTokenizer
 
   try:
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+      folder, local_files_only=True, trust_remote_code=False
+    )
     encodings = tokenizer(["a"]).encodings
     largest = max(tokenizer.get_vocab().values())
   except Exception as error:  # the library's checks have types of their own
-    words = " ".join(str(error).split())
     raise BadInput(
-      f"{folder}: its tokenizer cannot be read: {words}"
+      f"{folder}: its tokenizer cannot be read: {files.reason(error)}"
     ) from error
   if not encodings:
     raise BadInput(f"{folder}: its tokenizer is not one of CLIP")

@@ -25,6 +25,17 @@ _NEEDED = (
 )
 
 
+def reason(error: BaseException) -> str:
+  """Says in one line what transformers raised, without advice to run code."""
+  words = " ".join(f"{type(error).__name__}: {error}".split())
+  if "trust_remote_code" not in words:
+    return words
+  return (
+    "it brings code of its own, which is never run; name a model of a kind "
+    "that transformers has itself"
+  )
+
+
 def find(source: str, revision: str | None) -> tuple[Path, str]:
   """Finds a model folder, or fetches it from the hub.
 

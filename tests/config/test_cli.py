@@ -1,6 +1,7 @@
 """What the command lines of all verbs share."""
 
 import argparse
+import subprocess
 import sys
 from unittest import mock
 
@@ -165,6 +166,30 @@ def test_a_run_with_bad_input_is_refused(
   assert captured.err.startswith(f"error: {words}")
   assert captured.err.count("\n") == 1 and captured.out == ""
   assert not (workdir / "config.json").exists()
+
+
+def test_a_verb_imports_nothing_of_the_current_folder(tmp_path):
+  """A folder that was fetched may have a numpy.py; a config's stands there."""
+  for name in ("numpy", "jax", "array_record", "tqdm"):
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('executed')")
+  (tmp_path / "mine.py").write_text("from ml_collections import ConfigDict")
+  (tmp_path / "config.py").write_text("from mine import ConfigDict\nx = 3")
+  script = (
+    f"import sys; sys.path.append({str(REPOSITORY)!r})\n"
+    "from mrd_jax import cli\n"
+    "sys.argv = ['mrd', 'inspect', '.']\n"
+    "try: cli.main()\nexcept SystemExit as ended: print(ended)\n"
+    "try: cli.load_config('config.py', [])\nexcept ValueError as e: print(e)"
+  )
+  # -P: as the command mrd is started, without the current folder.
+  found = subprocess.run(
+    [sys.executable, "-P", "-c", script],
+    cwd=tmp_path,
+    text=True,
+    capture_output=True,
+  )
+  assert found.stdout == "2\n--config config.py: has no function get_config\n"
+  assert "error: data.dir: . is not a prepared dataset" in found.stderr
 
 
 def test_every_verb_is_there(monkeypatch, capsys):

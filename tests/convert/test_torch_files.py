@@ -227,6 +227,32 @@ def test_nothing_is_executed(tmp_path, state, layout):
   assert trace.exists()
 
 
+class Crafted:
+  """A dtype whose state says that its bytes are pointers."""
+
+  def __reduce__(self):
+    state = (3, "<", None, ("a",), {"a": (np.float64, 0)}, 8, 8, 4)
+    return np.dtype, ("f8", False, True), state
+
+
+class Scalar:
+  def __reduce__(self):
+    return np.float64(1).__reduce__()[0], (Crafted(), b"A" * 8)
+
+
+def test_the_state_of_a_dtype_is_not_believed(tmp_path):
+  """NumPy would: where numbers are, memory of the process comes back."""
+  path = tmp_path / "model.pt"
+  pickled = pickle.dumps({"state_dict": {}, "score": Scalar()}, 2)
+  torch.save({"state_dict": {}}, path)
+  whole = path.rename(path.with_suffix(".old"))
+  with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+    for name in source.namelist():
+      of_pickle = name.endswith("data.pkl")
+      target.writestr(name, pickled if of_pickle else source.read(name))
+  refused(path, "cannot be read as a PyTorch file|is refused")
+
+
 class Subclass(torch.Tensor):
   pass
 

@@ -15,6 +15,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.search import gallery as galleries
 from mrd_jax.search import nearest
 from mrd_jax.search.gallery import open_gallery
+from mrd_jax.search.index import _identity as identity
 from mrd_jax.search.index import build_index, index_path, open_index
 
 
@@ -243,6 +244,33 @@ def test_stale_and_damaged_indexes(large, tmp_path):
     index.write_bytes(content)
     with pytest.raises(BadInput, match=r"a\.faiss is .*(--index)"):
       open_index(gallery)
+
+
+@pytest.mark.parametrize(
+  ("width", "rows", "words"),
+  [
+    (128, 10_000, "its sizes are not those of the embeddings"),
+    (130, 20_000, "its sizes are not those of the embeddings"),
+    (None, 20_000, "is cut off, or of another program"),
+  ],
+)
+def test_an_index_is_of_its_gallery(
+  large, tmp_path, width, rows, words, monkeypatch
+):
+  """Also where its own signature says so: FAISS would read beyond its end."""
+  gallery = open_gallery(write_gallery(tmp_path / "a.npz", large[1]))
+  with monkeypatch.context() as patch:
+    if width is None:
+      patch.setattr(
+        faiss, "IndexPQFastScan", lambda width, *_: faiss.IndexFlatIP(width)
+      )
+    x, _, _ = clustered(rows, width or 128)
+    other = write_gallery(tmp_path / "b.npz", x)
+    patch.setattr("mrd_jax.search.index._identity", lambda _: identity(gallery))
+    built = build_index(other)
+  built.rename(index_path(gallery.path))
+  with pytest.raises(BadInput, match=rf"a\.faiss .*{words}"):
+    open_index(gallery)
 
 
 def test_index_that_cannot_be_written(large, tmp_path):

@@ -206,6 +206,19 @@ def with_a_pickle(model):
   torch.save({}, model / "pytorch_model.bin")
 
 
+def with_code(model):
+  said = json.loads((model / "config.json").read_text())
+  said |= {
+    "model_type": "other",
+    "auto_map": {
+      "AutoConfig": "payload.A",
+      "AutoModelForCausalLM": "payload.B",
+    },
+  }
+  (model / "config.json").write_text(json.dumps(said))
+  (model / "payload.py").write_text("raise SystemExit('executed')")
+
+
 def of_another_kind(model):
   config = transformers.BertConfig(**SMALL, vocab_size=20)
   save(model, transformers.BertModel(config))
@@ -220,6 +233,7 @@ def of_another_kind(model):
     ),
     (with_a_pickle, "cannot be used as an image-to-text model.*safetensors"),
     (of_another_kind, "cannot be used as an image-to-text model"),
+    (with_code, "cannot be used as .*code of its own, which is never run"),
     *(
       (lambda model, name=name: (model / name).unlink(), "cannot be used as an")
       for name in (

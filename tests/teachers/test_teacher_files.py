@@ -1,5 +1,7 @@
 """Finds a teacher's files, in a folder or on the hub; names what is missing."""
 
+import json
+
 import pytest
 from clips import load_teacher, make_clip, write
 from hub import COMMITS
@@ -68,6 +70,26 @@ def test_a_tokenizer_of_another_model(tmp_path):
   (folder / "vocab.json").write_text("{")
   with pytest.raises(BadInput, match="its tokenizer cannot be read"):
     load_teacher(folder)
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+def test_code_of_a_model_is_never_run(tmp_path, file, monkeypatch):
+  """Nor is anybody asked whether to."""
+  monkeypatch.setattr("builtins.input", lambda *_: "y")
+  folder = make_clip(tmp_path / "clip")
+  trace = tmp_path / "executed"
+  (folder / "payload.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+  said = json.loads((folder / file).read_text())
+  if file == "config.json":
+    said |= {"model_type": "other", "auto_map": {"AutoConfig": "payload.A"}}
+  else:
+    said |= {"tokenizer_class": "A"}
+    said |= {"auto_map": {"AutoTokenizer": ["payload.A", "payload.A"]}}
+  write(folder / file, said)
+  with pytest.raises(BadInput) as error:
+    load_teacher(folder)
+  assert not trace.exists()
+  assert "trust_remote_code" not in str(error.value)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
