@@ -212,7 +212,8 @@ def test_prepare_benchmark_runs(tmp_path, monkeypatch):
   assert all(f"| {key} " in table for key in (*prepare.DRAFTING, *one))
 
 
-@pytest.mark.slow  # three processes
+@pytest.mark.slow
+@pytest.mark.long  # three processes
 def test_startup_benchmark_runs(monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "")
   args = ["--size=t", "--points=300", "--embed_dim=32", "--batch=4"]

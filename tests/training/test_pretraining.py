@@ -173,8 +173,13 @@ def test_bad_configs_name_field_and_remedy(
 @pytest.mark.parametrize(
   "loss",
   [
-    {"intra": False, "cross": False},
-    {"weighting": "fixed", "representation": "euclidean"},
+    *(
+      pytest.param(loss, marks=pytest.mark.long)
+      for loss in (
+        {"intra": False, "cross": False},
+        {"weighting": "fixed", "representation": "euclidean"},
+      )
+    ),
     {"weighting": "alternating"},
     {"representation": "partial_order", "sampled_pairs": 8},
   ],
