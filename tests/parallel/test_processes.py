@@ -79,7 +79,7 @@ def test_sigterm_to_one_stops_all_at_one_step(
   go_on(data_dir, workdir, undisturbed)
 
 
-# The first coordinates: without it the others end by another way.
+# That the second is killed has a test with the launcher, too.
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_sigkill_of_one_ends_the_other_soon(
   data_dir, undisturbed, tmp_path, victim
