@@ -64,8 +64,9 @@ class RunFolder:
     points: dict[str, list[tuple[float, float]]] = {}
     for line in self.lines:
       if line["kind"] == kind:
-        for name in line.keys() - {"step", "kind", "time"}:
-          points.setdefault(name, []).append((line["step"], line[name]))
+        for name, value in line.items():
+          if name not in ("step", "kind", "time"):
+            points.setdefault(name, []).append((line["step"], value))
     return {
       name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1])
       for name, pairs in points.items()
