@@ -11,6 +11,7 @@ from typing import Any
 
 from mrd_jax.config.fields import by_section
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.terminal import say
 
 # Each folder with a __main__.py is one, but config: it writes a page of docs/.
 VERBS = sorted(
@@ -23,7 +24,7 @@ VERBS = sorted(
 def main() -> None:
   """Runs a verb; what lies in the current folder is not imported for it."""
   if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-    print(f"usage: mrd {{{','.join(VERBS)}}} ...", file=sys.stderr)
+    say(f"usage: mrd {{{','.join(VERBS)}}} ...", error=True)
     sys.exit(2)
   verb = sys.argv.pop(1)
   runpy.run_module(f"mrd_jax.{verb}", run_name="__main__", alter_sys=True)
@@ -63,7 +64,7 @@ def exit_code(run: Callable[[], int]) -> int:
     problem = (
       f"this needs {name}, which is not installed: pip install mrd-jax[{extra}]"
     )
-  print(f"error: {problem}", file=sys.stderr)
+  say(f"error: {problem}", error=True)
   return code
 
 

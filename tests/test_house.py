@@ -59,6 +59,19 @@ def test_imports_go_down_and_keep_to_the_walls(module):
     ), name
 
 
+def test_one_place_prints():
+  """What else did would print a stranger's words raw."""
+  for path in (REPOSITORY / "mrd_jax").rglob("*.py"):
+    calls = (
+      x
+      for x in ast.walk(ast.parse(path.read_text()))
+      if isinstance(x, ast.Call)
+    )
+    names = {ast.unparse(call.func) for call in calls}
+    printing = names & {"print", "sys.stdout.write", "sys.stderr.write"}
+    assert not printing or path.name == "terminal.py", path
+
+
 def test_no_import_is_in_a_circle():
   graph = {module: set() for module in HOUSE}
   for module, names in HOUSE.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mrd_jax.cli import exit_code
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.terminal import say
 
 STOPPED = "asked to stop; repeat the command to go on"
 
@@ -42,15 +43,14 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
   failed = False
   for count, cell in enumerate(cells, 1):
     state = "finished" if cell.results else "to run"
-    print(
+    say(
       f"[{count}/{len(cells)}] {cell.row}, seed {cell.seed}: {state}, "
-      f"{cell.workdir}",
-      flush=True,
+      f"{cell.workdir}"
     )
     if cell.results or args.dry_run:
       continue
     if problem := _run(cell):
-      print(f"{cell.row}, seed {cell.seed}: {problem}", file=sys.stderr)
+      say(f"{cell.row}, seed {cell.seed}: {problem}", error=True)
       if problem == STOPPED:
         return 1
       failed = True
@@ -63,7 +63,7 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     write_text(args.output / f"{args.suite}.md", text)
     write_json(args.output / f"{args.suite}.json", table.as_json(cells))
-    print(f"\n{text}")
+    say("", *text.split("\n"))
   return int(failed)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mrd_jax.cli import add_checkpoint, add_count, exit_code
 from mrd_jax.errors import BadInput
+from mrd_jax.io.terminal import say
 
 _DTYPES = ("float64", "float32", "bfloat16")
 
@@ -81,7 +82,7 @@ def _compare(args: argparse.Namespace) -> int:
   rows = run.compare(
     encoder, model, examples, dtypes=args.dtypes, device=args.torch_device
   )
-  print(report.table(rows), end="\n\n")
+  say(*report.table(rows).split("\n"), "")
   batch, points, _ = examples.points.shape
   inputs = {
     "checkpoint": args.checkpoint,
@@ -96,8 +97,8 @@ def _compare(args: argparse.Namespace) -> int:
   }
   title = f"{args.checkpoint}, {batch} clouds of {points:,} points"
   for path in report.write(args.output, rows, inputs, title):
-    print(path)
-  print(report.verdict(rows))
+    say(path)
+  say(report.verdict(rows))
   return 0 if all(row.passed for row in rows) else 1
 
 

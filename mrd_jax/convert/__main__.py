@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import add_checkpoint, exit_code
+from mrd_jax.io.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _export(args: argparse.Namespace) -> int:
     written = bridge.to_torch(found, args.out, style=args.style)
   else:
     written = bridge.to_onnx(found, args.out)
-  print(*written, sep="\n")
+  say(*written)
   return 0
 
 
@@ -81,12 +82,12 @@ def _from_torch(args: argparse.Namespace) -> int:
   found = bridge.from_torch(args.input, **given)
   found.save_pretrained(args.out, license=args.license)
   size = found.config.architecture
-  print(
+  say(
     f"width {size.width}, depth {size.depth}, {size.groups} groups of "
-    f"{size.group_size} within {size.radius:g}, {found.config.up_axis} up\n"
-    f"source: {found.config.source}\n"
-    f"embedding space: {found.config.embedding_space}\n"
-    f"written to {args.out}"
+    f"{size.group_size} within {size.radius:g}, {found.config.up_axis} up",
+    f"source: {found.config.source}",
+    f"embedding space: {found.config.embedding_space}",
+    f"written to {args.out}",
   )
   return 0
 

@@ -9,6 +9,7 @@ from mrd_jax import cli
 from mrd_jax.embed import files
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import SUFFIXES
+from mrd_jax.io.terminal import say
 from mrd_jax.search import index
 
 
@@ -56,21 +57,21 @@ def _embed(args: argparse.Namespace) -> int:
     batch_size=args.batch_size,
   )
   if embedded:
-    print(f"{embedded} embeddings written to {output}")
+    say(f"{embedded} embeddings written to {output}")
     if args.index:
       if built := index.build_index(output):
-        print(f"index written to {built}")
+        say(f"index written to {built}")
       else:
-        print(
+        say(
           f"no index: below {index.SMALLEST:,} embeddings, search compares all "
           "of them as quickly"
         )
   if rejected:
-    print(
+    say(
       f"{rejected} of {embedded + rejected} "
       f"{'records' if args.data else 'files'} were rejected, "
       f"{files.rejects_path(output)} says why",
-      file=sys.stderr,
+      error=True,
     )
     return 1
   return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mrd_jax import cli
 from mrd_jax.errors import BadInput
+from mrd_jax.io.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     evaluator = Evaluator(encoder, options)
     for suite, found in where.items():
       if first_process:
-        print(f"{name}: {suite} on {','.join(found.splits)}", flush=True)
+        say(f"{name}: {suite} on {','.join(found.splits)}")
       result = evaluator(suite, found)
       if not first_process:
         continue
@@ -70,14 +71,14 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
       # It is None on all processes but the first.
       if not first_says(found is not None):
         if first_process:
-          print("asked to stop; repeat the command to go on", file=sys.stderr)
+          say("asked to stop; repeat the command to go on", error=True)
         return 1
       if found is not None:
         results.add_finetuning(row, recipe, found)
         results.write(args.output, rows)
   if first_process:
-    print(f"\n{results.tabulate(rows)}")
-    print(f"written to {args.output / 'results.json'}")
+    say("", *results.tabulate(rows).split("\n"))
+    say(f"written to {args.output / 'results.json'}")
   return 0
 
 

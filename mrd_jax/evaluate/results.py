@@ -16,6 +16,7 @@ from mrd_jax.evaluate import published
 from mrd_jax.evaluate.evaluator import Result
 from mrd_jax.evaluate.suites import Found
 from mrd_jax.io.files import read_json, write_json, write_text
+from mrd_jax.io.terminal import printable
 from mrd_jax.metrics import table
 
 # An encoder's row of results.json, or that with what one suite found.
@@ -200,7 +201,7 @@ def tabulate(rows: Sequence[Row]) -> str:
       ]
       text += [table.render([title, *map(table.label, columns)], lines), ""]
     notes = dict.fromkeys(n for row in measured for n in _notes(suite, row))
-    text += [*(f"* {note}" for note in notes), ""]
+    text += [*(f"* {printable(note)}" for note in notes), ""]
   return "\n".join(text)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import add_count, exit_code
+from mrd_jax.io.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,11 +59,11 @@ def _inspect(args: argparse.Namespace) -> int:
     counted=sys.maxsize if args.full else run.COUNTED,
     seed=args.seed,
   )
-  print(text_report.text_report(inspection.report))
+  say(*text_report.text_report(inspection.report).split("\n"))
   if args.output:
-    print()
+    say("")
     for path in output.write(inspection, args.output, args.shapes):
-      print(path)
+      say(path)
   return int(args.strict and bool(inspection.report["warnings"]))
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mrd_jax.io.terminal import printable
+
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
 # Title, key of the summary, and what is said of it.
 _NUMBERS = (
@@ -50,7 +52,7 @@ def text_report(report: Mapping[str, Any]) -> str:
       lines += ["", f"{len(texts)} {words}:", *(f"- {text}" for text in texts)]
   if not report["warnings"]:
     lines += ["", "no warnings"]
-  return "\n".join(lines)
+  return "\n".join(map(printable, lines))
 
 
 def _split(split: str, of: Mapping[str, Any]) -> Iterator[str]:

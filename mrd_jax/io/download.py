@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from mrd_jax.errors import BadInput
 from mrd_jax.io import hub
 from mrd_jax.io.files import read_json, write_json
+from mrd_jax.io.terminal import printable, say
 
 RECORD_FILE = "download.json"  # {"files": {name: etag}} of what is complete
 
@@ -146,15 +147,14 @@ def fetch_missing(
   }
   present = [path.stat().st_size for path in partial.values() if path.is_file()]
   needed = sum(file.size for file in missing) - sum(present)
-  print(
+  say(
     f"{destination}: {len(set(wanted)) - len(missing)} files are complete, "
-    f"{len(missing)} to fetch, {needed / 1e9:.2f} GB",
-    flush=True,
+    f"{len(missing)} to fetch, {needed / 1e9:.2f} GB"
   )
   check_space(destination, needed)
   for i, file in enumerate(missing, 1):
     name = file.name
-    print(f"[{i}/{len(missing)}] {name}, {file.size / 1e9:.2f} GB", flush=True)
+    say(f"[{i}/{len(missing)}] {name}, {file.size / 1e9:.2f} GB")
     url = hf_hub_url(
       repo_id, name, repo_type="dataset", revision=commit, endpoint=endpoint
     )
@@ -183,7 +183,7 @@ def _fetch(url: str, file: RemoteFile, partial: Path, path: Path) -> None:
         # Not compressed on the way: a range would not be one of the file.
         headers=build_hf_headers() | {"Accept-Encoding": "identity"},
         expected_size=file.size,
-        displayed_filename=file.name,
+        displayed_filename=printable(file.name),
       )
     finally:
       output.flush()

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from mrd_jax.io.terminal import printable
+
 WAYS = {
   "text_to_shape": "text→3D",
   "shape_to_text": "3D→text",
@@ -33,6 +35,7 @@ def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
 
 
 def _padded(rows: Sequence[Sequence[str]], align: str) -> list[list[str]]:
+  rows = [[printable(cell) for cell in row] for row in rows]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   signs = align.ljust(len(widths), align[-1])[: len(widths)]
   return [

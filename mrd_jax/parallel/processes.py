@@ -20,6 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.terminal import say
 
 _BROKEN = re.compile(
   "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
@@ -213,12 +214,11 @@ def _join(others: _Others, join_seconds: int, heartbeat_seconds: int) -> None:
   )
 
   def give_up() -> None:
-    print(
+    say(
       f"error: --distributed: {who} waited {join_seconds} s and not all have "
       f"come to {where}; see whether every process was started, runs process 0 "
       "at that address, and can reach it, or allow more --join_seconds",
-      file=sys.stderr,
-      flush=True,
+      error=True,
     )
     os._exit(2)
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mrd_jax.io.terminal import say
+
 
 def ensure(data_dir: str, made_from: str) -> None:
   """Makes the dataset at `data_dir` if it is missing and can be made.
@@ -20,7 +22,7 @@ def ensure(data_dir: str, made_from: str) -> None:
 
   try:
     if made_from and jax.process_index() == 0 and not Path(data_dir).exists():
-      print(f"making {data_dir} from {made_from} (once)", flush=True)
+      say(f"making {data_dir} from {made_from} (once)")
       if made_from == "procedural":
         procedural.generate(data_dir)
       else:

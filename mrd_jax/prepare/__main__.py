@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mrd_jax.cli import exit_code
+from mrd_jax.io.terminal import say
 from mrd_jax.prepare import kinds
 
 
@@ -26,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
 
   def run() -> int:
-    print(args.run(args))
+    say(*str(args.run(args)).split("\n"))
     if "output" in args:
-      print(f"written to {args.output}")
+      say(f"written to {args.output}")
     return 0
 
   return exit_code(run)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import exit_code
+from mrd_jax.io.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,12 +54,12 @@ def _report(args: argparse.Namespace) -> int:
     if isinstance(folders[0], RunFolder):
       drawn, left_out = figures.draw(folders[0])
       for path in drawn:
-        print(path)
+        say(path)
   output = args.output or output
   left_out += page.write_page(folders, output)
-  print(output)
+  say(output)
   for sentence in left_out:
-    print(sentence, file=sys.stderr)
+    say(sentence, error=True)
   return 0
 
 

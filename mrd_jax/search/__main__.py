@@ -9,6 +9,7 @@ from mrd_jax.cli import add_checkpoint, add_count, add_up, exit_code
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import SUFFIXES
 from mrd_jax.io.files import write_json
+from mrd_jax.io.terminal import say
 from mrd_jax.metrics.table import columns
 from mrd_jax.search.gallery import Gallery, open_gallery
 from mrd_jax.search.index import index_path, open_index
@@ -64,7 +65,7 @@ def _search(args: argparse.Namespace) -> int:
     normalize=gallery.source["normalize"],
   )
   for note in [*notes, *more]:
-    print(f"note: {note}", file=sys.stderr)
+    say(f"note: {note}", error=True)
   hits = nearest(
     gallery,
     embedded,
@@ -73,9 +74,9 @@ def _search(args: argparse.Namespace) -> int:
     threshold=args.threshold,
     index=index,
   )
-  print("\n".join(_table(gallery, asked, hits)))
+  say(*_table(gallery, asked, hits))
   if len(hits.rows) < args.top:
-    print(_shortage(len(gallery), hits, args.threshold), file=sys.stderr)
+    say(_shortage(len(gallery), hits, args.threshold), error=True)
   if args.json:
     files = [
       {

@@ -20,7 +20,10 @@ import jax
 from tensorboardX import SummaryWriter
 
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io import terminal
 from mrd_jax.io.files import read_json, read_json_lines, write_json, write_text
+
+_CLEAR = "\r\x1b[2K"  # empties the terminal's last line
 
 
 class MetricsWriter:
@@ -88,10 +91,10 @@ class MetricsWriter:
       if self._live:
         # A line that wraps could not be written over.
         line = line[: shutil.get_terminal_size().columns - 1]
-        print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+        terminal.say(line, error=True, start=_CLEAR, end="")
       elif step >= self._next_line:
         self._next_line = step + self._num_steps / 10
-        print(line, file=sys.stderr, flush=True)
+        terminal.say(line, error=True)
 
   def evaluation(self, step: int, values: dict[str, float], text: str) -> None:
     """Records the metrics of an evaluation and shows them as `text`."""
@@ -100,11 +103,10 @@ class MetricsWriter:
     # An evaluation is not training time.
     self._last_time, self._last_step = time.perf_counter(), step
 
-  def say(self, text: str) -> None:
-    """Prints a line of its own."""
+  def say(self, *lines: str) -> None:
+    """Prints lines of their own."""
     if self._enabled:
-      clear = "\r\x1b[2K" if self._live else ""
-      print(clear + text, file=sys.stderr, flush=True)
+      terminal.say(*lines, error=True, start=_CLEAR if self._live else "")
 
   def close(self) -> None:
     if self._enabled:
@@ -186,10 +188,8 @@ class WandbRun:
     except Exception as error:  # whatever a service's client raises
       self._run = None
       reason = str(error).strip().splitlines() or [type(error).__name__]
-      print(
-        f"Weights & Biases failed, going on without it: {reason[0]}",
-        file=sys.stderr,
-        flush=True,
+      terminal.say(
+        f"Weights & Biases failed, going on without it: {reason[0]}", error=True
       )
       return None
 

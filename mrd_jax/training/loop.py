@@ -112,7 +112,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
       drop_start_evaluation=evaluate_start,
     )
     closing.enter_context(contextlib.closing(writer))
-    writer.say("\n".join([run.summary, *remarks]))
+    writer.say(*run.summary.split("\n"), *remarks)
     if start:
       writer.say(f"resumed from the checkpoint of step {start}")
 

@@ -2,13 +2,13 @@
 
 import contextlib
 import faulthandler
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import jax
 
+from mrd_jax.io import terminal
 from mrd_jax.training.clock import Clock
 from mrd_jax.training.log import duration
 
@@ -36,7 +36,7 @@ def watchdog(clock: Clock, stall_seconds: float) -> Iterator[None]:
 
   def say(text: str) -> None:
     who = f"process {jax.process_index()} of {jax.process_count()}"
-    print(f"watchdog: {who} {text}", file=sys.stderr, flush=True)
+    terminal.say(f"watchdog: {who} {text}", error=True)
 
   def watch() -> None:
     reported, told = None, 0.0  # the position that was last reported, and when

@@ -9,7 +9,6 @@ here and not by the workers again (figures: `docs/benchmarks.md`).
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from mrd_jax.data.records import ImageKind, Shape, TextKind, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_text
 from mrd_jax.io.images import to_rgb
+from mrd_jax.io.terminal import say
 from mrd_jax.prepare.job import drafts, engine, shards
 from mrd_jax.prepare.job.dataset_writer import Made
 from mrd_jax.prepare.job.drafts import Draft, Text
@@ -111,7 +111,7 @@ def teach(
     commits.append(shards.read_commit(folder, stem))
   done = teacher.clip.throughput
   if done.images or done.texts:
-    print(f"teacher: {done}", file=sys.stderr)
+    say(f"teacher: {done}", error=True)
   return commits
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from mrd_jax.data.records import SCHEMA
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import locked, read_json, read_json_lines, write_json
+from mrd_jax.io.terminal import printable
 from mrd_jax.prepare.job import engine, shards
 from mrd_jax.prepare.job.dataset_writer import Made, assemble, check_output
 from mrd_jax.prepare.job.shards import Commit, Reject
@@ -64,7 +65,8 @@ class Report:
         row(name, count.listed, count.converted, refused, count.without_text)
       )
       lines += [f"  {n} refused: {why}" for why, n in count.refused.items()]
-    return "\n".join([*lines, *(f"problem: {p}" for p in self.problems)])
+    lines += [f"problem: {problem}" for problem in self.problems]
+    return "\n".join(map(printable, lines))
 
 
 def make_dataset(

@@ -2,6 +2,7 @@
 
 import argparse
 
+from mrd_jax.io.terminal import printable
 from mrd_jax.prepare import flags
 
 
@@ -22,4 +23,4 @@ def run(args: argparse.Namespace) -> str:
     write_captions(args.data, split, captions)
     for split in args.splits.split(",")
   ]
-  return "\n".join([*problems, *lines])
+  return "\n".join(map(printable, [*problems, *lines]))
