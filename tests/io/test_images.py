@@ -2,9 +2,11 @@
 
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
+from bounds import bounded
 from clips import encoded
 from meshes import CORNERS
 from PIL import Image
@@ -52,16 +54,87 @@ def test_other_modes_and_rotation():
   assert to_rgb(encoded(turned, "JPEG", exif=exif)).size == (2, 4)
 
 
-@pytest.mark.parametrize("side", [9000, 60_000])
-def test_textures_too_large_are_refused(side):
-  """Before they are decoded, whatever Pillow's own limit is."""
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
 
+
+def test_no_picture_starts_a_program(tmp_path, monkeypatch):
+  """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+  started = []
+  monkeypatch.setattr(
+    "PIL.EpsImagePlugin.Ghostscript",
+    lambda *_: started.append(1) or Image.core.new("RGB", (9, 9)),  # type: ignore
+  )
+  path = tmp_path / "cat.png"
+  path.write_bytes(POSTSCRIPT)
+  pictures: list[Any] = [path, str(path), POSTSCRIPT, bytearray(POSTSCRIPT)]
+  for picture in pictures:
+    with pytest.raises(BadInput, match="cannot be read .*not a PNG, JPEG or"):
+      to_rgb(picture)
+  with pytest.raises(OSError, match="cannot be read as an image"):
+    images.decode_texture(POSTSCRIPT, alpha=False)
+  assert not started
+  with Image.open(path) as picture:
+    picture.load()  # it would have worked
+  assert started
+
+
+def test_other_formats_are_not_opened():
+  """Pillow knows 40; a stranger's file gets no further than ours."""
+  for kind in ("PPM", "ICO", "PCX", "SGI"):
+    with pytest.raises(BadInput, match="cannot be read"):
+      to_rgb(encoded(Image.new("RGB", (16, 16)), kind))
+  for kind in ("PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "GIF"):
+    assert to_rgb(encoded(Image.new("RGB", (16, 8)), kind)).size == (16, 8)
+
+
+@pytest.mark.parametrize(
+  ("kind", "side", "options"),
+  [
+    ("PNG", 6000, {}),
+    ("PNG", 20_000, {}),
+    ("WEBP", 4200, {"quality": 1, "method": 0}),
+    ("JPEG", 5200, {"progressive": True, "subsampling": 0}),
+  ],
+)
+def test_pictures_too_large_are_refused(kind, side, options, tmp_path):
+  path = tmp_path / "huge"
+  if kind == "PNG":
+    path.write_bytes(empty_png(side))
+  else:
+    Image.new("RGB", (side, side)).save(path, kind, **options)
+  with (
+    bounded(path),
+    pytest.raises(
+      BadInput,
+      match=r"huge of .* pixels is larger than 256 MB can decode: reduce",
+    ),
+  ):
+    to_rgb(path)
+
+
+def test_large_photographs_are_halved(tmp_path):
+  """A telephone's 50 million pixels are a JPEG, which can be."""
+  path = tmp_path / "photo.jpg"
+  Image.new("RGB", (8160, 6120), (200, 30, 60)).save(path, quality=50)
+  with bounded(path):
+    found = to_rgb(path)
+    assert found.size == (4080, 3060)
+  np.testing.assert_allclose(np.asarray(found)[9, 9], (200, 30, 60), atol=4)
+
+
+def empty_png(side):
   def chunk(kind, body):
     crc = struct.pack(">I", zlib.crc32(kind + body))
     return struct.pack(">I", len(body)) + kind + body + crc
 
   head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-  bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"")
+  return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"")
+
+
+@pytest.mark.parametrize("side", [9000, 60_000])
+def test_textures_too_large_are_refused(side):
+  """Before they are decoded, whatever Pillow's own limit is."""
+  bomb = empty_png(side)
   with pytest.raises(BadInput, match=r"a texture of .* is larger than"):
     images.decode_texture(bomb, alpha=False)
 
