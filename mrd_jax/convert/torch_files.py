@@ -14,7 +14,9 @@ import torch
 from mrd_jax.encoder import names
 from mrd_jax.encoder.files import read_safetensors
 from mrd_jax.errors import BadInput
+from mrd_jax.io.archives import TooCostly
 from mrd_jax.io.files import replacing
+from mrd_jax.io.pickle_cost import check_torch_file
 from mrd_jax.io.safe_pickle import NUMBERS
 
 Style = Literal["bare", "module"]
@@ -104,11 +106,16 @@ def write(
 def _load(path: Path) -> Any:
   """Reads a .pt file of tensors and plain values."""
   try:
+    check_torch_file(path)
     # Learning rates and scores in a trainer's file may be numpy scalars.
     with torch.serialization.safe_globals(NUMBERS):
       return torch.load(path, map_location="cpu", weights_only=True)
   except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
     raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+  except TooCostly as error:
+    raise BadInput(
+      f"{path} is {error}; do not trust where it came from"
+    ) from None
   except Exception as error:  # what damage leads to is anything
     # PyTorch names what it refused, in a page of advice to trust the file.
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -130,6 +137,10 @@ def _as_array(value: Any, name: str) -> np.ndarray:
   with contextlib.suppress(TypeError, RuntimeError):
     if isinstance(value, torch.Tensor):
       value = value.detach()
+      if value.nbytes > value.untyped_storage().nbytes():
+        raise BadInput(
+          f"{name} has more numbers than are stored; write it anew"
+        )
       value = (value.float() if value.is_floating_point() else value).numpy()
   if not isinstance(value, np.ndarray) or value.dtype.kind == "c":
     raise BadInput(f"{name} must be a dense tensor of real numbers")

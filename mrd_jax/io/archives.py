@@ -8,6 +8,30 @@ from pathlib import Path, PurePosixPath
 
 from mrd_jax.errors import BadInput
 
+SPARE = 300_000_000  # bytes of memory that any file may take
+
+
+class TooCostly(ValueError):
+  """What is in a file would take far more memory than the file has bytes."""
+
+
+def check_expanded(archive: zipfile.ZipFile, size: int) -> None:
+  """Checks an archive whose members are to be read into memory.
+
+  Args:
+    archive: Open.
+    size: Bytes of its file.
+
+  Raises:
+    TooCostly: if they have more than three times its size and 300 MB.
+  """
+  expanded = sum(member.file_size for member in archive.infolist())
+  if expanded > 3 * size + SPARE:
+    raise TooCostly(
+      f"refused: its {size:,} bytes expand to {expanded:,}; write it anew "
+      "without compression"
+    )
+
 
 def unpack_zip(
   archive: Path, folder: Path, check_space: Callable[[int], None]

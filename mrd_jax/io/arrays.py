@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.archives import TooCostly, check_expanded
 
 
 def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -37,6 +38,8 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzFile]:
   """
   if not zipfile.is_zipfile(path):
     raise zipfile.BadZipFile("not a zip archive")
+  with zipfile.ZipFile(path) as archive:
+    check_expanded(archive, os.path.getsize(path))
   # Of a torn archive NumPy would leave a file open that it opened itself.
   with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
     yield arrays
@@ -77,6 +80,7 @@ def map_npz(
   """
   arrays, checksums = {}, {}
   with _explained(path, remedy), zipfile.ZipFile(path) as archive:
+    check_expanded(archive, os.path.getsize(path))
     for member in archive.infolist():
       name = member.filename.removesuffix(".npy")
       checksums[name] = member.CRC
@@ -111,6 +115,8 @@ def _explained(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
     yield
   except BadInput:
     raise
+  except TooCostly as error:
+    raise BadInput(f"{path} is {error}, or {remedy}") from None
   except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
     raise BadInput(
       f"{path} cannot be read as .npz ({error}); it is damaged or cut off: "

@@ -3,7 +3,7 @@
 OpenShape's files are pickles, and a pickle is a program: `np.load` would run
 whatever it says.  Here a pickle may only name a short list of globals, and
 even those are not handed out: each name is answered with a function of this
-module that checks its arguments and copies bytes into a new array.  numpy's
+module that checks its arguments and makes an array of bytes.  numpy's
 own reconstruction is not used, because a crafted `dtype` state makes it read
 object pointers from the file.
 """
@@ -12,17 +12,21 @@ import collections
 import io
 import os
 import pickle
-import pickletools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.archives import TooCostly
 from mrd_jax.io.arrays import read_header
+from mrd_jax.io.pickle_cost import check_cost
 
+_SPARE = 2**26  # bytes that may be copied beyond what the file has
+_ITEM = 64  # bytes that an item of a set takes, at most
 _DTYPE_CODE = re.compile(r"(\?|[biufcSU]\d*|O\d?)")
+_MOST_AXES = 64  # as in NumPy
 _Order = Literal["C", "F"]
 # Modules as NumPy 1 and pickle's protocols 0-2 call them -> as they are now.
 _RENAMED = {
@@ -64,28 +68,19 @@ def load_npy(
       stream.seek(start)
       return np.lib.format.read_array(stream, allow_pickle=False)
     content = stream.read()
-    _check_sizes(content)
-    loaded = _Unpickler(io.BytesIO(content)).load()
+    check_cost(io.BytesIO(content), len(content))
+    loaded = _Unpickler(content).load()
     if not isinstance(loaded, _Array):
       raise pickle.UnpicklingError("the pickle holds no array")
     array = _resolve(loaded, {})
     return array.item() if array.ndim == 0 else array
-  except _Refused as refused:
+  except (_Refused, TooCostly) as refused:
     raise BadInput(f"{name or 'npy file'}: {refused}") from None
   except Exception as error:  # a hostile file can raise anything at all
     raise BadInput(
       f"{name or 'npy file'}: not a readable .npy file ({type(error).__name__}: {error}); "
       "it is truncated or damaged, fetch it again"
     ) from error
-
-
-def _check_sizes(content: bytes) -> None:
-  """Raises ValueError if an opcode would make pickle reserve more memory than
-  the file can fill: one flipped bit could otherwise ask for 64 GB.
-  """
-  for opcode, argument, _ in pickletools.genops(content):
-    if opcode.name.endswith("PUT") and int(argument or 0) > len(content):
-      raise ValueError("impossible memo index")
 
 
 class _Refused(Exception):
@@ -117,11 +112,29 @@ def _refusal(module: str, name: str) -> _Refused:
 class _Unpickler(pickle.Unpickler):
   """Answers global names from a table, and only from the table."""
 
+  def __init__(self, content: bytes):
+    super().__init__(io.BytesIO(content))
+    self._left = len(content) + _SPARE
+
   def find_class(self, module: str, name: str) -> Any:
     key = _RENAMED.get(module, module), name
     if key not in _TABLE:
       raise _refusal(module, name)
-    return _Allowed(_TABLE[key])
+
+    function = _TABLE[key]
+    each = _ITEM if isinstance(function, type) else 1
+
+    def call(*args: Any) -> Any:
+      # What is called copies its arguments, and a pickle can name the same one
+      # a thousand times.
+      for argument in args:
+        if isinstance(argument, Sized) and not isinstance(argument, np.ndarray):
+          self._left -= each * len(argument)
+      if self._left < 0:
+        raise TooCostly("refused: it copies what it holds again and again")
+      return function(*args)
+
+    return _Allowed(call)
 
 
 class _StorageUnpickler(pickle.Unpickler):
@@ -167,13 +180,16 @@ class _Array:
     if dtype.dtype.hasobject:
       if not isinstance(content, list) or len(content) != _size(shape):
         raise ValueError("object array whose size differs from its shape")
-      self.items: list[Any] | np.ndarray = content
+      self.items: list[Any] | np.ndarray = content[:]
+      content.clear()  # no second array has them, too
     else:
       self.items = _numbers(content, dtype, shape, self.order)
 
 
 def _size(shape: Sequence[int]) -> int:
   size = 1
+  if len(shape) > _MOST_AXES:
+    raise ValueError(f"array of {len(shape)} axes")
   for length in shape:
     if not isinstance(length, int) or length < 0:
       raise ValueError(f"impossible array shape {shape}")
@@ -182,15 +198,16 @@ def _size(shape: Sequence[int]) -> int:
 
 
 def _numbers(raw: Any, dtype: _DType, shape: Any, order: _Order) -> np.ndarray:
-  """Copies bytes into a new array of the given type, shape and order."""
+  """Makes an array of the given type, shape and order of bytes, in place."""
   if dtype.dtype.hasobject:
     raise _Refused("refused: it builds object pointers from bytes")
   if _size(shape) * dtype.dtype.itemsize != len(raw):
     raise ValueError("array whose size differs from its shape")
   if not len(raw):
     return np.zeros(shape, dtype.dtype)
-  flat = np.frombuffer(bytes(raw), dtype.dtype)
-  return flat.reshape(shape, order=order).copy()
+  if not isinstance(raw, bytes | bytearray | memoryview):
+    raise ValueError("array whose content is not bytes")
+  return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
 
 
 def _resolve(value: Any, done: dict[int, Any]) -> Any:
@@ -250,12 +267,14 @@ def _load_from_bytes(raw: bytes) -> np.ndarray:
   stream = io.BytesIO(raw)
   loaded = []
   for _ in range(5):
-    _check_sizes(raw[stream.tell() :])
+    start = stream.tell()
+    check_cost(stream, len(raw))
+    stream.seek(start)
     loaded.append(_StorageUnpickler(stream).load())
   _, _, machine, (code, size), names = loaded
   if machine["little_endian"] is not True or len(names) != 1:
     raise ValueError("a torch storage of another kind")
-  content = stream.read()
+  content = memoryview(raw)[stream.tell() :]
   if int.from_bytes(content[:8], "little") != size:
     raise ValueError("a torch storage whose size differs from its header")
   if code == "bfloat16":  # the upper half of a float32
@@ -275,8 +294,10 @@ def _rebuild_tensor(
   last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
   if last >= len(flat):
     raise ValueError("a tensor reaches beyond its storage")
+  if _size(shape) > len(flat):
+    raise TooCostly("refused: a tensor has more numbers than its storage")
   strides = [s * flat.itemsize for s in stride]
-  return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides).copy()
+  return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides)
 
 
 _TABLE: dict[tuple[str, str], Callable[..., Any]] = {

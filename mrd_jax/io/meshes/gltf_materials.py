@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.images import decode_texture
 from mrd_jax.io.meshes.mesh import Material
 from mrd_jax.io.meshes.references import read_reference
+from mrd_jax.io.meshes.textures import Textures
 
 _GLOSSY = "KHR_materials_pbrSpecularGlossiness"
 _TRANSFORM = "KHR_texture_transform"
@@ -40,7 +40,9 @@ def material_reader(
     notes: What is lost is appended.
   """
 
-  @functools.cache  # each texture is decoded once
+  textures = Textures()
+
+  @functools.cache
   def decode(index: int, alpha: bool) -> np.ndarray | None:
     image = tree["images"][index]
     try:
@@ -48,7 +50,7 @@ def material_reader(
         data = view(image["bufferView"])
       else:
         data = read_reference(folder, image["uri"], escaped=True)
-      return decode_texture(data, alpha=alpha)
+      return textures.decode(data, alpha=alpha)
     except OSError as error:
       notes.append(f"images[{index}]: {error}")
       return None

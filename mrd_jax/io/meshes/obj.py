@@ -5,6 +5,7 @@ others and drops, silently, textures that it does not find.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.images import decode_texture
 from mrd_jax.io.meshes.mesh import Material, Part
 from mrd_jax.io.meshes.polygons import check_range, fan, unit_colors
 from mrd_jax.io.meshes.references import read_reference
+from mrd_jax.io.meshes.textures import Textures
 
 SUFFIXES = (".obj",)
 
@@ -63,7 +64,7 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
   check_range("f", corner_C2[:, 0], 0, len(xyz_V3), "v lines")
   check_range("f", corner_C2[:, 1], -1, len(uv_T2), "vt lines")
   triangle_T3, face_T = fan(sizes)
-  found = _read_libraries(libraries, folder, notes)
+  found = _read_libraries(libraries, set(names), folder, notes)
   unknown = sorted(set(names) - set(found) - {""})
   if unknown and found:
     notes.append(f"usemtl: the .mtl has no material {', '.join(unknown)}")
@@ -96,10 +97,16 @@ def _row(number: str, lines: Sequence) -> int:
 
 
 def _read_libraries(
-  names: Sequence[str], folder: Path, notes: list[str]
+  names: Sequence[str], used: set[str], folder: Path, notes: list[str]
 ) -> dict[str, Material]:
-  """The materials by name, with both texture and factor, where they are."""
+  """The materials by name; those in use with texture and factor, if any."""
   materials: dict[str, Material] = {}
+  textures = Textures()
+
+  @functools.cache
+  def read_texture(file: str) -> np.ndarray:
+    return textures.decode(read_reference(folder, file), alpha=False)
+
   for library in dict.fromkeys(names):
     try:
       text = read_reference(folder, library).decode("utf-8", "replace")
@@ -118,13 +125,12 @@ def _read_libraries(
           # One number is for all three.
           factor = np.array([*(rgb * 3)[:3], 1], np.float32)
           material = dataclasses.replace(material, factor=factor)
-        elif key == "map_kd":
+        elif key == "map_kd" and name in used:
           wrap = "clamp" if "-clamp on" in value.lower() else "repeat"
           # Options come first: a dash, a word, and numbers or on/off.
           file = re.sub(r"^(-\w+\s+((on|off|[-+.\d]\S*)\s+)*)+", "", value)
-          texture = decode_texture(read_reference(folder, file), alpha=False)
           material = dataclasses.replace(
-            material, texture=texture, wrap=(wrap, wrap)
+            material, texture=read_texture(file), wrap=(wrap, wrap)
           )
         else:
           continue
