@@ -15,6 +15,7 @@ from mrd_jax.errors import BadInput
 AnyImage = Image.Image | np.ndarray | bytes | str | os.PathLike[str]
 MAX_SIDE = 1024  # larger textures are reduced: finer than samples and pixels
 _MEMORY = 2**28  # bytes that decoding may take: 8192 x 8192 pixels of a PNG
+_SCANS = 100  # of a progressive JPEG; programs write ten
 _STRIP = 2**21  # pixels that are converted at a time
 # What is read, and how many bytes a pixel takes while it is decoded.  Pillow
 # knows more formats, of which some start other programs.
@@ -105,6 +106,10 @@ def _opened(
     if image.info.get("progressive"):  # of a JPEG: every channel at its size
       sizes = [h * v for _, h, v, _ in image.layer]  # type: ignore
       coefficients = 2 * sum(sizes) / max(sizes)
+      # A scan of a few bytes goes over all of them.
+      image.fp.seek(0)  # type: ignore
+      if image.fp.read().count(b"\xff\xda") > _SCANS:  # type: ignore
+        raise BadInput(f"{what} has more than {_SCANS} scans: save it anew")
     if side:
       image.draft(None, (side, side))
     elif taken * width * height > _MEMORY:

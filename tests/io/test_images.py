@@ -112,6 +112,19 @@ def test_pictures_too_large_are_refused(kind, side, options, tmp_path):
     to_rgb(path)
 
 
+def test_a_progressive_picture_of_many_scans(tmp_path):
+  """Each takes a few bytes, and as much time as all pixels."""
+  good = encoded(Image.new("RGB", (64, 64), "red"), "JPEG", progressive=True)
+  assert to_rgb(good).size == (64, 64)
+  scan, end = good[good.rindex(b"\xff\xda") : -2], good[-2:]
+  path = tmp_path / "slow.jpg"
+  path.write_bytes(good[:-2] + scan * 100 + end)
+  with pytest.raises(BadInput, match=r"slow\.jpg has more than 100 scans"):
+    to_rgb(path)
+  with pytest.raises(BadInput, match="a texture has more than 100 scans"):
+    images.decode_texture(path.read_bytes(), alpha=False)
+
+
 def test_large_photographs_are_halved(tmp_path):
   """A telephone's 50 million pixels are a JPEG, which can be."""
   path = tmp_path / "photo.jpg"
