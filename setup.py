@@ -64,6 +64,7 @@ setup(
     "aot": ["jax[cuda12-local,tpu]", "nvidia-cuda-nvcc-cu12>=12.6.85"],
     "beam": ["apache-beam>=2.70"],  # preparation on a cluster
     "draco": ["DracoPy>=2"],  # compressed glTF
+    "las": ["laspy[lazrs]>=2.5"],  # laser scanners' clouds
     "index": ["faiss-cpu>=1.12"],  # search among many shapes
     "wandb": ["wandb>=0.20"],
     "cuda12": ["jax[cuda12]"],

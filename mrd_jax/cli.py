@@ -255,6 +255,17 @@ def add_up(parser: argparse.ArgumentParser, of: str) -> None:
   parser.add_argument("--up", choices=("y", "z"), default="y", help=words)
 
 
+def add_columns(parser: argparse.ArgumentParser) -> None:
+  """Adds --columns, what the columns of a table of points are."""
+  parser.add_argument(
+    "--columns",
+    type=lambda text: text.split(","),
+    metavar="x,y,z,...",
+    help="columns of clouds that are text or .npy, by name: x, y, z, and r, g, "
+    "b where there are colours; other names are not read (default: found out)",
+  )
+
+
 def add_checkpoint(
   parser: argparse.ArgumentParser,
   words: str = "a run's folder, a model folder or a .safetensors file",

@@ -19,7 +19,7 @@ FLOORS = (
 # Who alone imports a library.
 WALLS = {
   **dict.fromkeys(("pickle", "zipfile", "tarfile", "urllib"), ("io",)),
-  **dict.fromkeys(("PIL", "trimesh", "huggingface_hub"), ("io",)),
+  **dict.fromkeys(("PIL", "trimesh", "laspy", "huggingface_hub"), ("io",)),
   "orbax": ("checkpoint",),
   "flax": ("models", "checkpoint.state"),
   "torch": ("convert", "compare", "teachers.captions"),

@@ -75,6 +75,16 @@ def _texels(material: Material, uv_N2: np.ndarray) -> np.ndarray:
   return texture[index[1], index[0]]
 
 
+def sample_mesh(
+  mesh: Mesh, num_points: int = 10_000, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Makes the cloud of a mesh that was read from a file, as `sample_surface`.
+
+  The bytes of the file seed it, so that a mesh is the same cloud everywhere.
+  """
+  return sample_surface(mesh, num_points, seed=[seed, mesh.checksum])
+
+
 def sample_surface(
   mesh: Mesh, num_points: int = 10_000, *, seed: int | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray | None]:

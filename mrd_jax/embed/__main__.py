@@ -1,4 +1,4 @@
-"""Embeds point-cloud files or a split: python -m mrd_jax.embed."""
+"""Embeds clouds and meshes or a split: python -m mrd_jax.embed."""
 
 import argparse
 import sys
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax import cli
+from mrd_jax.data.shape_files import SUFFIXES
 from mrd_jax.embed import files
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds.read import SUFFIXES
 from mrd_jax.io.terminal import say
 from mrd_jax.search import index
 
@@ -29,9 +29,9 @@ def _embed(args: argparse.Namespace) -> int:
   cli.make_output(output.parent)
   if bool(args.input) == bool(args.data) or bool(args.data) != bool(args.split):
     raise BadInput("give either --input, or both --data and --split")
-  if args.data and (args.up != "y" or not args.normalize):
+  if args.data and (args.up != "y" or args.columns or not args.normalize):
     raise BadInput(
-      "--up and --no-normalize are for files: the records of --data are y up, "
+      "--columns, --up and --no-normalize are for files: the records of --data are y up, "
       "and every shape is centred and scaled as in training"
     )
   if args.data:
@@ -53,6 +53,7 @@ def _embed(args: argparse.Namespace) -> int:
     checkpoint=args.checkpoint,
     split=(args.data, args.split) if args.data else None,
     up=args.up,
+    columns=args.columns,
     normalize=args.normalize,
     batch_size=args.batch_size,
   )
@@ -80,7 +81,7 @@ def _embed(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.embed",
-    description="Embeds point-cloud files, or a split of a prepared dataset, "
+    description="Embeds files of clouds and meshes, or a split of a prepared dataset, "
     "with a trained encoder.",
     epilog="Exit code: 0 if every shape was embedded, 1 if any was rejected, "
     "2 for bad arguments.",
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     help="file to create; FILE.rejects.jsonl lists what was rejected",
   )
   cli.add_up(parser, "the files")
+  cli.add_columns(parser)
   cli.add_count(parser, "--batch-size", 32, "clouds at a time")
   add(
     "--no-normalize",

@@ -1,19 +1,21 @@
-"""Embeds point-cloud files or a split, and writes the embeddings as .npz."""
+"""Embeds clouds and meshes or a split, and writes the embeddings as .npz."""
 
 import glob
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from mrd_jax.data.records import record_cloud
+from mrd_jax.data.shape_files import SUFFIXES, read_shape
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds.read import SUFFIXES, read_cloud
-from mrd_jax.io.files import replacing
+from mrd_jax.io.files import replacing, walk
+from mrd_jax.io.notes import Note, count_notes
+from mrd_jax.io.terminal import say
 from mrd_jax.search.index import index_path
 
 if TYPE_CHECKING:
@@ -21,15 +23,24 @@ if TYPE_CHECKING:
   from mrd_jax.data.dataset import RecordSource
   from mrd_jax.encoder.encoder import Encoder
 
+_MOSTLY_OTHER = (".txt", ".csv")
 _CHUNK = 4  # batches that are read before they are embedded
 
 
-def find_files(inputs: Sequence[str], output: Path) -> list[str]:
+class ShapeFile(NamedTuple):
+  """A file, and the folder below which what it refers to may lie."""
+
+  name: str
+  root: Path
+
+
+def find_files(inputs: Sequence[str], output: Path) -> list[ShapeFile]:
   """Finds the files that the arguments name, sorted, each of them once.
 
   Args:
     inputs: Files, folders (every file below whose suffix is known, but hidden
-      ones) or glob patterns (** is any depth).
+      ones, and .txt and .csv, which mostly hold something else) or glob
+      patterns (** is any depth).
     output: Left out, as an .npz of an earlier run.
 
   Raises:
@@ -38,23 +49,31 @@ def find_files(inputs: Sequence[str], output: Path) -> list[str]:
   found = {}
   for given in inputs:
     name = os.path.expanduser(given)
+    root = os.path.dirname(name)
     if os.path.isfile(name):
       names = [name]  # even if it reads as a pattern
     elif os.path.isdir(name):
-      below = os.path.join(glob.escape(name), "**", "*")
+      root = name
       names = [
-        name
-        for name in glob.iglob(below, recursive=True)
-        if name.lower().endswith(SUFFIXES)
+        os.path.join(name, path.relative_to(name))
+        for path in walk(Path(name))
+        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() not in _MOSTLY_OTHER
       ]
     else:
+      while glob.has_magic(root):
+        root = os.path.dirname(root)
       names = glob.glob(name, recursive=True)
-    files = {os.path.abspath(x): x for x in names if os.path.isfile(x)}
+    files = {
+      os.path.abspath(x): ShapeFile(x, Path(root))
+      for x in names
+      if os.path.isfile(x)
+    }
     files.pop(os.path.abspath(output), None)
     if not files:
       raise BadInput(
-        f"--input {given}: no such point cloud; name a file, a pattern, or a "
-        f"folder with files of {', '.join(SUFFIXES)}"
+        f"--input {given}: no such point cloud or mesh; name a file, a pattern, "
+        f"or a folder with files of {', '.join(SUFFIXES)}"
       )
     found = files | found  # by the name that came first
   return sorted(found.values())
@@ -62,12 +81,13 @@ def find_files(inputs: Sequence[str], output: Path) -> list[str]:
 
 def embed_files(
   encoder: "Encoder",
-  shapes: "Sequence[str] | RecordSource",
+  shapes: "Sequence[ShapeFile] | RecordSource",
   output: Path,
   *,
   checkpoint: str,
   split: tuple[str, str] | None = None,
   up: "UpAxis" = "y",
+  columns: Sequence[str] | None = None,
   normalize: bool = True,
   batch_size: int = 32,
 ) -> tuple[int, int]:
@@ -80,7 +100,7 @@ def embed_files(
 
   Args:
     encoder: The encoder.
-    shapes: What to embed, point-cloud files or the records of a split; a few
+    shapes: What to embed, files or the records of a split; a few
       batches are in memory at a time.
     output: The .npz: `files` (N,) str, of a split the ids; `embeddings` (N, D)
       float32 of unit length; `source`, JSON of what the embeddings were made
@@ -88,6 +108,7 @@ def embed_files(
     checkpoint: The name of the encoder, for `source`.
     split: The dataset and the split that records are of, for `source`.
     up: The axis of the shapes that is up.
+    columns: Of clouds, as in `read_cloud`.
     normalize: Whether clouds are centred and scaled.
     batch_size: Clouds at a time.
 
@@ -98,6 +119,7 @@ def embed_files(
   rejects = rejects_path(output)
   rejects.unlink(missing_ok=True)
   names: list[str] = []
+  notes: list[Note] = []
   rows: list[int] = []
   embeddings = np.zeros((0, 0), np.float32)
   with tqdm(total=count, unit="shape", disable=None) as progress:
@@ -107,13 +129,15 @@ def embed_files(
         name = str(row)
         try:
           shape = shapes[row]
-          if isinstance(shape, str):
-            name = shape
-            cloud = read_cloud(shape)
+          if isinstance(shape, ShapeFile):
+            name = shape.name
+            cloud, axis = read_shape(
+              name, up=up, root=shape.root, columns=columns, notes=notes
+            )
           else:
             name = shape["id"]
-            cloud = record_cloud(shape)
-          clouds.append(encoder.prepare(cloud, up=up, normalize=normalize))
+            cloud, axis = record_cloud(shape), up
+          clouds.append(encoder.prepare(cloud, up=axis, normalize=normalize))
           names.append(name)
           rows.append(row)
         except BadInput as error:
@@ -129,6 +153,8 @@ def embed_files(
           embeddings = np.zeros((count, part.shape[1]), np.float32)
         embeddings[len(rows) - len(part) : len(rows)] = part
         progress.update(len(clouds))
+  for sentence in count_notes(notes):
+    say(f"note: {sentence}", error=True)
   # An index of earlier embeddings goes before they do, never after.
   index_path(output).unlink(missing_ok=True)
   if rows:
@@ -146,6 +172,8 @@ def embed_files(
       "files": np.array(names),
       "embeddings": embeddings[: len(rows)],
     }
+    if columns:
+      source["columns"] = list(columns)
     if split:
       source |= {"data": split[0], "split": split[1]}
       arrays["records"] = np.array(rows, np.int64)

@@ -53,6 +53,35 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     yield
 
 
+def walk(root: Path) -> Iterator[Path]:
+  """Yields all files below a folder, but hidden ones, sorted in each folder.
+
+  Folders that are symbolic links are followed, but not one to a folder in which
+  it lies itself.
+
+  Raises:
+    BadInput: naming the folder that cannot be read.
+  """
+
+  def files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+      return
+    try:
+      paths = sorted(folder.iterdir())
+    except OSError as error:
+      raise BadInput(f"{folder}: cannot be read ({error.strerror})") from None
+    for path in paths:
+      if path.name.startswith("."):
+        continue
+      if path.is_dir():
+        yield from files(path, (*above, real))
+      elif path.is_file():
+        yield path
+
+  return files(root, ())
+
+
 def write_text(path: Path, text: str) -> None:
   """Writes a text file, whole or not at all."""
   with replacing(path) as temporary:

@@ -23,6 +23,7 @@ from mrd_jax.data.records import TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.io.files import read_json, write_json
+from mrd_jax.io.notes import Note
 from mrd_jax.prepare.job import drafts
 from mrd_jax.prepare.job.add_features import make_records
 from mrd_jax.prepare.job.dataset_writer import Made
@@ -218,8 +219,9 @@ def _draft(
   if PurePosixPath(file).name != file:
     detail = f"{file!r} in train.txt or test.txt is not the name of a file"
     return reject(None, "bad name", detail)
+  notes: list[Note] = []
   try:
-    xyz = read_cloud(path)[:, :3]
+    xyz = read_cloud(path, notes=notes)[:, :3]
   except BadInput as error:
     missing = not path.is_file()
     reason = "missing file" if missing else "unreadable cloud"
@@ -254,4 +256,5 @@ def _draft(
     texts=texts,
     dataset="ShapeNet",
   )
-  return [("train", drafts.to_record(draft))]
+  lost = [note._replace(file=file) for note in notes]
+  return [*lost, ("train", drafts.to_record(draft))]

@@ -5,9 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import add_checkpoint, add_count, add_up, exit_code
+from mrd_jax.cli import (
+  add_checkpoint,
+  add_columns,
+  add_count,
+  add_up,
+  exit_code,
+)
+from mrd_jax.data.shape_files import SUFFIXES
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds.read import SUFFIXES
 from mrd_jax.io.files import write_json
 from mrd_jax.io.terminal import say
 from mrd_jax.metrics.table import columns
@@ -62,6 +68,7 @@ def _search(args: argparse.Namespace) -> int:
     encoder,
     teacher=args.teacher,
     up=args.up,
+    columns=args.columns,
     normalize=gallery.source["normalize"],
   )
   for note in [*notes, *more]:
@@ -94,7 +101,8 @@ def _search(args: argparse.Namespace) -> int:
   if args.sheet:
     from mrd_jax.search.sheet import draw_hits
 
-    draw_hits(gallery, asked, hits, Path(args.sheet), up=args.up)
+    given = {"up": args.up, "columns": args.columns}
+    draw_hits(gallery, asked, hits, Path(args.sheet), **given)
   return 0
 
 
@@ -139,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
   for kind, metavar, words in (
     ("text", "WORDS", "words, as the teacher reads them"),
     ("image", "FILE", "a picture, as the teacher sees it"),
-    ("shape", "FILE", f"a point cloud: {', '.join(SUFFIXES)}"),
+    ("shape", "FILE", f"a point cloud or a mesh: {', '.join(SUFFIXES)}"),
   ):
     words += "; can be repeated"
     add(f"--{kind}", action="append", default=[], metavar=metavar, help=words)
@@ -150,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     "Hugging Face hub (default: what the checkpoint was trained with)",
   )
   add_up(parser, "--shape")
+  add_columns(parser)
   add_count(parser, "--top", 10, "shapes to find")
   add(
     "--threshold",

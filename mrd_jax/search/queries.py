@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from mrd_jax.config.pretraining import UpAxis
+from mrd_jax.data.shape_files import read_shape
 from mrd_jax.encoder.encoder import Encoder, fingerprint
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds.read import read_cloud
+from mrd_jax.io.notes import Note, count_notes
 from mrd_jax.search.gallery import Gallery
 from mrd_jax.search.nearest import Query
 
@@ -72,6 +73,7 @@ def embed_queries(
   teacher: str | None,
   up: UpAxis,
   normalize: bool,
+  columns: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, list[str]]:
   """Embeds queries: shapes by the encoder, texts and images by the teacher.
 
@@ -82,6 +84,7 @@ def embed_queries(
       `embedding_space` names.  It is loaded only if a query needs it.
     up: The axis of the shapes that is up.
     normalize: Whether shapes are centred and scaled, as in the gallery.
+    columns: Of clouds, as in `read_cloud`.
 
   Returns:
     (Q, D) float32 of unit length, and sentences that the user should read.
@@ -96,17 +99,18 @@ def embed_queries(
     if not query.value.strip():
       raise BadInput(f"--{query.kind} is empty; say what to look for")
     places[query.kind].append(row)
-  clouds = []
+  clouds: list[np.ndarray] = []
+  lost: list[Note] = []
   for row in places["shape"]:
     name = queries[row].value
-    cloud = read_cloud(name)
+    cloud, axis = read_shape(name, up=up, columns=columns, notes=lost)
     try:
-      clouds.append(encoder.prepare(cloud, up=up, normalize=normalize))
+      clouds.append(encoder.prepare(cloud, up=axis, normalize=normalize))
     except BadInput as error:
       raise BadInput(f"{name}: {error}") from None
   if clouds:
     found[places["shape"]] = encoder.embed(clouds)
-  notes = []
+  notes = count_notes(lost)
   if places["text"] or places["image"]:
     from mrd_jax.teachers.clip import ClipTeacher
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data.records import record_cloud
+from mrd_jax.data.shape_files import read_shape
 from mrd_jax.draw import cloud
 from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
 from mrd_jax.draw.style import GREY
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.io.images import to_rgb
 from mrd_jax.search.gallery import Gallery
 from mrd_jax.search.nearest import Hits, Query
@@ -21,7 +22,13 @@ COLUMNS = 5
 
 
 def draw_hits(
-  gallery: Gallery, asked: Sequence[Query], hits: Hits, path: Path, *, up: str
+  gallery: Gallery,
+  asked: Sequence[Query],
+  hits: Hits,
+  path: Path,
+  *,
+  up: UpAxis,
+  columns: Sequence[str] | None = None,
 ) -> None:
   """Draws the queries and the first 50 hits, best first, as a PNG.
 
@@ -33,6 +40,7 @@ def draw_hits(
     hits: What was found.
     path: The file to write.
     up: The axis of the queries' shapes that is up.
+    columns: Of the queries' clouds, as in `read_cloud`.
   """
   shown = min(len(hits.rows), MOST)
   notes = [
@@ -54,7 +62,7 @@ def draw_hits(
       score += f"  ({', '.join(f'{c:.2f}' for c in hits.cosine[i])})"
     name = Line(str(gallery.files[row]), GREY, 7, most=2, middle=True)
     found.append(Tile(_found(gallery, row), [Line(score), name]))
-  queries = [_asked(query, up) for query in asked]
+  queries = [_asked(query, up, columns) for query in asked]
   rows = [
     [query or Tile(None), *(tiles or ())]
     for query, tiles in itertools.zip_longest(queries, in_rows(found, COLUMNS))
@@ -62,14 +70,15 @@ def draw_hits(
   draw_sheet(path, "What was found", notes, rows, columns=COLUMNS, left=1.9)
 
 
-def _asked(query: Query, up: str) -> Tile:
+def _asked(query: Query, up: UpAxis, columns: Sequence[str] | None) -> Tile:
   if query.kind == "text":
     return Tile(None, [Line(f"“{query.value}”", size=10, most=7)])
   try:
     if query.kind == "image":
       picture = np.asarray(to_rgb(query.value))
     else:
-      picture = cloud.picture(read_cloud(query.value), up=up)
+      points, axis = read_shape(query.value, up=up, columns=columns)
+      picture = cloud.picture(points, up=axis)
   except BadInput:
     picture = "cannot be read"
   name = f"{query.kind}: {Path(query.value).name}"
@@ -83,7 +92,10 @@ def _found(gallery: Gallery, row: int):
     if gallery.records is None:
       if not Path(name).is_file():
         return "file not found"
-      return cloud.picture(read_cloud(name), up=source["up"])
+      points, axis = read_shape(
+        name, up=source["up"], columns=source.get("columns")
+      )
+      return cloud.picture(points, up=axis)
     from mrd_jax.data.dataset import open_split  # brings TFDS
 
     split = open_split(source["data"], source["split"])

@@ -10,14 +10,16 @@ import jax
 import numpy as np
 import pytest
 from encoders import EMBED_DIM, make_encoder
-from runs import output_of
+from runs import REPOSITORY, output_of
 
 from mrd_jax.data.dataset import open_split
+from mrd_jax.data.surfaces import sample_mesh
 from mrd_jax.embed import files as embed
 from mrd_jax.embed.__main__ import main
 from mrd_jax.encoder.encoder import Encoder, fingerprint, load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
+from mrd_jax.io.meshes.read import read_mesh
 from mrd_jax.prepare import procedural
 from mrd_jax.search import index
 from mrd_jax.search.gallery import open_gallery
@@ -115,6 +117,32 @@ def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
   assert [path.name for path in output.parent.iterdir()] == ["embeddings.npz"]
 
 
+def test_meshes_and_clouds(model_dir, encoder, tmp_path, capsys):
+  """One folder of both, through a link; what is lost is counted by kind."""
+  folder, output = tmp_path / "in", tmp_path / "embeddings.npz"
+  folder.mkdir()
+  for kind in ("meshes", "clouds"):
+    (folder / kind).symlink_to(REPOSITORY / "tests" / "cases" / kind)
+  for number in range(4):
+    mesh = folder / f"{number}.obj"
+    mesh.write_text("mtllib no.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+  flags = ("--input", folder, folder / "clouds" / "modelnet.txt")
+  assert run(model_dir, output, *flags) == 0
+  notes = capsys.readouterr().err.splitlines()
+  assert len(notes) == 4 and all(note.startswith("note: ") for note in notes)
+  (lost,) = [note for note in notes if "materials" in note]
+  assert f"4 files, {folder}/0.obj (mtllib: 'no.mtl' is missing" in lost
+  assert "2.obj" in lost and "3.obj" not in lost
+  found = read(output)
+  files = found["files"].tolist()
+  assert len(files) == 22 and f"{folder}/clouds/modelnet.txt" in files
+  row = files.index(f"{folder}/meshes/m11_mixed/binary.ply")
+  path = REPOSITORY / "tests" / "cases" / "meshes" / "m11_mixed" / "binary.ply"
+  xyz, rgb = sample_mesh(read_mesh(path))
+  expected = encoder([np.hstack([xyz, rgb])])[0]
+  np.testing.assert_allclose(found["embeddings"][row], expected, atol=1e-6)
+
+
 def test_up_and_no_normalize(model_dir, encoder, shapes, tmp_path):
   output = tmp_path / "embeddings.npz"
   name = shapes / "a.npy"
@@ -166,17 +194,21 @@ def test_find_files(shapes, tmp_path, monkeypatch):
   monkeypatch.chdir(shapes)
   output = shapes / "m.npz"
   names = [f"./{name}" for name in NAMES if name != "m.npz"]
-  assert embed.find_files(["."], output) == names
-  found = embed.find_files(
+
+  def find(inputs, output=output):
+    return [file.name for file in embed.find_files(inputs, output)]
+
+  assert find(["."]) == names
+  found = find(
     ["z.npy", str(shapes / "z.npy"), "b/*", "**/a.np?"], tmp_path / "out.npz"
   )
   assert found == ["a.npy", "b/a.npz", "b/c/a.npy", "b/k.xyz", "z.npy"]
   (shapes / "odd[1].npy").write_text("")
   (shapes / ".hidden.npy").write_text("")
-  assert embed.find_files(["odd[1].npy"], output) == ["odd[1].npy"]
-  assert ".hidden.npy" not in str(embed.find_files(["."], output))
+  assert find(["odd[1].npy"], output) == ["odd[1].npy"]
+  assert ".hidden.npy" not in str(find(["."]))
   monkeypatch.setenv("HOME", str(shapes))
-  assert embed.find_files(["~/z.npy"], output) == [str(shapes / "z.npy")]
+  assert find(["~/z.npy"]) == [str(shapes / "z.npy")]
   (shapes / "empty").mkdir()
   for nothing in ("*.pcd", "missing.ply", "empty", "m.npz"):
     with pytest.raises(BadInput, match="no such point cloud"):

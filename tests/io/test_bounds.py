@@ -228,7 +228,7 @@ def test_a_texture_is_decoded_once_and_only_if_it_is_used(tmp_path, decoded):
   mesh = read_mesh(write_many(tmp_path, names))
   assert len(decoded) == 2
   assert sum(x.texture is not None for x in mesh.materials) == 150
-  assert len(mesh.notes) == 50 and "damaged.png" in mesh.notes[0]
+  assert len(mesh.notes) == 50 and "damaged.png" in mesh.notes[0].detail
 
 
 def test_a_gltf_names_one_picture_often(tmp_path, decoded):

@@ -140,7 +140,8 @@ def test_strips_and_triangles_without_indices(tmp_path):
   mesh = read_mesh(gltf.write(tmp_path / "s.glb"))
   area = trimesh.triangles.area(mesh.vertices[mesh.faces])
   np.testing.assert_allclose(area, [2, 2, 2, 2])
-  assert mesh.notes == ("1 primitives of points, lines or fans are left out",)
+  details = [note.detail for note in mesh.notes]
+  assert details == ["1 primitives of points, lines or fans are left out"]
   gltf.tree["meshes"][0]["primitives"] = primitives[2:]
   with pytest.raises(BadInput, match="no triangles"):
     read_mesh(gltf.write(tmp_path / "p.glb"))
@@ -270,4 +271,4 @@ def test_instances_are_counted(tmp_path, monkeypatch):
 def test_skins_are_noted(tmp_path):
   gltf = gltf_quad()
   gltf.add("skins", {"joints": [0]})
-  assert "skins" in read_mesh(gltf.write(tmp_path / "q.glb")).notes[0]
+  assert "skins" in read_mesh(gltf.write(tmp_path / "q.glb")).notes[0].detail

@@ -87,7 +87,7 @@ def test_wrap_modes_and_second_coordinates(tmp_path):
 def test_texture_without_coordinates(tmp_path):
   gltf = gltf_quad(textured(), image=CORNERS)
   mesh = read_mesh(gltf.write(tmp_path / "q.glb"))
-  assert not mesh.colored and "no TEXCOORD_0" in mesh.notes[0]
+  assert not mesh.colored and "no TEXCOORD_0" in mesh.notes[0].detail
 
 
 def test_texture_transform(tmp_path):
@@ -140,7 +140,7 @@ def test_an_image_elsewhere_is_noted(tmp_path):
   gltf = gltf_quad(textured(), {"TEXCOORD_0": [QUAD_UV]}, CORNERS)
   gltf.tree["images"] = [{"uri": "../c.png"}]
   mesh = read_mesh(gltf.write(tmp_path / "q.glb"))
-  assert len(mesh.notes) == 1 and "images[0]" in mesh.notes[0]
+  assert len(mesh.notes) == 1 and "images[0]" in mesh.notes[0].detail
   assert not mesh.colored
 
 

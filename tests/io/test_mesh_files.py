@@ -114,7 +114,9 @@ def test_far_shapes_are_moved(tmp_path):
   np.testing.assert_allclose(
     mesh.vertices[mesh.faces], QUAD[QUAD_FACES], atol=1e-6
   )
-  assert "moved to the origin from [500000.25, 4649000.5" in mesh.notes[0]
+  assert (
+    "moved to the origin from [500000.25, 4649000.5" in mesh.notes[0].detail
+  )
   near = write_obj(tmp_path / "near.obj", QUAD + 50, QUAD_FACES)
   assert read_mesh(near).vertices.min() == 49
 

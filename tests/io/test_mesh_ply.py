@@ -64,7 +64,7 @@ def test_ply_texture(tmp_path, where):
   meshes.check_corners(read_mesh(path))
   (tmp_path / "c.png").unlink()
   mesh = read_mesh(path)
-  assert not mesh.colored and "'c.png' is missing" in mesh.notes[0]
+  assert not mesh.colored and "'c.png' is missing" in mesh.notes[0].detail
 
 
 def test_ply_polygons(tmp_path):

@@ -64,7 +64,8 @@ def test_obj_materials(tmp_path):
   rgb = color_at(mesh, np.arange(5), np.full((5, 3), 1 / 3))[:, :3]
   expected = [[0.4] * 3, [1, 0, 0], [0.4] * 3, [0.5] * 3, [0.4] * 3]
   np.testing.assert_allclose(rgb, expected, atol=1e-6)
-  assert mesh.notes == ("usemtl: the .mtl has no material gone",)
+  details = [note.detail for note in mesh.notes]
+  assert details == ["usemtl: the .mtl has no material gone"]
 
 
 def test_obj_vertex_colors_before_kd(tmp_path):
@@ -94,7 +95,7 @@ def test_what_an_obj_lacks_is_noted(tmp_path, mtl, note):
   if mtl:
     path.with_suffix(".mtl").write_text(mtl)
   mesh = read_mesh(path)
-  assert len(mesh.notes) == 1 and note in mesh.notes[0]
+  assert len(mesh.notes) == 1 and note in mesh.notes[0].detail
   assert mesh.colored == bool(mtl) and len(mesh.faces) == 2
   if mtl:
     rgba = color_at(mesh, np.array([0]), np.full((1, 3), 1 / 3))[0]

@@ -3,9 +3,9 @@
 import csv
 import json
 import os
+import shutil
 import sys
 import time
-import zlib
 from pathlib import Path
 from unittest import mock
 
@@ -15,10 +15,11 @@ import runs
 from meshes import make_meshes
 from PIL import Image
 from prepared import assert_cloud, contents, rejects_of, report_of
+from runs import REPOSITORY
 
 from mrd_jax.data.dataset import class_features, open_split, read_meta
 from mrd_jax.data.records import TextKind
-from mrd_jax.data.surfaces import sample_surface
+from mrd_jax.data.surfaces import sample_mesh
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.read import read_mesh
 from mrd_jax.prepare.__main__ import main
@@ -93,7 +94,7 @@ def test_records(prepared, teacher):
   records = {r["id"]: r for r in [*open_split(data, "train")]}
   id = "some where/ball_01.gltf"
   mesh = read_mesh(folder / "in" / id)
-  xyz, rgb = sample_surface(mesh, 400, seed=[0, zlib.crc32(id.encode())])
+  xyz, rgb = sample_mesh(mesh, 400)
   record = records[id]
   assert_cloud(record, xyz)
   assert rgb is not None
@@ -188,6 +189,36 @@ def test_names():
     "USB plug.off": "usb plug",
   }
   assert {file: meshes.name_of(file) for file in names} == names
+
+
+def test_names_that_many_shapes_share(tmp_path, by_clip):
+  """No text, said once; notes are counted, links followed, textures read."""
+  case = REPOSITORY / "tests" / "cases" / "meshes" / "m01_shapenet_v2"
+  folder, output = tmp_path / "in", tmp_path / "out"
+  for name in ("1", "2", "3", "4"):
+    shutil.copytree(case / "02691156" / "abc123", folder / "a" / name)
+  (folder / "b").symlink_to(case)
+  shutil.copytree(case, folder / "c", ignore=lambda *_: ["images"])
+  quad = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+  for name in ("d/export.obj", "e/Export.obj", "e/red_chair.obj", "scene.obj"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(quad)
+  table = tmp_path / "table.csv"
+  table.write_text("file,name\na/1/models/model_normalized.obj,plane\n")
+  flags = ["--output", str(output), "--texts", str(table), *by_clip, *OPTIONS]
+  assert main(["meshes", str(folder), *flags]) == 0
+  records = {r["id"]: r for r in open_split(output, "train")}
+  texts = {id: r["texts"] for id, r in records.items() if r["texts"]}
+  assert texts == {
+    "a/1/models/model_normalized.obj": ["plane"],
+    "e/red_chair.obj": ["red chair"],
+  }
+  linked = records["b/02691156/abc123/models/model_normalized.obj"]
+  red = np.abs(linked["rgb"] - np.array([220, 40, 30])).max(axis=1) < 6
+  assert len(records) == 10 and red.all()
+  shared, lost = report_of(output)["problems"]
+  assert "--texts): 8 files, a/2/models/" in shared and shared.endswith(", ...")
+  assert "textures" in lost and ": 1 file, c/02691156/" in lost
 
 
 def test_unusable_input(tmp_path, clip):

@@ -1,22 +1,24 @@
 """Reads point clouds from .ply files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from mrd_jax.errors import BadInput
-from mrd_jax.io.ply import read_elements, read_header
+from mrd_jax.io import ply
+from mrd_jax.io.clouds.columns import Cloud
+from mrd_jax.io.notes import Note
 
 SUFFIXES = (".ply",)
 
 
-def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   """Reads the vertices; refuses a mesh."""
   data = path.read_bytes()
-  if read_header(data)[1]:
+  header = ply.read_header(data)
+  if header.has_faces:
     raise BadInput(
       "is a mesh, not a point cloud: sample points from its surface first, for "
       "example with trimesh.sample.sample_surface"
     )
-  ply = read_elements(data)
-  return ply.vertices, ply.colors
+  vertex = ply.read_elements(data, header).get("vertex", {})
+  return ply.vertices(vertex), ply.colors(vertex, notes)

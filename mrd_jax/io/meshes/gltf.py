@@ -10,7 +10,6 @@ import importlib.util
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ import numpy as np
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes import gltf_materials
 from mrd_jax.io.meshes.mesh import MAX_FACES, Part
-from mrd_jax.io.meshes.references import read_reference
+from mrd_jax.io.meshes.references import ReadReference
+from mrd_jax.io.notes import Note
 
 SUFFIXES = (".glb", ".gltf")
 SPECIFIED = True
@@ -31,12 +31,14 @@ _LIMITS = {5120: 127, 5121: 255, 5122: 32767, 5123: 65535}  # of integers
 _NO_ACCESSOR = {"componentType": 5126, "count": 0, "type": "SCALAR"}
 
 
-def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
+def read(
+  data: bytes, read_reference: ReadReference, notes: list[Note]
+) -> list[Part]:
   """Reads a .glb or .gltf file: a part for each primitive at each place.
 
   Args:
     data: The file's bytes.
-    folder: Where it lies; what it refers to is read from there.
+    read_reference: Reads what it refers to.
     notes: What is lost is appended.
 
   Raises:
@@ -61,7 +63,7 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
     try:
       buffer = chunk or b""
       if "uri" in entry:
-        buffer = read_reference(folder, entry["uri"], escaped=True)
+        buffer = read_reference(entry["uri"], escaped=True)
     except OSError as error:
       raise BadInput(f"buffers[{index}].uri: {error}") from None
     if len(buffer) < entry["byteLength"]:
@@ -76,11 +78,14 @@ def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
     start = entry.get("byteOffset", 0)
     return buffers[entry["buffer"]][start : start + entry["byteLength"]]
 
-  read_material = gltf_materials.material_reader(tree, view, folder, notes)
+  read_material = gltf_materials.material_reader(
+    tree, view, read_reference, notes
+  )
   primitives = _drawn(tree, notes)
   looks = [read_material(primitive) for primitive in primitives]
   if tree.get("skins"):
-    notes.append("skins: the shape is read as modelled, without them")
+    detail = "skins: the shape is read as modelled, without them"
+    notes.append(Note("skins are left out", detail))
   uvs = [gltf_materials.uv_name(info) for _, info in looks]
   plain = _plain(tree, primitives, uvs)
   scene = trimesh.load_scene(
@@ -142,7 +147,7 @@ def _split_glb(data: bytes) -> tuple[bytes, bytes | None]:
   return chunks[0], chunks[1] if len(chunks) > 1 else None
 
 
-def _drawn(tree: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
+def _drawn(tree: dict[str, Any], notes: list[Note]) -> list[dict[str, Any]]:
   """All primitives that are triangles and that can be read.
 
   Each mesh gets the list of its primitives' places in that list, "numbers".
@@ -179,7 +184,9 @@ def _drawn(tree: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
       mesh["numbers"].append(len(primitives))
       primitives.append(primitive)
   if skipped:
-    notes.append(f"{skipped} primitives of points, lines or fans are left out")
+    kind = "points, lines and fans are left out"
+    detail = f"{skipped} primitives of points, lines or fans are left out"
+    notes.append(Note(kind, detail))
   return primitives
 
 

@@ -7,15 +7,15 @@ the base colour.
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.mesh import Material
-from mrd_jax.io.meshes.references import read_reference
+from mrd_jax.io.meshes.references import NO_TEXTURE, NO_UV, ReadReference
 from mrd_jax.io.meshes.textures import Textures
+from mrd_jax.io.notes import Note
 
 _GLOSSY = "KHR_materials_pbrSpecularGlossiness"
 _TRANSFORM = "KHR_texture_transform"
@@ -25,8 +25,8 @@ _WRAP = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 def material_reader(
   tree: dict[str, Any],
   view: Callable[[int], bytes],
-  folder: Path,
-  notes: list[str],
+  read_reference: ReadReference,
+  notes: list[Note],
 ) -> Callable[[dict[str, Any]], tuple[Material, dict[str, Any]]]:
   """Returns what reads the material of a primitive.
 
@@ -36,7 +36,7 @@ def material_reader(
   Args:
     tree: The document.
     view: Gives the bytes of a bufferView by its index.
-    folder: Where images that are files lie.
+    read_reference: Reads images that are files.
     notes: What is lost is appended.
   """
 
@@ -49,10 +49,10 @@ def material_reader(
       if "bufferView" in image:
         data = view(image["bufferView"])
       else:
-        data = read_reference(folder, image["uri"], escaped=True)
+        data = read_reference(image["uri"], escaped=True)
       return textures.decode(data, alpha=alpha)
     except OSError as error:
-      notes.append(f"images[{index}]: {error}")
+      notes.append(Note(NO_TEXTURE, f"images[{index}]: {error}"))
       return None
 
   def base_color(index: int) -> tuple[Any, dict[str, Any]]:
@@ -77,7 +77,8 @@ def material_reader(
         )
     alpha = material.get("alphaMode", "OPAQUE").lower()
     if alpha not in ("opaque", "mask", "blend"):
-      notes.append(f"materials[{index}]: alphaMode {alpha} is unknown")
+      detail = f"materials[{index}]: alphaMode {alpha} is unknown"
+      notes.append(Note("alpha modes that are unknown are left out", detail))
       alpha = "opaque"
     pixels, wrap = None, ("repeat", "repeat")
     if info and has_uv:
@@ -85,9 +86,10 @@ def material_reader(
       webp = entry.get("extensions", {}).get("EXT_texture_webp", {})
       source = entry.get("source", webp.get("source"))
       if source is None:
-        notes.append(
+        detail = (
           f"textures[{info['index']}]: only PNG, JPEG and WebP images are read"
         )
+        notes.append(Note(NO_TEXTURE, detail))
       else:
         pixels = decode(source, alpha != "opaque")
         sampler = (
@@ -96,10 +98,11 @@ def material_reader(
         u, v = sampler.get("wrapS", 10497), sampler.get("wrapT", 10497)
         wrap = _WRAP[u], _WRAP[v]
     elif info:
-      notes.append(
+      detail = (
         f"materials[{index}]: its texture is left out where a primitive has no "
         f"{uv_name(info)}"
       )
+      notes.append(Note(NO_UV, detail))
     cutoff = float(material.get("alphaCutoff", 0.5))
     look = Material(factor, pixels, wrap, alpha, cutoff)
     return look, info if pixels is not None else {}

@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from mrd_jax.io.notes import Note
+
 UNCOLORED = 0.4  # grey of a part without any colour, as in OpenShape's data
 MAX_FACES = 10_000_000
 
@@ -68,7 +70,8 @@ class Mesh:
     color: As in `Part`, or None where no face has colours of its own.
     linear: Whether factors and `color` are linear instead of sRGB.
     colored: Whether the file gives a colour to any face.
-    notes: What was lost on reading, in words.
+    notes: What was lost on reading.
+    checksum: CRC-32 of the file; seeds what is drawn from the surface.
   """
 
   vertices: np.ndarray
@@ -79,7 +82,8 @@ class Mesh:
   color: np.ndarray | None
   linear: bool
   colored: bool
-  notes: tuple[str, ...]
+  notes: tuple[Note, ...]
+  checksum: int = 0
 
   @property
   def opaque(self) -> bool:
@@ -87,7 +91,7 @@ class Mesh:
     return all(material.alpha == "opaque" for material in self.materials)
 
 
-def join(parts: Sequence[Part], *, linear: bool, notes: Sequence[str]) -> Mesh:
+def join(parts: Sequence[Part], *, linear: bool, notes: Sequence[Note]) -> Mesh:
   """Joins parts, at least one, to a mesh; unused vertices are dropped."""
   looks = [(part.material, part.color is not None) for part in parts]
   row = {look: index for index, look in enumerate(dict.fromkeys(looks))}

@@ -4,21 +4,24 @@ Read here rather than by trimesh, which drops their colours.
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.mesh import Material, Part
 from mrd_jax.io.meshes.polygons import check_range, fan, unit_colors
+from mrd_jax.io.meshes.references import ReadReference
+from mrd_jax.io.notes import Note
 
 SUFFIXES = (".off",)
-_OFF = re.compile(r"(ST)?(C)?(N)?OFF(?![A-Za-z])(.*)")
+_OFF = re.compile(r"(ST)?(C)?(N)?OFF(?![A-Za-z])(.*)", re.I)
 
 
-def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
+def read(
+  data: bytes, read_reference: ReadReference, notes: list[Note]
+) -> list[Part]:
   """Reads an .off file: colours of its vertices, else of its faces."""
-  text = re.sub(r"#.*", "", data.decode("utf-8", "replace"))
+  text = re.sub(r"#.*", "", data.decode("utf-8-sig", "replace"))
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   match = _OFF.match(lines[0]) if lines else None
   if not match:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.colors import color_scale
 
 
 def fan(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -41,15 +42,9 @@ def check_range(
 def unit_colors(colors: np.ndarray) -> np.ndarray:
   """Converts (N, 3 or more) colours to (N, 4) float32 in [0, 1], alpha 1.
 
-  Integers of 16 bits are on the scale 0 to 65535, other integers, and floats
-  of which one is above 1, on the scale 0 to 255.
+  Their scale is found by `color_scale`.
   """
-  rgb_N3 = colors[:, :3].astype(np.float64)
-  if colors.dtype.kind in "iu":
-    wide = colors.dtype.itemsize == 2 and colors.max(initial=0) > 255
-    rgb_N3 /= 65535 if wide else 255
-  elif rgb_N3.max(initial=0) > 1:
-    rgb_N3 /= 255
+  rgb_N3 = colors[:, :3].astype(np.float64) / color_scale(colors[:, :3])
   rgb_N3 = np.nan_to_num(rgb_N3).clip(0, 1)
   alpha_N1 = np.ones((len(rgb_N3), 1))
   return np.concatenate([rgb_N3, alpha_N1], axis=1).astype(np.float32)

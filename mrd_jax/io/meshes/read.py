@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from mrd_jax.io import meshes
 from mrd_jax.io.formats import chosen, find_formats
 from mrd_jax.io.meshes.mesh import MAX_FACES, Mesh, Part, join
 from mrd_jax.io.meshes.polygons import check_range
+from mrd_jax.io.meshes.references import read_reference
+from mrd_jax.io.notes import Note
 
-# A format is a module that has its SUFFIXES and read(data, folder, notes); one
-# that says so is SPECIFIED: with y up, and factors and colours linear.
+# A format is a module that has its SUFFIXES and read(data, read_reference,
+# notes); one that says so is SPECIFIED: with y up, and linear colours.
 _FORMATS = find_formats(meshes)
 SUFFIXES = tuple(_FORMATS)
 # Further from the origin than so many of its sizes, a shape is moved there:
@@ -25,25 +29,32 @@ SUFFIXES = tuple(_FORMATS)
 _FAR = 100
 
 
-def read_mesh(path: str | os.PathLike[str], *, up: str = "y") -> Mesh:
+def read_mesh(
+  path: str | os.PathLike[str],
+  *,
+  up: str = "y",
+  root: str | os.PathLike[str] | None = None,
+) -> Mesh:
   """Reads the surfaces of one file, in one piece.
 
   .glb, .gltf: glTF 2.0; every instance of every mesh of the default scene in
     its place, base colours (factor x texture x colours of the vertices), and
     alpha.  Animations, skins and morph targets are not applied.
-  .obj: with .mtl and textures in its folder; texture, else colours of the
-    vertices, else Kd.
+  .obj: with .mtl and textures; texture where a face has coordinates for it,
+    else colours of the vertices, else Kd.
   .ply: texture, else colours of the vertices, else of the faces.
   .off: colours of the vertices, else of the faces.
   .stl: no colours.
 
-  What the file names is read from its own folder only.  A texture that is
-  missing or damaged is noted, and the shape kept.
+  What the file names is read from below `root` only.  A texture that is missing
+  or damaged is noted, and the shape kept: in grey, where it has no other colour.
 
   Args:
     path: The file; its suffix, in any case, says the format.
     up: Axis that points up in formats that do not say: "y" or "z".  A glTF is
       y up by its specification, whatever is asked for.
+    root: The folder that the user gave, the file's own or one above it; None
+      is the file's own.
 
   Returns:
     The mesh, y up, in the unit of the file: glTF's is the metre, the others
@@ -57,13 +68,20 @@ def read_mesh(path: str | os.PathLike[str], *, up: str = "y") -> Mesh:
   path = Path(path)
   if up not in ("y", "z"):
     raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
-  notes: list[str] = []
+  notes: list[Note] = []
+  refer = functools.partial(
+    read_reference,
+    path.parent,
+    root=path.parent if root is None else Path(root),
+  )
   with chosen(_FORMATS, path) as format, _overhear_trimesh() as said:
     try:
-      parts = format.read(path.read_bytes(), path.parent, notes)
+      data = path.read_bytes()
+      parts = format.read(data, refer, notes)
       if any("extension" in line for line in said):
         raise BadInput("its compressed geometry is damaged, export it anew")
-      return _check(parts, getattr(format, "SPECIFIED", False), up, notes)
+      mesh = _check(parts, getattr(format, "SPECIFIED", False), up, notes)
+      return dataclasses.replace(mesh, checksum=zlib.crc32(data))
     except MemoryError:
       raise BadInput(
         "needs more memory than there is: decimate the mesh"
@@ -71,7 +89,7 @@ def read_mesh(path: str | os.PathLike[str], *, up: str = "y") -> Mesh:
 
 
 def _check(
-  parts: list[Part], specified: bool, up: str, notes: list[str]
+  parts: list[Part], specified: bool, up: str, notes: list[Note]
 ) -> Mesh:
   parts = [part for part in parts if len(part.faces)]
   count = sum(len(part.faces) for part in parts)
@@ -89,7 +107,8 @@ def _check(
     check_range("faces", part.faces, 0, len(part.vertices), "vertices")
     uv = part.uv
     if uv is not None and not np.isfinite(uv).all():
-      notes.append("texture coordinates that are not finite were set to 0")
+      kind = "texture coordinates that are not finite are set to 0"
+      notes.append(Note(kind, f"{(~np.isfinite(uv)).sum()} of them"))
       uv = np.nan_to_num(uv, nan=0, posinf=0, neginf=0)
     xyz_V3 = part.vertices.astype(np.float64)
     if up == "z" and not specified:
@@ -108,9 +127,9 @@ def _check(
     )
   if np.abs(center).max() > _FAR * size:
     mesh.vertices[:] -= center
-    mesh = dataclasses.replace(
-      mesh, notes=(*mesh.notes, f"moved to the origin from {center.tolist()}")
-    )
+    detail = f"moved to the origin from {center.tolist()}"
+    note = Note("shapes far from the origin are moved there", detail)
+    mesh = dataclasses.replace(mesh, notes=(*mesh.notes, note))
   return mesh
 
 

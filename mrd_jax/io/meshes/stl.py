@@ -1,15 +1,18 @@
 """Reads .stl files, which have no colours."""
 
 import io
-from pathlib import Path
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.meshes.mesh import Material, Part
+from mrd_jax.io.meshes.references import ReadReference
+from mrd_jax.io.notes import Note
 
 SUFFIXES = (".stl",)
 
 
-def read(data: bytes, folder: Path, notes: list[str]) -> list[Part]:
+def read(
+  data: bytes, read_reference: ReadReference, notes: list[Note]
+) -> list[Part]:
   """Reads an .stl file, of text or binary."""
   from trimesh.exchange.stl import load_stl
 

@@ -123,6 +123,7 @@ def _write_records(
   for commit in given:
     writer.rejects += commit.rejects
     writer.problems += commit.problems
+    writer.notes += commit.notes
     contents = shards.read_files(source, commit)
     loaded += [drafts.read_draft(content) for _, content in contents]
   try:

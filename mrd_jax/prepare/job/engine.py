@@ -25,10 +25,12 @@ from typing import Protocol
 from tqdm import tqdm
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.notes import Note
 from mrd_jax.prepare.job import beam, shards
 
-# A record and its split, an item left out, or a sentence about a file.
-Outcome = tuple[str, shards.Record] | shards.Reject | str
+# A record and its split, an item left out, what was lost on reading one, or a
+# sentence about a file.
+Outcome = tuple[str, shards.Record] | shards.Reject | Note | str
 # One thing that the input lists; called, it is read and gives its outcomes.
 Item = Callable[[], Iterable[Outcome]]
 
@@ -125,6 +127,8 @@ def make_unit(unit: Unit, folder: Path, serialize: shards.Serialize) -> None:
       for outcome in itertools.chain.from_iterable(item() for item in chunk):
         if isinstance(outcome, shards.Reject):
           writer.rejects.append(outcome)
+        elif isinstance(outcome, Note):
+          writer.notes.append(outcome)
         elif isinstance(outcome, str):
           writer.problems.append(outcome)
         else:

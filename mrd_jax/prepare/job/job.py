@@ -20,6 +20,7 @@ from typing import Any
 from mrd_jax.data.records import SCHEMA
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import locked, read_json, read_json_lines, write_json
+from mrd_jax.io.notes import count_notes
 from mrd_jax.io.terminal import printable
 from mrd_jax.prepare.job import engine, shards
 from mrd_jax.prepare.job.dataset_writer import Made, assemble, check_output
@@ -172,6 +173,9 @@ def _summarise(listed: Mapping[str, int], commits: Sequence[Commit]) -> Report:
       report.splits[shard.split].without_text += shard.without_text
     for reject in commit.rejects:
       report.splits[reject.split].refused[reject.reason] += 1
+  report.problems += count_notes(
+    note for commit in commits for note in commit.notes
+  )
   for split, count in report.splits.items():
     if count.listed != count.converted + count.refused.total():
       raise RuntimeError(f"split {split!r} does not add up: {count}")

@@ -26,6 +26,7 @@ from tensorflow_datasets.core import example_serializer
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import replacing
+from mrd_jax.io.notes import Note
 
 _T = TypeVar("_T")
 Record = dict[str, Any]  # what `records.encode` returns
@@ -82,12 +83,14 @@ class Commit:
     most: Largest length of each of `MEASURED` in any record.
     rejects: Items that were left out.
     problems: Sentences about files that are not items, such as archives.
+    notes: What was lost on reading files that are.
   """
 
   shards: list[Shard]
   most: dict[str, int]
   rejects: list[Reject]
   problems: list[str]
+  notes: list[Note]
 
 
 def finished(path: Path) -> contextlib.AbstractContextManager[Path]:
@@ -114,6 +117,7 @@ class ShardWriter:
   Attributes:
     rejects: Those of the commit, to be appended to.
     problems: Likewise.
+    notes: Likewise.
   """
 
   def __init__(self, folder: Path, stem: str, serialize: Serialize):
@@ -126,6 +130,7 @@ class ShardWriter:
     self._most: dict[str, int] = dict.fromkeys(MEASURED, 0)
     self.rejects: list[Reject] = []
     self.problems: list[str] = []
+    self.notes: list[Note] = []
 
   def add(self, split: str, record: Record) -> None:
     """Appends a record to the file of its split."""
@@ -158,7 +163,7 @@ class ShardWriter:
       Shard(split, self._path(split).name, **sizes)
       for split, sizes in self._sizes.items()
     ]
-    commit = Commit(shards, self._most, self.rejects, self.problems)
+    commit = Commit(shards, self._most, self.rejects, self.problems, self.notes)
     with finished(self._folder / f"{self._stem}.json") as path:
       path.write_text(json.dumps(dataclasses.asdict(commit)))
 
@@ -180,6 +185,7 @@ def read_commit(folder: Path, stem: str) -> Commit:
   values = json.loads((folder / f"{stem}.json").read_text())
   values["shards"] = [Shard(**row) for row in values["shards"]]
   values["rejects"] = [Reject(**row) for row in values["rejects"]]
+  values["notes"] = [Note(*row) for row in values["notes"]]
   return Commit(**values)
 
 

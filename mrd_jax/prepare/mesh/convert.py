@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import os
 import re
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,10 +18,12 @@ from typing import Literal
 import numpy as np
 
 from mrd_jax.data.records import TextKind
-from mrd_jax.data.surfaces import sample_surface
+from mrd_jax.data.surfaces import sample_mesh
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import walk
 from mrd_jax.io.images import encode_png, to_rgb
 from mrd_jax.io.meshes.read import SUFFIXES, read_mesh
+from mrd_jax.io.notes import Note, count_notes
 from mrd_jax.prepare.job import drafts, shards
 from mrd_jax.prepare.job.add_features import DRAFTS, make_records
 from mrd_jax.prepare.job.dataset_writer import Made
@@ -35,6 +36,15 @@ from mrd_jax.prepare.openshape.sample import GREY
 
 THUMBNAILS_FILE = "thumbnails.png"
 _THUMBNAILS, _COLUMNS = 96, 8
+_SHARED_NAME = (
+  "no text from the name of a file that several shapes share, so name them in a "
+  "table (--texts)"
+)
+# What ShapeNet, Objaverse, Google Scanned Objects and programs call any shape.
+_OF_EXPORTS = {
+  *("mesh", "model", "model_normalized", "object", "scene", "textured"),
+  *("texturedmesh", "untitled"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +108,17 @@ def convert(
     file: _divided(file, table.get(file, Row()), config.val_share)
     for file in files
   }
+  if config.names_from_files:
+    shared = _shared_names(files)
+    for file in [file for file in files if not rows[file].name]:
+      if file not in shared:
+        rows[file] = dataclasses.replace(rows[file], name=name_of(file))
+    nameless = [
+      file for file in files if file in shared and not rows[file].name
+    ]
+    problems += count_notes(
+      Note(_SHARED_NAME, Path(file).name, file) for file in nameless
+    )
   stats = {file: (root / file).stat() for file in files}
   classes = sorted({row.category for row in rows.values() if row.category})
   job = {
@@ -144,9 +165,8 @@ def _find(root: Path) -> list[str]:
     raise BadInput(f"{root}: is not a folder; give the one that holds meshes")
   files = sorted(
     path.relative_to(root).as_posix()
-    for path in root.rglob("*")
-    if path.suffix.lower() in SUFFIXES and path.is_file()
-    if not any(p.startswith(".") for p in path.relative_to(root).parts)
+    for path in walk(root)
+    if path.suffix.lower() in SUFFIXES
   )
   if not files:
     raise BadInput(f"{root}: holds no mesh; known are {', '.join(SUFFIXES)}")
@@ -161,10 +181,9 @@ def _draft(
   try:
     if _utf8(file) != file:
       raise BadInput("its name cannot be written as UTF-8; rename the file")
-    mesh = read_mesh(path, up=config.up)
+    mesh = read_mesh(path, up=config.up, root=root)
     field = "xyz"
-    seed = [config.seed, zlib.crc32(file.encode())]
-    xyz, rgb = sample_surface(mesh, config.num_points, seed=seed)
+    xyz, rgb = sample_mesh(mesh, config.num_points, seed=config.seed)
     field = "images"
     size = config.image_size
     views = render_views(mesh, views=config.views, image_size=size)
@@ -175,7 +194,7 @@ def _draft(
     id, why = _utf8(file), _utf8(detail)
     return [shards.Reject(row.split, id, id, field, "unusable mesh", why)]
   texts = [drafts.Text(caption, TextKind.BLIP) for caption in row.captions]
-  if name := row.name or (name_of(file) if config.names_from_files else ""):
+  if name := row.name:
     texts.insert(0, drafts.Text(name, TextKind.RAW, prompted=True))
   draft = drafts.Draft(
     split=row.split,
@@ -188,8 +207,24 @@ def _draft(
     dataset=row.dataset,
     label=classes.index(row.category) if row.category else -1,
   )
-  notes = [f"{file}: {note}" for note in mesh.notes]
+  notes = [note._replace(file=file) for note in mesh.notes]
   return [*notes, (row.split, drafts.to_record(draft))]
+
+
+def _shared_names(files: Sequence[str]) -> set[str]:
+  """Finds files whose name says nothing of the shape: it stands in many folders.
+
+  One that is usual for exports is such a name even of a single shape.
+  """
+  folders: dict[str, set[str]] = collections.defaultdict(set)
+  for file in files:
+    folders[Path(file).stem.lower()].add(os.path.dirname(file))
+  return {
+    file
+    for file in files
+    if (stem := Path(file).stem.lower()) in _OF_EXPORTS
+    or len(folders[stem]) > 1
+  }
 
 
 def name_of(file: str) -> str:
