@@ -19,7 +19,8 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m mrd_jax.report $(WORKDIR)
 
 test: $(VENV)/.ready-dev
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  --no-loadscope-reorder
 
 SLOW ?= slow and not gpu
 test-slow: $(VENV)/.ready-dev

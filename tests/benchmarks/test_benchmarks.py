@@ -161,9 +161,8 @@ def test_ranking_benchmark_runs():
   assert "faster by" in ranking.table(result)
 
 
-@pytest.mark.parametrize(
-  "work", [pytest.param("train", marks=pytest.mark.slow), "infer"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["train", "infer"])
 def test_encoder_benchmark_runs(work):
   torch = pytest.importorskip("torch")
   from benchmarks import encoder

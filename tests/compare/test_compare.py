@@ -101,7 +101,11 @@ def test_everything_agrees_and_is_there(encoder):
 @pytest.mark.parametrize(
   ("embed_dim", "loss"),
   [
-    (DIM, {"representation": "euclidean", "normalize_intra": False}),
+    pytest.param(
+      DIM,
+      {"representation": "euclidean", "normalize_intra": False},
+      marks=pytest.mark.slow,
+    ),
     (
       DIM,
       {

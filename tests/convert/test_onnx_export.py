@@ -42,6 +42,7 @@ def relative_error(session, model, points):
   return np.abs(found - expected.numpy()).max() / expected.abs().max().item()
 
 
+@pytest.mark.slow
 def test_any_batch_and_any_number_of_points(tmp_path, capfd):
   """What the command writes, against PyTorch and, of raw clouds, ours."""
   encoder = make_encoder(architecture=TINY, num_points=300)

@@ -123,6 +123,7 @@ def test_test_clouds_are_normalised_grey_and_the_same_in_any_batch(
   )
 
 
+@pytest.mark.slow
 def test_draws_do_not_depend_on_the_number_of_devices(labelled_dir):
   batch = read_batch(labelled_dir, [*range(8)])
 

@@ -175,6 +175,7 @@ def test_start_says_how_clouds_are_prepared(encoder_dir, labelled_dir):
   assert start.architecture.width == 32 and variables is None
 
 
+@pytest.mark.slow
 def test_eight_devices_follow_the_curve_and_the_scores_of_two(
   finetuned, labelled_dir, encoder_dir
 ):

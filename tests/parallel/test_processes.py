@@ -97,7 +97,9 @@ def test_sigkill_of_one_ends_the_other_soon(
   go_on(data_dir, tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("moment", ["training", "evaluation"])
+@pytest.mark.parametrize(
+  "moment", ["training", pytest.param("evaluation", marks=pytest.mark.long)]
+)
 def test_sigkill_of_all(data_dir, undisturbed, tmp_path, moment):
   mark, workdir = tmp_path / "mark", tmp_path / "run"
   arguments = runs.command(data_dir, workdir, *OPTIONS)

@@ -156,6 +156,7 @@ def test_kills(prepared, by_clip):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_training_on_the_result(prepared, tmp_path):
   _, data = prepared
   options = ("train.steps=6", "train.batch_size=8", "eval.batch_size=8")

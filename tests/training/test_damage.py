@@ -253,7 +253,12 @@ def overwrite(shard: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("damage", "workers"), [(overwrite, 0), (truncate, 1), (Path.unlink, 1)]
+  ("damage", "workers"),
+  [
+    (overwrite, 0),
+    pytest.param(truncate, 1, marks=pytest.mark.long),
+    (Path.unlink, 1),
+  ],
 )
 def test_a_shard_damaged_under_way_ends_the_run_until_it_is_restored(
   straight, started, copied, tmp_path, damage, workers

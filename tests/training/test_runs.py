@@ -84,6 +84,7 @@ def test_sigterm_saves_and_exits_with_0(quick, straight, data_dir, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # two processes do: tests/parallel/test_processes.py
 def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   """The stop leaves no hole: the evaluation it cut short is done on resume."""
   arguments = runs.command(data_dir, tmp_path, "--config.eval.batch_size=1")
