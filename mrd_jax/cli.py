@@ -1,7 +1,7 @@
 """Runs a verb (`mrd VERB ...`), and holds what their command lines share."""
 
 import argparse
-import os
+import contextlib
 import runpy
 import sys
 import textwrap
@@ -11,6 +11,7 @@ from typing import Any
 
 from mrd_jax.config.fields import by_section
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.files import LOCK, held
 from mrd_jax.io.terminal import say
 
 # Each folder with a __main__.py is one, but config: it writes a page of docs/.
@@ -42,15 +43,21 @@ EXTRAS = {
 }
 
 
-def exit_code(run: Callable[[], int]) -> int:
+def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
   """Runs a verb and tells its failure in one sentence.
+
+  Args:
+    run: The verb.
+    lock: Of its --output, as `io.files.held` takes it, which is made and held
+      before; None of a verb that writes nothing, or holds it itself.
 
   Returns:
     What it returned; 1 after `RunFailed`; 2 after `BadInput`, an OSError, or
     for want of an optional package.  Other exceptions are bugs and pass.
   """
   try:
-    return run()
+    with held("--output", lock) if lock else contextlib.nullcontext():
+      return run()
   except RunFailed as error:
     code, problem = 1, error
   except (BadInput, OSError) as error:
@@ -88,7 +95,7 @@ def add_run(parser: argparse.ArgumentParser, config: type) -> None:
   parser.add_argument(
     "--workdir",
     required=True,
-    type=Path,
+    type=path,
     metavar="DIR",
     help="folder of the run; an interrupted run in it goes on",
   )
@@ -213,27 +220,27 @@ def add_joining(parser: argparse.ArgumentParser) -> None:
 
 
 def joint_exit_code(args: argparse.Namespace, run: Callable[[], int]) -> int:
-  """Runs a verb, together with other processes if `args` say so."""
-  from mrd_jax.parallel import processes  # loads JAX
+  """Runs a verb, together with other processes if `args` say so.
+
+  All together hold the folder of its --workdir or --output.
+  """
+  from mrd_jax.parallel import agree, processes  # load JAX
+
+  name = "workdir" if "workdir" in args else "output"
+
+  def alone() -> int:
+    with agree.held_together(f"--{name}", getattr(args, name) / LOCK):
+      return run()
 
   joining = {name: getattr(args, name) for name, *_ in JOINING}
-  return exit_code(lambda: processes.run(run, exit_code, **joining))
+  return exit_code(lambda: processes.run(alone, exit_code, **joining))
 
 
-def make_output(folder: Path) -> None:
-  """Makes the folder of --output: found out now, not after hours of work.
-
-  Raises:
-    BadInput: if it cannot be made or written to.
-  """
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise BadInput(
-      f"--output: {folder} cannot be made: {error.strerror}"
-    ) from None
-  if not os.access(folder, os.W_OK):
-    raise BadInput(f"--output: {folder} cannot be written to")
+def path(text: str) -> Path:
+  """Reads an argument that names a file or a folder."""
+  if not text:
+    raise argparse.ArgumentTypeError("expected a name, not ''")
+  return Path(text)
 
 
 def add_count(

@@ -7,10 +7,10 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mrd_jax.cli import exit_code
+from mrd_jax.cli import exit_code, path
 from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.io.files import LOCK
 from mrd_jax.io.terminal import say
 
 STOPPED = "asked to stop; repeat the command to go on"
@@ -23,7 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if every run is finished, 1 if one failed or was stopped, 2 for bad
     arguments.
   """
-  return exit_code(lambda: _ablate(*_parser().parse_known_args(argv)))
+  args, overrides = _parser().parse_known_args(argv)
+  return exit_code(
+    lambda: _ablate(args, overrides),
+    None if args.dry_run else args.output / LOCK,
+  )
 
 
 def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -60,7 +64,6 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
     cells = suites.make_cells(whole, base, overrides, seeds, args.output)
     text = table.tabulate(whole, cells)
     text += " ".join(["Rows change", base, *overrides]) + "\n"
-    args.output.mkdir(parents=True, exist_ok=True)
     write_text(args.output / f"{args.suite}.md", text)
     write_json(args.output / f"{args.suite}.json", table.as_json(cells))
     say("", *text.split("\n"))
@@ -72,23 +75,25 @@ def _run(cell) -> str | None:
   import jax
 
   from mrd_jax import prepare
+  from mrd_jax.parallel.agree import held_together
   from mrd_jax.training import set_up
 
-  # Without results of its last step, a run evaluates that step again.
-  results = cell.workdir / "results.json"
-  old = results.with_name("results.json.old")
-  if results.exists():
-    results.rename(old)
-  try:
-    prepare.ensure(cell.config.data.dir, cell.config.data.made_from)
-    finished = set_up.train(cell.config, cell.workdir)
-  except RunFailed as error:
-    return str(error)
-  finally:
-    if old.exists() and not results.exists():
-      old.rename(results)
-    old.unlink(missing_ok=True)
-    jax.clear_caches()
+  with held_together("--output", cell.workdir / LOCK):
+    # Without results of its last step, a run evaluates that step again.
+    results = cell.workdir / "results.json"
+    old = results.with_name("results.json.old")
+    if results.exists():
+      results.rename(old)
+    try:
+      prepare.ensure(cell.config.data.dir, cell.config.data.made_from)
+      finished = set_up.train(cell.config, cell.workdir)
+    except RunFailed as error:
+      return str(error)
+    finally:
+      if old.exists() and not results.exists():
+        old.rename(results)
+      old.unlink(missing_ok=True)
+      jax.clear_caches()
   return None if finished else STOPPED
 
 
@@ -121,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--seeds", type=_seeds, default=[0], help="such as 0,1,2 (default: 0)")
   add(
     "--output",
-    type=Path,
+    type=path,
     required=True,
     metavar="DIR",
     help="gets the folders of the runs, and SUITE.md and SUITE.json",

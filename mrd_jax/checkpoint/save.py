@@ -13,6 +13,7 @@ which are compared when it is read.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import shutil
 import warnings
@@ -56,7 +57,8 @@ class Restored:
 class Checkpoints:
   """The checkpoints of one run: the newest few and the best few.
 
-  With several processes all must make the same calls.
+  With several processes all must make the same calls.  Nothing is changed on
+  disk before `restore_newest` has found its step, or `has_scores` is asked.
 
   Args:
     directory: Where they live.
@@ -79,18 +81,23 @@ class Checkpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
+    self._keep = _policies.AnyPreservationPolicy(keep)
+    self._names = read.StepNames(self._directory)
+    self._saving: int | None = None
+    self._loud_again = quiet_threads()
+
+  @functools.cached_property
+  def _checkpointer(self) -> Any:
+    """Orbax's; it removes what a kill has left, so a refusal comes before."""
     if jax.process_index() == 0:
       for path in read.remnants(self._directory).values():
         shutil.rmtree(path, ignore_errors=True)
-    self._names = read.StepNames(self._directory)
-    self._checkpointer = _training.Checkpointer(
+    return _training.Checkpointer(
       self._directory,
-      preservation_policy=_policies.AnyPreservationPolicy(keep),
+      preservation_policy=self._keep,
       step_name_format=self._names,
       cleanup_tmp_directories=True,
     )
-    self._saving: int | None = None
-    self._loud_again = quiet_threads()
 
   def latest_step(self) -> int | None:
     """Returns the newest complete checkpoint; ask before the first save.
@@ -252,8 +259,9 @@ class Checkpoints:
     Raises:
       SaveFailed: if it could not be written.
     """
-    with self._saying_what_failed():
-      self._checkpointer.close()
+    if "_checkpointer" in vars(self):
+      with self._saying_what_failed():
+        self._checkpointer.close()
     self._loud_again()
 
   @contextlib.contextmanager

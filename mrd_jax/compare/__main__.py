@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import add_checkpoint, add_count, exit_code
+from mrd_jax.cli import add_checkpoint, add_count, exit_code, path
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import LOCK
 from mrd_jax.io.terminal import say
 
 _DTYPES = ("float64", "float32", "bfloat16")
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   add_count(parser, "--batch", 8, "clouds", least=2)
   parser.add_argument(
-    "--output", required=True, type=Path, help="folder for JSON and figure"
+    "--output", required=True, type=path, help="folder for JSON and figure"
   )
   parser.add_argument(
     "--dtypes",
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="let PyTorch round float32 products to TF32 on a GPU",
   )
   args = parser.parse_args(argv)
-  return exit_code(lambda: _compare(args))
+  return exit_code(lambda: _compare(args), args.output / LOCK)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -76,7 +77,6 @@ def _compare(args: argparse.Namespace) -> int:
   )
   if args.torch_device == "cuda" and not torch.cuda.is_available():
     raise BadInput("--torch-device is cuda, but PyTorch finds no GPU")
-  args.output.mkdir(parents=True, exist_ok=True)  # or fails before the work
   torch.backends.cuda.matmul.allow_tf32 = args.tf32
   torch.backends.cudnn.allow_tf32 = args.tf32
   rows = run.compare(
@@ -96,8 +96,8 @@ def _compare(args: argparse.Namespace) -> int:
     "tf32": args.tf32,
   }
   title = f"{args.checkpoint}, {batch} clouds of {points:,} points"
-  for path in report.write(args.output, rows, inputs, title):
-    say(path)
+  for file in report.write(args.output, rows, inputs, title):
+    say(file)
   say(report.verdict(rows))
   return 0 if all(row.passed for row in rows) else 1
 

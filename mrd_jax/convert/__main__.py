@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import add_checkpoint, exit_code
+from mrd_jax.cli import add_checkpoint, exit_code, path
 from mrd_jax.io.terminal import say
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser(name, help=text)
     verb.set_defaults(run=_export)
     add_checkpoint(verb)
-    verb.add_argument("--out", required=True, type=Path, help="file to write")
+    verb.add_argument("--out", required=True, type=path, help="file to write")
     if name == "to-torch":
       verb.add_argument(
         "--style",
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   verb.add_argument(
     "--input", required=True, type=Path, help=".pt or .safetensors"
   )
-  verb.add_argument("--out", required=True, help="model folder to write")
+  verb.add_argument(
+    "--out", required=True, type=path, help="model folder to write"
+  )
   group = verb.add_argument_group(
     "what the file cannot say (known for OpenShape's models)"
   )
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   group.add_argument("--embedding-space", help="the teacher, in words")
   group.add_argument("--license", help="of the weights, for the model card")
   args = parser.parse_args(argv)
-  return exit_code(lambda: args.run(args))
+  lock = args.out.parent / f"{args.out.name}.lock"
+  return exit_code(lambda: args.run(args), lock)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mrd_jax import cli
 from mrd_jax.data.shape_files import SUFFIXES
@@ -19,14 +18,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0 if every shape was embedded, 1 if any was rejected, 2 for bad arguments.
   """
-  return cli.exit_code(lambda: _embed(_parser().parse_args(argv)))
+  args = _parser().parse_args(argv)
+  return cli.exit_code(
+    lambda: _embed(args), args.output.parent / f"{args.output.name}.lock"
+  )
 
 
 def _embed(args: argparse.Namespace) -> int:
   output = args.output
   if output.suffix != ".npz" or output.is_dir():
     raise BadInput(f"--output is {output}, must be a file that ends in .npz")
-  cli.make_output(output.parent)
   if bool(args.input) == bool(args.data) or bool(args.data) != bool(args.split):
     raise BadInput("give either --input, or both --data and --split")
   if args.data and (args.up != "y" or args.columns or not args.normalize):
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--output",
     required=True,
-    type=Path,
+    type=cli.path,
     metavar="FILE.npz",
     help="file to create; FILE.rejects.jsonl lists what was rejected",
   )

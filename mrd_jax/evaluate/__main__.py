@@ -26,7 +26,8 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from mrd_jax.evaluate import results, suites
   from mrd_jax.evaluate.evaluator import Evaluator
   from mrd_jax.finetune.train import finetune
-  from mrd_jax.parallel.agree import first_says
+  from mrd_jax.io.files import LOCK
+  from mrd_jax.parallel.agree import first_says, held_together
 
   frozen = [suite for suite in args.suite if suite != "finetune"]
   for suite in frozen:
@@ -46,7 +47,6 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   # All are found before the first is run.
   where = {suite: suites.find(suite, args.data, named) for suite in frozen}
   options = _options(args)
-  args.output.mkdir(parents=True, exist_ok=True)
   rows = results.read_rows(args.output)
   names = results.short_names(args.checkpoint, rows)
   for name, checkpoint in zip(names, args.checkpoint, strict=True):
@@ -67,7 +67,8 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
       results.write(args.output, rows)  # so that a kill loses one suite
     for recipe, config in recipes.items():
       workdir = args.output / name / f"finetune_{recipe}"
-      found = finetune(config, checkpoint, workdir, which=args.which)
+      with held_together("--output", workdir / LOCK):
+        found = finetune(config, checkpoint, workdir, which=args.which)
       # It is None on all processes but the first.
       if not first_says(found is not None):
         if first_process:
@@ -185,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DIR",
     help="prepared datasets; a suite takes the first that has its split",
   )
-  add("--output", required=True, type=Path, metavar="DIR")
+  add("--output", required=True, type=cli.path, metavar="DIR")
   add(
     "--split",
     type=_split,

@@ -48,12 +48,13 @@ def finetune(
       "folder"
     )
   workdir.mkdir(parents=True, exist_ok=True)
-  if first_says(bool(steps_in(workdir / "checkpoints"))):
+  resumed = first_says(bool(steps_in(workdir / "checkpoints")))
+  if resumed:
     start, encoder_variables = starts.read(workdir, checkpoint, which), None
   else:
     start, encoder_variables = starts.load(checkpoint, which, config.scratch)
   run = set_up(Classification(config, start, encoder_variables))
-  if jax.process_index() == 0:
+  if jax.process_index() == 0 and not resumed:
     write_json(start_file, dataclasses.asdict(start))
   with compile_cache(config.compile_cache):
     ended = train_loop(run, workdir)

@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mrd_jax.cli import add_count, exit_code
+from mrd_jax.cli import add_count, exit_code, path
+from mrd_jax.io.files import LOCK
 from mrd_jax.io.terminal import say
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("data", metavar="DATA", help="the prepared dataset")
   add(
     "--output",
-    type=Path,
+    type=path,
     metavar="DIR",
     help="folder for report.json and shapes.png (default: print only)",
   )
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   add_count(parser, "--shapes", 12, "shapes to draw")
   add_count(parser, "--seed", 0, "of what is drawn at random", least=0)
   add("--strict", action="store_true", help="exit with 1 if there are warnings")
-  return exit_code(lambda: _inspect(parser.parse_args(argv)))
+  args = parser.parse_args(argv)
+  return exit_code(lambda: _inspect(args), args.output and args.output / LOCK)
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from mrd_jax.cli import make_output
 from mrd_jax.data.records import record_cloud
 from mrd_jax.draw import cloud
 from mrd_jax.draw.sheet import Line, Tile, draw_sheet, in_rows
@@ -27,7 +26,6 @@ def check_output(output: Path) -> None:
     BadInput: if it cannot be written to, or holds files of these names that
       another command made (as the folder of a converted dataset does).
   """
-  make_output(output)
   there = [name for name in (REPORT, SHEET) if (output / name).exists()]
   try:
     ours = read_json(output / REPORT)["made_by"] == MADE_BY

@@ -1,6 +1,7 @@
-"""Writes files whole or not at all, locks folders, and reads JSON."""
+"""Writes files whole or not at all, locks outputs, and reads JSON."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.terminal import say
 
 
 @contextlib.contextmanager
@@ -31,12 +33,19 @@ def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     raise
 
 
+LOCK = "lock"  # its file in a folder that one command holds
+# What a file system says that has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
   """Holds a lock file for one process; a killed one lets go by itself.
 
+  The file is removed at the end.  A file system that has no locks is said.
+
   Args:
-    path: The file, in a folder that exists; it stays.
+    path: The file, in a folder that exists.
     refusal: What to say if another process holds it.
 
   Raises:
@@ -47,10 +56,64 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-        raise FileNotFoundError  # who held it has removed the folder
+        raise FileNotFoundError  # who held it has removed it
     except (BlockingIOError, FileNotFoundError):
       raise BadInput(refusal) from None
-    yield
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+      say(
+        f"{path.parent} is on a file system without locks: start no second "
+        "command on it",
+        error=True,
+      )
+    try:
+      yield
+    finally:
+      with contextlib.suppress(OSError):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def held(flag: str, lock: Path) -> Iterator[None]:
+  """Holds the place of an output for one command, and makes its folder.
+
+  A folder that it made and that stayed empty is removed at the end, so that a
+  command that is refused leaves nothing.
+
+  Args:
+    flag: What named the output, such as "--output".
+    lock: The lock's file: OUTPUT/lock of a folder, OUTPUT.lock of a file.
+
+  Raises:
+    BadInput: if another command holds it, or the folder cannot be made or
+      written to.
+  """
+  folder = lock.parent
+  missing = [x for x in (folder, *folder.parents) if not os.path.lexists(x)]
+  output = folder if lock.name == LOCK else lock.with_suffix("")
+  refusal = (
+    f"{flag}: another command is at work on {output}; wait for its end, or "
+    "name another place"
+  )
+  try:
+    with contextlib.ExitStack() as stack:
+      try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(lock, refusal))
+      except OSError as error:
+        why = error.strerror
+        if isinstance(error, FileExistsError):
+          why = "a file, or a link to nothing, has this name"
+        raise BadInput(
+          f"{flag}: {folder} cannot be made or written to ({why}); name "
+          "another place"
+        ) from None
+      yield
+  finally:
+    for made in missing:
+      with contextlib.suppress(OSError):
+        made.rmdir()
 
 
 def walk(root: Path) -> Iterator[Path]:

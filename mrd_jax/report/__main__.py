@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import exit_code
+from mrd_jax.cli import exit_code, path
 from mrd_jax.io.terminal import say
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--output",
     metavar="FILE.html",
-    type=Path,
+    type=path,
     help="the page (default: DIR/report.html of one DIR, ./report.html of "
     "several)",
   )
@@ -39,23 +39,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     "data.dir of each run's config)",
   )
   args = parser.parse_args(argv)
-  return exit_code(lambda: _report(args))
+  single = args.workdirs[0] if len(args.workdirs) == 1 else Path()
+  output = args.output or single / "report.html"
+  lock = output.parent / f"{output.name}.lock"
+  return exit_code(
+    lambda: _report(args, output), lock if output.parent.is_dir() else None
+  )
 
 
-def _report(args: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace, output: Path) -> int:
   # After --help, which needs no JAX.
   from mrd_jax.report import figures, page
   from mrd_jax.report.run_folder import RunFolder, read_folder
 
   folders = [read_folder(path, args.data) for path in args.workdirs]
-  output, left_out = Path("report.html"), []
-  if len(folders) == 1:
-    output = folders[0].workdir / output
-    if isinstance(folders[0], RunFolder):
-      drawn, left_out = figures.draw(folders[0])
-      for path in drawn:
-        say(path)
-  output = args.output or output
+  left_out = []
+  if len(folders) == 1 and isinstance(folders[0], RunFolder):
+    drawn, left_out = figures.draw(folders[0])
+    for figure in drawn:
+      say(figure)
   left_out += page.write_page(folders, output)
   say(output)
   for sentence in left_out:
