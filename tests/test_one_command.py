@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import shutil
 import signal
 import sys
@@ -133,3 +134,53 @@ def test_a_refused_fine_tuning_changes_nothing(
   with runs.on_devices(2), pytest.raises(BadInput, match="seed"):
     finetune(config, str(encoder_dir), workdir)
   assert on_disk(workdir) == before
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("verb", ["main", "inspect"])
+@pytest.mark.parametrize(
+  ("place", "words"),
+  [
+    ("file", "a file, or a link to nothing, has this name"),
+    ("file/below", "Not a directory"),
+    ("dangling", "a file, or a link to nothing, has this name"),
+    (LONG, "File name too long"),
+    (f"new/{LONG}", "File name too long"),
+  ],
+)
+def test_a_folder_that_cannot_be_is_refused(
+  verb, place, words, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  Path("file").touch()
+  Path("dangling").symlink_to("nowhere")
+  before = sorted(tmp_path.rglob("*"))
+  _, *arguments, _ = VERBS[verb]
+  assert module(verb).main([*arguments, place]) == 2
+  said = capsys.readouterr().err
+  assert words in said and said.count("\n") == 1
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", ["main", "inspect", "convert", "embed"])
+def test_no_name_is_refused(verb, capsys):
+  _, *arguments, _ = VERBS[verb]
+  with pytest.raises(SystemExit, match="2"):
+    module(verb).main([*arguments, ""])
+  assert "expected a name, not ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_to_is_refused(
+  code, tmp_path, monkeypatch
+):
+  def closed(self, *_):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(Path, "open", closed)
+  refused = pytest.raises(BadInput, match=f"written to .{os.strerror(code)}")
+  with refused, held("--workdir", tmp_path / "run" / "lock"):
+    pass
+  assert not any(tmp_path.iterdir())

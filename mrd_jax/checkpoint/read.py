@@ -5,8 +5,14 @@ by file; what a removal that was cut off has left (older than the newest, and
 without the file that makes it one) is none.
 """
 
+import atexit
+import functools
+import glob
 import json
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +109,8 @@ def try_to_read(
     The arrays and ""; or None and what is wrong with them, on any process.
   """
 
+  path = plain(path.parent) / path.name
+
   def read() -> tuple[dict[str, Any], dict[str, int]]:
     _scores(path)
     info = ocp.metadata(path)
@@ -148,6 +156,27 @@ def check_is_damage(path: Path, problem: str) -> None:
       f"{path}: the checkpoint cannot be read ({problem}), which may pass; "
       "nothing was changed: mend that and repeat the command"
     )
+
+
+@functools.cache
+def plain(directory: Path) -> Path:
+  """Names a folder so that Orbax can use it.
+
+  Orbax searches by patterns that hold the whole path, which [, ] and * in it
+  spoil, and TensorStore takes no name that cannot be decoded (as of any é under
+  an ASCII locale): such a folder gets a link elsewhere, for as long as this
+  process lives.
+  """
+  name = os.fspath(directory)
+  if (
+    glob.escape(name) == name and name.encode(errors="ignore").decode() == name
+  ):
+    return directory
+  elsewhere = tempfile.mkdtemp(prefix="mrd_jax_")
+  atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+  link = Path(elsewhere) / "checkpoints"
+  link.symlink_to(directory)
+  return link
 
 
 class StepNames:

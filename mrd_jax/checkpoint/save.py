@@ -92,8 +92,9 @@ class Checkpoints:
     if jax.process_index() == 0:
       for path in read.remnants(self._directory).values():
         shutil.rmtree(path, ignore_errors=True)
+    self._directory.mkdir(parents=True, exist_ok=True)
     return _training.Checkpointer(
-      self._directory,
+      read.plain(self._directory),
       preservation_policy=self._keep,
       step_name_format=self._names,
       cleanup_tmp_directories=True,

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from mrd_jax.cli import at_least
+from mrd_jax.cli import at_least, path
 
 if TYPE_CHECKING:
   from mrd_jax.prepare.job.engine import Engine
@@ -27,7 +27,9 @@ def add_input(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
   """Adds --output."""
-  parser.add_argument("--output", required=True, help="folder to create")
+  parser.add_argument(
+    "--output", required=True, type=path, help="folder to create"
+  )
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
