@@ -11,7 +11,7 @@ from typing import Any
 
 from mrd_jax.config.fields import by_section
 from mrd_jax.errors import BadInput, RunFailed
-from mrd_jax.io.files import LOCK, held
+from mrd_jax.io.files import LOCK, held, out_of_room
 from mrd_jax.io.terminal import say
 
 # Each folder with a __main__.py is one, but config: it writes a page of docs/.
@@ -52,8 +52,8 @@ def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
       before; None of a verb that writes nothing, or holds it itself.
 
   Returns:
-    What it returned; 1 after `RunFailed`; 2 after `BadInput`, an OSError, or
-    for want of an optional package.  Other exceptions are bugs and pass.
+    What it returned; 1 after `RunFailed`; 2 after `BadInput`, an OSError, for
+    want of room on a disk or of an optional package.  Other exceptions are bugs and pass.
   """
   try:
     with held("--output", lock) if lock else contextlib.nullcontext():
@@ -71,6 +71,10 @@ def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
     problem = (
       f"this needs {name}, which is not installed: pip install mrd-jax[{extra}]"
     )
+  except Exception as error:
+    if not out_of_room(error):
+      raise
+    code, problem = 2, " ".join(str(error).split())
   say(f"error: {problem}", error=True)
   return code
 

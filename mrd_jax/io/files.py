@@ -28,9 +28,28 @@ def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     with temporary.open("rb") as file:
       os.fsync(file.fileno())
     os.replace(temporary, path)
-  except BaseException:
+  except BaseException as error:
     temporary.unlink(missing_ok=True)
+    if code := out_of_room(error):  # a write does not say where
+      raise OSError(code, os.strerror(code), str(path)) from error
     raise
+
+
+def out_of_room(error: BaseException | None) -> int:
+  """Finds the errno of a full disk or quota, or a size limit, in an error.
+
+  Libraries word it in errors of their own, or raise another while they close
+  the file.
+
+  Returns:
+    The errno; 0 if it is something else.
+  """
+  while error is not None:
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      if getattr(error, "errno", 0) == code or os.strerror(code) in str(error):
+        return code
+    error = error.__cause__ or error.__context__
+  return 0
 
 
 LOCK = "lock"  # its file in a folder that one command holds

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import secrets
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -17,13 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.io import terminal
 from mrd_jax.io.files import read_json, read_json_lines, write_json, write_text
 
 _CLEAR = "\r\x1b[2K"  # empties the terminal's last line
+
+
+FLUSH_SECONDS = 60  # how often TensorBoard's file is brought to the disk
 
 
 class MetricsWriter:
@@ -54,10 +60,10 @@ class MetricsWriter:
     self._next_line = float(start_step)  # of the few that a log file gets
     self._last_time, self._last_step = time.perf_counter(), start_step
     self._path = workdir / "metrics.jsonl"
-    self._mirror = None
+    self._mirrors: list[Mirror] = []
     if self._enabled:
       if config.log.wandb:
-        self._mirror = WandbRun(config.log.wandb, workdir, config)
+        self._mirrors.append(WandbRun(config.log.wandb, workdir, config))
       if self._path.exists():
         # Without the lines that the run will write again.
         kept = [
@@ -69,9 +75,7 @@ class MetricsWriter:
         ]
         write_text(self._path, "".join(kept))
       self._file = self._path.open("a")
-      self._board = SummaryWriter(
-        str(workdir / "tensorboard"), purge_step=start_step + 1
-      )
+      self._mirrors.append(Board(workdir / "tensorboard", start_step + 1))
 
   def train(self, step: int, values: dict[str, float]) -> None:
     """Records the metrics of a training step and shows the progress line."""
@@ -112,9 +116,8 @@ class MetricsWriter:
     if self._enabled:
       with contextlib.suppress(OSError):  # every line was flushed, or refused
         self._file.close()
-      self._board.close()
-    if self._mirror:
-      self._mirror.close()
+    for mirror in self._mirrors:
+      mirror.close()
 
   def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
     if not self._enabled:
@@ -128,19 +131,96 @@ class MetricsWriter:
         f"{self._path} cannot be written ({error.strerror}); mend that and "
         "repeat the command"
       ) from error
+    for mirror in self._mirrors:
+      mirror.log(step, kind, values)
+
+
+class Mirror:
+  """Has the numbers of metrics.jsonl too, and may fail without consequence.
+
+  The first failure is said in a line, and the training goes on without it.
+  """
+
+  name: str
+  _run: Any = True
+
+  def log(self, step: int, kind: str, values: dict[str, float]) -> None:
+    """Records the values of a step; `kind` is "train" or "eval"."""
+    raise NotImplementedError
+
+  def close(self) -> None:
+    """Ends it."""
+    raise NotImplementedError
+
+  def _attempt(self, call: Callable[[], Any]) -> Any:
+    if not self._run:
+      return None
+    try:
+      return call()
+    except Exception as error:  # whatever a service's client raises
+      self._run = None
+      reason = str(error).strip().splitlines() or [type(error).__name__]
+      terminal.say(
+        f"{self.name} failed, going on without it: {reason[0]}", error=True
+      )
+      return None
+
+
+class Board(Mirror):
+  """TensorBoard's events, written as they come.
+
+  `SummaryWriter` would write them in a thread, and wait for ever once that has
+  died of a full disk.
+
+  Args:
+    folder: Gets the file.
+    purge_step: From which step on what an earlier try wrote is hidden.
+  """
+
+  name = "TensorBoard"
+
+  def __init__(self, folder: Path, purge_step: int):
+    def start() -> RecordWriter:
+      folder.mkdir(parents=True, exist_ok=True)
+      name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+      return RecordWriter(str(folder / name))
+
+    self._next_flush = 0.0
+    self._run = self._attempt(start)
+    begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(0, file_version="brain.Event:2")
+    self._write(purge_step, session_log=begins)
+
+  def log(self, step: int, kind: str, values: dict[str, float]) -> None:
     for name, value in values.items():
-      self._board.add_scalar(f"{kind}/{name}", value, step)
-    if self._mirror:
-      self._mirror.log(step, values)
+      self._write(step, summary=summary.scalar(f"{kind}/{name}", value))
+
+  def close(self) -> None:
+    self._attempt(lambda: self._run.close())
+
+  def _write(self, step: int, **content: Any) -> None:
+    event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+
+    def write() -> None:
+      try:
+        self._run.write(event.SerializeToString())
+        if time.monotonic() >= self._next_flush:
+          self._run.flush()
+          self._next_flush = time.monotonic() + FLUSH_SECONDS
+      except OSError:
+        with contextlib.suppress(OSError):
+          self._run.close()
+        raise
+
+    self._attempt(write)
 
 
-class WandbRun:
-  """A run of Weights & Biases, which may fail without consequence.
+class WandbRun(Mirror):
+  """A run of Weights & Biases.
 
   It has the names of metrics.jsonl.  A run that goes on is the same run there,
   by the id in WORKDIR/wandb.json; steps that are done again it already has,
-  and keeps as they were.  Where Weights & Biases cannot be reached, a line
-  says so and the training goes on without.
+  and keeps as they were.
 
   Args:
     project: Name of the project.
@@ -168,30 +248,16 @@ class WandbRun:
         settings=wandb.Settings(console="off", finish_timeout=60),
       )
 
-    self._run: Any = True
     self._run = self._attempt(start)
 
-  def log(self, step: int, values: dict[str, float]) -> None:
-    """Records the values of a step."""
+  def log(self, step: int, kind: str, values: dict[str, float]) -> None:
+    del kind
     self._attempt(lambda: self._run.log(values, step=step))
 
   def close(self) -> None:
     """Ends the run there, as failed if it is being left by an exception."""
     failed = sys.exc_info()[0] is not None
     self._attempt(lambda: self._run.finish(exit_code=int(failed)))
-
-  def _attempt(self, call: Callable[[], Any]) -> Any:
-    if not self._run:
-      return None
-    try:
-      return call()
-    except Exception as error:  # whatever a service's client raises
-      self._run = None
-      reason = str(error).strip().splitlines() or [type(error).__name__]
-      terminal.say(
-        f"Weights & Biases failed, going on without it: {reason[0]}", error=True
-      )
-      return None
 
 
 def check_wandb(project: str) -> None:

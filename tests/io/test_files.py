@@ -1,10 +1,14 @@
 """Files that are written whole or not at all."""
 
+import errno
 import json
+import os
+import re
 
 import pytest
 
-from mrd_jax.io.files import write_json
+from mrd_jax.cli import exit_code
+from mrd_jax.io.files import replacing, write_json
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -25,3 +29,32 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   write_json(path, {"b": 3})
   assert json.loads(path.read_text()) == {"b": 3}
   assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def closing_fails() -> None:
+  """As NumPy's archive, which cannot be closed while a write of it fails."""
+  try:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  finally:
+    raise ValueError("Can't close the ZIP file")
+
+
+def library_fails() -> None:
+  raise RuntimeError(f"write() failed: {os.strerror(errno.EDQUOT)}; at byte 0")
+
+
+@pytest.mark.parametrize("fails", [closing_fails, library_fails])
+def test_a_full_disk_names_the_file(tmp_path, capsys, fails):
+  def run() -> int:
+    with replacing(tmp_path / "all.npz"):
+      fails()
+    return 0
+
+  assert exit_code(run) == 2
+  said = capsys.readouterr().err
+  assert re.match(r"error: \[Errno \d+\] .*: '.*/all\.npz'\n$", said)
+  # Also where no file of ours is being written; a bug stays one.
+  assert exit_code(fails) == 2
+  assert capsys.readouterr().err.count("\n") == 1
+  with pytest.raises(ZeroDivisionError):
+    exit_code(lambda: 1 // 0)

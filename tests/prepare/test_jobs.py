@@ -2,6 +2,8 @@
 
 import collections
 import os
+import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -129,3 +131,25 @@ def test_a_kill_after_the_last_rename(tmp_path, monkeypatch):
   assert (tmp_path / "out.incomplete").exists()
   assert convert.convert(root, tmp_path / "out").splits["train"].converted == 1
   assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, capsys):
+  """A limit of 4 KiB a file stands in for it; then the same command works."""
+  command = ["procedural", "--train", "54", "--val", "54", "--embed-dim", "8"]
+  arguments = [
+    *command,
+    "--num-points",
+    "64",
+    "--output",
+    str(tmp_path / "out"),
+  ]
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+  try:
+    assert main(arguments) == 2
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  said = capsys.readouterr().err
+  assert re.match(r"error: .*File too large.*/out", said.splitlines()[-1])
+  assert "Traceback" not in said and not (tmp_path / "out").exists()
+  assert main(arguments) == 0

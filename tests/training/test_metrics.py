@@ -1,12 +1,14 @@
 """What a run writes about itself, and what a resumed one keeps of it."""
 
 import contextlib
+import errno
 import json
 import struct
 
 import pytest
 from runs import pretraining_config
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 from mrd_jax.io.files import read_json_lines
 from mrd_jax.training.log import MetricsWriter, duration
@@ -132,6 +134,23 @@ def test_tensorboard_is_told_to_forget_what_is_repeated(tmp_path):
     if event.session_log.status == event_pb2.SessionLog.START
   ]
   assert 20 < starts[-1] <= 30
+
+
+@pytest.mark.parametrize("good", [0, 1, 30])
+def test_tensorboard_may_fail_alone(tmp_path, monkeypatch, capsys, good):
+  """At its start, and later: said once, and the run goes on."""
+  write, room = RecordWriter.write, iter(range(good))
+
+  def full(self, event):
+    if next(room, None) is None:
+      raise OSError(errno.ENOSPC, "No space left on device")
+    write(self, event)
+
+  monkeypatch.setattr(RecordWriter, "write", full)
+  write_steps(tmp_path, [10, 20, 30])
+  said = capsys.readouterr().err
+  assert said.count("TensorBoard failed, going on without it: ") == 1
+  assert [line["step"] for line in written(tmp_path)] == [10, 20, 30]
 
 
 def test_no_process_but_the_first_writes(tmp_path, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from tensorflow_datasets.core.splits import SplitDict
 from mrd_jax.data.dataset import CLASS_FEATURES_FILE
 from mrd_jax.data.records import SCHEMA, DatasetMeta, Shape, encode
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import replacing
 from mrd_jax.prepare.job import shards
 from mrd_jax.prepare.job.shards import MEASURED, Commit, Record
 
@@ -163,7 +164,11 @@ def assemble(made: Made, output: Path, name: str) -> DatasetMeta:
   arrays: dict[str, Any] = {
     split: np.float32(made.class_features[split]) for split in named
   }
-  np.savez(target / CLASS_FEATURES_FILE, **arrays)
+  with (
+    replacing(target / CLASS_FEATURES_FILE) as temporary,
+    temporary.open("wb") as file,
+  ):
+    np.savez(file, **arrays)
   made.add_files(target)
   try:
     os.rename(target, output)  # replaces an empty folder, never a full one

@@ -19,7 +19,13 @@ from typing import Any
 
 from mrd_jax.data.records import SCHEMA
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import locked, read_json, read_json_lines, write_json
+from mrd_jax.io.files import (
+  locked,
+  read_json,
+  read_json_lines,
+  write_json,
+  write_text,
+)
 from mrd_jax.io.notes import count_notes
 from mrd_jax.io.terminal import printable
 from mrd_jax.prepare.job import engine, shards
@@ -125,9 +131,8 @@ def make_dataset(
       splits = {name: vars(count) for name, count in report.splits.items()}
       summary = {"splits": splits, "problems": report.problems}
       write_json(target / REPORT_FILE, summary)
-      with open(target / REJECTS_FILE, "w") as file:
-        for reject in report.rejects:
-          file.write(json.dumps(dataclasses.asdict(reject)) + "\n")
+      rejects = [json.dumps(dataclasses.asdict(x)) for x in report.rejects]
+      write_text(target / REJECTS_FILE, "".join(f"{x}\n" for x in rejects))
       write_json(target / JOB_FILE, job)
       made.add_files(target)
 
