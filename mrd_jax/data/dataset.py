@@ -4,18 +4,19 @@ The folder is a TFDS dataset in ArrayRecord files, written by
 `mrd_jax.prepare`; TensorFlow is not needed to read it.
 """
 
+import bisect
+import itertools
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from mrd_jax.data.description import Split, describe
+from mrd_jax.data.open_files import OpenFiles
 from mrd_jax.data.records import DatasetMeta
-from mrd_jax.errors import BadInput
+from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.io.arrays import read_npz
 
 CLASS_FEATURES_FILE = "class_features.npz"
@@ -74,25 +75,24 @@ def open_split(directory: str | os.PathLike[str], split: str) -> "RecordSource":
   return RecordSource(Path(directory), split, splits[split], meta.embed_dim)
 
 
-_OPENING = threading.Lock()  # reading threads share a source
-
-
 class RecordSource:
   """The records of one split; index it with 0 .. len - 1.
 
-  Cheap to pickle for worker processes: files are opened on first use, in the
-  process that uses them.
+  Cheap to pickle for worker processes: files are opened when they are read, in
+  the process that reads them, and few of them at a time (`open_files.py`).
 
   Attributes:
     files: Where the records are.
   """
 
   def __init__(self, directory: Path, name: str, split: Split, embed_dim: int):
-    self.files, self._length = split
+    self.files = split.files
+    self._ends = list(itertools.accumulate(split.lengths))
+    self._length = sum(split.lengths)
     self._directory = directory
     self._name = name
     self._embed_dim = embed_dim
-    self._source: Any = None
+    self._open: OpenFiles | None = None
 
   def __len__(self) -> int:
     return self._length
@@ -106,12 +106,14 @@ class RecordSource:
     index = index.__index__()
     if not 0 <= index < self._length:
       raise IndexError(f"record {index} of {self._length}")
+    file = bisect.bisect_right(self._ends, index)
+    row = index - (self._ends[file - 1] if file else 0)
+    self._open = self._open or OpenFiles()
     try:
-      with _OPENING:
-        if self._source is None:
-          files = [os.fspath(file) for file in self.files]
-          self._source = ArrayRecordDataSource(files)
-      return decode(self._source[index], self._embed_dim)
+      content = self._open.read(self.files[file], row)
+      return decode(content, self._embed_dim)
+    except RunFailed:  # for want of open files: nothing is damaged
+      raise
     except Exception as error:  # whatever the readers raise on damaged files
       raise BadInput(
         f"data.dir: record {index} of split {self._name!r} in "
@@ -123,7 +125,7 @@ class RecordSource:
     return (self[index] for index in range(self._length))
 
   def __getstate__(self) -> dict[str, Any]:
-    return self.__dict__ | {"_source": None}
+    return self.__dict__ | {"_open": None}
 
 
 # The bytes of a stored record, read with numpy alone.

@@ -31,11 +31,11 @@ class Split(NamedTuple):
 
   Attributes:
     files: Its ArrayRecord files, in order.
-    records: How many there are in all of them.
+    lengths: How many records each of them has.
   """
 
   files: tuple[Path, ...]
-  records: int
+  lengths: tuple[int, ...]
 
 
 class Description(NamedTuple):
@@ -196,7 +196,9 @@ def _splits(directory: Path, info: dict[str, Any]) -> dict[str, Split]:
     files = (
       f"{stem}-{i:05d}-of-{len(lengths):05d}" for i in range(len(lengths))
     )
-    splits[name] = Split(tuple(directory / file for file in files), records)
+    splits[name] = Split(
+      tuple(directory / file for file in files), tuple(map(int, lengths))
+    )
   return splits
 
 

@@ -10,6 +10,7 @@ ODD_FEATURES = 0.01  # share of the features; fewer are no defect
 NORM_FACTOR = 3.0  # from the median of a kind
 UNIT_NORM = 0.02  # off 1, of the median of a kind
 MEAN_COSINE = 0.98  # of the features of different shapes
+SHARED_TEXT = 0.5  # share of the shapes with a text
 VARIANTS = 3  # shapes, at most, that share a feature by right
 GAP = 3.0  # standard errors
 FEWEST = 50  # shapes, to judge a distribution by
@@ -88,6 +89,24 @@ def _num_sources(content_F: np.ndarray, source_F: np.ndarray) -> np.ndarray:
   return np.bincount(pairs // max(len(sources), 1))[content_F]
 
 
+def shared_text(split: Split) -> Iterator[Finding]:
+  """Finds a text that most shapes share, such as the name of their files."""
+  scan, features = split.scan, split.scan.text_features
+  looked_at = len(np.unique(features.owner))
+  if not looked_at or (split.class_names and not scan.training):
+    return
+  shared = _num_sources(features.words, features.owner)
+  if shared.max() > max(1, SHARED_TEXT * looked_at):
+    yield split.shapes_have(
+      "shared text",
+      scan.sample.at[np.unique(features.owner[shared == shared.max()])],
+      looked_at,
+      "one and the same text, which tells none of them from the others",
+      "if it is the name of their files, give them names of their own "
+      "(prepare meshes --texts)",
+    )
+
+
 def collapsed(split: Split) -> Iterator[Finding]:
   """Finds features that do not tell shapes apart."""
   for name in ("image", "text"):
@@ -146,6 +165,7 @@ WARNINGS: tuple[Check, ...] = (
   norms,
   constant_images,
   constant_texts,
+  shared_text,
   collapsed,
   disagreement,
 )

@@ -12,6 +12,7 @@ from numpy.lib.npyio import NpzFile
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.archives import TooCostly, check_expanded
+from mrd_jax.io.files import check_shortage
 
 
 def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -36,13 +37,15 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzFile]:
     Exception: zipfile.BadZipFile, ValueError, EOFError or OSError, if it is
       damaged, or an array a pickle.
   """
-  if not zipfile.is_zipfile(path):
-    raise zipfile.BadZipFile("not a zip archive")
-  with zipfile.ZipFile(path) as archive:
-    check_expanded(archive, os.path.getsize(path))
   # Of a torn archive NumPy would leave a file open that it opened itself.
-  with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-    yield arrays
+  with open(path, "rb") as file:
+    if not zipfile.is_zipfile(file):
+      raise zipfile.BadZipFile("not a zip archive")
+    with zipfile.ZipFile(file) as archive:
+      check_expanded(archive, os.path.getsize(path))
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+      yield arrays
 
 
 def read_npz(
@@ -118,6 +121,7 @@ def _explained(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
   except TooCostly as error:
     raise BadInput(f"{path} is {error}, or {remedy}") from None
   except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    check_shortage(error)
     raise BadInput(
       f"{path} cannot be read as .npz ({error}); it is damaged or cut off: "
       f"{remedy}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mrd_jax.errors import BadInput
+from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.io.terminal import say
 
 
@@ -133,6 +133,15 @@ def held(flag: str, lock: Path) -> Iterator[None]:
     for made in missing:
       with contextlib.suppress(OSError):
         made.rmdir()
+
+
+def check_shortage(error: Exception) -> None:
+  """Raises RunFailed if an error is for want of open files, not of damage."""
+  if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    raise RunFailed(
+      f"{error.filename} cannot be opened: {str(error.strerror).lower()}; allow "
+      "this process more of them (ulimit -n 4096)"
+    ) from None
 
 
 def walk(root: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import check_shortage
 
 
 def find_formats(package: ModuleType) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def chosen(formats: Mapping[str, Any], path: Path) -> Iterator[Any]:
   except BadInput as error:
     raise BadInput(f"{path}: {error}") from None
   except Exception as error:  # every library has its own for damaged files
+    check_shortage(error)
     reason = str(error).partition("\n")[0]
     raise BadInput(
       f"{path}: cannot be read as {suffix} ({type(error).__name__}: {reason}); "

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 import numpy as np
+import pytest
 from planted import (
   NAMES,
   NO_IMAGE,
@@ -100,6 +101,24 @@ def test_up_axis_of_one_collection_among_others(tmp_path, shapes):
   assert warning["text"].startswith("train: turned seems to have z up")
 
 
+@pytest.mark.parametrize("size", [2, 3, TRAIN])
+def test_a_text_that_most_shapes_share(tmp_path, splits, size):
+  """The name of their files, whatever the size of the dataset."""
+  shapes = splits["train"][:size]
+
+  def share(shape):
+    return {"texts": ["model normalized", *shape.texts[1:]]}
+
+  data = write(
+    tmp_path / "data", {"train": spoil(shapes, size // 2 + 1, share)}
+  )
+  warnings = inspect(data).report["warnings"]
+  (warning,) = [w for w in warnings if w["code"] == "shared text"]
+  assert (warning["affected"], warning["looked_at"]) == (size // 2 + 1, size)
+  data = write(tmp_path / "half", {"train": spoil(shapes, size // 2, share)})
+  assert "shared text" not in {code for code, *_ in found(data)[0]}
+
+
 def test_constant_image_features(tmp_path, splits):
   """A few variants may look the same from one side."""
   train = splits["train"]
@@ -139,7 +158,8 @@ def test_equal_texts_may_have_equal_features(tmp_path, splits):
   ]
   codes = {code for code, *_ in found(write(tmp_path / "data", splits))[0]}
   # One text for all teaches nothing, but its features are what they must be.
-  assert codes == {"collapsed text features", "images and texts disagree"}
+  collapsed = {"collapsed text features", "images and texts disagree"}
+  assert codes == {*collapsed, "shared text"}
 
 
 def test_collapsed_image_features(tmp_path, splits):

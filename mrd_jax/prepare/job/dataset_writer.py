@@ -8,7 +8,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mrd_jax.data.records import SCHEMA, DatasetMeta, Shape, encode
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import replacing
 from mrd_jax.prepare.job import shards
-from mrd_jax.prepare.job.shards import MEASURED, Commit, Record
+from mrd_jax.prepare.job.shards import MEASURED, Commit, Record, Shard
 
 VERSION = "1.0.0"
 
@@ -180,27 +180,47 @@ def assemble(made: Made, output: Path, name: str) -> DatasetMeta:
 def _link_split(
   made: Made, target: Path, name: str, split: str
 ) -> tfds.core.SplitInfo:
-  """Gives the shards of one split their final names, without copying them."""
+  """Gives the shards of one split their final names; only small ones are copied.
+
+  A unit of work may have few records of a split.  Those that follow each other
+  are joined up to `shards.SHARD_ITEMS`, so that a split has few files.
+  """
   parts = [s for c in made.commits for s in c.shards if s.split == split]
+  files = list(_runs(parts))
   template = tfds.core.ShardedFileTemplate(
     dataset_name=name,
     data_dir=target,  # type: ignore  # any path will do
     split=split,
     filetype_suffix="array_record",
   )
-  for index, shard in enumerate(parts):
-    file = template.sharded_filepath(shard_index=index, num_shards=len(parts))
-    source = made.folder / shard.file
+  for index, run in enumerate(files):
+    file = template.sharded_filepath(shard_index=index, num_shards=len(files))
+    if len(run) > 1:
+      shards.join(made.folder, run, Path(file))
+      continue
+    source = made.folder / run[0].file
     try:
       os.link(source, file)
     except OSError:  # a file system without hard links
       shutil.copyfile(source, file)
   return tfds.core.SplitInfo(
     name=split,
-    shard_lengths=[shard.records for shard in parts],
+    shard_lengths=[sum(shard.records for shard in run) for run in files],
     num_bytes=sum(shard.bytes for shard in parts),
     filename_template=template,
   )
+
+
+def _runs(parts: Sequence[Shard]) -> Iterator[list[Shard]]:
+  """Yields shards that follow each other and are one file together."""
+  run: list[Shard] = []
+  for shard in parts:
+    records = sum(part.records for part in run) + shard.records
+    if run and records > shards.SHARD_ITEMS:
+      yield run
+      run = []
+    run.append(shard)
+  yield run
 
 
 def check_output(output: str | os.PathLike[str]) -> None:

@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 Record = dict[str, Any]  # what `records.encode` returns
 Serialize = Callable[[Record], bytes]
 SHARD_ITEMS = 1024  # 137 MB at 10,000 points and 16 features of width 1,280
+_OPTIONS = "group_size:1"  # a record can be read without its neighbours
 MEASURED = ("xyz", "image_feat", "text_feat")  # fields whose lengths are padded
 
 
@@ -136,8 +137,7 @@ class ShardWriter:
     """Appends a record to the file of its split."""
     if split not in self._writers:
       path = self._files.enter_context(finished(self._path(split)))
-      # A record can then be read without its neighbours.
-      writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+      writer = ArrayRecordWriter(os.fspath(path), _OPTIONS)
       self._files.callback(writer.close)
       self._writers[split] = writer
       self._sizes[split] = collections.Counter()
@@ -191,12 +191,26 @@ def read_commit(folder: Path, stem: str) -> Commit:
 
 def read_files(folder: Path, commit: Commit) -> Iterator[tuple[str, bytes]]:
   """Yields (split, serialised record) of all files of a commit."""
+  for shard in commit.shards:
+    for content in _contents(folder, shard):
+      yield shard.split, content
+
+
+def _contents(folder: Path, shard: Shard) -> Iterator[bytes]:
   from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-  for shard in commit.shards:
-    with ArrayRecordDataSource(os.fspath(folder / shard.file)) as source:
-      for index in range(shard.records):
-        yield shard.split, source[index]
+  with ArrayRecordDataSource(os.fspath(folder / shard.file)) as source:
+    for index in range(shard.records):
+      yield source[index]
+
+
+def join(folder: Path, parts: Iterable[Shard], file: Path) -> None:
+  """Writes the records of several shards to one file."""
+  writer = ArrayRecordWriter(os.fspath(file), _OPTIONS)
+  for shard in parts:
+    for content in _contents(folder, shard):
+      writer.write(content)
+  writer.close()
 
 
 def serialize_record(record: Record, embed_dim: int) -> bytes:
