@@ -41,8 +41,8 @@ CALLS = {
   "list": b"cbuiltins\nlist\nh\x00\x85R",
   "set": b"cbuiltins\nfrozenset\nh\x00\x85R",
 }
-# One byte each: no list, dict, set, tuple or place in a list is as small.
-OPCODES = {"list": b"]", "dict": b"}", "set": b"\x8f", "none": b"N"}
+# One byte each, of which hundreds come.
+OPCODES = {"dict": b"}", "set": b"\x8f"}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -58,9 +58,12 @@ def test_copies_in_a_pickle(name, tmp_path):
 @pytest.mark.parametrize("name", OPCODES)
 def test_objects_in_a_pickle(name, tmp_path):
   path = write_npy(
-    tmp_path / "bomb.npy", b"\x80\x04(" + OPCODES[name] * 1_500_000 + b"l."
+    tmp_path / "bomb.npy", b"\x80\x04(" + OPCODES[name] * 1_200_000 + b"l."
   )
-  with bounded(path), pytest.raises(BadInput, match=r"bomb\.npy: "):
+  with (
+    bounded(path),
+    pytest.raises(BadInput, match=r"bomb\.npy: refused: its objects"),
+  ):
     load_npy(path)
 
 
@@ -155,7 +158,7 @@ def test_a_compressed_torch_file(tmp_path):
   torch.save({"cls_token": torch.ones(1)}, tmp_path / "a.pt")
   with pytest.raises(BadInput, match=r"a\.pt is refused: its .* expand to"):
     torch_files.read(claim(tmp_path / "a.pt", 2**31))
-  bomb = b"\x80\x02(" + b"}" * 1_500_000 + b"l."
+  bomb = b"\x80\x02(" + b"}" * 800_000 + b"l."
   (tmp_path / "old.pt").write_bytes(bomb)
   with zipfile.ZipFile(tmp_path / "a.pt") as source:
     members = {name: source.read(name) for name in source.namelist()[1:]}
