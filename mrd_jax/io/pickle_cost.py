@@ -41,7 +41,7 @@ def check_cost(stream: BinaryIO, size: int) -> None:
   cost, depths = size, _Depths()
   for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
     depths.follow(opcode, argument)
-    cost += _MADE.get(opcode.name, _PLACE)
+    cost += _PLACE + _MADE.get(opcode.name, 0)
     if opcode.name.endswith("PUT"):
       # Of the table of objects, which is as large as the largest index.
       if int(argument or 0) > count:
