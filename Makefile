@@ -46,9 +46,9 @@ types: $(VENV)/.ready-dev
 
 # The newest jax needs Python 3.12.  No torch there: the parity tests skip.
 test-py312:
-	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev,index,wandb test
+	$(MAKE) VENV=.venv312 PYTHON=$(PY312) DEV_EXTRAS=dev,index,las,wandb test
 
-DEV_EXTRAS ?= dev,torch,onnx,draco,index,wandb,beam
+DEV_EXTRAS ?= dev,torch,onnx,draco,index,las,wandb,beam
 
 $(VENV)/.ready: setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install -q -e ".$(if $(EXTRAS),[$(EXTRAS)])"

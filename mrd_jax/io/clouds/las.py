@@ -17,7 +17,7 @@ _DENSEST = 10  # points a byte; .laz takes about a tenth of 20 to 40 bytes each
 def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   """Reads coordinates, scaled and moved as the header says, and colours."""
   try:
-    import laspy
+    import laspy  # type: ignore  # an extra
   except ImportError:
     raise BadInput(
       "laspy, which reads this format, is not installed: pip install "

@@ -19,7 +19,9 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   """Reads x, y, z and colours, packed or one field each."""
   from pypcd4.pypcd4 import PointCloud
 
-  cloud = PointCloud.from_fileobj(io.BytesIO(_plain(path.read_bytes())))
+  cloud = PointCloud.from_fileobj(
+    io.BufferedReader(io.BytesIO(_plain(path.read_bytes())))
+  )
   fields = cloud.fields
   if not {"x", "y", "z"} <= set(fields):
     raise BadInput(f"FIELDS are {', '.join(fields)}, must include x, y, z")

@@ -65,7 +65,8 @@ def read_cloud(
   notes = [] if notes is None else notes
   with chosen(_FORMATS, path) as format:
     try:
-      return _join(*format.read(path, notes, columns), notes)
+      xyz, rgb = format.read(path, notes, columns)
+      return _join(xyz, rgb, notes)
     except ValueError as error:
       if "Object arrays" not in str(error):  # numpy's refusal to unpickle
         raise

@@ -8,7 +8,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.colors import color_scale
 
 
-def fan(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def fan(sizes: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Cuts polygons into fans of triangles.
 
   Args:
