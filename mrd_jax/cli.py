@@ -52,7 +52,7 @@ def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
       before; None of a verb that writes nothing, or holds it itself.
 
   Returns:
-    What it returned; 1 after `RunFailed`; 2 after `BadInput`, an OSError, for
+    What it returned; 130 after Ctrl-C; 1 after `RunFailed`; 2 after `BadInput`, an OSError, for
     want of room on a disk or of an optional package.  Other exceptions are bugs and pass.
   """
   try:
@@ -62,6 +62,8 @@ def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
     code, problem = 1, error
   except (BadInput, OSError) as error:
     code, problem = 2, error
+  except KeyboardInterrupt:
+    code, problem = 130, "interrupted; repeat the command to go on"
   except ModuleNotFoundError as error:
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:

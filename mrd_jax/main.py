@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.main",
     description="Trains a point-cloud encoder.  Exit code: 0, also after "
-    "SIGTERM; 1 if the\nrun cannot go on; 2 for bad input.",
+    "SIGTERM; 130\nafter Ctrl-C; 1 if the run cannot go on; 2 for bad input.",
     allow_abbrev=False,
   )
   add_run(parser, Config)

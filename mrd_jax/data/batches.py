@@ -205,10 +205,12 @@ def eval_batches(
 def _end_with_parent(worker: int, workers: int) -> None:
   """Lets a worker not outlive a run that was killed, nor end before it.
 
-  SLURM sends SIGTERM to every process of a step; the run is the one to stop.
+  SLURM sends SIGTERM to every process of a step, and a terminal Ctrl-C; the run
+  is the one to stop.
   """
   del worker, workers
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   assert parent is not None
 

@@ -8,6 +8,8 @@ import collections
 import contextlib
 import dataclasses
 import math
+import multiprocessing
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from mrd_jax.training.profile import Profile
 from mrd_jax.training.resume import check_resumable, check_same_data
 from mrd_jax.training.watchdog import watchdog
 
+WORKER_SECONDS = 10  # in which data workers end by themselves
 NAMED = 8  # shapes of a bad batch in the message; its file has all
 
 
@@ -72,6 +75,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
   Raises:
     BadInput: if the folder holds a run under another config or on other data.
     NotFinite: if the loss or a gradient is no longer finite.
+    KeyboardInterrupt: after a Ctrl-C, when all is saved.
   """
   objective, last = run.objective, run.objective.num_steps
   config = objective.config
@@ -162,13 +166,19 @@ def train_loop(run: Run, workdir: Path) -> bool:
           profile.step(step, state),
           clock.stage("compile" if step == start else "step"),
         ):
-          state, metrics = run.step_fn(state, next_batch())
+          batch = preemption.wait(next_batch)
+          state, metrics = run.step_fn(state, batch)
         log_pending()  # of the step before: the device is already at work
         step += 1
         clock.step = step
         profile.done(step, state)
         pending[step] = metrics
     except Preempted:
+      # A data worker that is stuck would be waited for at the end.
+      for worker in multiprocessing.active_children():
+        ending = threading.Timer(WORKER_SECONDS, worker.kill)
+        ending.daemon = True
+        ending.start()
       log_pending()
       if step > saved:
         with clock.stage("save"):
@@ -186,6 +196,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
         stopped = True
     if stopped:
       writer.say(f"asked to stop at step {step}; repeat the command to go on")
+      preemption.leave()
     return not stopped
 
 

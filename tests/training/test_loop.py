@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from counting import counting_run
 from runs import losses
 
 from mrd_jax.checkpoint.save import Checkpoints
+from mrd_jax.cli import exit_code
 from mrd_jax.io.files import read_json_lines
 from mrd_jax.parallel import sharding
 from mrd_jax.parallel.stop import Preemption
@@ -87,6 +91,46 @@ def test_the_loop_stops_before_the_next_piece_of_work(
   with contextlib.closing(again):
     assert again.has_scores(3) and again.has_scores(5)
     assert again.best_step() == 5  # the newest of equals
+
+
+@pytest.fixture
+def in_the_foreground():
+  """Python ignores SIGINT where whoever started it did."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_foreground")
+@pytest.mark.parametrize(
+  ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+)
+def test_a_signal_ends_the_wait_for_a_stuck_reader(tmp_path, number, code):
+  """The last step is saved; Ctrl-C tells scripts to stop, SIGTERM does not."""
+
+  def batches(start):
+    yield from range(start, 3)
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+  run = dataclasses.replace(counting_run(), batches=batches)
+  begun = time.monotonic()
+  assert exit_code(lambda: train_loop(run, tmp_path) * 99) == code
+  assert time.monotonic() - begun < 30
+  assert (tmp_path / "checkpoints" / "3").is_dir()
+  assert train_loop(counting_run(events := []), tmp_path)
+  assert events[0] == "batch 3"
+
+
+@pytest.mark.usefixtures("in_the_foreground")
+def test_a_second_interrupt_ends_at_once(monkeypatch):
+  ended = []
+  monkeypatch.setattr("os._exit", ended.append)
+  with contextlib.closing(Preemption()):
+    os.kill(os.getpid(), signal.SIGINT)
+    assert not ended
+    os.kill(os.getpid(), signal.SIGINT)
+    assert ended == [130]
 
 
 def test_batches_are_on_the_devices_one_ahead():
