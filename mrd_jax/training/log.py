@@ -29,6 +29,7 @@ from mrd_jax.io.files import read_json, read_json_lines, write_json, write_text
 _CLEAR = "\r\x1b[2K"  # empties the terminal's last line
 
 
+EVENTS: Any = event_pb2  # protobuf makes its classes when it is imported
 FLUSH_SECONDS = 60  # how often TensorBoard's file is brought to the disk
 
 
@@ -187,7 +188,7 @@ class Board(Mirror):
 
     self._next_flush = 0.0
     self._run = self._attempt(start)
-    begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    begins = EVENTS.SessionLog(status=EVENTS.SessionLog.START)
     self._write(0, file_version="brain.Event:2")
     self._write(purge_step, session_log=begins)
 
@@ -199,7 +200,7 @@ class Board(Mirror):
     self._attempt(lambda: self._run.close())
 
   def _write(self, step: int, **content: Any) -> None:
-    event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+    event = EVENTS.Event(step=step, wall_time=time.time(), **content)
 
     def write() -> None:
       try:
