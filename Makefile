@@ -33,9 +33,11 @@ test-gpu: $(VENV)/.ready-dev
 	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 
 # Nightly: compiles for GPUs without having one, and holds the result to bars.
+SIZES ?=
 compiled:
 	$(MAKE) VENV=.venv-aot EXTRAS=aot .venv-aot/.ready
-	JAX_PLATFORMS=cpu .venv-aot/bin/python -m benchmarks.compiled --check
+	JAX_PLATFORMS=cpu .venv-aot/bin/python -m benchmarks.compiled --check \
+	  $(if $(SIZES),--sizes $(SIZES))
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

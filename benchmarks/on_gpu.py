@@ -2,8 +2,8 @@
 
   benchmarks/on_gpu.sh FOLDER
 
-First what `make test-gpu` runs, and every program of the encoder is compiled into
-a cache in FOLDER; then steps of all sizes, sampling, attention, peers, losses,
+First every program of the encoder is compiled into a cache in FOLDER, and what
+`make test-gpu` runs; then steps of all sizes, sampling, attention, peers, losses,
 start-up, the weightiest first.  Each row is a line of JSON, printed and added to
 FOLDER/rows.jsonl as it comes, with the card's clocks, power and temperature in
 the meantime (all samples: FOLDER/gpu.csv).  A form that fails, hangs or takes its
@@ -240,7 +240,12 @@ class Worker:
     self.place = place
     environment = {
       "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-      "XLA_PYTHON_CLIENT_MEM_FRACTION": ".92",
+      # JAX takes one of its two names only
+      **(
+        {}
+        if os.environ.get("XLA_CLIENT_MEM_FRACTION")
+        else {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".92"}
+      ),
       **os.environ,
       # One card is measured; the tests take all.
       **({} if place == "tests" else {"CUDA_VISIBLE_DEVICES": first_card()}),

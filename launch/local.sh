@@ -18,7 +18,8 @@ fi
 port=$("$python" -c 'import socket
 s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])') || exit 2
 export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$n
-export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-.92}
+[[ -n ${XLA_CLIENT_MEM_FRACTION:-} ]] ||
+  export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-.92}
 pids=() code=0 kill_at=0 signal=TERM each=$((gpus / n))
 for ((i = 0; i < n; i++)); do
   share=$(seq -s , $((i * each)) $((i * each + each - 1))) # empty on a CPU

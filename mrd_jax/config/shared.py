@@ -84,8 +84,8 @@ class ComputeConfig:
   )
   gradient_dtype: Literal["float32", "bfloat16"] = field(
     "float32",
-    "Of the gradients of the encoder's weights while devices sum them: "
-    "bfloat16 sends half and rounds each device's before the sum.",
+    "Of the gradients of the blocks' and the lift's matrices while devices sum "
+    "them: bfloat16 sends half, and rounds each device's by up to 0.4 %.",
     may_change=True,
   )
   remat: Remat = field(
@@ -103,8 +103,8 @@ class ComputeConfig:
   point_net: Form = field(
     "auto",
     "Form of the mini-PointNet: 'kernel' needs a Hopper GPU, bfloat16 and groups "
-    "of 64 to 256 points, 'xla' runs everywhere; 'auto' takes kernel where it "
-    "can.",
+    "of 64, 128, 192 or 256 points, 'xla' runs everywhere; 'auto' takes kernel "
+    "where it can.",
     may_change=True,
   )
   fps_chunk: int = field(

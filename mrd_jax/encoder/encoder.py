@@ -18,6 +18,7 @@ import numpy as np
 
 from mrd_jax.checkpoint.checksum import mix
 from mrd_jax.config.pretraining import UpAxis
+from mrd_jax.config.shared import ComputeConfig
 from mrd_jax.encoder import files
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
@@ -50,13 +51,13 @@ class Encoder:
     if dtype not in ("float32", "bfloat16"):
       raise BadInput(f"dtype is {dtype!r}, must be 'float32' or 'bfloat16'")
     # A CPU wants the few clouds that its cache holds (`models/point_ops.py`).
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu, wide = jax.default_backend() == "cpu", ComputeConfig()
     model = PointBERT(
       config.architecture,
       config.embed_dim,
       dtype=jnp.dtype(dtype),
-      fps_chunk=1 if on_cpu else 4096,
-      query_chunk=8 if on_cpu else 32,
+      fps_chunk=1 if on_cpu else wide.fps_chunk,
+      query_chunk=8 if on_cpu else wide.query_chunk,
     )
     return cls(config, jax.device_put(variables, jax.local_devices()[0]), model)
 

@@ -5,7 +5,8 @@ keeps the log of their sums and computes them a second time (FlashAttention,
 arXiv 2205.14135).  NVIDIA's GPUs do so in cuDNN's kernel, which never writes
 them; a CPU takes one head at a time, so that they stay in its cache; other
 devices take all heads at once.  Which form runs is decided when the program
-is lowered: one exported program is right on every platform.
+is lowered: one exported program is right on every platform, if cuDNN's form is
+not in it (without a GPU it never is, elsewhere with "xla"): JAX exports no such.
 """
 
 import functools
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax.config.shared import Attention
+from mrd_jax.errors import BadInput
 from mrd_jax.models.layers import precision_of
 from mrd_jax.parallel import devices
 
@@ -26,10 +28,17 @@ def takes_cudnn(implementation: Attention, dtype: Any) -> bool:
     implementation: "auto" takes it in half precision where this process has a
       GPU of compute capability 8.0 or newer; "cudnn" always, "xla" never.
     dtype: Of queries, keys and values.
+
+  Raises:
+    BadInput: if it is asked for and cannot run.
   """
-  if implementation != "auto":
-    return implementation == "cudnn"
-  return jnp.dtype(dtype).itemsize == 2 and devices.cuda_capability() >= 8
+  runs = jnp.dtype(dtype).itemsize == 2 and devices.cuda_capability() >= 8
+  if implementation == "cudnn" and not runs:
+    raise BadInput(
+      "model.attention is 'cudnn', which needs an NVIDIA GPU of compute "
+      "capability 8.0 or newer and half precision; use 'auto'"
+    )
+  return runs and implementation != "xla"
 
 
 def padded_length(length: int, implementation: Attention, dtype: Any) -> int:

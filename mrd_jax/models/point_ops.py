@@ -238,17 +238,15 @@ def group_points(
   """
   chex.assert_shape(points_BN6, (None, None, 6))
   chex.assert_shape(num_points_B, (points_BN6.shape[0],))
-  supported = sampling_kernel.is_supported()
-  if sampling == "kernel" and not supported:
+  most = sampling_kernel.MAX_POINTS
+  runs = sampling_kernel.is_supported() and points_BN6.shape[1] <= most
+  if sampling == "kernel" and not runs:
     raise BadInput(
       "model.sampling is 'kernel', which needs an NVIDIA GPU of compute "
-      "capability 9.0 (Hopper) or newer; use 'auto'"
+      "capability 9.0 (Hopper) or newer, and clouds of at most "
+      f"{most:,} points; use 'auto'"
     )
-  with_kernel = sampling == "kernel" or (
-    sampling == "auto"
-    and supported
-    and points_BN6.shape[1] <= sampling_kernel.MAX_POINTS
-  )
+  with_kernel = runs and sampling != "xla"
 
   def portable(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
     return jax.lax.map(

@@ -156,8 +156,8 @@ class PointBERT(nn.Module):
       projection out (OpenShape's ViT-B/32 encoder), D is then the width.
     dtype: Compute type of matrix work; parameters, BatchNorm and LayerNorm
       statistics are float32 always.
-    gradient_dtype: What the gradients of the blocks' matrices are rounded to
-      before devices sum them, see `layers.matmul`.
+    gradient_dtype: What the gradients of the blocks' and the lift's matrices
+      are rounded to before devices sum them, see `layers.matmul`.
     remat: What the backward pass recomputes instead of keeping: nothing, the
       transformer blocks, or the mini-PointNet too.
     attention: Implementation, see `attention.py`.

@@ -1,12 +1,13 @@
 """Estimates what a training step holds on a device, before it is compiled.
 
 Arithmetic on the arrays that the backward pass needs, as XLA for GPUs lays
-them out; `tests/training/test_memory.py` holds it against compiled programs.
+them out (for TPUs in proportion); `tests/training/test_memory.py` holds it against compiled programs.
 """
 
 import dataclasses
 import os
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -17,9 +18,12 @@ from mrd_jax.models.mini_pointnet import takes_kernel
 from mrd_jax.models.pointbert import HEAD_DIM, PointBERT
 
 GIB = 2**30
-# JAX's pool, as a share of an NVIDIA GPU: by default, and at most.
-_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+# JAX's pool, as a share of an NVIDIA GPU: its two names, by default, and at most.
+_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 _SHARE, _LARGEST_SHARE = 0.75, 0.92
+# What XLA for TPUs holds, in units of what it holds for GPUs: by T's and M's
+# programs for a v5p.
+_ON_TPU = 1.65
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +100,8 @@ class Step:
       kept = 1 if kernels else min(2, size.depth)
       blocks += size.depth * stream + kept * block
     before = entering if encoder.remat == "all" else point_net
-    return held + max(before + blocks, point_net_backward)
+    held += max(before + blocks, point_net_backward)
+    return held * (_ON_TPU if jax.default_backend() == "tpu" else 1)
 
   def _loss_bytes(self) -> float:
     """Estimates the losses' share (docs/scaling.md)."""
@@ -148,10 +153,11 @@ def warning(step: Step) -> str:
     )
     remedies.append((f"train.batch_size={found.batch_size}", found.bytes()))
   words = [f"{name} ({size / GIB:.1f} GiB)" for name, size in remedies]
-  share = float(os.environ.get(_FRACTION, _SHARE))
+  name = next((x for x in _FRACTIONS if os.environ.get(x)), _FRACTIONS[0])
+  share = float(os.environ.get(name) or _SHARE)
   if step.mesh.devices.flat[0].platform == "gpu" and share < _LARGEST_SHARE:
     largest = limit / share * _LARGEST_SHARE / GIB
-    words.insert(0, f"{_FRACTION}={_LARGEST_SHARE} (then {largest:.1f} GiB)")
+    words.insert(0, f"{name}={_LARGEST_SHARE} (then {largest:.1f} GiB)")
   return (
     f"warning: a step takes about {step.bytes() / GIB:.1f} GiB on each device, "
     f"where JAX has {limit / GIB:.1f}; it will fail, or XLA repeats work to "

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrd_jax.errors import BadInput
 from mrd_jax.models.attention import (
   all_heads,
   attention,
@@ -119,7 +120,16 @@ def test_the_gradient_lowers_to_cudnns_kernels(length, hopper):
 
 def test_auto_is_portable_without_a_gpu_and_in_float32():
   assert not takes_cudnn("auto", jnp.bfloat16)
-  assert takes_cudnn("cudnn", jnp.bfloat16)
+  assert not takes_cudnn("xla", jnp.bfloat16)
+  with pytest.raises(BadInput, match="model.attention is 'cudnn', which needs"):
+    takes_cudnn("cudnn", jnp.bfloat16)
+
+
+@pytest.mark.usefixtures("hopper")
+def test_a_gpu_takes_cudnn_in_half_precision():
+  for asked in ("auto", "cudnn"):
+    assert takes_cudnn(asked, jnp.bfloat16)
+  assert not takes_cudnn("auto", jnp.float32)
   assert not takes_cudnn("xla", jnp.bfloat16)
 
 

@@ -14,6 +14,7 @@ import optax
 import torch
 from encoders import variable_shapes
 from flax import traverse_util
+from jax import export
 from weights import make_twin, surface_clouds, to_flax
 
 from mrd_jax.config.pretraining import SIZES, PointBERTSize
@@ -191,6 +192,20 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters():
   )
   assert cosine.min() > 0.999
   assert relative_error(rounded, exact) > TOLERANCE  # it did round
+
+
+def test_one_exported_program_is_right_on_every_platform():
+  clouds, counts = jnp.asarray(surface_clouds(5, 4, 200)), jnp.full(4, 200)
+  variables = to_flax(make_twin(TINY, EMBED_DIM).state_dict())
+  embed = functools.partial(PointBERT(TINY, EMBED_DIM).apply, train=False)
+  exported = export.export(jax.jit(embed), platforms=("cpu", "cuda", "tpu"))(
+    variables, clouds, counts
+  )
+  found = export.deserialize(exported.serialize()).call(
+    variables, clouds, counts
+  )
+  expected = embed(variables, clouds, counts)
+  assert relative_error(found, expected) < TOLERANCE
 
 
 def test_gathering_rounds_what_linear_rounds_and_no_gradient():

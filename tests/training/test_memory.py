@@ -52,6 +52,11 @@ PORTABLE = (
   ({"size": "m", "depth": 2, "fsdp": 8}, 2.53),
   ({"size": "m", "depth": 2, "batch": 128, "dtype": "float32"}, 8.98),
 )
+# For eight chips of a TPU, each with its own state.
+TPU = (
+  ({"size": "t", "devices": 8}, 1.88),
+  ({"size": "m", "devices": 8}, 11.47),
+)
 
 
 @functools.cache
@@ -76,8 +81,9 @@ def step_of(
   batch: int = 512,
   dtype: str = "bfloat16",
   fsdp: int = 1,
+  devices: int = 0,
 ) -> memory.Step:
-  """A step on as many devices as share its state."""
+  """A step on as many devices as share its state, unless more are given."""
   depth = depth or SIZES[size].depth
   architecture = dataclasses.replace(SIZES[size], depth=depth)
   return memory.Step(
@@ -91,7 +97,7 @@ def step_of(
     parameters(size, depth),
     copies=3,
     batch_size=batch,
-    mesh=sharding.make_mesh(fsdp, jax.devices()[:fsdp]),
+    mesh=sharding.make_mesh(fsdp, jax.devices()[: devices or fsdp]),
     loss=LossConfig(),
     parts=accumulate,
   )
@@ -99,7 +105,9 @@ def step_of(
 
 @pytest.mark.parametrize(
   ("target", "options", "gib"),
-  [("h200", *row) for row in KERNELS] + [("a100", *row) for row in PORTABLE],
+  [("h200", *row) for row in KERNELS]
+  + [("a100", *row) for row in PORTABLE]
+  + [("v5p", *row) for row in TPU],
   ids=str,
 )
 def test_the_estimate_is_near_the_compiled_program(target, options, gib):
@@ -179,6 +187,10 @@ def test_remedies_come_with_what_they_take_the_cheapest_first(monkeypatch):
     ):
       expected = dataclasses.replace(step, **changes).bytes() / memory.GIB
       assert gib == pytest.approx(expected, abs=0.06)
-    monkeypatch.setenv(fraction, ".92")
-    assert fraction not in memory.warning(step)
+    monkeypatch.setenv(fraction, "")
+    assert f"{fraction}=0.92 (" in memory.warning(step)
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", ".8")  # its other name
+    assert "XLA_CLIENT_MEM_FRACTION=0.92 (" in memory.warning(step)
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", ".92")
+    assert "FRACTION" not in memory.warning(step)
     assert not memory.warning(on_gpu(step, 200))

@@ -33,4 +33,5 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   names = [name.lower() for name in las.point_format.dimension_names]
   rgb = find_colors(names, notes)
   xyz = np.stack([las.x, las.y, las.z], axis=1)
-  return xyz, np.stack([las[c] for c in rgb], axis=1) if rgb else None
+  colours = [np.asarray(las[name]) for name in rgb]
+  return xyz, np.stack(colours, axis=1) if colours else None
