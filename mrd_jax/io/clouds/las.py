@@ -32,6 +32,7 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
     raise EOFError(f"{len(las.points)} of {count} points")
   names = [name.lower() for name in las.point_format.dimension_names]
   rgb = find_colors(names, notes)
-  xyz = np.stack([las.x, las.y, las.z], axis=1)
-  colours = [np.asarray(las[name]) for name in rgb]
-  return xyz, np.stack(colours, axis=1) if colours else None
+  xyz = np.stack([np.asarray(x) for x in (las.x, las.y, las.z)], axis=1)
+  if not rgb:
+    return xyz, None
+  return xyz, np.stack([np.asarray(las[name]) for name in rgb], axis=1)
