@@ -12,11 +12,11 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-_BITS = {"pred": 8, "token": 0}  # the others say it: bf16, s4, f8e4m3fn
+from benchmarks.hlo_text import Instruction, instruction_of
+
 # Operations on vectors; each element counts one, whatever it is.
 _ARITHMETIC = re.compile(
   "abs|add|and|atan2|cbrt|ceil|clamp|compare|convert|cosine|divide|erf|"
@@ -43,59 +43,6 @@ _CALLING = {
 # A cloud's points are held against each chosen one: three differences, three
 # squares and two sums, a minimum, a maximum and the index that attains it.
 _SAMPLING = 11
-
-
-class Array(NamedTuple):
-  """An array of device memory; `near` if it lies in a TPU's own VMEM."""
-
-  dtype: str
-  dims: tuple[int, ...]
-  near: bool = False
-
-  @property
-  def size(self) -> int:
-    return math.prod(self.dims)
-
-  @property
-  def itemsize(self) -> float:
-    found = re.search(r"\d+", self.dtype)
-    return _BITS.get(self.dtype, int(found[0]) if found else 0) / 8
-
-  @property
-  def bytes(self) -> float:
-    return 0.0 if self.near else self.size * self.itemsize
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-  """A line: `name = results opcode(operands), attributes`."""
-
-  name: str
-  opcode: str
-  results: tuple[Array, ...]
-  operands: tuple[str, ...]
-  attributes: str
-  literal: str  # what stands between the parentheses
-
-  @property
-  def size(self) -> int:
-    return self.results[0].size if self.results else 0
-
-  @property
-  def scope(self) -> str:
-    """The names of modules and scopes: XLA's op_name."""
-    found = re.search(r'op_name="([^"]*)"', self.attributes)
-    return found[1] if found else ""
-
-  def called(self, key: str) -> list[str]:
-    """Names of the computations behind `key=`."""
-    found = re.search(rf"\b{key}=(\{{[^}}]*\}}|[%\w.-]+)", self.attributes)
-    return re.findall(r"[\w.-]+", found[1]) if found else []
-
-  def numbers(self, key: str) -> list[int]:
-    """A list as in `dimensions={0,2}`, or of backend_config's JSON."""
-    found = re.search(rf'{key}"?[=:] ?[{{\[]([^}}\]]*)', self.attributes)
-    return [int(x) for x in re.findall(r"\d+", found[1])] if found else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +103,7 @@ class Program:
         self.computations[name] = {}
         self._users[name] = collections.defaultdict(list)
         self.entry = name if start[1] else self.entry
-      elif name and (instruction := _instruction(line)):
+      elif name and (instruction := instruction_of(line)):
         self.computations[name][instruction.name] = instruction
         for operand in instruction.operands:
           self._users[name][operand].append(instruction)
@@ -305,37 +252,6 @@ class Program:
       kind, n = _operations(x, self._operands(name, x))
       total[kind] += n
     return total
-
-
-def _arrays(text: str) -> tuple[Array, ...]:
-  """The arrays of a shape as HLO writes it: `(bf16[2,3]{1,0:S(1)}, s32[])`."""
-  return tuple(
-    Array(
-      kind, tuple(int(n) for n in re.findall(r"\d+", dims)), "S(1)" in layout
-    )
-    for kind, dims, layout in re.findall(
-      r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?", text
-    )
-  )
-
-
-def _instruction(line: str) -> Instruction | None:
-  found = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(", line)
-  if not found:
-    return None
-  end, depth = found.end(), 1
-  while depth:
-    depth += {"(": 1, ")": -1}.get(line[end], 0)
-    end += 1
-  literal = line[found.end() : end - 1]
-  return Instruction(
-    found[1],
-    found[3],
-    _arrays(found[2]),
-    tuple(re.findall(r"%([\w.-]+)", literal)),
-    line[end:],
-    literal,
-  )
 
 
 def _operations(x: Instruction, operands: list[Instruction]) -> tuple[str, int]:
