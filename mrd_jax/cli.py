@@ -52,8 +52,9 @@ def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
       before; None of a verb that writes nothing, or holds it itself.
 
   Returns:
-    What it returned; 130 after Ctrl-C; 1 after `RunFailed`; 2 after `BadInput`, an OSError, for
-    want of room on a disk or of an optional package.  Other exceptions are bugs and pass.
+    What it returned; 130 after Ctrl-C; 1 after `RunFailed`; 2 after `BadInput`,
+    an OSError, or for want of room on a disk or of an optional package.  Other
+    exceptions are bugs and pass.
   """
   try:
     with held("--output", lock) if lock else contextlib.nullcontext():

@@ -32,8 +32,8 @@ def _embed(args: argparse.Namespace) -> int:
     raise BadInput("give either --input, or both --data and --split")
   if args.data and (args.up != "y" or args.columns or not args.normalize):
     raise BadInput(
-      "--columns, --up and --no-normalize are for files: the records of --data are y up, "
-      "and every shape is centred and scaled as in training"
+      "--columns, --up and --no-normalize are for files: the records of --data "
+      "are y up, and every shape is centred and scaled as in training"
     )
   if args.data:
     from mrd_jax.data.dataset import open_split  # brings ArrayRecord
@@ -82,8 +82,8 @@ def _embed(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.embed",
-    description="Embeds files of clouds and meshes, or a split of a prepared dataset, "
-    "with a trained encoder.",
+    description="Embeds files of clouds and meshes, or a split of a prepared "
+    "dataset, with a trained encoder.",
     epilog="Exit code: 0 if every shape was embedded, 1 if any was rejected, "
     "2 for bad arguments.",
   )

@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m mrd_jax.finetune",
     description="Fine-tunes a pre-trained encoder for classification.  Exit "
-    "code: 0, also after\nSIGTERM; 130 after Ctrl-C; 1 if the run cannot go on; 2 for bad input.",
+    "code: 0, also after\nSIGTERM; 130 after Ctrl-C; 1 if the run cannot go on; "
+    "2 for bad input.",
     allow_abbrev=False,
   )
   cli.add_run(parser, Config)

@@ -78,8 +78,9 @@ def load_npy(
     raise BadInput(f"{name or 'npy file'}: {refused}") from None
   except Exception as error:  # a hostile file can raise anything at all
     raise BadInput(
-      f"{name or 'npy file'}: not a readable .npy file ({type(error).__name__}: {error}); "
-      "it is truncated or damaged, fetch it again"
+      f"{name or 'npy file'}: not a readable .npy file "
+      f"({type(error).__name__}: {error}); it is truncated or damaged, fetch it "
+      "again"
     ) from error
 
 

@@ -1,7 +1,8 @@
 """Estimates what a training step holds on a device, before it is compiled.
 
 Arithmetic on the arrays that the backward pass needs, as XLA for GPUs lays
-them out (for TPUs in proportion); `tests/training/test_memory.py` holds it against compiled programs.
+them out (for TPUs in proportion); `tests/training/test_memory.py` holds it
+against compiled programs.
 """
 
 import dataclasses
