@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mrd_jax.config.finetuning import AugmentConfig
 from mrd_jax.data.examples import Batch, normalize_cloud
 from mrd_jax.data.records import XYZ_LEVELS
-from mrd_jax.models.point_ops import farthest_point_sample
+from mrd_jax.models.point_ops import sample_clouds
 
 
 class Clouds(NamedTuple):
@@ -66,25 +66,31 @@ class Drawer(NamedTuple):
     return self._draw(batch, keys_B, augmented=True)
 
   def _draw(self, batch: Batch, keys_B: jax.Array, augmented: bool) -> Clouds:
-    def one(cloud: tuple) -> Clouds:
-      xyz_N3, num_points, key = cloud
-      order_key, augment_key = jax.random.split(key)
+    def placed(xyz_N3: jax.Array, num_points: jax.Array) -> jax.Array:
       xyz_N3 = xyz_N3.astype(jnp.float32) / XYZ_LEVELS
       if self.swap_yz:
         xyz_N3 = xyz_N3[:, jnp.array([0, 2, 1])]
       exists_N1 = (jnp.arange(len(xyz_N3)) < num_points)[:, None]
-      xyz_N3 = normalize_cloud(xyz_N3, exists_N1)
-      xyz_P3, n = draw_points(
-        xyz_N3, num_points, self.config, order_key, random=augmented
+      return normalize_cloud(xyz_N3, exists_N1)
+
+    def local(
+      xyz_BN3: jax.Array, num_points_B: jax.Array, keys_B: jax.Array
+    ) -> Clouds:
+      keys_B2 = jax.vmap(jax.random.split)(keys_B)
+      xyz_BP3, n_B = draw_points(
+        jax.vmap(placed)(xyz_BN3, num_points_B),
+        num_points_B,
+        self.config,
+        keys_B2[:, 0],
+        random=augmented,
+        chunk=self.fps_chunk,
       )
       if augmented:
-        xyz_P3 = augment(xyz_P3, self.config, augment_key)
-      grey_P3 = jnp.full_like(xyz_P3, self.colour_fill)
-      return Clouds(jnp.concatenate([xyz_P3, grey_P3], axis=-1), n)
-
-    def local(*clouds) -> Clouds:
-      size = min(self.fps_chunk, len(clouds[0]))
-      return jax.lax.map(one, clouds, batch_size=size)
+        xyz_BP3 = jax.vmap(
+          lambda xyz_P3, key: augment(xyz_P3, self.config, key)
+        )(xyz_BP3, keys_B2[:, 1])
+      grey_BP3 = jnp.full_like(xyz_BP3, self.colour_fill)
+      return Clouds(jnp.concatenate([xyz_BP3, grey_BP3], axis=-1), n_B)
 
     # As in `point_ops`: each device draws what it holds.
     spec = PartitionSpec(*self.batch_sharding.spec[:1])
@@ -99,45 +105,51 @@ _fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
 
 
 def draw_points(
-  xyz_N3: jax.Array,
-  num_points: jax.Array,
+  xyz_BN3: jax.Array,
+  num_points_B: jax.Array,
   config: AugmentConfig,
-  key: jax.Array,
+  keys_B: jax.Array,
   *,
   random: bool,
+  chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws points of a cloud in random order.
+  """Draws points of each cloud in random order.
 
   Args:
-    xyz_N3: (N, 3) float32.
-    num_points: () int32, how many leading rows exist.
+    xyz_BN3: (B, N, 3) float32.
+    num_points_B: (B,) int32, how many leading rows exist.
     config: How many points.
-    key: Of the order, with which the first sampled point changes.
+    keys_B: (B,) of the order, with which the first sampled point changes.
     random: Whether `config.num_points` are chosen at random of
       `config.sampled_points` that farthest point sampling found; else it finds
       `config.num_points`.
+    chunk: Clouds sampled at a time (`point_ops.sample_clouds`).
 
   Returns:
-    (config.num_points, 3) float32 and how many leading rows exist; the rest
-    are zero.  A smaller cloud keeps all its points.
+    (B, config.num_points, 3) float32 and (B,) how many leading rows exist; the
+    rest are zero.  A smaller cloud keeps all its points.
   """
-  order_key, choice_key = jax.random.split(key)
-  stored = len(xyz_N3)
-  exists_N = jnp.arange(stored) < num_points
-  order_N = jnp.argsort(
-    jnp.where(exists_N, jax.random.uniform(order_key, (stored,)), jnp.inf)
-  )
-  xyz_N3 = xyz_N3[order_N]
+  keys_B2 = jax.vmap(jax.random.split)(keys_B)
   samples = config.sampled_points if random else config.num_points
-  samples_S = farthest_point_sample(xyz_N3, num_points, samples)
-  # Beyond `num_points` samples are repetitions; they are to come last.
-  rank_S = jax.random.uniform(choice_key, (samples,))
-  is_new_S = jnp.arange(samples) < num_points
-  chosen_P = jnp.argsort(jnp.where(is_new_S, rank_S, jnp.inf))
-  chosen_P = chosen_P[: config.num_points]
-  n = jnp.minimum(num_points, config.num_points)
-  exists_P1 = (jnp.arange(config.num_points) < n)[:, None]
-  return jnp.where(exists_P1, xyz_N3[samples_S[chosen_P]], 0), n
+
+  def shuffled(xyz_N3, num_points, key):
+    exists_N = jnp.arange(len(xyz_N3)) < num_points
+    draws_N = jax.random.uniform(key, (len(xyz_N3),))
+    return xyz_N3[jnp.argsort(jnp.where(exists_N, draws_N, jnp.inf))]
+
+  def chosen(xyz_N3, num_points, samples_S, key):
+    # Beyond `num_points` samples are repetitions; they are to come last.
+    rank_S = jax.random.uniform(key, (samples,))
+    is_new_S = jnp.arange(samples) < num_points
+    chosen_P = jnp.argsort(jnp.where(is_new_S, rank_S, jnp.inf))
+    chosen_P = chosen_P[: config.num_points]
+    n = jnp.minimum(num_points, config.num_points)
+    exists_P1 = (jnp.arange(config.num_points) < n)[:, None]
+    return jnp.where(exists_P1, xyz_N3[samples_S[chosen_P]], 0), n
+
+  xyz_BN3 = jax.vmap(shuffled)(xyz_BN3, num_points_B, keys_B2[:, 0])
+  samples_BS = sample_clouds(xyz_BN3, num_points_B, samples, chunk=chunk)
+  return jax.vmap(chosen)(xyz_BN3, num_points_B, samples_BS, keys_B2[:, 1])
 
 
 def augment(

@@ -198,6 +198,61 @@ def gather_groups(
   return Groups(centers_G3, jnp.concatenate([offset_GK3, neighbours_GK6], -1))
 
 
+def sample_clouds(
+  xyz_BN3: jax.Array,
+  num_points_B: jax.Array,
+  num_samples: int,
+  *,
+  sampling: Form = "auto",
+  chunk: int,
+) -> jax.Array:
+  """Samples every cloud, all of them on one device.
+
+  Args:
+    xyz_BN3: (B, N, 3) float32.
+    num_points_B: (B,) int32, how many leading points of each cloud exist.
+    num_samples: G.
+    sampling: "kernel" samples all clouds at once in `sampling_kernel.py`, "xla"
+      in the portable form; "auto" takes the kernel where it can.  Lowered for
+      another platform than CUDA, a program has the portable form always.
+    chunk: How many clouds the portable form samples at a time.
+
+  Returns:
+    (B, G) int32 indices in order of choice.
+
+  Raises:
+    BadInput: if the kernel is asked for and cannot run.
+  """
+  most = sampling_kernel.MAX_POINTS
+  runs = sampling_kernel.is_supported() and xyz_BN3.shape[1] <= most
+  if sampling == "kernel" and not runs:
+    raise BadInput(
+      "model.sampling is 'kernel', which needs an NVIDIA GPU of compute "
+      "capability 9.0 (Hopper) or newer, and clouds of at most "
+      f"{most:,} points; use 'auto'"
+    )
+
+  def portable(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
+    return jax.lax.map(
+      lambda cloud: farthest_point_sample(cloud[0], cloud[1], num_samples),
+      (xyz_BN3, num_points_B),
+      batch_size=min(chunk, len(xyz_BN3)),
+    )
+
+  def kernel(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
+    chosen_BG = sampling_kernel.farthest_point_sample_batch(
+      xyz_BN3, num_points_B, num_samples
+    )
+    return chosen_BG + 0 * num_points_B[:, None]  # varies over the mesh, too
+
+  return jax.lax.platform_dependent(
+    xyz_BN3,
+    num_points_B,
+    cuda=kernel if runs and sampling != "xla" else portable,
+    default=portable,
+  )
+
+
 def group_points(
   points_BN6: jax.Array,
   num_points_B: jax.Array,
@@ -223,9 +278,7 @@ def group_points(
       a CPU wants the one cloud that fits its cache.
     query_chunk: How many clouds are queried and gathered at a time; bounds
       the memory to `query_chunk * G * N` bits.
-    sampling: "kernel" samples all clouds at once in `sampling_kernel.py`, "xla"
-      in the portable form; "auto" takes the kernel where it can.  Lowered for
-      another platform than CUDA, a program has the portable form always.
+    sampling: See `sample_clouds`.
     batch_sharding: How the batch axis is laid out over devices.  The
       partitioner would gather the whole batch for `top_k`; with the layout
       given, each device works on its shard and nothing is exchanged.
@@ -238,35 +291,14 @@ def group_points(
   """
   chex.assert_shape(points_BN6, (None, None, 6))
   chex.assert_shape(num_points_B, (points_BN6.shape[0],))
-  most = sampling_kernel.MAX_POINTS
-  runs = sampling_kernel.is_supported() and points_BN6.shape[1] <= most
-  if sampling == "kernel" and not runs:
-    raise BadInput(
-      "model.sampling is 'kernel', which needs an NVIDIA GPU of compute "
-      "capability 9.0 (Hopper) or newer, and clouds of at most "
-      f"{most:,} points; use 'auto'"
-    )
-  with_kernel = runs and sampling != "xla"
-
-  def portable(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
-    return jax.lax.map(
-      lambda cloud: farthest_point_sample(cloud[0], cloud[1], groups),
-      (xyz_BN3, num_points_B),
-      batch_size=min(fps_chunk, len(xyz_BN3)),
-    )
-
-  def kernel(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
-    chosen_BG = sampling_kernel.farthest_point_sample_batch(
-      xyz_BN3, num_points_B, groups
-    )
-    return chosen_BG + 0 * num_points_B[:, None]  # varies over the mesh, too
 
   def local(points_BN6: jax.Array, num_points_B: jax.Array) -> Groups:
-    center_index_BG = jax.lax.platform_dependent(
+    center_index_BG = sample_clouds(
       points_BN6[..., :3],
       num_points_B,
-      cuda=kernel if with_kernel else portable,
-      default=portable,
+      groups,
+      sampling=sampling,
+      chunk=fps_chunk,
     )
     return jax.lax.map(
       lambda cloud: gather_groups(*cloud, radius=radius, group_size=group_size),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.targets import TARGETS, standing_in
 from mrd_jax.config.finetuning import AugmentConfig
 from mrd_jax.data import dataset
 from mrd_jax.data.batches import pad_records
@@ -33,12 +34,26 @@ def rows_of(xyz: np.ndarray, cloud: np.ndarray) -> list[int]:
   return [int(np.flatnonzero((cloud == p).all(axis=1))[0]) for p in xyz]
 
 
+def drawing(random: bool):
+  """`draw_points` of one cloud."""
+  draw = functools.partial(draw_points, config=AUGMENT, random=random, chunk=1)
+
+  @jax.jit
+  def one(xyz_N3, num_points, key):
+    xyz_BP3, n_B = draw(
+      jnp.asarray(xyz_N3)[None], num_points[None], keys_B=key[None]
+    )
+    return xyz_BP3[0], n_B[0]
+
+  return one
+
+
 @pytest.mark.parametrize("random", [False, True], ids=["test", "train"])
 def test_points_are_drawn_by_farthest_point_sampling(random):
   rng = np.random.default_rng(0)
   cloud = np.zeros((80, 3), np.float32)
   cloud[:60] = rng.normal(size=(60, 3))
-  draw = jax.jit(functools.partial(draw_points, config=AUGMENT, random=random))
+  draw = drawing(random)
   order = []
   for seed in range(5):
     key = jax.random.key(seed)
@@ -61,7 +76,7 @@ def test_points_are_drawn_by_farthest_point_sampling(random):
 )
 def test_small_clouds_keep_all_their_points(stored, random):
   cloud = np.random.default_rng(0).normal(size=(stored, 3)).astype(np.float32)
-  draw = jax.jit(functools.partial(draw_points, config=AUGMENT, random=random))
+  draw = drawing(random)
   xyz, n = draw(cloud, jnp.int32(12), key=jax.random.key(0))
   assert n == 12 and xyz.shape == (20, 3)
   assert sorted(rows_of(np.asarray(xyz[:12]), cloud)) == [*range(12)]
@@ -121,6 +136,14 @@ def test_test_clouds_are_normalised_grey_and_the_same_in_any_batch(
   np.testing.assert_allclose(
     turned.points[..., [0, 2, 1]], found.points[..., :3], atol=1e-6
   )
+
+
+def test_hopper_draws_with_its_sampling_kernel(labelled_dir):
+  batch = read_batch(labelled_dir, [0])
+  draw = jax.jit(functools.partial(make_drawer(1).test, seed=0))
+  with standing_in(TARGETS["h100"]):
+    text = draw.trace(batch).lower(lowering_platforms=("cuda",)).as_text()
+  assert "mosaic_gpu" in text
 
 
 @pytest.mark.slow
