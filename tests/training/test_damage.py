@@ -46,6 +46,7 @@ def poison(records):
     records[row]["image_feat"] = feat
 
 
+@pytest.mark.slow
 def test_a_poisoned_batch_is_named(copied, tmp_path):
   rewrite(copied, poison)
   workdir = tmp_path / "run"

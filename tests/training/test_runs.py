@@ -10,6 +10,8 @@ from launchers import assert_same_curve
 
 from mrd_jax.io.files import read_json_lines
 
+pytestmark = pytest.mark.slow
+
 
 def resumed_from(said: str) -> int:
   found = re.search(r"resumed from the checkpoint of step (\d+)", said)
@@ -42,7 +44,6 @@ def one(data_dir, tmp_path_factory) -> dict[int, float]:
   return runs.losses(workdir)
 
 
-@pytest.mark.slow
 def test_eight_devices_one_and_a_change_between_follow_one_curve(
   data_dir, tmp_path, one
 ):
@@ -62,7 +63,6 @@ def test_eight_devices_one_and_a_change_between_follow_one_curve(
     np.testing.assert_allclose(found, expected, rtol=5e-3)
 
 
-@pytest.mark.slow
 def test_sharded_state_follows_the_same_curve(data_dir, tmp_path, one):
   runs.run(runs.command(data_dir, tmp_path, "--config.mesh.fsdp=4"), devices=8)
   assert_same_curve(tmp_path, one)
@@ -83,7 +83,6 @@ def test_sigterm_saves_and_exits_with_0(quick, straight, data_dir, tmp_path):
   runs.assert_same_run(tmp_path, straight)
 
 
-@pytest.mark.slow
 @pytest.mark.long  # two processes do: tests/parallel/test_processes.py
 def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   """The stop leaves no hole: the evaluation it cut short is done on resume."""
@@ -97,7 +96,6 @@ def test_sigterm_during_an_evaluation_is_made_up_for(data_dir, tmp_path):
   assert (tmp_path / "results.json").exists()
 
 
-@pytest.mark.slow
 def test_a_failed_save_fails_the_run(data_dir, tmp_path):
   """A file-size limit stands in for a full disk, after a first good save."""
   good = runs.command(
@@ -116,7 +114,6 @@ def test_a_failed_save_fails_the_run(data_dir, tmp_path):
   resumed_from(runs.run(good))
 
 
-@pytest.mark.slow
 def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
   errors = runs.run(
     runs.command(
@@ -135,7 +132,6 @@ def test_nan_stops_the_run_before_it_is_saved(data_dir, tmp_path):
   assert all(np.isfinite(x).all() for x in runs.last_state(tmp_path).values())
 
 
-@pytest.mark.slow
 def test_a_second_start_compiles_nothing_anew(
   quick, data_dir, tmp_path, monkeypatch
 ):
