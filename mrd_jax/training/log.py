@@ -229,6 +229,8 @@ class WandbRun(Mirror):
     config: The run's config.
   """
 
+  name = "Weights & Biases"
+
   def __init__(self, project: str, workdir: Path, config: Any):
     file = workdir / "wandb.json"
     if not file.exists():

@@ -91,7 +91,7 @@ def test_a_failure_of_wandb_is_said_once_and_ends_nothing(
   assert list(losses(tmp_path)) == [2, 4, 6, 8, 10]
   monkeypatch.setattr(wandb, "init", fail)
   WandbRun("shapes", tmp_path, counting_run().objective.config).log(
-    1, {"loss": 1.0}
+    1, "train", {"loss": 1.0}
   )
   assert capfd.readouterr().err == words
 
