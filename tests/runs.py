@@ -291,3 +291,12 @@ def assert_same_run(found: Path, expected: Path) -> None:
     np.testing.assert_array_equal(value, states[1][name], err_msg=name)
   assert losses(found) == losses(expected)
   assert evaluated(found) == evaluated(expected)
+
+
+def on_disk(folder: Path) -> dict[str, tuple[int, int]]:
+  """When each file was changed, and which it is, but for locks."""
+  return {
+    str(path): (path.stat().st_mtime_ns, path.stat().st_ino)
+    for path in sorted(folder.rglob("*"))
+    if path.is_file() and "lock" not in path.name
+  }

@@ -3,7 +3,6 @@
 import errno
 import importlib
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import runs
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import held
-from mrd_jax.training import set_up
 
 DEBUG = ("--config", "configs/debug.py", "--workdir")
 CHECKPOINT = ("--checkpoint", "nowhere")
@@ -38,15 +36,6 @@ VERBS = {
 }
 
 
-def on_disk(folder: Path) -> dict[str, tuple[int, int]]:
-  """When each file was changed, and which it is, but for locks."""
-  return {
-    str(path): (path.stat().st_mtime_ns, path.stat().st_ino)
-    for path in sorted(folder.rglob("*"))
-    if path.is_file() and "lock" not in path.name
-  }
-
-
 def module(verb: str):
   name = "mrd_jax.main" if verb == "main" else f"mrd_jax.{verb}.__main__"
   return importlib.import_module(name)
@@ -63,7 +52,7 @@ def test_a_second_command_is_refused_at_once(
     assert Path(lock).exists()  # it is the other's
   said = capsys.readouterr().err
   assert "another command is at work on" in said and said.count("\n") == 1
-  assert not on_disk(tmp_path)
+  assert not runs.on_disk(tmp_path)
   # Alone it is refused for its input, and leaves nothing, no folder either.
   assert module(verb).main(arguments) == 2
   said = capsys.readouterr().err
@@ -103,37 +92,6 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
   with held("--workdir", tmp_path / "run" / "lock"):
     pass
   assert "without locks: start no second command" in capsys.readouterr().err
-
-
-def test_a_refused_config_changes_nothing(pretrained, data_dir, tmp_path):
-  """Neither another save's temporary files, nor what an old one has left."""
-  workdir = Path(shutil.copytree(pretrained, tmp_path / "run"))
-  checkpoints = workdir / "checkpoints"
-  oldest, newest = sorted(map(int, (p.name for p in checkpoints.iterdir())))[
-    ::2
-  ]
-  (checkpoints / str(oldest) / "_CHECKPOINT_METADATA").unlink()
-  shutil.copytree(
-    checkpoints / str(newest),
-    checkpoints / f"{newest + 1}.orbax-checkpoint-tmp",
-  )
-  before = on_disk(workdir)
-  with runs.on_devices(2), pytest.raises(BadInput, match="seed"):
-    set_up.train(runs.pretrained_config(data_dir, seed=9), workdir)
-  assert on_disk(workdir) == before
-
-
-def test_a_refused_fine_tuning_changes_nothing(
-  finetuned, labelled_dir, encoder_dir, tmp_path
-):
-  from mrd_jax.finetune.train import finetune
-
-  workdir = Path(shutil.copytree(finetuned, tmp_path / "run"))
-  before = on_disk(workdir)
-  config = runs.finetuned_config(labelled_dir, seed=9)
-  with runs.on_devices(2), pytest.raises(BadInput, match="seed"):
-    finetune(config, str(encoder_dir), workdir)
-  assert on_disk(workdir) == before
 
 
 LONG = "x" * 300

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import shutil
 import typing
 from pathlib import Path
 
@@ -127,6 +128,17 @@ def test_a_run_goes_on_as_it_was_or_not_at_all(
   assert "evaluat" not in capsys.readouterr().err
   for name, value in last_state(finetuned).items():
     np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_refused_fine_tuning_changes_nothing(
+  finetuned, labelled_dir, encoder_dir, tmp_path
+):
+  workdir = shutil.copytree(finetuned, tmp_path / "run")
+  before = runs.on_disk(workdir)
+  config = runs.finetuned_config(labelled_dir, seed=9)
+  with runs.on_devices(2), pytest.raises(BadInput, match="seed"):
+    finetune(config, str(encoder_dir), workdir)
+  assert runs.on_disk(workdir) == before
 
 
 def test_other_records_are_refused(

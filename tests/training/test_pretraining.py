@@ -122,6 +122,24 @@ def test_load_encoder_says_what_is_missing(tmp_path, pretrained):
     load_encoder(pretrained, "first")
 
 
+def test_a_refused_config_changes_nothing(pretrained, data_dir, tmp_path):
+  """Neither another save's temporary files, nor what an old one has left."""
+  workdir = shutil.copytree(pretrained, tmp_path / "run")
+  checkpoints = workdir / "checkpoints"
+  oldest, newest = sorted(map(int, (p.name for p in checkpoints.iterdir())))[
+    ::2
+  ]
+  (checkpoints / str(oldest) / "_CHECKPOINT_METADATA").unlink()
+  shutil.copytree(
+    checkpoints / str(newest),
+    checkpoints / f"{newest + 1}.orbax-checkpoint-tmp",
+  )
+  before = runs.on_disk(workdir)
+  with runs.on_devices(2), pytest.raises(BadInput, match="seed"):
+    set_up.train(runs.pretrained_config(data_dir, seed=9), workdir)
+  assert runs.on_disk(workdir) == before
+
+
 def test_other_data_is_refused_on_resume(pretrained, tmp_path):
   other = tmp_path / "other"
   procedural.generate(
