@@ -162,6 +162,7 @@ def test_ranking_benchmark_runs():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("work", ["train", "infer"])
 def test_encoder_benchmark_runs(work):
   torch = pytest.importorskip("torch")
@@ -181,7 +182,8 @@ def test_encoder_benchmark_runs(work):
   assert " tuned |" in encoder.table(result)
 
 
-@pytest.mark.slow  # half a minute: three processes import all there is
+@pytest.mark.slow
+@pytest.mark.long  # three processes import all there is
 def test_prepare_benchmark_runs(tmp_path, monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "")  # one device: what it starts compiles
   model, work = make_clip(tmp_path / "clip"), tmp_path / "work"

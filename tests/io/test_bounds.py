@@ -285,6 +285,7 @@ def test_one_texture_of_the_largest_size(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sixteen_textures_of_the_largest_size(tmp_path):
   """The bars: 30 seconds, three times the files and 300 MB."""
   rng = np.random.default_rng(0)

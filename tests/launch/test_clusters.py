@@ -95,6 +95,7 @@ def slurm(tmp_path, monkeypatch, stand_in) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_job_stops_before_its_time_and_is_requeued(
   data_dir, tmp_path, curve, spawn, slurm
 ):

@@ -112,7 +112,10 @@ SHAPES = {
 
 @pytest.mark.parametrize(
   "shape",
-  [*list(SHAPES)[:-1], pytest.param(list(SHAPES)[-1], marks=pytest.mark.slow)],
+  [
+    *list(SHAPES)[:-1],
+    pytest.param(list(SHAPES)[-1], marks=[pytest.mark.slow, pytest.mark.long]),
+  ],
 )
 def test_equals_pytorch(tmp_path, shape):
   folder = make_clip(tmp_path, **SHAPES[shape])

@@ -59,7 +59,9 @@ def test_two_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):
     np.testing.assert_allclose(both[1][name], both[0][name], atol=2e-3)
 
 
-@pytest.mark.parametrize("piece", ["evaluation", "compilation"])
+@pytest.mark.parametrize(
+  "piece", ["evaluation", pytest.param("compilation", marks=pytest.mark.long)]
+)
 def test_sigterm_to_one_stops_all_at_one_step(
   data_dir, undisturbed, tmp_path, piece
 ):

@@ -117,8 +117,11 @@ def assert_same(whole, found, tolerances: tuple[float, float]):
     # Contrast alone holds every sample against every other, too.
     (1, 4, LossConfig(intra=False, cross=False)),
     # One cloud at a time.
-    (None, 32, LossConfig()),
-    (4, 2, LossConfig(representation="partial_order")),
+    pytest.param(None, 32, LossConfig(), marks=pytest.mark.long),
+    pytest.param(
+      *(4, 2, LossConfig(representation="partial_order")),
+      marks=pytest.mark.long,
+    ),
   ],
 )
 def test_the_gradient_is_that_of_the_whole_batch(x64, fsdp, parts, loss):
@@ -128,6 +131,7 @@ def test_the_gradient_is_that_of_the_whole_batch(x64, fsdp, parts, loss):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_in_float32_too():
   make = functools.partial(
     gradients, dtype=jnp.float32, fsdp=1, loss=LossConfig(), remat="blocks"

@@ -256,7 +256,7 @@ def overwrite(shard: Path) -> None:
 @pytest.mark.parametrize(
   ("damage", "workers"),
   [
-    (overwrite, 0),
+    pytest.param(overwrite, 0, marks=pytest.mark.long),
     pytest.param(truncate, 1, marks=pytest.mark.long),
     (Path.unlink, 1),
   ],

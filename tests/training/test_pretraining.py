@@ -223,6 +223,7 @@ def test_held_out_splits_do_not_overlap_the_training_split(data_dir):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_blocks_and_parts_follow_the_same_curve(data_dir, tmp_path, capfd):
   """How a step is computed changes its rounding alone, and is said."""
   changes = {
