@@ -268,6 +268,7 @@ def test_a_row_that_names_no_field_is_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_and_repeated_ablation_ends_with_the_table(data_dir, tmp_path):
   """SIGTERM, then SIGKILL, in the middle of a run; the rest is run once."""
   (tmp_path / "configs" / "ablations").mkdir(parents=True)

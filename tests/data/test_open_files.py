@@ -94,6 +94,7 @@ def test_small_shards_are_joined(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_release_under_a_small_limit(tmp_path, monkeypatch):
   """1,417 files, 256 open: trained on, inspected, evaluated and embedded."""
   data, run = tmp_path / "data", tmp_path / "run"
