@@ -188,16 +188,12 @@ def test_bad_configs_name_field_and_remedy(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
   "loss",
   [
-    *(
-      pytest.param(loss, marks=pytest.mark.long)
-      for loss in (
-        {"intra": False, "cross": False},
-        {"weighting": "fixed", "representation": "euclidean"},
-      )
-    ),
+    {"intra": False, "cross": False},
+    {"weighting": "fixed", "representation": "euclidean"},
     {"weighting": "alternating"},
     {"representation": "partial_order", "sampled_pairs": 8},
   ],

@@ -63,6 +63,7 @@ def test_eight_devices_one_and_a_change_between_follow_one_curve(
     np.testing.assert_allclose(found, expected, rtol=5e-3)
 
 
+@pytest.mark.long
 def test_sharded_state_follows_the_same_curve(data_dir, tmp_path, one):
   runs.run(runs.command(data_dir, tmp_path, "--config.mesh.fsdp=4"), devices=8)
   assert_same_curve(tmp_path, one)
