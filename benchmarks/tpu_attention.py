@@ -25,7 +25,7 @@ from mrd_jax import cli
 from mrd_jax.metrics.table import render
 from mrd_jax.models.attention import all_heads
 
-TILE = 128
+TPU, TILE = "v5p", 128
 
 
 def padded(form: Any, *arrays: jax.Array) -> jax.Array:
@@ -105,8 +105,8 @@ def measure(
   rows = -(-length // TILE) * TILE
   if form is None:
     form, rows = functools.partial(all_heads, length=length), length
-  target = targets.TARGETS[args.target]
-  (device,) = targets.topology(args.target, 1)
+  target = targets.TARGETS[TPU]
+  (device,) = targets.topology(TPU, 1)
   array = jax.ShapeDtypeStruct(
     (args.batch, length, args.heads, 64),
     jnp.bfloat16,
@@ -143,7 +143,6 @@ def measure(
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--target", default="v5p")
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--heads", type=int, default=8)
   parser.add_argument(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mrd_jax.cli import exit_code, path
 from mrd_jax.errors import BadInput, RunFailed
-from mrd_jax.io.files import LOCK
+from mrd_jax.io.files import LOCK, held
 from mrd_jax.io.terminal import say
 
 STOPPED = "asked to stop; repeat the command to go on"
@@ -75,10 +75,9 @@ def _run(cell) -> str | None:
   import jax
 
   from mrd_jax import prepare
-  from mrd_jax.parallel.agree import held_together
   from mrd_jax.training import set_up
 
-  with held_together("--output", cell.workdir / LOCK):
+  with held("--output", cell.workdir / LOCK):
     # Without results of its last step, a run evaluates that step again.
     results = cell.workdir / "results.json"
     old = results.with_name("results.json.old")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import add_checkpoint, exit_code, path
+from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 
 
@@ -57,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   group.add_argument("--embedding-space", help="the teacher, in words")
   group.add_argument("--license", help="of the weights, for the model card")
   args = parser.parse_args(argv)
-  lock = args.out.parent / f"{args.out.name}.lock"
-  return exit_code(lambda: args.run(args), lock)
+  return exit_code(lambda: args.run(args), lock_beside(args.out))
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -180,13 +180,14 @@ def _splits(directory: Path, info: dict[str, Any]) -> dict[str, Split]:
         f"splits.filepathTemplate is {entry.get('filepathTemplate')!r}, must "
         f"be {_TEMPLATE}"
       )
-    lengths = entry.get("shardLengths")
-    if not isinstance(lengths, list) or not all(
+    written = entry.get("shardLengths")
+    if not isinstance(written, list) or not all(
       isinstance(length, str) and re.fullmatch(r"\d{1,10}", length, re.ASCII)
-      for length in lengths
+      for length in written
     ):
       raise BadInput(f"splits.shardLengths of {name} must be a list of numbers")
-    records = sum(map(int, lengths))
+    lengths = tuple(map(int, written))
+    records = sum(lengths)
     if records >= _MOST:
       raise BadInput(
         f"splits.shardLengths of {name} make {records:,} records, must be "
@@ -194,11 +195,10 @@ def _splits(directory: Path, info: dict[str, Any]) -> dict[str, Split]:
       )
     stem = f"{dataset}-{name}.{_FORMAT}"
     files = (
-      f"{stem}-{i:05d}-of-{len(lengths):05d}" for i in range(len(lengths))
+      directory / f"{stem}-{i:05d}-of-{len(lengths):05d}"
+      for i in range(len(lengths))
     )
-    splits[name] = Split(
-      tuple(directory / file for file in files), tuple(map(int, lengths))
-    )
+    splits[name] = Split(tuple(files), lengths)
   return splits
 
 

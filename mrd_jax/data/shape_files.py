@@ -1,5 +1,7 @@
 """Reads a shape from any file, a point cloud or a mesh, as points."""
 
+import dataclasses
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,13 +63,17 @@ def read_shape(
   else:
     points = read_cloud(path, columns=columns, notes=found)
   if notes is not None:
-    notes += [note._replace(file=os.fspath(path)) for note in found]
+    notes += [dataclasses.replace(note, file=os.fspath(path)) for note in found]
   return points, up
 
 
 def _is_cloud(path: Path) -> bool:
   """Says whether a .ply has no faces; one that is damaged its reader refuses."""
   try:
-    return not ply.read_header(path.read_bytes()).has_faces
+    with (
+      path.open("rb") as file,
+      mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+      return not ply.read_header(data).has_faces
   except Exception:  # damaged files raise anything
     return True

@@ -8,6 +8,7 @@ from mrd_jax import cli
 from mrd_jax.data.shape_files import SUFFIXES
 from mrd_jax.embed import files
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 from mrd_jax.search import index
 
@@ -19,9 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if every shape was embedded, 1 if any was rejected, 2 for bad arguments.
   """
   args = _parser().parse_args(argv)
-  return cli.exit_code(
-    lambda: _embed(args), args.output.parent / f"{args.output.name}.lock"
-  )
+  return cli.exit_code(lambda: _embed(args), lock_beside(args.output))
 
 
 def _embed(args: argparse.Namespace) -> int:

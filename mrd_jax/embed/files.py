@@ -23,7 +23,7 @@ if TYPE_CHECKING:
   from mrd_jax.data.dataset import RecordSource
   from mrd_jax.encoder.encoder import Encoder
 
-_MOSTLY_OTHER = (".txt", ".csv")
+_BELOW_FOLDERS = set(SUFFIXES) - {".txt", ".csv"}  # mostly something else
 _CHUNK = 4  # batches that are read before they are embedded
 
 
@@ -57,8 +57,7 @@ def find_files(inputs: Sequence[str], output: Path) -> list[ShapeFile]:
       names = [
         os.path.join(name, path.relative_to(name))
         for path in walk(Path(name))
-        if path.suffix.lower() in SUFFIXES
-        if path.suffix.lower() not in _MOSTLY_OTHER
+        if path.suffix.lower() in _BELOW_FOLDERS
       ]
     else:
       while glob.has_magic(root):

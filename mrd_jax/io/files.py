@@ -57,6 +57,11 @@ LOCK = "lock"  # its file in a folder that one command holds
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def lock_beside(output: Path) -> Path:
+  """Returns the lock of an output that is a file, OUTPUT.lock beside it."""
+  return output.parent / f"{output.name}.lock"
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
   """Holds a lock file for one process; a killed one lets go by itself.
@@ -102,7 +107,7 @@ def held(flag: str, lock: Path) -> Iterator[None]:
 
   Args:
     flag: What named the output, such as "--output".
-    lock: The lock's file: OUTPUT/lock of a folder, OUTPUT.lock of a file.
+    lock: The lock's file: `LOCK` in a folder, or `lock_beside` a file.
 
   Raises:
     BadInput: if another command holds it, or the folder cannot be made or

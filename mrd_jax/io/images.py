@@ -100,9 +100,7 @@ def _opened(
   with image:
     width, height = image.size
     taken = max(_FORMATS[image.format or ""], 4 * copies)
-    coefficients = (
-      0  # bytes a pixel, in memory until the last of a file is read
-    )
+    coefficients = 0  # bytes a pixel, held until the file's last is read
     if image.info.get("progressive"):  # of a JPEG: every channel at its size
       sizes = [h * v for _, h, v, _ in image.layer]  # type: ignore
       coefficients = 2 * sum(sizes) / max(sizes)

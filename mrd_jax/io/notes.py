@@ -1,12 +1,13 @@
 """Says what was lost on reading files: counted by kind, once a job."""
 
+import dataclasses
 from collections.abc import Iterable
-from typing import NamedTuple
 
 _NAMED = 3  # files of a kind
 
 
-class Note(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Note:
   """What was lost on reading one file.
 
   Attributes:

@@ -4,6 +4,7 @@ Read here rather than by trimesh, which reads no strips, no polygons of several
 sizes in a binary file, and colours by three names only.
 """
 
+import mmap
 import re
 import struct
 import warnings
@@ -25,16 +26,7 @@ _TYPES = {
   **dict.fromkeys(("float", "float32"), "f4"),
   **dict.fromkeys(("double", "float64"), "f8"),
 }
-_CODES = {
-  "i1": "b",
-  "u1": "B",
-  "i2": "h",
-  "u2": "H",
-  "i4": "i",
-  "u4": "I",
-  "f4": "f",
-  "f8": "d",
-}
+_CODES = {name: np.dtype(name).char for name in _TYPES.values()}  # struct's
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -89,7 +81,7 @@ class Header(NamedTuple):
     )
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes | mmap.mmap) -> Header:
   """Reads the header of a file; its lines may end in LF, CR or both.
 
   Raises:

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax.config.shared import Attention
-from mrd_jax.errors import BadInput
 from mrd_jax.models.layers import precision_of
 from mrd_jax.parallel import devices
 
@@ -26,19 +25,19 @@ def takes_cudnn(implementation: Attention, dtype: Any) -> bool:
 
   Args:
     implementation: "auto" takes it in half precision where this process has a
-      GPU of compute capability 8.0 or newer; "cudnn" always, "xla" never.
+      GPU of compute capability 8.0 or newer; "cudnn" asks for it, "xla" never
+      takes it.
     dtype: Of queries, keys and values.
 
   Raises:
     BadInput: if it is asked for and cannot run.
   """
-  runs = jnp.dtype(dtype).itemsize == 2 and devices.cuda_capability() >= 8
-  if implementation == "cudnn" and not runs:
-    raise BadInput(
-      "model.attention is 'cudnn', which needs an NVIDIA GPU of compute "
-      "capability 8.0 or newer and half precision; use 'auto'"
-    )
-  return runs and implementation != "xla"
+  return devices.takes(
+    "model.attention",
+    implementation,
+    runs=jnp.dtype(dtype).itemsize == 2 and devices.cuda_capability() >= 8,
+    needs="an NVIDIA GPU of compute capability 8.0 or newer and half precision",
+  )
 
 
 def padded_length(length: int, implementation: Attention, dtype: Any) -> int:

@@ -54,11 +54,7 @@ def _product(x_RI, kernel_IO, gradient_dtype):
 
 def _product_backward(gradient_dtype, kept, dy_RO):
   x_RI, kernel_IO = kept
-  dx_RI = jnp.matmul(
-    dy_RO,
-    kernel_IO.astype(dy_RO.dtype).T,
-    precision=precision_of(dy_RO.dtype),
-  )
+  dx_RI = _product(dy_RO, kernel_IO.astype(dy_RO.dtype).T, None)
   dkernel_IO = jnp.matmul(
     x_RI.T,
     dy_RO,

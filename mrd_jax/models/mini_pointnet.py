@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from mrd_jax.config.shared import Form
-from mrd_jax.errors import BadInput
 from mrd_jax.models import sampling_kernel
 from mrd_jax.models.layers import EPSILON, matmul, precision_of, uniform
 from mrd_jax.parallel import devices
@@ -173,19 +172,18 @@ def takes_kernel(form: Form, dtype: Any, group_size: int) -> bool:
   Raises:
     BadInput: if they are asked for and cannot run.
   """
-  runs = (
-    jnp.dtype(dtype) == jnp.bfloat16
-    and group_size in (64, 128, 192, 256)
-    and devices.cuda_capability() < 10
-    and sampling_kernel.is_supported()
+  return devices.takes(
+    "model.point_net",
+    form,
+    runs=(
+      jnp.dtype(dtype) == jnp.bfloat16
+      and group_size in (64, 128, 192, 256)
+      and devices.cuda_capability() < 10
+      and sampling_kernel.is_supported()
+    ),
+    needs="an NVIDIA GPU of compute capability 9.0 (Hopper), model.dtype "
+    "'bfloat16' and groups of 64, 128, 192 or 256 points",
   )
-  if form == "kernel" and not runs:
-    raise BadInput(
-      "model.point_net is 'kernel', which needs an NVIDIA GPU of compute "
-      "capability 9.0 (Hopper), model.dtype 'bfloat16' and groups of 64, 128, "
-      "192 or 256 points; use 'auto'"
-    )
-  return runs and form != "xla"
 
 
 def _embed(

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrd_jax.config.shared import Form
-from mrd_jax.errors import BadInput
 from mrd_jax.models import sampling_kernel
+from mrd_jax.parallel import devices
 
 _WORD = 32  # consecutive points: their membership in a ball is one integer
 
@@ -224,13 +224,13 @@ def sample_clouds(
     BadInput: if the kernel is asked for and cannot run.
   """
   most = sampling_kernel.MAX_POINTS
-  runs = sampling_kernel.is_supported() and xyz_BN3.shape[1] <= most
-  if sampling == "kernel" and not runs:
-    raise BadInput(
-      "model.sampling is 'kernel', which needs an NVIDIA GPU of compute "
-      "capability 9.0 (Hopper) or newer, and clouds of at most "
-      f"{most:,} points; use 'auto'"
-    )
+  with_kernel = devices.takes(
+    "model.sampling",
+    sampling,
+    runs=sampling_kernel.is_supported() and xyz_BN3.shape[1] <= most,
+    needs="an NVIDIA GPU of compute capability 9.0 (Hopper) or newer, and "
+    f"clouds of at most {most:,} points",
+  )
 
   def portable(xyz_BN3: jax.Array, num_points_B: jax.Array) -> jax.Array:
     return jax.lax.map(
@@ -248,7 +248,7 @@ def sample_clouds(
   return jax.lax.platform_dependent(
     xyz_BN3,
     num_points_B,
-    cuda=kernel if runs and sampling != "xla" else portable,
+    cuda=kernel if with_kernel else portable,
     default=portable,
   )
 

@@ -1,6 +1,8 @@
-"""Says what kind of devices this process has."""
+"""Says what kind of devices this process has, and what runs on them."""
 
 import jax
+
+from mrd_jax.errors import BadInput
 
 
 def cuda_capability() -> float:
@@ -13,3 +15,21 @@ def cuda_capability() -> float:
   capability = str(getattr(device, "compute_capability", ""))
   is_number = capability.replace(".", "").isdigit()
   return float(capability) if device.platform == "gpu" and is_number else 0.0
+
+
+def takes(field: str, value: str, *, runs: bool, needs: str) -> bool:
+  """Says whether a field of the config takes the form that only some GPUs run.
+
+  Args:
+    field: Its name.
+    value: "auto" takes the form where it runs, "xla" never; any other asks for
+      it.
+    runs: Whether it runs here.
+    needs: What it needs, in words.
+
+  Raises:
+    BadInput: if it is asked for and cannot run.
+  """
+  if value not in ("auto", "xla") and not runs:
+    raise BadInput(f"{field} is {value!r}, which needs {needs}; use 'auto'")
+  return runs and value != "xla"

@@ -11,6 +11,7 @@ train.txt, test.txt                                 file names of the clouds
 """
 
 import collections
+import dataclasses
 import functools
 import os
 import zlib
@@ -256,5 +257,5 @@ def _draft(
     texts=texts,
     dataset="ShapeNet",
   )
-  lost = [note._replace(file=file) for note in notes]
+  lost = [dataclasses.replace(note, file=file) for note in notes]
   return [*lost, ("train", drafts.to_record(draft))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import exit_code, path
+from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 
 
@@ -41,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   single = args.workdirs[0] if len(args.workdirs) == 1 else Path()
   output = args.output or single / "report.html"
-  lock = output.parent / f"{output.name}.lock"
   return exit_code(
-    lambda: _report(args, output), lock if output.parent.is_dir() else None
+    lambda: _report(args, output),
+    lock_beside(output) if output.parent.is_dir() else None,
   )
 
 

@@ -96,7 +96,7 @@ def _found(gallery: Gallery, row: int):
         name, up=source["up"], columns=source.get("columns")
       )
       return cloud.picture(points, up=axis)
-    from mrd_jax.data.dataset import open_split  # brings TFDS
+    from mrd_jax.data.dataset import open_split  # brings ArrayRecord
 
     split = open_split(source["data"], source["split"])
     number = int(gallery.records[row])

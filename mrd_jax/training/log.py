@@ -27,8 +27,6 @@ from mrd_jax.io import terminal
 from mrd_jax.io.files import read_json, read_json_lines, write_json, write_text
 
 _CLEAR = "\r\x1b[2K"  # empties the terminal's last line
-
-
 EVENTS: Any = event_pb2  # protobuf makes its classes when it is imported
 FLUSH_SECONDS = 60  # how often TensorBoard's file is brought to the disk
 

@@ -11,6 +11,7 @@ from mrd_jax.io.meshes.references import NO_TEXTURE, ReadReference
 from mrd_jax.io.notes import Note
 
 SUFFIXES = (".ply",)
+_INDICES = ("vertex_indices", "vertex_index")
 
 
 def read(
@@ -58,9 +59,6 @@ def read(
   elif rgb_F3 is not None:
     color = np.repeat(unit_colors(rgb_F3)[face_T][:, None], 3, axis=1)
   return [Part(xyz_V3, triangles, material, color=color)]
-
-
-_INDICES = ("vertex_indices", "vertex_index")
 
 
 def _strips(strips: ply.Ragged) -> np.ndarray:

@@ -6,9 +6,8 @@ import numpy as np
 
 from mrd_jax.io.images import MAX_SIDE, decode_texture
 
-_BYTES = (
-  2**25
-)  # after so many, textures are reduced to half the side, and so on
+# After so many bytes textures are reduced to half the side, and so on.
+_BYTES = 2**25
 
 
 class Textures:

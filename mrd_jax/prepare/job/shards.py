@@ -185,7 +185,7 @@ def read_commit(folder: Path, stem: str) -> Commit:
   values = json.loads((folder / f"{stem}.json").read_text())
   values["shards"] = [Shard(**row) for row in values["shards"]]
   values["rejects"] = [Reject(**row) for row in values["rejects"]]
-  values["notes"] = [Note(*row) for row in values["notes"]]
+  values["notes"] = [Note(**row) for row in values["notes"]]
   return Commit(**values)
 
 

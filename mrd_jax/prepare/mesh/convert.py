@@ -207,7 +207,7 @@ def _draft(
     dataset=row.dataset,
     label=classes.index(row.category) if row.category else -1,
   )
-  notes = [note._replace(file=file) for note in mesh.notes]
+  notes = [dataclasses.replace(note, file=file) for note in mesh.notes]
   return [*notes, (row.split, drafts.to_record(draft))]
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from mrd_jax.data.records import encode
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
-from mrd_jax.io.notes import Note
 from mrd_jax.prepare.job.dataset_writer import Made
 from mrd_jax.prepare.job.engine import Engine, ListedUnit, Outcome, Unit
 from mrd_jax.prepare.job.job import Report, make_dataset, make_records
@@ -273,7 +272,7 @@ def _first_width(units: Iterable[Unit]) -> int:
   """Reads the width of the first shape's features."""
   items = (item for unit in units for item in unit.items())
   for outcome in itertools.chain.from_iterable(item() for item in items):
-    if isinstance(outcome, tuple) and not isinstance(outcome, Note):
+    if isinstance(outcome, tuple):
       return np.shape(outcome[1]["image_feat"])[1]
   return 0
 
