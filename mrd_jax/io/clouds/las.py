@@ -21,7 +21,7 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   except ImportError:
     raise BadInput(
       "laspy, which reads this format, is not installed: pip install "
-      "'laspy[lazrs]', or convert the file to .ply"
+      "mrd-jax[las], or convert the file to .ply"
     ) from None
   with laspy.open(path) as file:
     count = file.header.point_count
