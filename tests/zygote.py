@@ -2,17 +2,22 @@
 
 Reads a line of JSON a command from stdin and answers with one:
 ["start", [ARGUMENT, ...], STDERR_FILE] -> the process's pid;
-["wait", PID] -> its exit code, negative for the signal that killed it.
+["wait", PID] -> its exit code, negative for the signal that killed it; one that
+does not end is killed, in the end.
 """
 
 import json
 import os
+import signal
 import sys
+import time
 from unittest import mock
 
 from jax._src import compiler, distributed
 
 from mrd_jax import main
+
+SECONDS = 1200.0  # for which one is waited for
 
 
 def write_as_the_first(*arguments, write=compiler._cache_write) -> None:
@@ -37,7 +42,12 @@ def start(arguments: list[str], errors: str) -> int:
 
 
 def wait(pid: int) -> int:
-  return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+  deadline = time.monotonic() + SECONDS
+  while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+    if time.monotonic() > deadline:
+      os.kill(pid, signal.SIGKILL)
+    time.sleep(0.02)
+  return os.waitstatus_to_exitcode(ended[1])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ do not depend on how a state is split: each is a sum of integers, which is
 exact in any order.
 """
 
+import json
+import zlib
 from typing import Any
 
 import jax
@@ -32,6 +34,11 @@ def checksums(tree: Any) -> dict[str, int]:
   # across devices can keep each other from a thread for ever.
   sums = jax.device_get(on_devices(by_path(tree)))
   return {name: int(value) for name, value in sums.items()}
+
+
+def of_scores(scores: dict[str, float]) -> int:
+  """Returns the CRC-32 of the scores, as JSON in the order of their names."""
+  return zlib.crc32(json.dumps(scores, sort_keys=True).encode())
 
 
 def by_path(tree: Any) -> dict[str, Any]:

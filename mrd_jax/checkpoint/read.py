@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1
 
-from mrd_jax.checkpoint.checksum import by_path, difference
+from mrd_jax.checkpoint.checksum import by_path, difference, of_scores
 from mrd_jax.checkpoint.failures import attempt, quiet, reason
 from mrd_jax.errors import BadInput, RunFailed
 
@@ -28,7 +28,8 @@ ocp: Any = v1  # its type hints contradict each other
 _NAMES = ocp.path.step.standard_name_format()
 _MARK = "_CHECKPOINT_METADATA"
 
-CHECKSUMS = "checksums"  # the key in Orbax's metadata of a checkpoint
+CHECKSUMS = "checksums"  # of the arrays: the key in Orbax's metadata
+CHECKSUM = "checksum"  # of the scores: the key among them
 
 # What a disk, a network or a device says of itself, not of a file: of the
 # system's errors all but "no such file", "not" and "is a directory".
@@ -235,9 +236,12 @@ def _scores(path: Path) -> dict[str, float]:
   if info.init_timestamp_nsecs is None:  # Orbax would go on without it
     raise ValueError(f"{_MARK} is missing or damaged")
   try:
-    return dict(json.loads((path / "metrics" / "metrics").read_text()))
+    scores = dict(json.loads((path / "metrics" / "metrics").read_text()))
   except FileNotFoundError:
     return {}
+  if scores.pop(CHECKSUM, None) != of_scores(scores):
+    raise ValueError("the checksum of its scores is not what was saved")
+  return scores
 
 
 def check_same_arrays(saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ fails shows on the next save or on `close`, as `SaveFailed`; until then Orbax
 reports the unfinished step as its latest, so `latest_step` is asked only when
 a run starts.
 
-With every checkpoint go the checksums of its arrays (`checkpoint/checksum.py`),
-which are compared when it is read.
+With every checkpoint go the checksums of its arrays and of its scores
+(`checkpoint/checksum.py`), which are compared when it is read.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from mrd_jax.checkpoint import read
-from mrd_jax.checkpoint.checksum import checksums
+from mrd_jax.checkpoint.checksum import checksums, of_scores
 from mrd_jax.checkpoint.failures import quiet_threads, reason
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.errors import BadInput, RunFailed
@@ -229,7 +229,7 @@ class Checkpoints:
         step,
         values,
         force=True,
-        metrics=metrics,
+        metrics=metrics and _with_checksum(metrics),
         custom_metadata={read.CHECKSUMS: sums},
       )
 
@@ -244,7 +244,7 @@ class Checkpoints:
       file = self._directory / str(step) / "metrics" / "metrics"
       try:
         file.parent.mkdir(exist_ok=True)
-        write_json(file, metrics)
+        write_json(file, _with_checksum(metrics))
       except OSError as error:
         problem = reason(error)
     if problem := agree(problem):
@@ -280,3 +280,7 @@ class Checkpoints:
         "command, which goes on from "
         + ("the start" if newest is None else f"step {newest}")
       ) from error
+
+
+def _with_checksum(scores: dict[str, float]) -> dict[str, float]:
+  return scores | {read.CHECKSUM: of_scores(scores)}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import gc
+import json
 import os
 import re
 import shutil
@@ -158,6 +159,20 @@ def test_the_checksum_names_the_array(directory):
   file.write_text(text[: digit.start(1)] + other + text[digit.end(1) :])
   (remark,) = restore_newest(directory).remarks
   assert "(the checksum of params/half is not what was saved)" in remark
+
+
+def test_no_flipped_bit_of_the_scores_is_loaded(directory):
+  file = directory / "3" / "metrics" / "metrics"
+  whole, scores = file.read_bytes(), read.steps_in(directory)[3]
+  assert set(scores) == {"val/top1"}
+  for bit in range(8 * len(whole)):
+    flip(file, bit // 8, bit % 8)
+    found = read.steps_in(directory)[3]
+    assert isinstance(found, ValueError) or found == scores, file.read_text()
+    file.write_bytes(whole)
+  file.write_text(json.dumps(scores | {"val/top1": 0.96}))
+  (remark,) = restore_newest(directory).remarks
+  assert "(the checksum of its scores is not what was saved)" in remark
 
 
 def test_several_damaged_ones_are_passed_over(directory):
