@@ -42,3 +42,10 @@ def children(pid: int) -> list[int]:
   found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
   commands = {int(x): Path(f"/proc/{x}/cmdline").read_bytes() for x in found}
   return sorted(x for x, command in commands.items() if b"mrd_jax" in command)
+
+
+def slowed(arguments: list[str], piece: str, mark: Path) -> list[str]:
+  """The command with a slow piece of work; see tests/slow_main.py."""
+  at = arguments.index("mrd_jax.main")
+  slow_main = ["tests.slow_main", piece, str(mark)]
+  return [*arguments[:at], *slow_main, *arguments[at + 1 :]]

@@ -261,6 +261,19 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
   wait_until(process, lambda: last_step(workdir) >= step)
 
 
+def worker_of(process: subprocess.Popen) -> int:
+  """Its data worker, which multiprocessing has spawned."""
+  for stat in Path("/proc").glob("[0-9]*/stat"):
+    try:
+      parent = int(stat.read_text().rpartition(")")[2].split()[1])
+      name = (stat.parent / "cmdline").read_text()
+    except OSError:
+      continue
+    if parent == process.pid and "spawn_main" in name:
+      return int(stat.parent.name)
+  raise LookupError
+
+
 def losses(workdir: Path) -> dict[int, float]:
   return {
     line["step"]: line["loss"]

@@ -1,8 +1,9 @@
 """mrd_jax.main, in which a piece of work takes long: for tests that interrupt.
 
-python -m tests.slow_main evaluation|compilation MARK ARGUMENT...
+python -m tests.slow_main evaluation|compilation|opening MARK ARGUMENT...
 
-writes the file MARK when it is in the middle of that piece.
+writes the file MARK when it is in the middle of that piece.  Opening: no file of
+records stays open while another is read.
 """
 
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mrd_jax import main
 from mrd_jax.data import map_split
+from mrd_jax.data.open_files import OpenFiles
 from mrd_jax.training import set_up
 
 SECONDS = 3.0
@@ -50,7 +52,16 @@ def slow_compilation(mark: Path) -> None:
   set_up.jit_train_step = slow
 
 
+def slow_opening(mark: Path) -> None:
+  OpenFiles.most = 1
+  mark.touch()
+
+
 if __name__ == "__main__":
   piece, mark = sys.argv.pop(1), Path(sys.argv.pop(1))
-  {"evaluation": slow_evaluation, "compilation": slow_compilation}[piece](mark)
+  {
+    "evaluation": slow_evaluation,
+    "compilation": slow_compilation,
+    "opening": slow_opening,
+  }[piece](mark)
   sys.exit(main.main())

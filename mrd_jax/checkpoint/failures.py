@@ -28,11 +28,14 @@ def quiet() -> Iterator[None]:
     logging.disable(level)
 
 
-def quiet_threads() -> Callable[[], None]:
+def quiet_threads(failed: list[BaseException]) -> Callable[[], None]:
   """Keeps from stderr what fails in Orbax's threads; the caller tells it.
 
   They log it with a traceback, and Python prints another for each read or
   write of TensorStore's that nobody waits for any more.
+
+  Args:
+    failed: What makes a save fail is appended, as soon as it is known.
 
   Returns:
     What ends it, if ever.
@@ -47,7 +50,10 @@ def quiet_threads() -> Callable[[], None]:
       before(problem)
 
   def not_of_a_thread(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and "orbax" in record.pathname)
+    error = record.exc_info and record.exc_info[1]
+    if error and record.module == "async_checkpointer":
+      failed.append(error)
+    return not (error and "orbax" in record.pathname)
 
   def end() -> None:
     sys.unraisablehook = before

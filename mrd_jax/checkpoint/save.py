@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import math
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,8 @@ class Checkpoints:
     self._keep = _policies.AnyPreservationPolicy(keep)
     self._names = read.StepNames(self._directory)
     self._saving: int | None = None
-    self._loud_again = quiet_threads()
+    self._failed: list[BaseException] = []
+    self._loud_again = quiet_threads(self._failed)
 
   @functools.cached_property
   def _checkpointer(self) -> Any:
@@ -222,7 +224,7 @@ class Checkpoints:
     values = dict(vars(state))  # a plain tree, readable without our classes
     sums = checksums(values)
     with self._saying_what_failed():
-      self._checkpointer.wait()  # an error is of the save before
+      self._wait()  # an error is of the save before
     self._saving = step
     with self._saying_what_failed():
       self._checkpointer.save_async(
@@ -262,15 +264,29 @@ class Checkpoints:
     """
     if "_checkpointer" in vars(self):
       with self._saying_what_failed():
+        self._wait()
         self._checkpointer.close()
     self._loud_again()
+
+  def _wait(self) -> None:
+    """Waits for the save under way, unless it fails here.
+
+    Orbax waits on: for the other processes, which wait for this one, for
+    twenty minutes.
+    """
+    while self._checkpointer.is_saving_in_progress() and not self._failed:
+      time.sleep(0.01)
+    if self._failed:
+      raise self._failed[0]
+    self._checkpointer.wait()
 
   @contextlib.contextmanager
   def _saying_what_failed(self) -> Iterator[None]:
     try:
       yield
     except Exception as error:
-      # What it began goes on for a while, or ends unheard.
+      # What it began goes on for a while, or ends unheard; nor is it waited for.
+      vars(self).pop("_checkpointer", None)
       self._loud_again = lambda: None
       warnings.filterwarnings("ignore", "coroutine .* was never awaited")
       newest = max(read.steps_in(self._directory), default=None)

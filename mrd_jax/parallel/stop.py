@@ -1,7 +1,9 @@
 """Stops a run: SIGTERM or Ctrl-C to any process makes all stop at one point."""
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,10 +16,22 @@ from mrd_jax.parallel.agree import agree
 
 T = TypeVar("T")
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
+WORKER_SECONDS = 10  # in which data workers answer, or end by themselves
 
 
 class Preempted(Exception):
   """Raised where a run should save and leave."""
+
+
+def end_workers() -> threading.Timer:
+  """Kills the data workers of now that are still there in a while."""
+  workers = multiprocessing.active_children()
+  timer = threading.Timer(
+    WORKER_SECONDS, lambda: [worker.kill() for worker in workers]
+  )
+  timer.daemon = True
+  timer.start()
+  return timer
 
 
 class Preemption:
@@ -37,6 +51,7 @@ class Preemption:
 
   def __init__(self):
     self._signalled = self._interrupted = self._waiting = False
+    self._ending: threading.Timer | None = None
     self._agreement: Any = False  # of the poll before, on the devices
     self._before = {signal.SIGTERM: signal.signal(signal.SIGTERM, self._note)}
     # A shell's background job ignores Ctrl-C: its launcher sees to it.
@@ -56,8 +71,7 @@ class Preemption:
       self._interrupted = True
     self._signalled = True
     if self._waiting:
-      self._waiting = False
-      raise Preempted
+      self._hurry()
 
   def close(self) -> None:
     """Gives the signals back to whom they belonged before."""
@@ -65,18 +79,31 @@ class Preemption:
       signal.signal(number, before or signal.SIG_DFL)
 
   def wait(self, get: Callable[[], T]) -> T:
-    """Returns what `get` returns; alone, a process need not wait for it.
+    """Returns the next batch, which `get` returns; none keeps a run from ending.
 
-    A data worker that is stuck would keep a run from stopping for ever.
+    A data worker may be stuck.  Alone, a process need not wait for it, and
+    saves.  Several cannot: the others have begun a step that needs this batch.
+    They end with what the worker's death makes of it.
 
     Raises:
       Preempted: at the signal.
     """
-    self._waiting = jax.process_count() == 1
+    self._waiting = True
     try:
+      if self._signalled:
+        self._hurry()
       return get()
     finally:
       self._waiting = False
+      if self._ending:
+        self._ending.cancel()
+        self._ending = None
+
+  def _hurry(self) -> None:
+    if jax.process_count() == 1:
+      self._waiting = False
+      raise Preempted
+    self._ending = self._ending or end_workers()
 
   def leave(self) -> None:
     """Raises KeyboardInterrupt, on all processes, if one's Ctrl-C it was."""

@@ -8,8 +8,6 @@ import collections
 import contextlib
 import dataclasses
 import math
-import multiprocessing
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from mrd_jax.errors import RunFailed
 from mrd_jax.io.files import write_json
 from mrd_jax.parallel import sharding
 from mrd_jax.parallel.agree import first_says
-from mrd_jax.parallel.stop import Preempted, Preemption
+from mrd_jax.parallel.stop import Preempted, Preemption, end_workers
 from mrd_jax.training.clock import Clock, memory
 from mrd_jax.training.log import MetricsWriter, check_wandb
 from mrd_jax.training.objective import End, Objective
@@ -33,7 +31,6 @@ from mrd_jax.training.profile import Profile
 from mrd_jax.training.resume import check_resumable, check_same_data
 from mrd_jax.training.watchdog import watchdog
 
-WORKER_SECONDS = 10  # in which data workers end by themselves
 NAMED = 8  # shapes of a bad batch in the message; its file has all
 
 
@@ -175,10 +172,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
         pending[step] = metrics
     except Preempted:
       # A data worker that is stuck would be waited for at the end.
-      for worker in multiprocessing.active_children():
-        ending = threading.Timer(WORKER_SECONDS, worker.kill)
-        ending.daemon = True
-        ending.start()
+      end_workers()
       log_pending()
       if step > saved:
         with clock.stage("save"):

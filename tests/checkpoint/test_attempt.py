@@ -66,7 +66,7 @@ def test_quiet_ends(caplog):
 def test_abandoned_work_is_quiet_and_nothing_else(monkeypatch):
   told = []
   monkeypatch.setattr(sys, "unraisablehook", told.append)
-  loud_again = quiet_threads()
+  loud_again = quiet_threads([])
 
   problems = [
     SimpleNamespace(
@@ -98,8 +98,12 @@ def test_logged_failures_of_threads_are_quiet_and_nothing_else(
     absl.handle(absl.makeRecord("absl", *record))
 
   failure = (ValueError, ValueError("x"), None)
-  loud_again = quiet_threads()
+  failed = []
+  loud_again = quiet_threads(failed)
   log("/site/orbax/checkpoint/future.py", failure)
+  assert not failed
+  log("/site/orbax/checkpoint/async_checkpointer.py", failure)
+  assert failed == [failure[1]]  # of the save as a whole
   log("/site/orbax/checkpoint/other.py", None)
   log("/site/else.py", failure)
   loud_again()

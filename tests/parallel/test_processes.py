@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-from launchers import assert_same_curve, stopped_at
+from launchers import assert_same_curve, slowed, stopped_at
 
 from mrd_jax.io.arrays import read_npz
 
@@ -36,13 +36,6 @@ def go_on(data_dir: Path, workdir: Path, undisturbed: Path) -> None:
   """The same command again, to the end, which is that of `undisturbed`."""
   run_together(runs.command(data_dir, workdir, *OPTIONS))
   runs.assert_same_run(workdir, undisturbed)
-
-
-def slowed(arguments: list[str], piece: str, mark: Path) -> list[str]:
-  """The command with a slow piece of work; see tests/slow_main.py."""
-  at = arguments.index("mrd_jax.main")
-  slow_main = ["tests.slow_main", piece, str(mark)]
-  return [*arguments[:at], *slow_main, *arguments[at + 1 :]]
 
 
 def test_two_processes_find_what_one_finds(data_dir, undisturbed, tmp_path):

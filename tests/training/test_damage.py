@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import runs
 from array_record.python.array_record_module import ArrayRecordWriter
-from runs import assert_same_run, command, wait_for_step, wait_until
+from runs import (
+  assert_same_run,
+  command,
+  wait_for_step,
+  wait_until,
+  worker_of,
+)
 
 from mrd_jax.data import dataset
 from mrd_jax.data.batches import examine_batch
@@ -148,18 +154,6 @@ class Started:
     assert code == expect, said
     return said
 
-  def worker(self) -> int:
-    """The data worker's process, which multiprocessing has spawned."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-      try:
-        parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        name = (stat.parent / "cmdline").read_text()
-      except OSError:
-        continue
-      if parent == self.process.pid and "spawn_main" in name:
-        return int(stat.parent.name)
-    raise LookupError
-
 
 @pytest.fixture
 def started(quick):
@@ -191,7 +185,7 @@ def test_a_stopped_worker_is_reported_and_the_run_goes_on(
     data_dir, tmp_path / "run", WORKER, "--config.log.stall_seconds=2"
   )
   run.wait_for_step(3)
-  worker = run.worker()
+  worker = worker_of(run.process)
   os.kill(worker, signal.SIGSTOP)
 
   def reports() -> list[str]:
@@ -217,7 +211,7 @@ def test_a_stopped_worker_is_reported_and_the_run_goes_on(
 def test_a_worker_does_not_outlive_a_killed_run(started, data_dir, tmp_path):
   run = started(data_dir, tmp_path / "run", WORKER)
   run.wait_for_step(3)
-  worker = Path("/proc", str(run.worker()))
+  worker = Path("/proc", str(worker_of(run.process)))
   run.process.kill()
   deadline = time.monotonic() + 20
   while worker.exists():
@@ -232,7 +226,7 @@ def test_a_killed_worker_ends_the_run_which_can_be_repeated(
 ):
   run = started(data_dir, tmp_path / "run", WORKER)
   run.wait_for_step(13)
-  os.kill(run.worker(), signal.SIGKILL)
+  os.kill(worker_of(run.process), signal.SIGKILL)
   errors = run.finish(expect=1)
   assert "a data worker has died" in errors and "exit code -9" in errors
   assert "data.workers" in errors
