@@ -53,31 +53,29 @@ def test_saves_go_on(tmp_path):
   build = ["cc", "-shared", "-fPIC", "-o", shim, source, "-ldl"]
   subprocess.run(build, check=True)
   folder, now = tmp_path / "checkpoints", tmp_path / "now"
-  variables = {"LD_PRELOAD": str(shim), "BACK_WHEN": str(now)}
 
-  def saving(steps: int) -> subprocess.Popen:
-    command = ["-m", "tests.saving", folder, steps, 1]
+  def python(*arguments: str) -> subprocess.Popen:
     return runs.spawn(
-      sys.executable,
-      *map(str, command),
+      *(sys.executable, *arguments),
       PYTHONPATH=str(runs.REPOSITORY),
       JAX_PLATFORMS="cpu",
-      **variables,
+      LD_PRELOAD=str(shim),
+      BACK_WHEN=str(now),
     )
+
+  def saving(steps: int) -> subprocess.Popen:
+    return python("-m", "tests.saving", str(folder), str(steps), "1")
 
   process = saving(12)
   runs.wait_until(process, (folder / "3").exists)
   now.touch()
   runs.finish(process)
-  year = (
-    "import datetime as d; print(d.date.today().year)",
+  for code in (
+    "import datetime; print(datetime.date.today().year)",
     "import time; print(time.gmtime().tm_year)",
-  )
-  years = [
-    runs.spawn(sys.executable, "-c", code, **variables).communicate()[0]
-    for code in year
-  ]
-  assert years[0] == years[1] == f"{time.gmtime().tm_year - 1}\n"
+  ):
+    year, _ = python("-c", code).communicate()
+    assert int(year) == time.gmtime().tm_year - 1
   process = saving(15)
   assert "from 12\n" in process.communicate()[0]
   assert sorted(path.name for path in folder.iterdir()) == ["14", "15"]
