@@ -43,13 +43,16 @@ EXTRAS = {
 }
 
 
-def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
+def exit_code(
+  run: Callable[[], int], lock: Path | None = None, flag: str = "--output"
+) -> int:
   """Runs a verb and tells its failure in one sentence.
 
   Args:
     run: The verb.
-    lock: Of its --output, as `io.files.held` takes it, which is made and held
+    lock: Of its output, as `io.files.held` takes it, which is made and held
       before; None of a verb that writes nothing, or holds it itself.
+    flag: What names the output.
 
   Returns:
     What it returned; 130 after Ctrl-C; 1 after `RunFailed`; 2 after `BadInput`,
@@ -57,7 +60,7 @@ def exit_code(run: Callable[[], int], lock: Path | None = None) -> int:
     exceptions are bugs and pass.
   """
   try:
-    with held("--output", lock) if lock else contextlib.nullcontext():
+    with held(flag, lock) if lock else contextlib.nullcontext():
       return run()
   except RunFailed as error:
     code, problem = 1, error

@@ -15,6 +15,7 @@ from mrd_jax.io.files import held
 
 DEBUG = ("--config", "configs/debug.py", "--workdir")
 CHECKPOINT = ("--checkpoint", "nowhere")
+SEARCH = (*CHECKPOINT, "--index", "nowhere", "--text", "a chair")
 # Where each verb has its lock when its output is "out".
 VERBS = {
   "main": ("out/lock", *DEBUG, "out"),
@@ -33,10 +34,26 @@ VERBS = {
   "embed": ("out.npz.lock", *CHECKPOINT, "--output", "out.npz"),
   "report": ("report.html.lock", "nowhere", "elsewhere"),
   "convert": ("out.pt.lock", "to-torch", *CHECKPOINT, "--out", "out.pt"),
+  "search --json": ("out.json.lock", *SEARCH, "--json", "out.json"),
+  "search --sheet": ("out.png.lock", *SEARCH, "--sheet", "out.png"),
+  "search": (
+    "out.png.lock",
+    *SEARCH,
+    *("--json", "out.json", "--sheet", "out.png"),
+  ),
+  "prepare captions": (
+    "out/lock",
+    *("captions", "--input", "nowhere", "--data", "out"),
+  ),
+  "prepare procedural": (
+    "out.lock",
+    *("procedural", "--seed=-1", "--output", "out"),
+  ),
 }
 
 
 def module(verb: str):
+  verb = verb.partition(" ")[0]
   name = "mrd_jax.main" if verb == "main" else f"mrd_jax.{verb}.__main__"
   return importlib.import_module(name)
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   group.add_argument("--embedding-space", help="the teacher, in words")
   group.add_argument("--license", help="of the weights, for the model card")
   args = parser.parse_args(argv)
-  return exit_code(lambda: args.run(args), lock_beside(args.out))
+  return exit_code(lambda: args.run(args), lock_beside(args.out), "--out")
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -2,9 +2,11 @@
 
 import functools
 import os
+from pathlib import Path
 
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import held, lock_beside
 from mrd_jax.prepare.job.dataset_writer import write_dataset
 
 TEACHER = "synthetic (procedural concepts; not CLIP)"
@@ -36,7 +38,8 @@ def generate(
     The metadata as stored.
 
   Raises:
-    BadInput: for an argument out of range, or when `output_dir` exists.
+    BadInput: for an argument out of range, or when `output_dir` exists or
+      another command is making it.
   """
   # Not above: it imports every object family.
   from mrd_jax.procedural import shapes
@@ -44,26 +47,27 @@ def generate(
   if train < 1 or val < 0:
     raise BadInput(f"train={train}, val={val}: needs train >= 1 and val >= 0")
   try:
-    teacher = shapes.SyntheticTeacher(embed_dim=embed_dim, seed=seed)
-    features = teacher.class_features(shapes.CLASS_NAMES)
-    make = functools.partial(
-      shapes.make_shape,
-      seed=seed,
-      num_points=num_points,
-      num_views=num_views,
-      teacher=teacher,
-    )
-    return write_dataset(
-      output_dir,
-      "procedural",
-      {
-        "train": map(make, range(train)),
-        "val": map(make, range(train, train + val)),
-      },
-      TEACHER,
-      dict.fromkeys(("train", "val"), shapes.CLASS_NAMES),
-      dict.fromkeys(("train", "val"), features),
-    )
+    with held("procedural dataset", lock_beside(Path(output_dir))):
+      teacher = shapes.SyntheticTeacher(embed_dim=embed_dim, seed=seed)
+      features = teacher.class_features(shapes.CLASS_NAMES)
+      make = functools.partial(
+        shapes.make_shape,
+        seed=seed,
+        num_points=num_points,
+        num_views=num_views,
+        teacher=teacher,
+      )
+      return write_dataset(
+        output_dir,
+        "procedural",
+        {
+          "train": map(make, range(train)),
+          "val": map(make, range(train, train + val)),
+        },
+        TEACHER,
+        dict.fromkeys(("train", "val"), shapes.CLASS_NAMES),
+        dict.fromkeys(("train", "val"), features),
+      )
   except BadInput:
     raise
   except ValueError as error:  # an argument out of range, in its own words

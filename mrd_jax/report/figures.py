@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import held, lock_beside
 from mrd_jax.report import accuracy, losses, retrieval_sheet, weights
 from mrd_jax.report.run_folder import RunFolder
 
@@ -25,9 +26,11 @@ def draw(run: RunFolder) -> tuple[list[Path], list[str]]:
   drawn, left_out = [], []
   drawings = FINETUNING if run.finetuned else PRETRAINING
   for name, function in drawings.items():
+    path = run.workdir / "figures" / name
     try:
-      path = run.workdir / "figures" / name
-      function(run, path)
+      # Reports whose pages differ may draw the same run.
+      with held("DIR", lock_beside(path)):
+        function(run, path)
       drawn.append(path)
     except (BadInput, OSError) as error:  # a folder that only others write to
       left_out.append(f"{name} left out: {error}")

@@ -1,6 +1,7 @@
 """Finds shapes close to texts, images, shapes: python -m mrd_jax.search."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from mrd_jax.cli import (
 )
 from mrd_jax.data.shape_files import SUFFIXES
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import write_json
+from mrd_jax.io.files import held, lock_beside, write_json
 from mrd_jax.io.terminal import say
 from mrd_jax.metrics.table import columns
 from mrd_jax.search.gallery import Gallery, open_gallery
@@ -43,13 +44,22 @@ def _search(args: argparse.Namespace) -> int:
     raise BadInput(
       f"--threshold is {args.threshold:g}, must be a cosine, from -1 to 1"
     )
-  for flag, suffix in (("json", ".json"), ("sheet", ".png")):
-    file = getattr(args, flag)
-    if file and (Path(file).suffix != suffix or not Path(file).parent.is_dir()):
-      raise BadInput(
-        f"--{flag} is {file}, must be a file that ends in {suffix}, in a folder "
-        "that exists"
-      )
+  with contextlib.ExitStack() as holding:
+    for flag, suffix in (("json", ".json"), ("sheet", ".png")):
+      if not (name := getattr(args, flag)):
+        continue
+      file = Path(name)
+      if file.suffix != suffix or not file.parent.is_dir():
+        raise BadInput(
+          f"--{flag} is {file}, must be a file that ends in {suffix}, in a "
+          "folder that exists"
+        )
+      holding.enter_context(held(f"--{flag}", lock_beside(file)))
+    return _find(args, asked)
+
+
+def _find(args: argparse.Namespace, asked: Sequence[Query]) -> int:
+  """Prints, and perhaps writes and draws, what is closest to what is asked."""
   from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
   from mrd_jax.search import queries
 

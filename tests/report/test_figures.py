@@ -19,7 +19,7 @@ from configs.finetune import debug
 from mrd_jax.draw import cloud
 from mrd_jax.draw.style import DPI, WIDTH
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import write_json
+from mrd_jax.io.files import held, lock_beside, write_json
 from mrd_jax.report import figures, retrieval_sheet, weights
 from mrd_jax.report.__main__ import main
 from mrd_jax.report.run_folder import read_run
@@ -161,6 +161,18 @@ def test_figures_that_cannot_be_written(run, fast, tmp_path, capsys):
   assert output.out.split() == [str(page)]
   assert f"{run}: nothing to draw; losses.png left out: " in output.err
   assert "figures" in output.err and "<!doctype html>" in page.read_text()
+
+
+def test_a_figure_that_another_report_draws_is_left_out(
+  run, fast, tmp_path, capsys
+):
+  """Their pages are two files, the run's figures are the same."""
+  with held("DIR", lock_beside(run / "figures" / "losses.png")):
+    assert main([str(run), f"--output={tmp_path / 'elsewhere.html'}"]) == 0
+  output = capsys.readouterr()
+  assert "losses.png left out: DIR: another command is at work" in output.err
+  assert not (run / "figures" / "losses.png").exists()
+  assert "dynamic_weights.png" in output.out
 
 
 def test_rank_does_not_profit_from_ties(run, fast, monkeypatch, capsys):
