@@ -31,7 +31,7 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
   config = Config.from_dict(load_config(args.config, overrides))
   prepare.ensure(config.data.dir, config.data.made_from)
-  set_up.train(config, args.workdir)
+  set_up.train(config, args.workdir, lock=False)
   return 0
 
 

@@ -11,7 +11,9 @@ import pytest
 import runs
 
 from mrd_jax.errors import BadInput
+from mrd_jax.finetune.train import finetune
 from mrd_jax.io.files import held
+from mrd_jax.training import set_up
 
 DEBUG = ("--config", "configs/debug.py", "--workdir")
 CHECKPOINT = ("--checkpoint", "nowhere")
@@ -75,6 +77,26 @@ def test_a_second_command_is_refused_at_once(
   said = capsys.readouterr().err
   assert "another command" not in said and said.count("\n") == 1
   assert not any(tmp_path.iterdir())
+
+
+def test_a_call_from_python_is_refused_too(tmp_path):
+  """A notebook and a command on one folder, which has no data here."""
+  workdir, nowhere = tmp_path / "run", tmp_path / "nowhere"
+
+  def pretrain():
+    set_up.train(runs.pretraining_config(nowhere), workdir)
+
+  def fine_tune():
+    finetune(runs.finetuning_config(nowhere), "", workdir)
+
+  for call in (pretrain, fine_tune):
+    with held("--workdir", workdir / "lock"):
+      with pytest.raises(BadInput, match="another command is at work on"):
+        call()
+      assert not runs.on_disk(tmp_path)
+    with pytest.raises(BadInput, match="nowhere"):
+      call()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_killed_command_lets_go(tmp_path, spawn):

@@ -85,7 +85,7 @@ def _run(cell) -> str | None:
       results.rename(old)
     try:
       prepare.ensure(cell.config.data.dir, cell.config.data.made_from)
-      finished = set_up.train(cell.config, cell.workdir)
+      finished = set_up.train(cell.config, cell.workdir, lock=False)
     except RunFailed as error:
       return str(error)
     finally:

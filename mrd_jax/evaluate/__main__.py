@@ -26,8 +26,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from mrd_jax.evaluate import results, suites
   from mrd_jax.evaluate.evaluator import Evaluator
   from mrd_jax.finetune.train import finetune
-  from mrd_jax.io.files import LOCK
-  from mrd_jax.parallel.agree import first_says, held_together
+  from mrd_jax.parallel.agree import first_says
 
   frozen = [suite for suite in args.suite if suite != "finetune"]
   for suite in frozen:
@@ -67,8 +66,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
       results.write(args.output, rows)  # so that a kill loses one suite
     for recipe, config in recipes.items():
       workdir = args.output / name / f"finetune_{recipe}"
-      with held_together("--output", workdir / LOCK):
-        found = finetune(config, checkpoint, workdir, which=args.which)
+      found = finetune(config, checkpoint, workdir, which=args.which)
       # It is None on all processes but the first.
       if not first_says(found is not None):
         if first_process:

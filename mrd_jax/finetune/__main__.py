@@ -36,7 +36,7 @@ def _finetune(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from mrd_jax.finetune.train import finetune  # after --help
 
   config = Config.from_dict(cli.load_config(args.config, overrides))
-  finetune(config, args.checkpoint, args.workdir, which=args.which)
+  finetune(config, args.checkpoint, args.workdir, which=args.which, lock=False)
   return 0
 
 

@@ -1,5 +1,6 @@
 """Sets a run up: data, state, step and batches of an objective."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ import jax
 from mrd_jax.config.pretraining import Config
 from mrd_jax.data.batches import train_batches
 from mrd_jax.data.examples import Batch
+from mrd_jax.io.files import LOCK
 from mrd_jax.parallel import sharding
+from mrd_jax.parallel.agree import held_together
 from mrd_jax.training.loop import Run, one_ahead, train_loop
 from mrd_jax.training.objective import Objective
 from mrd_jax.training.pretraining import Pretraining
@@ -18,21 +21,30 @@ from mrd_jax.training.state import make_state
 from mrd_jax.training.step import jit_train_step
 
 
-def train(config: Config, workdir: Path) -> bool:
+def train(config: Config, workdir: Path, *, lock: bool = True) -> bool:
   """Pre-trains, or goes on pre-training, the run in `workdir`.
 
   Leaves there what `train_loop` does, and at the end results.json and
   embeddings/.
 
+  Args:
+    config: The run's config.
+    workdir: The run's folder.
+    lock: Whether to hold the folder; a caller that holds it already does not.
+
   Returns:
     Whether the run has come to its end; False if it was asked to stop.
 
   Raises:
-    BadInput: if the config, the data and the folder do not fit together.
+    BadInput: if the config, the data and the folder do not fit together, or
+      another command is at work on the folder.
     NotFinite: if the loss or a gradient is no longer finite.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
-  with compile_cache(config.compile_cache):
+  with contextlib.ExitStack() as stack:
+    if lock:
+      stack.enter_context(held_together("--workdir", workdir / LOCK))
+    workdir.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(compile_cache(config.compile_cache))
     return train_loop(set_up(Pretraining(config)), workdir)
 
 

@@ -166,7 +166,7 @@ def test_a_failed_second_evaluation_keeps_the_first_results(
   finish(made[0], {"lvis": 1}, lvis__top1=0.5)
   before = (made[0].workdir / "results.json").read_text()
 
-  def fail(config, workdir):
+  def fail(config, workdir, lock):
     assert not (workdir / "results.json").exists()
     raise BadInput("no such data")
 
