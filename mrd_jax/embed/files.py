@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mrd_jax.data.records import record_cloud
 from mrd_jax.data.shape_files import SUFFIXES, read_shape
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import replacing, walk
+from mrd_jax.io.files import naming, replacing, walk
 from mrd_jax.io.notes import Note, count_notes
 from mrd_jax.io.terminal import say
 from mrd_jax.search.index import index_path
@@ -141,7 +141,7 @@ def embed_files(
           rows.append(row)
         except BadInput as error:
           # Opened for each line, so that a kill loses none.
-          with rejects.open("a") as lines:
+          with naming(rejects), rejects.open("a") as lines:
             reject = {"file": name, "reason": str(error)}
             lines.write(json.dumps(reject) + "\n")
           progress.update()

@@ -23,14 +23,27 @@ def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
   name ends in `suffix`: give writers that look at it a file object or a format.
   """
   temporary = path.with_name(path.name + suffix)
+  with naming(path):
+    try:
+      yield temporary
+      with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    except BaseException:
+      temporary.unlink(missing_ok=True)
+      raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+  """Names a file that is written in the error of a full disk.
+
+  A write that fails does not say where.
+  """
   try:
-    yield temporary
-    with temporary.open("rb") as file:
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    yield
   except BaseException as error:
-    temporary.unlink(missing_ok=True)
-    if code := out_of_room(error):  # a write does not say where
+    if code := out_of_room(error):
       raise OSError(code, os.strerror(code), str(path)) from error
     raise
 

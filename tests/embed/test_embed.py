@@ -190,6 +190,23 @@ def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):
   assert not output.exists()  # not the earlier one either
 
 
+def test_a_full_disk_names_the_rejects(
+  model_dir, shapes, tmp_path, monkeypatch, capsys
+):
+  spoil(shapes)
+  path_open = Path.open
+
+  def full(self, *mode, **options):
+    device = Path("/dev/full") if self.name == "out.rejects.jsonl" else self
+    return path_open(device, *mode, **options)
+
+  monkeypatch.setattr(Path, "open", full)
+  assert run(model_dir, tmp_path / "out.npz", "--input", shapes / "*.npy") == 2
+  said = capsys.readouterr().err
+  full_disk = "error: [Errno 28] No space left on device: "
+  assert said == f"{full_disk}'{tmp_path / 'out.rejects.jsonl'}'\n"
+
+
 def test_find_files(shapes, tmp_path, monkeypatch):
   monkeypatch.chdir(shapes)
   output = shapes / "m.npz"

@@ -1,4 +1,7 @@
-"""Class features that no dataset can hold are found before its shapes."""
+"""Class features that no dataset can hold, and disks that cannot hold it."""
+
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -34,4 +37,25 @@ def test_wrong_class_features_cost_no_shapes(tmp_path, features, words):
   with pytest.raises(BadInput, match=words):
     write_dataset(tmp_path / "out", "test", splits, "t", NAMES, features)
   assert taken == [0]  # the first one, whose width is that of all
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ("written_by", "file"),
+  [
+    ("features.FeaturesDict.save_config", "features.json"),
+    ("core.MetadataDict.save_metadata", "metadata.json"),
+    ("core.DatasetInfo.write_dataset_info_json", "dataset_info.json"),
+  ],
+)
+def test_a_full_disk_names_the_metadata(
+  tmp_path, monkeypatch, written_by, file
+):
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(f"tensorflow_datasets.{written_by}", full)
+  splits = {"train": [random_shape(0)]}
+  with pytest.raises(OSError, match=f"No space left .*/dataset/{file}"):
+    write_dataset(tmp_path / "out", "test", splits, "t", {}, {})
   assert list(tmp_path.iterdir()) == []

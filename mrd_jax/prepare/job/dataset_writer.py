@@ -19,7 +19,7 @@ from tensorflow_datasets.core.splits import SplitDict
 from mrd_jax.data.dataset import CLASS_FEATURES_FILE
 from mrd_jax.data.records import SCHEMA, DatasetMeta, Shape, encode
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import replacing
+from mrd_jax.io.files import naming, replacing
 from mrd_jax.prepare.job import shards
 from mrd_jax.prepare.job.shards import MEASURED, Commit, Record, Shard
 
@@ -146,6 +146,8 @@ def assemble(made: Made, output: Path, name: str) -> DatasetMeta:
   target = made.folder / "dataset"
   shutil.rmtree(target, ignore_errors=True)  # of a killed run
   target.mkdir()
+  features = shards.record_features(made.embed_dim)
+  metadata = tfds.core.MetadataDict(dataclasses.asdict(meta))
   info = tfds.core.DatasetInfo(
     builder=tfds.core.DatasetIdentity(
       name=name,
@@ -153,14 +155,21 @@ def assemble(made: Made, output: Path, name: str) -> DatasetMeta:
       data_dir=os.fspath(target),
       module_name=__name__,
     ),
-    features=shards.record_features(made.embed_dim),
-    metadata=tfds.core.MetadataDict(dataclasses.asdict(meta)),
+    features=features,
+    metadata=metadata,
   )
   info.set_file_format("array_record")
   info.set_splits(
     SplitDict([_link_split(made, target, name, split) for split in splits])
   )
-  info.write_to_directory(target)
+  # As `info.write_to_directory`, which does not say what it was writing.
+  for file, write in (
+    ("features.json", features.save_config),
+    ("metadata.json", metadata.save_metadata),
+    ("dataset_info.json", info.write_dataset_info_json),
+  ):
+    with naming(target / file):
+      write(os.fspath(target))
   arrays: dict[str, Any] = {
     split: np.float32(made.class_features[split]) for split in named
   }

@@ -25,7 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import replacing
+from mrd_jax.io.files import naming, replacing
 from mrd_jax.io.notes import Note
 
 _T = TypeVar("_T")
@@ -206,11 +206,12 @@ def _contents(folder: Path, shard: Shard) -> Iterator[bytes]:
 
 def join(folder: Path, parts: Iterable[Shard], file: Path) -> None:
   """Writes the records of several shards to one file."""
-  writer = ArrayRecordWriter(os.fspath(file), _OPTIONS)
-  for shard in parts:
-    for content in _contents(folder, shard):
-      writer.write(content)
-  writer.close()
+  with naming(file):
+    writer = ArrayRecordWriter(os.fspath(file), _OPTIONS)
+    for shard in parts:
+      for content in _contents(folder, shard):
+        writer.write(content)
+    writer.close()
 
 
 def serialize_record(record: Record, embed_dim: int) -> bytes:
