@@ -9,6 +9,7 @@ from mrd_jax.data.shape_files import SUFFIXES
 from mrd_jax.embed import files
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import lock_beside
+from mrd_jax.io.notes import Note
 from mrd_jax.io.terminal import say
 from mrd_jax.search import index
 
@@ -34,12 +35,13 @@ def _embed(args: argparse.Namespace) -> int:
       "--columns, --up and --no-normalize are for files: the records of --data "
       "are y up, and every shape is centred and scaled as in training"
     )
+  notes: list[Note] = []
   if args.data:
     from mrd_jax.data.dataset import open_split  # brings ArrayRecord
 
     shapes = open_split(args.data, args.split)
   else:
-    shapes = files.find_files(args.input, output)
+    shapes = files.find_files(args.input, output, notes)
   if args.index:
     import faiss  # noqa: F401  found out now, not after hours of embedding
 
@@ -50,6 +52,7 @@ def _embed(args: argparse.Namespace) -> int:
     encoder,
     shapes,
     output,
+    notes=notes,
     checkpoint=args.checkpoint,
     split=(args.data, args.split) if args.data else None,
     up=args.up,

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mrd_jax.data.records import record_cloud
 from mrd_jax.data.shape_files import SUFFIXES, read_shape
 from mrd_jax.errors import BadInput
+from mrd_jax.io.clouds.xyz import may_have_points
 from mrd_jax.io.files import naming, replacing, walk
 from mrd_jax.io.notes import Note, count_notes
 from mrd_jax.io.terminal import say
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
   from mrd_jax.data.dataset import RecordSource
   from mrd_jax.encoder.encoder import Encoder
 
-_BELOW_FOLDERS = set(SUFFIXES) - {".txt", ".csv"}  # mostly something else
+_NO_TABLE = "texts that are no table of points are left out"
 _CHUNK = 4  # batches that are read before they are embedded
 
 
@@ -34,14 +35,17 @@ class ShapeFile(NamedTuple):
   root: Path
 
 
-def find_files(inputs: Sequence[str], output: Path) -> list[ShapeFile]:
+def find_files(
+  inputs: Sequence[str], output: Path, notes: list[Note] | None = None
+) -> list[ShapeFile]:
   """Finds the files that the arguments name, sorted, each of them once.
 
   Args:
     inputs: Files, folders (every file below whose suffix is known, but hidden
-      ones, and .txt and .csv, which mostly hold something else) or glob
-      patterns (** is any depth).
+      ones, and texts that are no table of points) or glob patterns (** is any
+      depth).
     output: Left out, as an .npz of an earlier run.
+    notes: The texts that are left out are appended.
 
   Raises:
     BadInput: naming the argument that matches no file.
@@ -54,11 +58,15 @@ def find_files(inputs: Sequence[str], output: Path) -> list[ShapeFile]:
       names = [name]  # even if it reads as a pattern
     elif os.path.isdir(name):
       root = name
-      names = [
-        os.path.join(name, path.relative_to(name))
-        for path in walk(Path(name))
-        if path.suffix.lower() in _BELOW_FOLDERS
-      ]
+      names = []
+      for path in walk(Path(name)):
+        if path.suffix.lower() not in SUFFIXES:
+          continue
+        file = os.path.join(name, path.relative_to(name))
+        if may_have_points(path):
+          names.append(file)
+        elif notes is not None:
+          notes.append(Note(_NO_TABLE, "no row of three numbers", file))
     else:
       while glob.has_magic(root):
         root = os.path.dirname(root)
@@ -83,6 +91,7 @@ def embed_files(
   shapes: "Sequence[ShapeFile] | RecordSource",
   output: Path,
   *,
+  notes: Sequence[Note] = (),
   checkpoint: str,
   split: tuple[str, str] | None = None,
   up: "UpAxis" = "y",
@@ -101,6 +110,7 @@ def embed_files(
     encoder: The encoder.
     shapes: What to embed, files or the records of a split; a few
       batches are in memory at a time.
+    notes: Of `find_files`; all are counted and said at the end.
     output: The .npz: `files` (N,) str, of a split the ids; `embeddings` (N, D)
       float32 of unit length; `source`, JSON of what the embeddings were made
       with; and of a split `records`, (N,) int64 rows in it.
@@ -115,10 +125,10 @@ def embed_files(
     How many shapes were embedded, and how many rejected.
   """
   count = len(shapes)
+  notes = list(notes)
   rejects = rejects_path(output)
   rejects.unlink(missing_ok=True)
   names: list[str] = []
-  notes: list[Note] = []
   rows: list[int] = []
   embeddings = np.zeros((0, 0), np.float32)
   with tqdm(total=count, unit="shape", disable=None) as progress:

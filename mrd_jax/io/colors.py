@@ -12,7 +12,7 @@ NAMES = (
   ("diffuse_red", "diffuse_green", "diffuse_blue"),
   ("r", "g", "b"),
 )
-_LIKE_COLORS = re.compile(r"colou?r|rgb|red$|green$|blue$|f_dc_")
+LIKE_COLORS = re.compile(r"colou?r|rgb|red$|green$|blue$|f_dc_")
 UNKNOWN = "colours that are not understood are left out"
 
 
@@ -28,7 +28,7 @@ def find_colors(
   for rgb in NAMES:
     if set(rgb) <= set(names):
       return rgb
-  if like := [name for name in names if _LIKE_COLORS.search(name)]:
+  if like := [name for name in names if LIKE_COLORS.search(name)]:
     notes.append(
       Note(UNKNOWN, f"{', '.join(like)}: rename to red, green, blue")
     )

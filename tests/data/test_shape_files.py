@@ -11,6 +11,8 @@ from runs import REPOSITORY
 from mrd_jax.data.shape_files import read_shape
 from mrd_jax.data.surfaces import color_at, sample_mesh
 from mrd_jax.errors import BadInput
+from mrd_jax.io.clouds.columns import COLORED, ORIENTED, OTHERS
+from mrd_jax.io.clouds.columns import NORMALS as NO_NORMALS
 from mrd_jax.io.colors import UNKNOWN
 from mrd_jax.io.meshes.mesh import UNCOLORED
 from mrd_jax.io.meshes.read import read_mesh
@@ -238,6 +240,46 @@ def test_columns_of_text(tmp_path, suffix, columns, colors):
   points = read(path)[0]
   expected = np.hstack([CLOUD, BYTES / 255]) if colors else CLOUD
   np.testing.assert_allclose(points, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["xyz", "npy", "npz"])
+def test_normals_are_no_colors(tmp_path, suffix):
+  """What may be both is refused, and the sentence names what decides."""
+  path = tmp_path / f"a.{suffix}"
+
+  def save(columns):
+    table = np.hstack([CLOUD, columns])
+    if suffix == "xyz":
+      np.savetxt(path, table)
+    else:
+      with path.open("wb") as file:
+        (np.save if suffix == "npy" else np.savez)(file, table)
+
+  save(NORMALS)
+  points, lost = read(path)
+  assert points.shape == (20, 3) and lost == [NO_NORMALS]
+  save(np.abs(NORMALS))
+  with pytest.raises(BadInput, match="b or x,y,z,nx,ny,nz; .*--columns x,y,z"):
+    read(path)
+  points, lost = read(path, columns=COLORED)
+  assert points.shape == (20, 6) and not lost
+  points, lost = read(path, columns=ORIENTED)
+  assert points.shape == (20, 3) and lost == [NO_NORMALS]
+
+
+def test_columns_that_are_left_out_are_said(tmp_path):
+  path = tmp_path / "a.npy"
+  np.save(path, np.hstack([CLOUD, NORMALS, BYTES, LABEL, LABEL]))
+  names = (*ORIENTED, "red", "green", "blue", "time", "alpha")
+  notes = []
+  points, _ = read_shape(path, columns=names, notes=notes)
+  assert points.shape == (20, 6)
+  assert [(note.kind, note.detail) for note in notes] == [
+    (NO_NORMALS, "nx, ny, nz"),
+    (OTHERS, "alpha, time"),
+  ]
+  names = (*ORIENTED, "f_dc_0", "f_dc_1", "f_dc_2", "time", "alpha")
+  assert read(path, columns=names)[1] == [UNKNOWN, NO_NORMALS, OTHERS]
 
 
 def test_columns_that_are_named(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -97,7 +98,10 @@ def test_folder(model_dir, encoder, shapes, tmp_path, capsys):
   assert run(model_dir, output, "--input", shapes, "--batch-size", 2) == 0
   captured = capsys.readouterr()
   assert captured.out == f"8 embeddings written to {output}\n"
-  assert captured.err == ""
+  assert captured.err == (
+    "note: texts that are no table of points are left out: 1 file, "
+    f"{shapes}/readme.txt (no row of three numbers)\n"
+  )
   found = read(output)
   files, embedding = found["files"], found["embeddings"]
   assert files.tolist() == [f"{shapes}/{name}" for name in NAMES]
@@ -143,6 +147,42 @@ def test_meshes_and_clouds(model_dir, encoder, tmp_path, capsys):
   np.testing.assert_allclose(found["embeddings"][row], expected, atol=1e-6)
 
 
+def test_texts_in_folders(model_dir, tmp_path, capsys):
+  """As ModelNet40's, whose lists of names lie beside its shapes."""
+  folder, output = tmp_path / "modelnet40", tmp_path / "embeddings.npz"
+  (folder / "chair").mkdir(parents=True)
+  shape = REPOSITORY / "tests" / "cases" / "clouds" / "modelnet.txt"
+  for name in ("chair_0001.txt", "chair_0002.TXT"):
+    shutil.copy(shape, folder / "chair" / name)
+  table = "\n".join(["x,y,z", "1,2,3", "4,5,6", "1,2,9"])
+  (folder / "chair" / "header.csv").write_text(table)
+  for name, text in {
+    "filelist.txt": "chair/chair_0001.txt\nchair/chair_0002.txt\n",
+    "README.txt": "Point clouds,\nof 10 shapes.\n",
+    "labels.txt": "1\n2\n3\n",
+    "empty.txt": "",
+    "metadata.csv": "object_id,class,split\nchair_0001,chair,train\n",
+    "picture.txt": "\0\xff" * 9,
+  }.items():
+    (folder / name).write_text(text)
+  assert run(model_dir, output, "--input", folder, "--batch-size", 1) == 0
+  texts, normals = sorted(capsys.readouterr().err.splitlines(), reverse=True)
+  assert "note: normals are left out: 2 files" in normals
+  assert "texts that are no table of points are left out: 6 files" in texts
+  assert f"{folder}/empty.txt (no row of three numbers)" in texts
+  files = [Path(file).name for file in read(output)["files"]]
+  assert files == ["chair_0001.txt", "chair_0002.TXT", "header.csv"]
+  # One that is named is a reject, and so is a table that is cut off.
+  (folder / "cut.txt").write_text("1 2 3\n4 5")
+  named = ("--input", folder / "README.txt", folder, "--batch-size", 1)
+  assert run(model_dir, output, *named) == 1
+  rejected = read_lines(tmp_path / "embeddings.rejects.jsonl")
+  assert {Path(line["file"]).name for line in rejected} == {
+    "README.txt",
+    "cut.txt",
+  }
+
+
 def test_up_and_no_normalize(model_dir, encoder, shapes, tmp_path):
   output = tmp_path / "embeddings.npz"
   name = shapes / "a.npy"
@@ -165,7 +205,8 @@ def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):
   assert run(*command) == 1
   captured = capsys.readouterr()
   assert captured.out == f"8 embeddings written to {output}\n"
-  assert captured.err == f"3 of 11 files were rejected, {rejects} says why\n"
+  said = f"3 of 11 files were rejected, {rejects} says why\n"
+  assert captured.err.endswith(said) and captured.err.count("\n") == 2
   lines = read_lines(rejects)
   assert {line["file"] for line in lines} == bad
   reasons = {Path(line["file"]).name: line["reason"] for line in lines}

@@ -53,7 +53,7 @@ PCD_ONE_BYTE = PCD_HEADER.format(n=2).replace("4 4 4 4", "4 4 4 1")
     ("xyz", "0,5 1,5 2,5\n3,5 4,5 5,5\n", "cannot be read"),  # decimal commas
     ("xyz", "1 2 nan\n4 5 nan\n", "xyz holds NaN"),
     ("xyz", "1 2 nan\n4 5 1e999\n", "xyz holds NaN or infinite"),
-    ("xyz", "1 2 3 0 1 0\n4 5 6 0 -1 0\n", "rgb runs from -1 to 1.*normals"),
+    ("xyz", "1 2 3 0 2 0\n4 5 6 0 -1 0\n", "rgb runs from -1 to 2.*normals"),
     ("xyz", "1 2 3 0 256 0\n", "rgb runs from 0 to 256"),
     ("xyz", "1 2 3 0 inf 0\n", "rgb holds NaN or inf"),
     ("xyz", "\0\xff" * 40, "cannot be read"),

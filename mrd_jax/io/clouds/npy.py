@@ -15,4 +15,4 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   """Reads an array (N, 3) or (N, 6), or of other columns that have names."""
   with path.open("rb") as file:
     points = np.lib.format.read_array(file, allow_pickle=False)
-  return split_columns("the array", points, columns)
+  return split_columns("the array", points, columns, notes)

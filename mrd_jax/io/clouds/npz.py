@@ -28,7 +28,7 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
         f"holds {keys or 'no arrays'}, must hold one of {list(XYZ_KEYS)}: "
         "rename the array of the points"
       )
-    xyz, rgb = split_columns(xyz_key, arrays[xyz_key], columns)
+    xyz, rgb = split_columns(xyz_key, arrays[xyz_key], columns, notes)
     rgb_key = next((key for key in RGB_KEYS if key in keys), None)
     if rgb is not None and rgb_key is not None:
       raise BadInput(

@@ -36,6 +36,8 @@ def read_cloud(
     triple of `colors.NAMES`; ascii or binary.
   .xyz: text, 3 or 6 columns between spaces or commas; # and // begin comment
     lines.
+  Of six columns (.npy, .npz, .xyz) the last three are colours, but normals if
+    all have length 1 or 0, which are left out; what may be both is refused.
   .txt, .csv, .pts: text, columns named by a header, or 3, 6 or 7 that are told
     apart by their values (`xyz.read`).
   .las, .laz: coordinates and colours, where laspy is installed.

@@ -6,27 +6,31 @@ from pathlib import Path
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.clouds.columns import Cloud, named_columns, split_columns
+from mrd_jax.io.clouds.columns import (
+  COLORED,
+  ORIENTED,
+  Cloud,
+  are_normals,
+  named_columns,
+  only_fit,
+  split_columns,
+)
 from mrd_jax.io.notes import Note
 
 SUFFIXES = (".xyz", ".txt", ".csv", ".pts")
-_NORMALS = "normals are left out"
+_BEGINNING = 2**16  # characters
 
 
 def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   """Reads columns: of .xyz 3 or 6, of the others what `_guess` tells apart."""
   # Not trimesh, which turns float colours into 0 and miscounts commas.
-  lines = [
-    line
-    for line in path.read_text(encoding="utf-8-sig").splitlines()
-    if line.strip() and not line.lstrip().startswith(("#", "//"))
-  ]
+  lines = _rows(path.read_text(encoding="utf-8-sig"))
   if not lines:
     raise BadInput("has no points")
-  delimiter = next((d for d in ",;" if d in lines[0]), None)
+  delimiter = _delimiter(lines[0])
   if path.suffix.lower() == ".xyz":
     table = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
-    return split_columns("the table", table, columns)
+    return split_columns("the table", table, columns, notes)
   first = lines[0].split(delimiter)
   if not _is_number(first[0]):  # a header
     columns, lines = columns or first, lines[1:]
@@ -34,15 +38,44 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
     if len(lines) - 1 != int(first[0]):
       raise EOFError(f"{len(lines) - 1} of {first[0]} points")
     lines = lines[1:]
-    delimiter = next((d for d in ",;" if d in lines[0]), None)
+    delimiter = _delimiter(lines[0])
   if not lines:
     raise BadInput("has no points")
   table = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
   if columns is None:
     columns = _guess(table, path.suffix.lower() == ".pts")
-    if "nx" in columns:
-      notes.append(Note(_NORMALS, "columns 4 to 6 are of length 1"))
   return named_columns("the table", table, columns, notes)
+
+
+def may_have_points(path: Path) -> bool:
+  """Says whether a .txt or .csv begins with a row of three numbers or more.
+
+  Perhaps behind comments, and a header or a count.  Any other file may, and one
+  that cannot be read: its reader says more.
+  """
+  if path.suffix.lower() not in (".txt", ".csv"):
+    return True
+  try:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+      rows = _rows(file.read(_BEGINNING))[:2]
+  except OSError:
+    return True
+  cells = [row.split(_delimiter(row)) for row in rows]
+  return any(len(row) > 2 and all(map(_is_number, row)) for row in cells)
+
+
+def _rows(text: str) -> list[str]:
+  """Returns the lines that are neither blank nor comments."""
+  return [
+    line
+    for line in text.splitlines()
+    if line.strip() and not line.lstrip().startswith(("#", "//"))
+  ]
+
+
+def _delimiter(row: str) -> str | None:
+  """Returns what stands between columns; None is blanks."""
+  return next((mark for mark in ",;" if mark in row), None)
 
 
 def _is_number(text: str) -> bool:
@@ -75,23 +108,12 @@ def _guess(table: np.ndarray, is_pts: bool) -> Sequence[str]:
     )
   fits = []
   if _are_colors(table[:, 3:6]):
-    fits.append(("x", "y", "z", "r", "g", "b", "label")[:count])
-  length_N = np.linalg.norm(table[:, 3:6], axis=1)
-  is_unit_N = np.abs(length_N - 1) < 0.02
-  if is_unit_N.any() and (is_unit_N | (length_N == 0)).all():
-    fits.append(("x", "y", "z", "nx", "ny", "nz", "label")[:count])
+    fits.append((*COLORED, "label")[:count])
+  if are_normals(table[:, 3:6]):
+    fits.append((*ORIENTED, "label")[:count])
   if count == 7 and _are_colors(table[:, 4:]):
     fits.append(tuple("xyzirgb"))
-  if len(fits) != 1:
-    what = (
-      " or ".join(",".join(names) for names in fits)
-      or "neither colours nor normals"
-    )
-    raise BadInput(
-      f"columns 4 to {count} may be {what}; say what they are, for example with "
-      f"--columns {','.join((fits or [('x', 'y', 'z', 'nx', 'ny', 'nz')])[0])}"
-    )
-  return fits[0]
+  return only_fit(fits, count)
 
 
 def _are_colors(values: np.ndarray) -> bool:
