@@ -12,7 +12,7 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 BIN := $(VENV)/bin
 comma := ,
 
-.PHONY: demo test test-slow soak test-gpu compiled lint types test-py312 clean
+.PHONY: demo test test-slow soak fuzz test-gpu compiled lint types test-py312 clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m mrd_jax.main --config $(CONFIG) --workdir $(WORKDIR)
@@ -28,6 +28,9 @@ test-slow: $(VENV)/.ready-dev
 
 soak: $(VENV)/.ready-dev
 	JAX_PLATFORMS=cpu MRD_SOAK_KILLS=200 $(BIN)/python -m pytest -m slow tests/training/test_soak.py
+
+fuzz: $(VENV)/.ready-dev
+	JAX_PLATFORMS=cpu MRD_FUZZ_SECONDS=3600 $(BIN)/python -m pytest -m slow tests/fuzz
 
 test-gpu: $(VENV)/.ready-dev
 	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu

@@ -2,8 +2,10 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+SPARE = 300e6  # bytes that any file may take, beside three times its own
 
 
 def _status(field: str) -> int:
@@ -13,13 +15,19 @@ def _status(field: str) -> int:
   return 1024 * int(line.split()[1])
 
 
+def measure() -> Callable[[], int]:
+  """Forgets the peak so far; returns what gives the bytes taken since, at most."""
+  Path("/proc/self/clear_refs").write_text("5")
+  before = _status("VmRSS")
+  return lambda: _status("VmHWM") - before
+
+
 @contextlib.contextmanager
 def bounded(*files: Path) -> Iterator[None]:
   """Asserts that reading the files takes three times their size and 300 MB."""
   gc.collect()
-  Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-  before = _status("VmRSS")
+  taken = measure()
   yield
-  taken = _status("VmHWM") - before
   size = sum(file.stat().st_size for file in files)
-  assert taken <= 3 * size + 300e6, f"{taken / 1e6:.0f} MB of {size / 1e6:.1f}"
+  peak = taken()
+  assert peak <= 3 * size + SPARE, f"{peak / 1e6:.0f} MB of {size / 1e6:.1f}"

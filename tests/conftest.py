@@ -73,6 +73,10 @@ def pytest_collection_modifyitems(
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
+  for report in terminalreporter.stats.get("passed", []):
+    for name, said in report.user_properties:
+      if name == "fuzz":
+        terminalreporter.write_line(said)
   left_out = terminalreporter.stats.get("deselected", [])
   if PLATFORM != "cpu" and (count := sum(map(several, left_out))):
     terminalreporter.write_line(f"{count} tests of several GPUs: there is one")

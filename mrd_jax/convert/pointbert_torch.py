@@ -231,7 +231,7 @@ def load(
     where = str(config)
     try:
       config = json.loads(Path(config).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(config, dict):
       raise ValueError(f"{where} must hold a JSON object")
@@ -284,7 +284,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
       raise ValueError(f"{path} is cut off, or no safetensors file")
     try:
       header = dict(json.loads(file.read(length)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
       raise ValueError(f"{path}: the header is broken: {error}") from None
     header.pop("__metadata__", None)
     for name, entry in header.items():

@@ -167,9 +167,15 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     else {}
     for name in (CONFIG_FILE, "data.json", "results.json")
   )
-  if "model_type" in values:
+  for name, found in (("data.json", data), ("results.json", results)):
+    if not isinstance(found, dict):
+      raise BadInput(f"{workdir / name} is no dict of fields: mend it")
+  if isinstance(values, dict) and "model_type" in values:
     raise BadInput(f"{workdir / WEIGHTS_FILE} does not exist")
-  config = Config.from_dict(values)
+  try:
+    config = Config.from_dict(values)
+  except BadInput as error:
+    raise BadInput(f"{workdir / CONFIG_FILE}: {error}") from None
   chosen_by = config.checkpoint.best_metric if checkpoint == "best" else None
   step, state = load_on_one_device(
     workdir / "checkpoints", best_metric=chosen_by, without=("opt_state",)

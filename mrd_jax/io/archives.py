@@ -2,11 +2,11 @@
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import out_of_room
 
 SPARE = 300_000_000  # bytes of memory that any file may take
 
@@ -58,7 +58,11 @@ def unpack_zip(
           )
       check_space(sum(member.file_size for member in members.infolist()))
       members.extractall(folder)
-  except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+  except (BadInput, PermissionError):
+    raise
+  except Exception as error:  # what damage leads to is anything
+    if out_of_room(error):
+      raise
     raise BadInput(
       f"{archive}: cannot be unpacked ({error}); remove it and fetch it again"
     ) from error
@@ -87,7 +91,7 @@ def tar_members(
           file = tar.extractfile(member)
           assert file is not None  # because it is a file
           yield member.name, file.read(largest)
-  except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+  except Exception as error:  # what damage leads to is anything
     raise BadInput(
       f"{archive}: damaged or incomplete ({error}); what came before the "
       "damage was used, fetch it again for the rest"

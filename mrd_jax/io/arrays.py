@@ -34,8 +34,7 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NpzFile]:
   """Opens an .npz file, whose arrays are read when they are asked for.
 
   Raises:
-    Exception: zipfile.BadZipFile, ValueError, EOFError or OSError, if it is
-      damaged, or an array a pickle.
+    Exception: of many kinds, if it is damaged, or an array a pickle.
   """
   # Of a torn archive NumPy would leave a file open that it opened itself.
   with open(path, "rb") as file:
@@ -120,7 +119,7 @@ def _explained(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
     raise
   except TooCostly as error:
     raise BadInput(f"{path} is {error}, or {remedy}") from None
-  except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+  except Exception as error:  # what damage leads to is anything
     check_shortage(error)
     raise BadInput(
       f"{path} cannot be read as .npz ({error}); it is damaged or cut off: "

@@ -202,6 +202,18 @@ def write_json(path: Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+  """Returns the value of a JSON text.
+
+  Raises:
+    ValueError: if it is none, or nested too deeply.
+  """
+  try:
+    return json.loads(text)
+  except RecursionError:
+    raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path, remedy: str = "fetch it again") -> Any:
   """Returns the content of a JSON file.
 
@@ -210,19 +222,22 @@ def read_json(path: Path, remedy: str = "fetch it again") -> Any:
       JSON.
   """
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"))
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise BadInput(f"{path}: is not JSON ({error}); {remedy}") from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-  """Reads the lines of a metrics.jsonl, without a last one that a kill tore."""
+  """Reads the objects of a .jsonl, up to the first line that a kill tore."""
   lines = []
-  for line in path.read_text().splitlines():
+  for line in path.read_bytes().splitlines():
     try:
-      lines.append(json.loads(line))
-    except json.JSONDecodeError:
+      found = parse_json(line)
+    except ValueError:
       break
+    if not isinstance(found, dict):
+      break
+    lines.append(found)
   return lines

@@ -77,9 +77,10 @@ def load_npy(
   except (_Refused, TooCostly) as refused:
     raise BadInput(f"{name or 'npy file'}: {refused}") from None
   except Exception as error:  # a hostile file can raise anything at all
+    reason = str(error).partition("\n")[0]
     raise BadInput(
       f"{name or 'npy file'}: not a readable .npy file "
-      f"({type(error).__name__}: {error}); it is truncated or damaged, fetch it "
+      f"({type(error).__name__}: {reason}); it is truncated or damaged, fetch it "
       "again"
     ) from error
 

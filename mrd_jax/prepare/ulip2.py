@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import functools
 import os
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -174,7 +175,8 @@ def _write_captions(
       key, separator, view = PurePosixPath(path).stem.partition("_r_")
       degree = view.partition("_")[0]
       texts = [texts] if isinstance(texts, str) else texts
-      good = separator and degree.isdecimal() and isinstance(texts, list)
+      good = separator and re.fullmatch(r"\d{1,3}", degree)
+      good = good and isinstance(texts, list)
       if not good or not all(isinstance(text, str) for text in texts):
         raise BadInput(
           f"{file}: {path!r} is not SYNSET-MODEL_r_DEGREES with a list of "

@@ -171,18 +171,27 @@ def read_folder(
   results = _read_optional(path)
   if not isinstance(results, dict) or results.get("kind") != "evaluation":
     return read_run(directory, data_dir)
+  published = results.get("published") or {}
   if not _holds(
-    lambda: all(
-      isinstance(row["name"], str) and isinstance(suite["metrics"], dict)
-      for row in results["rows"]
-      for suite in row["suites"].values()
+    lambda: (
+      isinstance(results["rows"], list)
+      and all(
+        isinstance(row["name"], str)
+        and isinstance(row.get("step") or 0, int)
+        and all(_numbers(suite["metrics"]) for suite in row["suites"].values())
+        for row in results["rows"]
+      )
+      and all(
+        isinstance(row["name"], str) and _numbers(row["metrics"])
+        for rows in published.values()
+        for row in rows
+      )
     )
   ):
     raise BadInput(
       f"{path} is not what mrd_jax.evaluate writes: a row lacks its name, or "
       "a suite its metrics; repeat the evaluation"
     )
-  published = results.get("published") or {}
   return EvaluationFolder(directory, results["rows"], published)
 
 
@@ -203,18 +212,30 @@ def read_run(workdir: Path, data_dir: Path | None = None) -> RunFolder:
       f"{workdir / 'config.json'} does not exist; name the folder that "
       "training was given as --workdir"
     )
-  try:
-    where = Path(
-      data_dir
-      or (config.get("eval") or {}).get("data_dir")
-      or config["data"]["dir"]
+  if not _holds(
+    lambda: (
+      isinstance(config["data"]["dir"], str)
+      and isinstance(config["data"].get("test", ""), str)
+      and isinstance(config.get("eval", {}).get("data_dir", ""), str)
+      and isinstance(config.get("loss", {}), dict)
+      and all(
+        isinstance(config.get("eval", {}).get(name, []), list)
+        and all(
+          isinstance(x, str) for x in config.get("eval", {}).get(name, [])
+        )
+        for name in ("zero_shot", "retrieval")
+      )
     )
-    test = config["data"].get("test")  # of a fine-tuning
-  except (KeyError, TypeError, AttributeError):
+  ):
     raise BadInput(
       f"{workdir / 'config.json'} has no data.dir; it is not the config.json "
       "that training writes"
-    ) from None
+    )
+  of_data = config["data"]
+  where = Path(
+    data_dir or config.get("eval", {}).get("data_dir") or of_data["dir"]
+  )
+  test = of_data.get("test")  # of a fine-tuning
   try:
     meta = dataset.read_meta(where)
   except BadInput:
@@ -223,6 +244,15 @@ def read_run(workdir: Path, data_dir: Path | None = None) -> RunFolder:
     meta = None  # the curves need no data; the retrieval sheet complains
   metrics = workdir / "metrics.jsonl"
   lines = read_json_lines(metrics) if metrics.exists() else []
+  for number, line in enumerate(lines, 1):
+    values = {key: line[key] for key in line if key != "kind"}
+    if not (
+      isinstance(line.get("kind"), str) and "step" in line and _numbers(values)
+    ):
+      raise BadInput(
+        f"{metrics}, line {number}: has no step and kind, or a metric that is "
+        "no number; remove it and repeat the training command"
+      )
   results = _read_results(workdir / "results.json")
   class_names = meta.class_names if meta else {}
   chance = {split: 1 / len(names) for split, names in class_names.items()}
@@ -260,13 +290,15 @@ def _read_results(path: Path) -> dict[str, Any] | None:
   results = _read_optional(path)
   if results is None:
     return None
-  best = {"step": 0, "metrics": {}}
+  none = {"step": 0, "metrics": {}}
   if not _holds(
     lambda: (
-      isinstance(results["metrics"], dict)
-      and isinstance(results.get("chance_top1", {}), dict)
-      and isinstance(results.get("best_test_epoch", best)["metrics"], dict)
-      and "step" in results.get("best_test_epoch", best)
+      _numbers(results["metrics"])
+      and _numbers(results.get("chance_top1", {}))
+      and isinstance(results.get("selected_by") or "", str)
+      and _numbers({"step": results.get("step", 0)})
+      and _numbers({"step": results.get("best_test_epoch", none)["step"]})
+      and _numbers(results.get("best_test_epoch", none)["metrics"])
     )
   ):
     raise BadInput(
@@ -282,6 +314,11 @@ def _holds(condition: Callable[[], bool]) -> bool:
     return condition()
   except (KeyError, TypeError, AttributeError):
     return False
+
+
+def _numbers(values: dict[str, Any]) -> bool:
+  """Returns whether all values of a dict are numbers."""
+  return all(isinstance(value, int | float) for value in values.values())
 
 
 def _renamed(

@@ -1,7 +1,6 @@
 """Opens a gallery: embeddings as `python -m mrd_jax.embed` writes them."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import map_npz
+from mrd_jax.io.files import parse_json
 
 _BLOCK_BYTES = 1 << 26  # of embeddings that are read at a time
 _OFF = 0.01  # by which a squared length may differ from 1: float16 rounds
@@ -127,10 +127,11 @@ def open_gallery(path: str | os.PathLike[str]) -> Gallery:
         f"for each of {len(embeddings)} embeddings; {_REMEDY}"
       )
   try:
-    source = json.loads(str(arrays["source"]))
-    missing = [name for name in _SAID if name not in source]
-  except (ValueError, TypeError):
-    source, missing = {}, _SAID
+    source = parse_json(str(arrays["source"]))
+  except ValueError:
+    source = None
+  source = source if isinstance(source, dict) else {}
+  missing = [name for name in _SAID if name not in source]
   if missing:
     raise BadInput(
       f"{path}: source does not say {', '.join(missing)}, with which the "

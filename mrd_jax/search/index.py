@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import replacing
+from mrd_jax.io.files import parse_json, replacing
 from mrd_jax.search.gallery import Gallery, open_gallery
 
 # Below it, the exact search takes no longer than reading the index.
@@ -138,7 +138,7 @@ def open_index(gallery: Gallery) -> Index | None:
       raise BadInput(f"{path} is cut off, or of another program; {remedy}")
     file.seek(size - ending - length)
     try:
-      said = json.loads(file.read(length))
+      said = parse_json(file.read(length))
       identity, whole = said["embeddings"], tuple(said["body"])
     except (ValueError, KeyError, TypeError):
       raise BadInput(f"{path} is damaged at its end; {remedy}") from None

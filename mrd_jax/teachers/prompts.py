@@ -16,7 +16,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
-from mrd_jax.io.files import replacing
+from mrd_jax.io.files import parse_json, replacing
 from mrd_jax.metrics.embeddings import unit
 
 TEMPLATES = Path(__file__).with_name("templates.json")
@@ -143,7 +143,7 @@ def read_templates(
     if path.suffix == ".txt":
       found = [line.strip() for line in text.splitlines() if line.strip()]
     else:
-      found = json.loads(text)
+      found = parse_json(text)
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
   except ValueError as error:

@@ -13,6 +13,12 @@ from mrd_jax.io.colors import find_colors
 from mrd_jax.io.notes import Note
 
 SUFFIXES = (".pcd",)
+# Of the header.  A blank before it must not be a line's end, or many of those
+# would take time by the square of their number.
+_LAST_LINE = re.compile(
+  rb"^[ \t]*DATA\s+(\w+)[ \t]*(\r\n|\n|\r|\Z)", re.M | re.I
+)
+_MOST = 10_000  # numbers of a field; pypcd4 makes a name for each
 
 
 def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
@@ -45,11 +51,14 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
 
 def _plain(data: bytes) -> bytes:
   """The file as pypcd4 takes it: names in lower case, one blank in between."""
-  end = re.search(rb"^\s*DATA\s+(\w+)[ \t]*(\r\n|\n|\r|\Z)", data, re.M | re.I)
+  end = _LAST_LINE.search(data)
   if not end:
     return data
   lines = data[: end.end()].replace(b"\r", b"\n").splitlines()
   words = [line.split() for line in lines]
+  for row in words:
+    if row and row[0].upper() == b"COUNT" and max(map(int, row[1:])) > _MOST:
+      raise BadInput(f"COUNT says more than {_MOST:,} numbers of a field")
   head = b"\n".join(
     b" ".join([row[0].upper(), *_values(row)]) for row in words if row
   )

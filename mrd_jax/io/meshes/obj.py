@@ -144,8 +144,11 @@ def _read_libraries(
   textures = Textures()
 
   @functools.cache
-  def read_texture(file: str) -> np.ndarray:
-    return textures.decode(read_reference(file), alpha=False)
+  def read_texture(file: str) -> np.ndarray | OSError:
+    try:
+      return textures.decode(read_reference(file), alpha=False)
+    except OSError as error:  # not looked for again
+      return error
 
   for library, text in _libraries(lines, read_reference, notes):
     name, material = "", Material()
@@ -167,6 +170,8 @@ def _read_libraries(
           file = re.sub(r"^(-\w+\s+((on|off|[-+.\d]\S*)\s+)*)+", "", value)
           without_texture.add(name)
           texture = read_texture(file)
+          if isinstance(texture, OSError):
+            raise texture
           without_texture.remove(name)
           material = dataclasses.replace(
             material, texture=texture, wrap=(wrap, wrap)
@@ -191,7 +196,9 @@ def _libraries(
 ) -> Iterator[tuple[str, str]]:
   """Reads the .mtl files that lines name: one, blanks and all, or several."""
   for line in dict.fromkeys(lines):
-    several = re.findall(r"\S.*?\.mtl(?=\s|$)", line, re.I)
+    # Split, since a search for all would take time by the square of the line.
+    several = re.split(r"(?<=\.mtl)\s+", line, flags=re.I)
+    several = [name for name in several if name.lower().endswith(".mtl")]
     for library in [line, *(several if len(several) > 1 else ())]:
       try:
         text = read_reference(library).decode("utf-8-sig", "replace")
