@@ -185,20 +185,23 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     # So that an exported model still says what it was chosen by.
     rule = "best" if chosen_by else "last"
     results = {"step": step, "checkpoint": rule, "selected_by": chosen_by}
-  encoder_config = EncoderConfig(
-    architecture=config.model.size,
-    embed_dim=params["encoder"]["proj"]["bias"].shape[0],
-    up_axis="z" if config.augment.swap_yz else "y",
-    num_points=config.augment.num_points,
-    colour_fill=config.augment.colour_fill,
-    embedding_space=data.get("teacher", "unknown"),
-    logit_scale=float(params["logit_scale"]),
-    step=step,
-    training_config=values,
-    data=data or None,
-    results=results,
-    source="trained with mrd_jax",
-  )
+  try:
+    encoder_config = EncoderConfig(
+      architecture=config.model.size,
+      embed_dim=params["encoder"]["proj"]["bias"].shape[0],
+      up_axis="z" if config.augment.swap_yz else "y",
+      num_points=config.augment.num_points,
+      colour_fill=config.augment.colour_fill,
+      embedding_space=data.get("teacher", "unknown"),
+      logit_scale=float(params["logit_scale"]),
+      step=step,
+      training_config=values,
+      data=data or None,
+      results=results,
+      source="trained with mrd_jax",
+    )
+  except BadInput as error:
+    raise BadInput(f"{workdir}: {error}") from None
   encoder = {"params": params["encoder"], "batch_stats": state["batch_stats"]}
   return encoder_config, encoder
 

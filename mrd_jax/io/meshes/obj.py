@@ -161,6 +161,8 @@ def _read_libraries(
           name, material = value, Material()
         elif key == "kd":
           rgb = [min(max(float(x), 0), 1) for x in value.split()[:3]]
+          if not rgb or np.isnan(rgb).any():
+            raise ValueError("no number")
           # One number is for all three.
           factor = np.array([*(rgb * 3)[:3], 1], np.float32)
           material = dataclasses.replace(material, factor=factor)
