@@ -37,6 +37,8 @@ def start(arguments: list[str], errors: str) -> int:
   os.dup2(file, 2)
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(file, 1)
+  # A job in the background has it ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   compiler._cache_write = write_as_the_first
   sys.exit(main.main(arguments))
 
