@@ -2,15 +2,18 @@
 
 import argparse
 import contextlib
+import os
 import runpy
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mrd_jax.config.fields import by_section
-from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.errors import INTERRUPTED, BadInput, RunFailed
 from mrd_jax.io.files import LOCK, held, out_of_room
 from mrd_jax.io.terminal import say
 
@@ -20,6 +23,7 @@ VERBS = sorted(
   - {"config"}
   | {"main"}
 )
+_GO_ON = "interrupted; repeat the command to go on"
 
 
 def main() -> None:
@@ -60,14 +64,17 @@ def exit_code(
     exceptions are bugs and pass.
   """
   try:
-    with held(flag, lock) if lock else contextlib.nullcontext():
+    with (
+      interruptible(),
+      held(flag, lock) if lock else contextlib.nullcontext(),
+    ):
       return run()
   except RunFailed as error:
     code, problem = 1, error
   except (BadInput, OSError) as error:
     code, problem = 2, error
   except KeyboardInterrupt:
-    code, problem = 130, "interrupted; repeat the command to go on"
+    code, problem = INTERRUPTED, _GO_ON
   except ModuleNotFoundError as error:
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
@@ -83,6 +90,49 @@ def exit_code(
     code, problem = 2, " ".join(str(error).split())
   say(f"error: {problem}", error=True)
   return code
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+  """Lets one Ctrl-C end the block wherever it falls.
+
+  It raises KeyboardInterrupt, and again where Python drops that: in a callback
+  of the garbage collector, such as JAX's, or in a `__del__`.  During an import
+  it ends the process, since a library that is half loaded takes the exception
+  for a fault of its own, or aborts.
+  """
+  if (
+    signal.getsignal(signal.SIGINT) != signal.default_int_handler
+    or threading.current_thread() != threading.main_thread()
+  ):
+    yield  # it is somebody else's, or ignored
+    return
+  dropped = sys.unraisablehook
+
+  def interrupt(number: int, frame: Any) -> None:
+    del number
+    while frame:
+      if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        say(f"error: {_GO_ON}", error=True)
+        os._exit(INTERRUPTED)
+      frame = frame.f_back
+    raise KeyboardInterrupt
+
+  def again(what: Any) -> None:
+    if what.exc_type is not KeyboardInterrupt:
+      dropped(what)
+      return
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+
+  signal.signal(signal.SIGINT, interrupt)
+  sys.unraisablehook = again
+  try:
+    yield
+  finally:
+    sys.unraisablehook = dropped
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def add_run(parser: argparse.ArgumentParser, config: type) -> None:
@@ -148,18 +198,22 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
       f"--config {path}: no such file; name one of configs/, and start the "
       "command where that folder is"
     )
-  if "" not in sys.path:
-    sys.path.append("")  # behind all else: a config imports others from configs
-  try:
-    module = runpy.run_path(path)
-  except (ImportError, SyntaxError) as error:
-    raise BadInput(
-      f"--config {path}: cannot be loaded ({error}); start the command where "
-      "configs/ is"
-    ) from error
-  if "get_config" not in module:
-    raise BadInput(f"--config {path}: has no function get_config")
-  config, values = module["get_config"](), flags.FlagValues()
+  with contextlib.ExitStack() as closing:
+    if "" not in sys.path:
+      # A config imports others from configs.  Behind all else, and no longer: a
+      # library may look for what is not installed.
+      sys.path.append("")
+      closing.callback(sys.path.remove, "")
+    try:
+      module = runpy.run_path(path)
+    except (ImportError, SyntaxError) as error:
+      raise BadInput(
+        f"--config {path}: cannot be loaded ({error}); start the command where "
+        "configs/ is"
+      ) from error
+    if "get_config" not in module:
+      raise BadInput(f"--config {path}: has no function get_config")
+    config, values = module["get_config"](), flags.FlagValues()
   try:
     holder = config_flags.DEFINE_config_dict(
       "config",

@@ -16,3 +16,6 @@ class RunFailed(RuntimeError):
   The message is one sentence, as that of `BadInput`.  Command-line entries
   print it without a traceback and exit with code 1.
   """
+
+
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it

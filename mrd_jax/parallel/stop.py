@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrd_jax.errors import INTERRUPTED
 from mrd_jax.parallel import sharding
 from mrd_jax.parallel.agree import agree
 
 T = TypeVar("T")
-INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 WORKER_SECONDS = 10  # in which data workers answer, or end by themselves
 
 

@@ -1,8 +1,10 @@
 """What the command lines of all verbs share."""
 
 import argparse
+import signal
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -12,7 +14,7 @@ from mrd_jax import cli, main
 from mrd_jax.config import finetuning, pretraining
 from mrd_jax.config.__main__ import PAGE, make_page
 from mrd_jax.config.fields import describe
-from mrd_jax.errors import BadInput, RunFailed
+from mrd_jax.errors import INTERRUPTED, BadInput, RunFailed
 from mrd_jax.finetune import __main__ as finetune
 
 
@@ -190,6 +192,55 @@ def test_a_verb_imports_nothing_of_the_current_folder(tmp_path):
   )
   assert found.stdout == "2\n--config config.py: has no function get_config\n"
   assert "error: data.dir: . is not a prepared dataset" in found.stderr
+
+
+def test_the_current_folder_is_importable_for_the_config_alone(tmp_path):
+  config = tmp_path / "config.py"
+  config.write_text("import sys\nassert '' in sys.path\nx = 3")
+  before = list(sys.path)
+  with pytest.raises(BadInput, match="no function get_config"):
+    cli.load_config(str(config), [])
+  assert sys.path == before
+
+
+def test_one_ctrl_c_ends_a_verb_also_during_an_import(tmp_path):
+  (tmp_path / "slow.py").write_text(
+    "import signal, time\n"
+    "try: signal.raise_signal(signal.SIGINT)\n"
+    "except KeyboardInterrupt: raise ImportError('a fault of its own')"
+  )
+  said = output_of(
+    f"""
+    import sys
+    from mrd_jax import cli
+    sys.stderr = sys.stdout
+    sys.path.append({str(tmp_path)!r})
+    cli.exit_code(lambda: __import__("slow"))
+    """,
+    expect=INTERRUPTED,
+  )
+  assert said == "error: interrupted; repeat the command to go on\n"
+
+
+class Late:
+  """What the collector calls, whose exceptions Python drops."""
+
+  def __del__(self):
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_raised_again_where_python_drops_it(capsys):
+  def verb() -> int:
+    Late()
+    time.sleep(60)
+    return 0
+
+  start = time.monotonic()
+  assert cli.exit_code(verb) == INTERRUPTED
+  assert time.monotonic() - start < 30
+  assert capsys.readouterr().err == (
+    "error: interrupted; repeat the command to go on\n"
+  )
 
 
 def test_every_verb_is_there(monkeypatch, capsys):
