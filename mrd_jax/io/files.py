@@ -153,7 +153,7 @@ def held(flag: str, lock: Path) -> Iterator[None]:
         made.rmdir()
 
 
-def check_shortage(error: Exception) -> None:
+def check_shortage(error: BaseException) -> None:
   """Raises RunFailed if an error is for want of open files, not of damage."""
   if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
     raise RunFailed(

@@ -53,7 +53,11 @@ def chosen(formats: Mapping[str, Any], path: Path) -> Iterator[Any]:
     yield formats[suffix]
   except BadInput as error:
     raise BadInput(f"{path}: {error}") from None
-  except Exception as error:  # every library has its own for damaged files
+  except BaseException as error:  # every library has its own for damaged files
+    # What goes wrong in Rust, as in lazrs, is no Exception.
+    is_panic = type(error).__name__ == "PanicException"
+    if not isinstance(error, Exception) and not is_panic:
+      raise
     check_shortage(error)
     reason = str(error).partition("\n")[0]
     raise BadInput(

@@ -60,6 +60,25 @@ def test_a_run_stays_a_run(pretrained, tmp_path):
     assert (run_folder / name).read_bytes() == content
 
 
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("config.json", '{"a": 1}', r"config\.json: config\.a is not a field"),
+    ("config.json", "[]", r"config\.json: "),
+    ("data.json", '{"teacher": [1]}', "run: embedding_space is"),
+    ("data.json", "[1]", r"data\.json is no dict"),
+    ("results.json", "3", r"results\.json is no dict"),
+  ],
+)
+def test_files_of_a_run_in_another_form(
+  pretrained, tmp_path, name, content, message
+):
+  folder = Path(shutil.copytree(pretrained, tmp_path / "run"))
+  (folder / name).write_text(content)
+  with pytest.raises(BadInput, match=message):
+    load_encoder(folder)
+
+
 def test_results_are_those_of_the_weights(pretrained, tmp_path):
   copy = Path(shutil.copytree(pretrained, tmp_path / "run"))
   shutil.rmtree(copy / "checkpoints" / "12")

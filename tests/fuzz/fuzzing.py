@@ -113,7 +113,9 @@ def _read(reader: Reader, folder: Path, patience: float) -> str:
       return f"the sentence names no file, or is none: {error}"
   except Hang:
     return f"takes more than {patience:g} seconds"
-  except Exception as error:
+  except KeyboardInterrupt:
+    raise
+  except BaseException as error:  # a fault in Rust is no Exception
     return f"{type(error).__name__}: {error}"
   finally:
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -182,7 +182,7 @@ MESHES = {
   "ball.stl": _ball,
   "ascii.stl": functools.partial(_ball, file_type="stl_ascii"),
 }
-_NEEDS = {".las": "laspy", ".laz": "lazrs"}
+_NEEDS = {"scan.las": "laspy", "scan.laz": "lazrs", "draco.glb": "DracoPy"}
 
 
 def _smooth(mode: str) -> Image.Image:
@@ -231,7 +231,7 @@ def _of(name: str, kind: str, make, read) -> Reader:
     f"{kind} {name}",
     lambda folder: make(folder / name),
     lambda folder: read(folder / name),
-    needs=_NEEDS.get(Path(name).suffix, "numpy"),
+    needs=_NEEDS.get(name, "numpy"),
   )
 
 

@@ -3,10 +3,12 @@
 import pickle
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
 import trimesh
+from bounds import bounded
 from clouds import (
   BYTES,
   COLOURED,
@@ -15,6 +17,7 @@ from clouds import (
   RGB,
   XYZ,
   axes,
+  check,
   pcd,
   ply_bytes,
   rejected,
@@ -163,6 +166,61 @@ def test_cut_off(tmp_path, suffix, lost):
     return
   path.write_bytes(path.read_bytes()[:-lost])
   rejected(path, re.escape(f"cannot be read as {suffix}"))
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    (100, 2**32 - 1, "more records than the file can hold"),
+    (105, 65_000, "more than the file can hold"),  # bytes of a point
+    (107, 2**31, "points, more than the file can hold"),
+  ],
+)
+def test_counts_of_a_las_header(tmp_path, suffix, field, value, message):
+  """Of which laspy would read as many, or take the memory for them."""
+  laspy = pytest.importorskip("laspy")
+  las = laspy.create(point_format=3)
+  las.x, las.y, las.z = np.tile(XYZ, (20, 1)).T
+  path = tmp_path / f"a{suffix}"
+  las.write(path)
+  content = bytearray(path.read_bytes())
+  size = 2 if field == 105 else 4
+  content[field : field + size] = value.to_bytes(size, "little")
+  path.write_bytes(content)
+  with bounded(path):
+    rejected(path, message)
+
+
+def test_pieces_of_a_laz_file(tmp_path):
+  """A table of too many would end the process."""
+  laspy = pytest.importorskip("laspy")
+  las = laspy.create(point_format=3)
+  las.x, las.y, las.z = XYZ.T
+  path = tmp_path / "a.laz"
+  las.write(path)
+  content = bytearray(path.read_bytes())
+  # No items of a point: a panic of lazrs, which is no Exception.
+  items = content.index(b"laszip encoded") + 52 + 32
+  path.write_bytes(content[:items] + b"\0\0" + content[items + 2 :])
+  rejected(path, r"cannot be read as \.laz")
+  start = int.from_bytes(content[96:100], "little")
+  table = int.from_bytes(content[start : start + 8], "little")
+  content[table + 4 : table + 8] = b"\xff" * 4
+  path.write_bytes(content)
+  rejected(path, "more records than the file can hold")
+
+
+def test_headers_of_pcd_without_end(tmp_path):
+  path = tmp_path / "a.pcd"
+  text = PCD_HEADER.format(n=1) + "1 2 3 4\n"
+  path.write_text(text.replace("1 1 1 1", "1 1 1 99999999"))
+  with bounded(path):
+    rejected(path, "COUNT says more than 10,000 numbers of a field")
+  path.write_text(text.replace("VERSION", "\n" * 100_000 + "VERSION"))
+  start = time.monotonic()
+  check(path, np.float32([[1, 2, 3, 0, 0, 4 / 255]]))
+  assert time.monotonic() - start < 5
 
 
 def test_missing_and_unknown(tmp_path):

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from mrd_jax.cli import exit_code
-from mrd_jax.io.files import replacing, write_json
+from mrd_jax.errors import BadInput
+from mrd_jax.io.files import read_json, read_json_lines, replacing, write_json
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -29,6 +30,19 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   write_json(path, {"b": 3})
   assert json.loads(path.read_text()) == {"b": 3}
   assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_json_that_no_parser_bears(tmp_path):
+  path = tmp_path / "a.json"
+  path.write_text("[" * 100_000)
+  with pytest.raises(
+    BadInput, match=r"a\.json: is not JSON .nested too deeply"
+  ):
+    read_json(path)
+  # What a kill tore may be any bytes.
+  for torn in (b'{"a": "\xc3', b"[" * 100_000, b"1"):
+    path.write_bytes(b'{"a": 1}\n' + torn)
+    assert read_json_lines(path) == [{"a": 1}]
 
 
 def closing_fails() -> None:

@@ -1,5 +1,7 @@
 """Reads .obj and .off files, whichever program wrote them."""
 
+import time
+
 import numpy as np
 import pytest
 from meshes import (
@@ -15,6 +17,7 @@ from meshes import (
 
 from mrd_jax.data.surfaces import color_at
 from mrd_jax.io.images import encode_png
+from mrd_jax.io.meshes import references
 from mrd_jax.io.meshes.read import read_mesh
 
 TRIANGLES = [[3, *face] for face in QUAD_FACES]
@@ -100,6 +103,35 @@ def test_what_an_obj_lacks_is_noted(tmp_path, mtl, note):
   if mtl:
     rgba = color_at(mesh, np.array([0]), np.full((1, 3), 1 / 3))[0]
     np.testing.assert_allclose(rgba, [1, 0, 0, 1], atol=1e-6)
+
+
+def test_no_line_of_an_mtl_takes_long(tmp_path, monkeypatch):
+  """A texture is looked for once, and names of libraries are told apart once."""
+  looked = []
+  monkeypatch.setattr(
+    references,
+    "_without_case",
+    lambda folder, name: looked.append(name) or folder / name,
+  )
+  path = write_obj(
+    tmp_path / "q.obj", QUAD, QUAD_FACES, uv=QUAD_UV, mtl="map_Kd a.png\n" * 500
+  )
+  assert read_mesh(path).notes and looked == ["a.png"]
+  path.write_text("mtllib " + "a " * 100_000 + "\n" + path.read_text())
+  start = time.monotonic()
+  assert len(read_mesh(path).faces) == 2
+  assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("kd", ["", "nan nan nan", "red"])
+def test_kd_without_a_number(tmp_path, kd):
+  mesh = read_mesh(
+    write_obj(tmp_path / "q.obj", QUAD, QUAD_FACES, mtl=f"Kd {kd}\n")
+  )
+  assert mesh.materials[0].factor.tolist() == pytest.approx([0.4] * 3 + [1])
+  assert [note.kind for note in mesh.notes] == [
+    "colours of materials that are no numbers are left out"
+  ]
 
 
 @pytest.mark.parametrize("first", ["OFF\n4 2 0", "OFF4 2 0", "OFF 4 2 0"])

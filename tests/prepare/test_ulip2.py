@@ -295,6 +295,7 @@ CAPTIONS = "ULIP-shapenet_triplets_captions.json"
     ("taxonomy.json", lambda _: [{"name": "b"}], "expected a list of objects"),
     (CAPTIONS, list, "expected path of an image"),
     (CAPTIONS, lambda c: c | {"/x/image.png": []}, "'/x/image.png' is not SYN"),
+    (CAPTIONS, lambda c: c | {f"x_r_{'9' * 5000}.png": []}, "is not SYNSET"),
     (CAPTIONS, lambda c: c | {"x_r_².png": ["a"]}, "is not SYNSET-MODEL_r_DEG"),
     (
       CAPTIONS,

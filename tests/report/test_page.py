@@ -18,7 +18,7 @@ from mrd_jax.report.__main__ import main
 from mrd_jax.report.page import short_names, write_page
 from mrd_jax.report.results import run_results
 from mrd_jax.report.retrieval import choose_queries, open_retrieval
-from mrd_jax.report.run_folder import read_run
+from mrd_jax.report.run_folder import read_folder, read_run
 
 
 class Elements(HTMLParser):
@@ -173,6 +173,46 @@ def test_refuses_what_is_no_run(runs, tmp_path, capsys):
   (tmp_path / "results.json").write_text('{"kind": "evaluation", "rows": [1]}')
   assert main([str(tmp_path)]) == 2
   assert "not what mrd_jax.evaluate writes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    (
+      "metrics.jsonl",
+      '{"step": 1, "kind": "train", "loss": "low"}',
+      "line 1: has",
+    ),
+    ("metrics.jsonl", '{"kind": "train"}', "line 1: has no step"),
+    ("metrics.jsonl", '{"step": 1, "kind": []}', "line 1: has"),
+    ("config.json", '{"data": {"dir": 3}}', "no data.dir"),
+    ("config.json", '{"data": {"dir": "a"}, "eval": []}', "no data.dir"),
+    (
+      "config.json",
+      '{"data": {"dir": "a"}, "eval": {"zero_shot": [{}]}}',
+      "no data.dir",
+    ),
+    ("results.json", '{"metrics": {"val/top1": null}}', "in another form"),
+    ("results.json", '{"metrics": {}, "selected_by": 1}', "in another form"),
+    ("results.json", '{"metrics": {}, "step": "a"}', "in another form"),
+    (
+      "results.json",
+      '{"kind": "evaluation", "rows": [{"name": "a", "suites": '
+      '{"lvis": {"metrics": {"top1": "x"}}}}]}',
+      "not what mrd_jax.evaluate writes",
+    ),
+    (
+      "results.json",
+      '{"kind": "evaluation", "rows": [], "published": {"lvis": [1]}}',
+      "not what mrd_jax.evaluate writes",
+    ),
+  ],
+)
+def test_files_of_another_form(data, tmp_path, name, content, message):
+  run = make_run(tmp_path / "run", data)
+  (run / name).write_text(content)
+  with pytest.raises(BadInput, match=f"{name}.*{message}"):
+    read_folder(run)
 
 
 def test_queries_are_spread_over_classes():

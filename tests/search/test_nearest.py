@@ -8,7 +8,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from galleries import clustered, naive, unit, write_gallery
+from galleries import SOURCE, clustered, naive, unit, write_gallery
 from runs import output_of
 
 from mrd_jax.errors import BadInput
@@ -126,6 +126,8 @@ def test_bad_galleries(tmp_path):
     "records is": {"records": np.arange(3)},
     "a pickle": {"files": np.array(["a", None] * 20, dtype=object)},
     "does not say checkpoint": {"source": np.array("no JSON")},
+    "not say checkpoint, step": {"source": np.array("[" * 100_000)},
+    "say checkpoint, step, w": {"source": np.array(json.dumps([*SOURCE]))},
     "not say weights, embedding_space, up": {"source": np.array(lacking)},
   }
   for words, changes in bad.items():

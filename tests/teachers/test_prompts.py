@@ -198,6 +198,7 @@ def test_reads_templates(tmp_path):
     ("[]", None, "at least one"),
     ('["a {}", "b"]', None, "'b' must have exactly one {}"),
     ("a {}", None, "is not JSON .* named .txt"),
+    ("[" * 100_000, None, "is not JSON .nested too deeply"),
   ],
 )
 def test_refuses_files_of_templates(tmp_path, content, key, message):
