@@ -29,8 +29,11 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
   _check_counts(path, size)
   # Not the parallel reader, which ends the process where a table of pieces says
   # that they are large.
-  lazrs = laspy.LazBackend.Lazrs
-  with laspy.open(path, read_evlrs=False, laz_backend=lazrs) as file:
+  one = laspy.LazBackend.Lazrs
+  with (
+    path.open("rb") as source,
+    laspy.LasReader(source, laz_backend=one, read_evlrs=False) as file,
+  ):
     count = file.header.point_count
     each = max(file.header.point_format.size, _SMALLEST)
     if count * each > _DENSEST * size:
