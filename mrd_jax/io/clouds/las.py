@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
     each = max(file.header.point_format.size, _SMALLEST)
     if count * each > _DENSEST * size:
       raise EOFError(f"{count} points, more than the file can hold")
-    points = file.read_points(-1)
+    points: Any = file.read_points(-1)
   if len(points) != count:
     raise EOFError(f"{len(points)} of {count} points")
   names = [name.lower() for name in points.point_format.dimension_names]
