@@ -3,7 +3,7 @@
 Only this module and `checkpoint/read.py`, which reads them, know Orbax.
 
 Saves are asynchronous and atomic (written beside, then renamed).  A save that
-fails shows on the next save or on `close`, as `SaveFailed`; until then Orbax
+fails shows on `check`, `save` or `close`, as `SaveFailed`; until then Orbax
 reports the unfinished step as its latest, so `latest_step` is asked only when
 a run starts.
 
@@ -223,8 +223,7 @@ class Checkpoints:
     """
     values = dict(vars(state))  # a plain tree, readable without our classes
     sums = checksums(values)
-    with self._saying_what_failed():
-      self._wait()  # an error is of the save before
+    self._wait()  # an error is of the save before
     self._saving = step
     with self._saying_what_failed():
       self._checkpointer.save_async(
@@ -256,6 +255,16 @@ class Checkpoints:
       )
     self._checkpointer.reload()
 
+  def check(self) -> None:
+    """Looks whether the save under way has failed.
+
+    Raises:
+      SaveFailed: if it has, on this process.
+    """
+    if self._failed:
+      with self._saying_what_failed():
+        raise self._failed[0]
+
   def close(self) -> None:
     """Waits for the save under way.
 
@@ -263,8 +272,8 @@ class Checkpoints:
       SaveFailed: if it could not be written.
     """
     if "_checkpointer" in vars(self):
+      self._wait()
       with self._saying_what_failed():
-        self._wait()
         self._checkpointer.close()
     self._loud_again()
 
@@ -274,11 +283,11 @@ class Checkpoints:
     Orbax waits on: for the other processes, which wait for this one, for
     twenty minutes.
     """
-    while self._checkpointer.is_saving_in_progress() and not self._failed:
+    while self._checkpointer.is_saving_in_progress():
+      self.check()
       time.sleep(0.01)
-    if self._failed:
-      raise self._failed[0]
-    self._checkpointer.wait()
+    with self._saying_what_failed():
+      self._checkpointer.wait()
 
   @contextlib.contextmanager
   def _saying_what_failed(self) -> Iterator[None]:

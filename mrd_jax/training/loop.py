@@ -159,6 +159,7 @@ def train_loop(run: Run, workdir: Path) -> bool:
         if step == last:
           break
         preemption.poll()
+        checkpoints.check()
         with (
           profile.step(step, state),
           clock.stage("compile" if step == start else "step"),

@@ -6,7 +6,9 @@ import gc
 import json
 import os
 import re
+import resource
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -367,3 +369,17 @@ def test_a_failed_save_is_one_sentence(directory, monkeypatch):
     "No space left on device); mend that and repeat the command, which goes on "
     "from step 3"
   )
+
+
+def test_a_save_that_fails_is_known_before_the_next(directory):
+  limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  failed = pytest.raises(SaveFailed, match="step 4 .*too large.*from step 3")
+  with failed, opened(directory) as checkpoints:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+      checkpoints.save(4, make_state(4), None)
+      while True:
+        checkpoints.check()
+        time.sleep(0.01)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
