@@ -177,7 +177,7 @@ def read_folder(
       isinstance(results["rows"], list)
       and all(
         isinstance(row["name"], str)
-        and isinstance(row.get("step") or 0, int)
+        and isinstance(row.get("step"), int | None)
         and all(_numbers(suite["metrics"]) for suite in row["suites"].values())
         for row in results["rows"]
       )

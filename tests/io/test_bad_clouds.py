@@ -192,6 +192,20 @@ def test_counts_of_a_las_header(tmp_path, suffix, field, value, message):
     rejected(path, message)
 
 
+def test_laspy_prints_nothing(tmp_path, caplog):
+  laspy = pytest.importorskip("laspy")
+  las = laspy.create(point_format=3)
+  las.x, las.y, las.z = XYZ.T
+  path = tmp_path / "a.laz"
+  las.write(path)
+  # Told apart by its name, it warns of what it cannot read.
+  path.write_bytes(
+    path.read_bytes().replace(b"laszip encoded", b"LASF_Spec\0\x1b[2J")
+  )
+  rejected(path, r"cannot be read as \.laz")
+  assert not caplog.records
+
+
 def test_pieces_of_a_laz_file(tmp_path):
   """A table of too many would end the process."""
   laspy = pytest.importorskip("laspy")

@@ -203,6 +203,11 @@ def test_refuses_what_is_no_run(runs, tmp_path, capsys):
     ),
     (
       "results.json",
+      '{"kind": "evaluation", "rows": [{"name": "a", "step": "", "suites": {}}]}',
+      "not what mrd_jax.evaluate writes",
+    ),
+    (
+      "results.json",
       '{"kind": "evaluation", "rows": [], "published": {"lvis": [1]}}',
       "not what mrd_jax.evaluate writes",
     ),

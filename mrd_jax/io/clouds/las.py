@@ -1,5 +1,6 @@
 """Reads point clouds from .las and .laz files, of laser scanners."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def read(path: Path, notes: list[Note], columns: Sequence[str] | None) -> Cloud:
       "laspy, which reads this format, is not installed: pip install "
       "mrd-jax[las], or convert the file to .ply"
     ) from None
+  # What it says of a file would be printed raw.
+  logging.getLogger("laspy").setLevel(logging.CRITICAL)
   size = path.stat().st_size
   _check_counts(path, size)
   # Not the parallel reader, which ends the process where a table of pieces says
