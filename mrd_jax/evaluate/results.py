@@ -45,8 +45,12 @@ def read_rows(output: Path) -> list[Row]:
     return []
   with contextlib.suppress(BadInput, KeyError, TypeError):
     found = read_json(path)
-    if found["kind"] == "evaluation":
-      return found["rows"]
+    if found["kind"] == "evaluation" and all(
+      isinstance(row[key], kind)
+      for row in found["rows"]
+      for key, kind in (("checkpoint", str), ("name", str), ("suites", dict))
+    ):
+      return [*found["rows"]]
   raise BadInput(
     f"{path} is not of an evaluation, so it is not replaced; name another "
     "--output"

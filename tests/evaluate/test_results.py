@@ -1,11 +1,13 @@
 """Protocols and tables of evaluations."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 
 from mrd_jax.data import dataset
+from mrd_jax.errors import BadInput
 from mrd_jax.evaluate import published, results
 from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
 
@@ -99,3 +101,14 @@ def test_the_papers_fine_tuning_stands_beside_its_test_split():
   row["suites"]["finetune pb"]["split"] = "scanobjectnn_pb_t50_rs_test"
   table = results.tabulate([row])
   assert re.search(r"MRD, PointBERT-38M \(published\) +\| +89\.2 \|", table)
+
+
+@pytest.mark.parametrize(
+  "rows",
+  [[1], [{"name": "a"}], [{"name": "a", "checkpoint": 1, "suites": {}}], 3],
+)
+def test_rows_of_another_form(tmp_path, rows):
+  values = {"kind": "evaluation", "rows": rows}
+  (tmp_path / "results.json").write_text(json.dumps(values))
+  with pytest.raises(BadInput, match=r"results\.json is not of an evaluation"):
+    results.read_rows(tmp_path)

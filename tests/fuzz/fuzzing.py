@@ -106,6 +106,7 @@ def _read(reader: Reader, folder: Path, patience: float) -> str:
   # Again and again: what is raised within a callback of the collector of
   # garbage is lost.
   signal.setitimer(signal.ITIMER_REAL, patience, 0.5)
+  end = time.monotonic() + patience
   try:
     reader.read(folder)
   except reader.refusals as error:
@@ -119,7 +120,9 @@ def _read(reader: Reader, folder: Path, patience: float) -> str:
     return f"{type(error).__name__}: {error}"
   finally:
     signal.setitimer(signal.ITIMER_REAL, 0)
-  return ""
+  # Also where a library has caught it.
+  late = time.monotonic() > end + 1
+  return f"takes more than {patience:g} seconds" if late else ""
 
 
 @contextlib.contextmanager

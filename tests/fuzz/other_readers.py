@@ -29,7 +29,7 @@ from mrd_jax.data.description import describe
 from mrd_jax.encoder import files as encoder_files
 from mrd_jax.encoder import names
 from mrd_jax.encoder.embed_split import read_embeddings
-from mrd_jax.evaluate.results import read_rows
+from mrd_jax.evaluate.results import read_rows, short_names
 from mrd_jax.finetune import start
 from mrd_jax.io.archives import tar_members, unpack_zip
 from mrd_jax.io.safe_pickle import load_npy
@@ -180,7 +180,7 @@ def _evaluation(folder: Path) -> None:
 
 
 def _read_evaluation(folder: Path) -> None:
-  read_rows(folder)
+  short_names(["m"], read_rows(folder))
   _read_report_run(folder)
 
 
