@@ -10,12 +10,12 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mrd_jax.config.fields import by_section
 from mrd_jax.errors import INTERRUPTED, BadInput, RunFailed
 from mrd_jax.io.files import LOCK, held, out_of_room
-from mrd_jax.io.terminal import say
+from mrd_jax.io.terminal import printable, say
 
 # Each folder with a __main__.py is one, but config: it writes a page of docs/.
 VERBS = sorted(
@@ -45,6 +45,27 @@ EXTRAS = {
   "torch": ("PyTorch", "torch"),
   "wandb": ("Weights & Biases", "wandb"),
 }
+
+
+def _named(text: str) -> str:
+  if not text:
+    raise argparse.ArgumentTypeError("expected a name, not ''")
+  return text
+
+
+class Parser(argparse.ArgumentParser):
+  """Reads the arguments of a verb, and prints nothing of them raw.
+
+  An argument without a `type` refuses "", which would name the current folder.
+  """
+
+  def __init__(self, *args: Any, **options: Any):
+    super().__init__(*args, **options)
+    self.register("type", None, _named)
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the process after the usage and a message."""
+    super().error(printable(message))
 
 
 def exit_code(
@@ -302,9 +323,7 @@ def joint_exit_code(args: argparse.Namespace, run: Callable[[], int]) -> int:
 
 def path(text: str) -> Path:
   """Reads an argument that names a file or a folder."""
-  if not text:
-    raise argparse.ArgumentTypeError("expected a name, not ''")
-  return Path(text)
+  return Path(_named(text))
 
 
 def add_count(

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import add_run, joint_exit_code, load_config
+from mrd_jax.cli import Parser, add_run, joint_exit_code, load_config
 from mrd_jax.config.pretraining import Config
 
 
@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, also when asked to stop; 1 if the run cannot go on; 2 for bad input.
   """
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.main",
     description="Trains a point-cloud encoder.  Exit code: 0, also after "
     "SIGTERM; 130\nafter Ctrl-C; 1 if the run cannot go on; 2 for bad input.",

@@ -70,6 +70,7 @@ def test_one_place_prints():
     names = {ast.unparse(call.func) for call in calls}
     printing = names & {"print", "sys.stdout.write", "sys.stderr.write"}
     assert not printing or path.name == "terminal.py", path
+    assert "argparse.ArgumentParser" not in names, f"{path}: cli.Parser"
 
 
 def test_no_import_is_in_a_circle():

@@ -8,7 +8,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import exit_code, path
+from mrd_jax.cli import Parser, exit_code, path
 from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.io.files import LOCK, held
 from mrd_jax.io.terminal import say
@@ -107,7 +107,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.ablate",
     description="Trains every row of a table on every seed, skips what is "
     "finished, goes on with what was stopped, and prints the table.",

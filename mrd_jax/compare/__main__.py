@@ -3,9 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mrd_jax.cli import add_checkpoint, add_count, exit_code, path
+from mrd_jax.cli import Parser, add_checkpoint, add_count, exit_code, path
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import LOCK
 from mrd_jax.io.terminal import say
@@ -19,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0 if everything is within its tolerance, 1 if not, 2 for bad input.
   """
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.compare",
     description="Runs an encoder and a training step in JAX and in PyTorch "
     "and holds every stage of one against the other.",
@@ -29,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   add_checkpoint(parser)
   parser.add_argument(
     "--torch",
-    type=Path,
+    type=path,
     metavar="MODEL.pt",
     help="PyTorch's weights (default: the checkpoint's, converted)",
   )
   parser.add_argument(
-    "--data", required=True, type=Path, help="a prepared dataset"
+    "--data", required=True, type=path, help="a prepared dataset"
   )
   parser.add_argument(
     "--split", default="train", help="of the dataset (default: train)"

@@ -3,16 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mrd_jax.cli import add_checkpoint, exit_code, path
+from mrd_jax.cli import Parser, add_checkpoint, exit_code, path
 from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one conversion; returns the exit code (2 for bad input)."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.convert",
     description="Encoders between mrd_jax, PyTorch (OpenShape) and ONNX.",
   )
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   verb.set_defaults(run=_from_torch)
   verb.add_argument(
-    "--input", required=True, type=Path, help=".pt or .safetensors"
+    "--input", required=True, type=path, help=".pt or .safetensors"
   )
   verb.add_argument(
     "--out", required=True, type=path, help="model folder to write"

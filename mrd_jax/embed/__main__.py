@@ -82,7 +82,7 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = cli.Parser(
     prog="python -m mrd_jax.embed",
     description="Embeds files of clouds and meshes, or a split of a prepared "
     "dataset, with a trained encoder.",

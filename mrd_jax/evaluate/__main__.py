@@ -155,7 +155,7 @@ def _number(words: str, fits: Callable[[float], bool]):
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = cli.Parser(
     prog="python -m mrd_jax.evaluate",
     description="Measures encoders on test sets and prints tables, beside the "
     "paper's rows where the test set is the paper's.",
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     "--data",
     nargs="+",
     action="extend",
-    type=Path,
+    type=cli.path,
     metavar="DIR",
     help="prepared datasets; a suite takes the first that has its split",
   )

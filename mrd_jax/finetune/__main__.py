@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, also when asked to stop; 1 if the run cannot go on; 2 for bad input.
   """
-  parser = argparse.ArgumentParser(
+  parser = cli.Parser(
     prog="python -m mrd_jax.finetune",
     description="Fine-tunes a pre-trained encoder for classification.  Exit "
     "code: 0, also after\nSIGTERM; 130 after Ctrl-C; 1 if the run cannot go on; "
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "the encoder: a run, a model folder or a .safetensors file; '' starts "
     "from scratch",
     metavar="DIR|FILE",
+    type=str,
   )
   args, overrides = parser.parse_known_args(argv)
   return cli.joint_exit_code(args, lambda: _finetune(args, overrides))

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import add_count, exit_code, path
+from mrd_jax.cli import Parser, add_count, exit_code, path
 from mrd_jax.io.files import LOCK
 from mrd_jax.io.terminal import say
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, or 1 with --strict if there are warnings, or 2 for bad input.
   """
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.inspect",
     description="Says what is in a prepared dataset, and warns of what would "
     "hurt training or falsify an evaluation.",

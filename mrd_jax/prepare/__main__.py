@@ -1,19 +1,18 @@
 """Makes a dataset: python -m mrd_jax.prepare KIND ..."""
 
-import argparse
 import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import exit_code
+from mrd_jax.cli import Parser, exit_code
 from mrd_jax.io.terminal import say
 from mrd_jax.prepare import kinds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one preparation; returns the exit code (2 for bad input)."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.prepare",
     description="Makes a dataset that training can read (docs/data.md).",
   )

@@ -45,7 +45,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
   add("--workers", type=at_least(1), help=text)
   add("--beam_runner", help="of Apache Beam, for a cluster (default: run here)")
   text = "the runner's options: NAME=VALUE,..."
-  add("--beam_pipeline_options", dest="beam_options", default="", help=text)
+  options = {"dest": "beam_options", "type": str, "default": ""}
+  add("--beam_pipeline_options", help=text, **options)
 
 
 def engine(args: argparse.Namespace) -> "Engine":

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import exit_code, path
+from mrd_jax.cli import Parser, exit_code, path
 from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Draws a run's figures and writes the page; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.report",
     description="Writes one self-contained HTML page about training runs and "
     "evaluations; of a single run also its figures, into DIR/figures.",
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "workdirs",
     metavar="DIR",
     nargs="+",
-    type=Path,
+    type=path,
     help="a folder that training or mrd_jax.evaluate was given; several are "
     "shown side by side",
   )
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--data",
     metavar="DATA",
-    type=Path,
+    type=path,
     help="the prepared dataset of all runs, if it has moved (default: "
     "data.dir of each run's config)",
   )

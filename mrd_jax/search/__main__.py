@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import (
+  Parser,
   add_checkpoint,
   add_columns,
   add_count,
@@ -140,7 +141,7 @@ def _table(gallery: Gallery, asked: Sequence[Query], hits: Hits) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m mrd_jax.search",
     description="Finds the shapes of a gallery that are closest to texts, "
     "images and shapes; to all of them, if there are several.",

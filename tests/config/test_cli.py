@@ -1,6 +1,7 @@
 """What the command lines of all verbs share."""
 
 import argparse
+import importlib
 import signal
 import subprocess
 import sys
@@ -46,6 +47,54 @@ def test_help_of_a_run_needs_no_jax(verb):
 
 def test_the_page_of_all_fields_is_current():
   assert PAGE.read_text() == make_page(), "run python -m mrd_jax.config"
+
+
+def parsers(verb, monkeypatch):
+  """That of a verb, and those of its kinds."""
+  name = f"mrd_jax.{verb}" + (verb != "main") * ".__main__"
+  made = []
+
+  def parse(parser, *_):
+    made.append(parser)
+    sys.exit(2)
+
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    patch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
+    importlib.import_module(name).main([])
+  for action in made[0]._actions:
+    if isinstance(action, argparse._SubParsersAction):
+      made = [*action.choices.values()]
+  return made
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_argument_refuses_to_be_empty(verb, monkeypatch, capsys):
+  """Path("") is the current folder; "" means something to two of them."""
+  for parser in parsers(verb, monkeypatch):
+    for action in parser._actions:
+      if action.nargs == 0 or action.type is str:
+        continue
+      if action.dest in ("columns", "suite"):
+        continue  # lists, whose items are looked up
+      flag = action.option_strings[-1:]
+      with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([*flag, ""])
+      assert "argument " in capsys.readouterr().err, action
+
+
+@pytest.mark.parametrize(
+  ("verb", "arguments"),
+  [
+    ("inspect", ["data", "./a\x1b[31m\n"]),
+    ("embed", ["a\x1b[31m\n", "--checkpoint=x", "--output=x.npz"]),
+    ("prepare", ["procedural", "--output=x", "--a\x1b[31m\n"]),
+  ],
+)
+def test_arguments_are_not_printed_raw(verb, arguments, capsys):
+  with pytest.raises(SystemExit, match="2"):
+    importlib.import_module(f"mrd_jax.{verb}.__main__").main(arguments)
+  said = capsys.readouterr().err
+  assert said.endswith("a\\x1b[31m\\n\n"), said
 
 
 @pytest.mark.parametrize(
@@ -105,7 +154,7 @@ def test_every_extra_is_one_of_the_package():
 def test_arguments_change_fields(arguments, field, value):
   """Wherever they stand among the flags of a verb."""
   config = str(REPOSITORY / "configs" / "base.py")
-  parser = argparse.ArgumentParser(allow_abbrev=False)
+  parser = cli.Parser(allow_abbrev=False)
   cli.add_run(parser, pretraining.Config)
   args, overrides = parser.parse_known_args(
     ["--config", config, *arguments, "--workdir=runs/a b", "--distributed"]
