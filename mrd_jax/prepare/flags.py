@@ -3,7 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mrd_jax.cli import at_least, path
 
@@ -45,7 +45,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
   add("--workers", type=at_least(1), help=text)
   add("--beam_runner", help="of Apache Beam, for a cluster (default: run here)")
   text = "the runner's options: NAME=VALUE,..."
-  options = {"dest": "beam_options", "type": str, "default": ""}
+  options: Any = {"dest": "beam_options", "type": str, "default": ""}
   add("--beam_pipeline_options", help=text, **options)
 
 

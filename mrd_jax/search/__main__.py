@@ -160,8 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     ("image", "FILE", "a picture, as the teacher sees it"),
     ("shape", "FILE", f"a point cloud or a mesh: {', '.join(SUFFIXES)}"),
   ):
-    words += "; can be repeated"
-    add(f"--{kind}", action="append", default=[], metavar=metavar, help=words)
+    add(
+      f"--{kind}",
+      type=str,
+      action="append",
+      default=[],
+      metavar=metavar,
+      help=f"{words}; can be repeated",
+    )
   add(
     "--teacher",
     metavar="CLIP",

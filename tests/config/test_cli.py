@@ -69,7 +69,7 @@ def parsers(verb, monkeypatch):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_argument_refuses_to_be_empty(verb, monkeypatch, capsys):
-  """Path("") is the current folder; "" means something to two of them."""
+  """Path("") is the current folder; `str` are those that see to it later."""
   for parser in parsers(verb, monkeypatch):
     for action in parser._actions:
       if action.nargs == 0 or action.type is str:
