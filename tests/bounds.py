@@ -1,7 +1,8 @@
-"""Measures how much memory a piece of work takes."""
+"""Measures how much memory a piece of work takes, and bounds its files."""
 
 import contextlib
 import gc
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,3 +32,14 @@ def bounded(*files: Path) -> Iterator[None]:
   size = sum(file.stat().st_size for file in files)
   peak = taken()
   assert peak <= 3 * size + SPARE, f"{peak / 1e6:.0f} MB of {size / 1e6:.1f}"
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+  """Lets no file grow above a size in bytes, which is told as a full disk is."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)

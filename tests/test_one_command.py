@@ -161,6 +161,20 @@ def test_a_folder_that_cannot_be_is_refused(
   assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+  ("verb", "flag"), [("embed", "output"), ("convert", "out")]
+)
+def test_a_name_too_long_for_its_lock_is_told(verb, flag, capsys):
+  """It is the name that is wrong, not its folder, which is there."""
+  _, *arguments, place = VERBS[verb]
+  name = "x" * (253 - len(place)) + place
+  assert module(verb).main([*arguments, name]) == 2
+  assert capsys.readouterr().err == (
+    f"error: --{flag}: {name} cannot be made or written to (File name too long "
+    "with .lock behind it); name another place\n"
+  )
+
+
 @pytest.mark.parametrize("verb", ["main", "inspect", "convert", "embed"])
 def test_no_name_is_refused(verb, capsys):
   _, *arguments, _ = VERBS[verb]

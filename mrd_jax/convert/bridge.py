@@ -14,6 +14,7 @@ from mrd_jax.encoder import files, names
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import naming
 
 OVERRIDES = (*Grouping._fields, "up_axis", "num_points", "embedding_space")
 
@@ -103,7 +104,7 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   files.check_replaceable(sidecar)
   out.parent.mkdir(parents=True, exist_ok=True)
   # A large model is two files, which are moved when they are whole.
-  with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+  with naming(out), tempfile.TemporaryDirectory(dir=out.parent) as folder:
     model = torch_model(encoder)
     onnx_export.export(model, Path(folder) / out.name, model.config)
     files.write_sidecar(sidecar, encoder.config)

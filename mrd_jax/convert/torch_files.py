@@ -99,8 +99,9 @@ def write(
   }
   if logit_scale is not None:
     content["logit_scale"] = {f"{prefix}logit_scale": torch.tensor(logit_scale)}
-  with replacing(path) as temporary:
-    torch.save(content, temporary)
+  # A file of ours: of a path PyTorch's writer says no more than "unexpected pos".
+  with replacing(path) as temporary, temporary.open("wb") as file:
+    torch.save(content, file)
 
 
 def _load(path: Path) -> Any:

@@ -23,6 +23,7 @@ from mrd_jax.encoder import files
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
+from mrd_jax.io.files import write_text
 from mrd_jax.io.hub import Repository
 from mrd_jax.models.pointbert import PointBERT
 
@@ -222,7 +223,7 @@ class Encoder:
       config,
       self.variables,
     )
-    card.write_text(model_card(config))
+    write_text(card, model_card(config))
 
   @classmethod
   def from_pretrained(

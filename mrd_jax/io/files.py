@@ -139,11 +139,13 @@ def held(flag: str, lock: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(lock, refusal))
       except OSError as error:
-        why = error.strerror
+        why, place = error.strerror, folder
+        if error.errno == errno.ENAMETOOLONG and output != folder:
+          place, why = output, f"{why} with .lock behind it"
         if isinstance(error, FileExistsError):
           why = "a file, or a link to nothing, has this name"
         raise BadInput(
-          f"{flag}: {folder} cannot be made or written to ({why}); name "
+          f"{flag}: {place} cannot be made or written to ({why}); name "
           "another place"
         ) from None
       yield

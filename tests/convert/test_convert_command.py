@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import safetensors.numpy
 import safetensors.torch
+from bounds import full_disk
 from converting import (
   FLAGS,
   LOGIT_SCALE,
@@ -172,7 +173,8 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch, suffix):
   export = bridge.to_onnx if suffix == ".onnx" else bridge.to_torch
 
   def write_half(*args, **kwargs):
-    args[1].write_bytes(b"half a file")
+    write = getattr(args[1], "write_bytes", None) or args[1].write
+    write(b"half a file")
     raise KeyboardInterrupt
 
   def content():
@@ -194,6 +196,30 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch, suffix):
   with pytest.raises(KeyboardInterrupt):
     export(encoders.make_encoder(), out)
   assert content() == {out.name: b"weights", "model.json": config}
+
+
+@pytest.mark.parametrize(
+  ("direction", "name"),
+  [
+    ("to-torch", "a.pt"),
+    ("to-torch", "a.safetensors"),
+    ("to-onnx", "a.onnx"),
+    ("from-torch", "folder"),
+  ],
+)
+def test_a_full_disk_is_one_sentence(
+  model_dir, tmp_path, monkeypatch, capsys, direction, name
+):
+  out, given = tmp_path / name, ("--checkpoint", model_dir)
+  if direction == "from-torch":
+    given = ("--input", model_dir / "model.safetensors")
+  monkeypatch.setattr(
+    onnx_export, "export", lambda *args: args[1].write_bytes(bytes(2**20))
+  )
+  with full_disk(4096):
+    error = failed(capsys, direction, *given, "--out", out)
+  assert error.startswith(f"error: [Errno 27] File too large: '{out}")
+  assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_another_programs_json_is_not_replaced(tmp_path):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from bounds import full_disk
 from encoders import TINY, TRAINED, assert_same, make_config, make_encoder
 
 from mrd_jax.encoder import files
+from mrd_jax.encoder.card import LIBRARY
 from mrd_jax.encoder.encoder import Encoder, load_encoder
 from mrd_jax.encoder.names import to_state_dict
 from mrd_jax.errors import BadInput
@@ -129,6 +131,15 @@ def test_an_interrupted_write_leaves_the_old_model(folder, monkeypatch):
   other.save_pretrained(folder)  # what was left is in nobody's way
   assert_same(load_encoder(folder), other)
   assert {path.name for path in folder.iterdir()} == before.keys()
+
+
+def test_a_full_disk_leaves_the_old_card(folder, monkeypatch):
+  old = (folder / "README.md").read_bytes()
+  long = LIBRARY * 2**20
+  monkeypatch.setattr("mrd_jax.encoder.encoder.model_card", lambda _: long)
+  with full_disk(2**20), pytest.raises(OSError, match=r"too large.*README\.md"):
+    make_encoder().save_pretrained(folder)
+  assert (folder / "README.md").read_bytes() == old
 
 
 def test_a_readme_of_something_else_is_not_replaced(folder):

@@ -3,11 +3,11 @@
 import collections
 import os
 import re
-import resource
 import shutil
 from pathlib import Path
 
 import pytest
+from bounds import full_disk
 from openshape_bundle import make_sample, npy_bytes, simple_bundle
 from runs import REPOSITORY
 
@@ -143,12 +143,8 @@ def test_a_full_disk_is_one_sentence(tmp_path, capsys):
     "--output",
     str(tmp_path / "out"),
   ]
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-  try:
+  with full_disk(4096):
     assert main(arguments) == 2
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   said = capsys.readouterr().err
   assert re.match(r"error: .*File too large.*/out", said.splitlines()[-1])
   assert "Traceback" not in said and not (tmp_path / "out").exists()
