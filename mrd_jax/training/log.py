@@ -176,9 +176,9 @@ class Board(Mirror):
     purge_step: From which step on what an earlier try wrote is hidden.
   """
 
-  name = "TensorBoard"
-
   def __init__(self, folder: Path, purge_step: int):
+    self.name = f"TensorBoard in {folder}"
+
     def start() -> RecordWriter:
       folder.mkdir(parents=True, exist_ok=True)
       name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
