@@ -60,7 +60,8 @@ def quiet_threads(failed: list[BaseException]) -> Callable[[], None]:
     absl.removeFilter(not_of_a_thread)
 
   sys.unraisablehook = not_abandoned
-  absl.addFilter(not_of_a_thread)
+  # Before that of a save that failed earlier, which lets none of these pass.
+  absl.filters.insert(0, not_of_a_thread)
   return end
 
 
