@@ -7,15 +7,14 @@ import runpy
 import signal
 import sys
 import textwrap
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mrd_jax.config.fields import by_section
 from mrd_jax.errors import INTERRUPTED, BadInput, RunFailed
 from mrd_jax.io.files import LOCK, held, out_of_room
-from mrd_jax.io.terminal import printable, say
+from mrd_jax.io.terminal import GO_ON, interruptible, printable, say
 
 # Each folder with a __main__.py is one, but config: it writes a page of docs/.
 VERBS = sorted(
@@ -23,7 +22,6 @@ VERBS = sorted(
   - {"config"}
   | {"main"}
 )
-_GO_ON = "interrupted; repeat the command to go on"
 
 
 def main() -> None:
@@ -95,7 +93,7 @@ def exit_code(
   except (BadInput, OSError) as error:
     code, problem = 2, error
   except KeyboardInterrupt:
-    code, problem = INTERRUPTED, _GO_ON
+    code, problem = INTERRUPTED, GO_ON
   except ModuleNotFoundError as error:
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
@@ -113,47 +111,16 @@ def exit_code(
   return code
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-  """Lets one Ctrl-C end the block wherever it falls.
+def leave(code: int) -> NoReturn:
+  """Ends the process of a verb; after Ctrl-C without more ado.
 
-  It raises KeyboardInterrupt, and again where Python drops that: in a callback
-  of the garbage collector, such as JAX's, or in a `__del__`.  During an import
-  it ends the process, since a library that is half loaded takes the exception
-  for a fault of its own, or aborts.
+  What JAX still computes then would crash in what Python takes down.
   """
-  if (
-    signal.getsignal(signal.SIGINT) != signal.default_int_handler
-    or threading.current_thread() != threading.main_thread()
-  ):
-    yield  # it is somebody else's, or ignored
-    return
-  dropped = sys.unraisablehook
-
-  def interrupt(number: int, frame: Any) -> None:
-    del number
-    while frame:
-      if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-        say(f"error: {_GO_ON}", error=True)
-        os._exit(INTERRUPTED)
-      frame = frame.f_back
-    raise KeyboardInterrupt
-
-  def again(what: Any) -> None:
-    if what.exc_type is not KeyboardInterrupt:
-      dropped(what)
-      return
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.daemon = True
-    timer.start()
-
-  signal.signal(signal.SIGINT, interrupt)
-  sys.unraisablehook = again
-  try:
-    yield
-  finally:
-    sys.unraisablehook = dropped
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  if code == INTERRUPTED:
+    sys.stdout.flush()
+    os._exit(code)
+  sys.exit(code)
 
 
 def add_run(parser: argparse.ArgumentParser, config: type) -> None:

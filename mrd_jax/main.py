@@ -1,10 +1,9 @@
 """Trains: python -m mrd_jax.main --config configs/demo.py --workdir DIR."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import Parser, add_run, joint_exit_code, load_config
+from mrd_jax.cli import Parser, add_run, joint_exit_code, leave, load_config
 from mrd_jax.config.pretraining import Config
 
 
@@ -36,4 +35,4 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())

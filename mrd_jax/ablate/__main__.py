@@ -5,10 +5,9 @@ python -m mrd_jax.ablate --suite table4 --seeds 0,1,2 --output runs/ablations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import Parser, exit_code, path
+from mrd_jax.cli import Parser, exit_code, leave, path
 from mrd_jax.errors import BadInput, RunFailed
 from mrd_jax.io.files import LOCK, held
 from mrd_jax.io.terminal import say
@@ -135,4 +134,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())

@@ -1,10 +1,16 @@
 """Compares with PyTorch: python -m mrd_jax.compare."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import Parser, add_checkpoint, add_count, exit_code, path
+from mrd_jax.cli import (
+  Parser,
+  add_checkpoint,
+  add_count,
+  exit_code,
+  leave,
+  path,
+)
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import LOCK
 from mrd_jax.io.terminal import say
@@ -109,4 +115,4 @@ def _dtypes(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())

@@ -1,10 +1,9 @@
 """Converts weights: python -m mrd_jax.convert {to-torch,from-torch,to-onnx}."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import Parser, add_checkpoint, exit_code, path
+from mrd_jax.cli import Parser, add_checkpoint, exit_code, leave, path
 from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 
@@ -95,4 +94,4 @@ def _from_torch(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())

@@ -1,7 +1,6 @@
 """Embeds clouds and meshes or a split: python -m mrd_jax.embed."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from mrd_jax import cli
@@ -127,4 +126,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  cli.leave(main())

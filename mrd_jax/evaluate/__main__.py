@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -250,4 +249,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  cli.leave(main())

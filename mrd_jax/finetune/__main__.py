@@ -1,7 +1,6 @@
 """Fine-tunes an encoder: python -m mrd_jax.finetune."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from mrd_jax import cli
@@ -42,4 +41,4 @@ def _finetune(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  cli.leave(main())

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import Parser, add_count, exit_code, path
+from mrd_jax.cli import Parser, add_count, exit_code, leave, path
 from mrd_jax.io.files import LOCK
 from mrd_jax.io.terminal import say
 
@@ -69,4 +69,4 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())

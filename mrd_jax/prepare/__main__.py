@@ -2,10 +2,9 @@
 
 import importlib
 import pkgutil
-import sys
 from collections.abc import Sequence
 
-from mrd_jax.cli import Parser, exit_code
+from mrd_jax.cli import Parser, exit_code, leave
 from mrd_jax.io.terminal import say
 from mrd_jax.prepare import kinds
 
@@ -35,4 +34,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())

@@ -1,11 +1,10 @@
 """Draws figures and a page of runs: python -m mrd_jax.report DIR [DIR...]."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax.cli import Parser, exit_code, path
+from mrd_jax.cli import Parser, exit_code, leave, path
 from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 
@@ -67,4 +66,4 @@ def _report(args: argparse.Namespace, output: Path) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())

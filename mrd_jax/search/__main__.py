@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mrd_jax.cli import (
   add_count,
   add_up,
   exit_code,
+  leave,
 )
 from mrd_jax.data.shape_files import SUFFIXES
 from mrd_jax.errors import BadInput
@@ -190,4 +190,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  leave(main())
