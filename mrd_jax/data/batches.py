@@ -56,6 +56,12 @@ def pad_records(
   }
   for i, record in enumerate(records):
     for name in ("xyz", "rgb", "image_kind", "text_kind"):
+      if len(record[name]) > fields[name].shape[1]:
+        raise BadInput(
+          f"data.dir: {name} of shape {record['id']!r} has "
+          f"{len(record[name]):,} rows, metadata.json says at most "
+          f"{fields[name].shape[1]:,}; prepare the data again"
+        )
       fields[name][i, : len(record[name])] = record[name]
     for name in ("image_feat", "text_feat"):
       features = record[name].reshape(-1, meta.embed_dim)

@@ -48,7 +48,13 @@ def class_features(directory: str | os.PathLike[str], split: str) -> np.ndarray:
       f"split {split!r} of {directory} has no class names to evaluate "
       f"against; splits that have: {', '.join(sorted(stored)) or 'none'}"
     )
-  return stored[split].astype(np.float32)
+  features = stored[split]
+  if features.ndim != 2 or features.dtype.kind != "f":
+    raise BadInput(
+      f"{path}: {split} holds {features.dtype} {features.shape}, must hold a "
+      "feature for each class name; prepare the data again"
+    )
+  return features.astype(np.float32)
 
 
 def split_names(directory: str | os.PathLike[str]) -> list[str]:

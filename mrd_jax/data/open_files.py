@@ -59,6 +59,8 @@ class OpenFiles:
 
 
 def _open(path: Path) -> ArrayRecordReader:
+  if not path.is_file():  # a pipe would be waited for
+    raise FileNotFoundError(f"{path.name} is not there, or is no file")
   # As the library's own data source does.
   reader = ArrayRecordReader(
     os.fspath(path),

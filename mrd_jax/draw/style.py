@@ -1,5 +1,6 @@
 """Sets the look that all figures share: colours, type, header, saving."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,9 @@ def figure(
     yield drawn
     path.parent.mkdir(exist_ok=True)
     # No version or date inside: the same run gives the same file.
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+      # It prints the letter, which may be a command to the terminal.
+      warnings.filterwarnings("ignore", "Glyph .* missing from font")
       drawn.savefig(temporary, format="png", metadata={"Software": None})
 
 

@@ -89,7 +89,9 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     BadInput: `refusal`, at once, before anything else is touched.
     OSError: if the file cannot be made.
   """
-  with path.open("a") as file:
+  # Whoever made it a pipe is not waited for.
+  file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o666)
+  with os.fdopen(file, "a") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
@@ -224,6 +226,8 @@ def read_json(path: Path, remedy: str = "fetch it again") -> Any:
       JSON.
   """
   try:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+      raise BadInput(f"{path}: is no file; {remedy}")
     return parse_json(path.read_text(encoding="utf-8"))
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from error

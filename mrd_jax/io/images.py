@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mrd_jax.errors import BadInput
 
@@ -97,6 +97,9 @@ def _opened(
     image = Image.open(file, formats=tuple(_FORMATS))
   except (Image.DecompressionBombError, Image.DecompressionBombWarning):
     raise BadInput(f"{what} of far more pixels {too_large}") from None
+  except UnidentifiedImageError:
+    kinds = ", ".join(_FORMATS)
+    raise UnidentifiedImageError(f"it is none of {kinds}") from None
   with image:
     width, height = image.size
     taken = max(_FORMATS[image.format or ""], 4 * copies)

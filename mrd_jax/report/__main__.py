@@ -1,10 +1,12 @@
 """Draws figures and a page of runs: python -m mrd_jax.report DIR [DIR...]."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mrd_jax.cli import Parser, exit_code, leave, path
+from mrd_jax.errors import BadInput
 from mrd_jax.io.files import lock_beside
 from mrd_jax.io.terminal import say
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   output = args.output or single / "report.html"
   return exit_code(
     lambda: _report(args, output),
-    lock_beside(output) if output.parent.is_dir() else None,
+    lock_beside(output) if os.path.isdir(output.parent) else None,
   )
 
 
@@ -52,6 +54,11 @@ def _report(args: argparse.Namespace, output: Path) -> int:
   from mrd_jax.report import figures, page
   from mrd_jax.report.run_folder import RunFolder, read_folder
 
+  if args.output and (output.is_dir() or not os.path.isdir(output.parent)):
+    raise BadInput(
+      f"--output: {output} cannot be written: it is a folder, or in none; name "
+      "a file in a folder that is there"
+    )
   folders = [read_folder(path, args.data) for path in args.workdirs]
   left_out = []
   if len(folders) == 1 and isinstance(folders[0], RunFolder):

@@ -65,13 +65,19 @@ class MetricsWriter:
         self._mirrors.append(WandbRun(config.log.wandb, workdir, config))
       if self._path.exists():
         # Without the lines that the run will write again.
-        kept = [
-          json.dumps(line) + "\n"
-          for line in read_json_lines(self._path)
-          if line["step"] < start_step
-          or line["step"] == start_step
-          and not (line["kind"] == "eval" and drop_start_evaluation)
-        ]
+        try:
+          kept = [
+            json.dumps(line) + "\n"
+            for line in read_json_lines(self._path)
+            if line["step"] < start_step
+            or line["step"] == start_step
+            and not (line["kind"] == "eval" and drop_start_evaluation)
+          ]
+        except (KeyError, TypeError):
+          raise BadInput(
+            f"{self._path}: a line is of no step; bring the file back from a "
+            "copy, or move it elsewhere"
+          ) from None
         write_text(self._path, "".join(kept))
       self._file = self._path.open("a")
       self._mirrors.append(Board(workdir / "tensorboard", start_step + 1))

@@ -25,7 +25,10 @@ def check_resumable(config: Any, saved: Path) -> None:
   """
   # Through JSON, so that tuples compare as lists.
   now = _texts(json.loads(json.dumps(dataclasses.asdict(config))))
-  before = _texts(read_json(saved, _REMEDY))
+  before = read_json(saved, _REMEDY)
+  if not isinstance(before, dict):
+    raise BadInput(f"{saved}: must be a dict of fields; {_REMEDY}")
+  before = _texts(before)
   differences = [
     f"{name}: {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
     for name in sorted((before.keys() | now.keys()) - may_change(type(config)))

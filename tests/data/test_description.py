@@ -1,15 +1,23 @@
 """What a dataset says about itself is data: nothing that it names runs."""
 
 import json
+import os
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from runs import REPOSITORY
 from shapes import DIM, random_shape
 
 from mrd_jax import main
-from mrd_jax.data.dataset import open_split, read_meta, split_names
+from mrd_jax.data.batches import pad_records
+from mrd_jax.data.dataset import (
+  class_features,
+  open_split,
+  read_meta,
+  split_names,
+)
 from mrd_jax.data.description import features
 from mrd_jax.embed import __main__ as embed
 from mrd_jax.errors import BadInput
@@ -48,6 +56,32 @@ def change(file, *path, value):
 
 
 FIELDS = ("featuresDict", "features")
+
+
+@pytest.mark.parametrize("features", [np.array(["a"]), np.ones(3), np.ones(())])
+def test_class_features_of_another_form_are_refused(data, features):
+  np.savez(data / "class_features.npz", val=features)
+  with pytest.raises(BadInput, match=r"class_features\.npz: val holds .*again"):
+    class_features(data, "val")
+
+
+def test_a_record_larger_than_its_dataset_says_is_refused(data):
+  change(data / "metadata.json", "max_points", value=1)
+  rows = list(open_split(data, "train"))
+  with pytest.raises(BadInput, match=r"xyz of shape 'shape0' .* at most 1;"):
+    pad_records(rows, range(len(rows)), read_meta(data))
+
+
+def test_a_pipe_is_not_waited_for(data):
+  (shard,) = data.glob("*val*array_record*")
+  shard.unlink()
+  os.mkfifo(shard)
+  with pytest.raises(BadInput, match="record 0 of split 'val'.*is no file"):
+    open_split(data, "val")[0]
+  (data / "features.json").unlink()
+  os.mkfifo(data / "features.json")
+  with pytest.raises(BadInput):
+    read_meta(data)
 
 
 @pytest.mark.parametrize("verb", ["inspect", "main", "evaluate", "embed"])

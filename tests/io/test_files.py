@@ -9,7 +9,14 @@ import pytest
 
 from mrd_jax.cli import exit_code
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import read_json, read_json_lines, replacing, write_json
+from mrd_jax.io.files import (
+  LOCK,
+  held,
+  read_json,
+  read_json_lines,
+  replacing,
+  write_json,
+)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -43,6 +50,17 @@ def test_json_that_no_parser_bears(tmp_path):
   for torn in (b'{"a": "\xc3', b"[" * 100_000, b"1"):
     path.write_bytes(b'{"a": 1}\n' + torn)
     assert read_json_lines(path) == [{"a": 1}]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  pipe = tmp_path / "a.json"
+  os.mkfifo(pipe)
+  with pytest.raises(BadInput, match=r"a\.json: is no file"):
+    read_json(pipe)
+  os.mkfifo(tmp_path / LOCK)
+  refused = pytest.raises(BadInput, match="cannot be made or written to")
+  with refused, held("--output", tmp_path / LOCK):
+    pass
 
 
 def closing_fails() -> None:

@@ -163,6 +163,18 @@ def test_figures_that_cannot_be_written(run, fast, tmp_path, capsys):
   assert "figures" in output.err and "<!doctype html>" in page.read_text()
 
 
+def test_a_page_that_cannot_be_written_is_refused_first(run, tmp_path, capsys):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "page")
+  for output in (tmp_path, tmp_path / "file" / "page", tmp_path / "link" / "x"):
+    assert main([str(run), f"--output={output}"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: --output: ") and not said.out
+  assert main(["n" * 300]) == 2
+  assert "File name too long" in capsys.readouterr().err
+  assert not (run / "figures").exists()
+
+
 def test_a_figure_that_another_report_draws_is_left_out(
   run, fast, tmp_path, capsys
 ):
