@@ -225,9 +225,9 @@ def read_json(path: Path, remedy: str = "fetch it again") -> Any:
     BadInput: naming the file and the remedy, if it cannot be read or is no
       JSON.
   """
+  if path.exists() and not path.is_file():  # a pipe would be waited for
+    raise BadInput(f"{path}: is no file; {remedy}")
   try:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-      raise BadInput(f"{path}: is no file; {remedy}")
     return parse_json(path.read_text(encoding="utf-8"))
   except OSError as error:
     raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
