@@ -192,3 +192,11 @@ def hub(tmp_path, monkeypatch):
   """A local stand-in for the Hugging Face hub, of which this process is a user."""
   with serving(tmp_path / "home", monkeypatch) as hub:
     yield hub
+
+
+@pytest.fixture
+def in_the_foreground():
+  """Python ignores SIGINT where whoever started it did."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)

@@ -187,10 +187,10 @@ def test_no_name_is_refused(verb, capsys):
 def test_a_folder_that_cannot_be_written_to_is_refused(
   code, tmp_path, monkeypatch
 ):
-  def closed(self, *_):
+  def closed(*_):
     raise OSError(code, os.strerror(code))
 
-  monkeypatch.setattr(Path, "open", closed)
+  monkeypatch.setattr(os, "open", closed)
   refused = pytest.raises(BadInput, match=f"written to .{os.strerror(code)}")
   with refused, held("--workdir", tmp_path / "run" / "lock"):
     pass

@@ -260,8 +260,9 @@ def test_one_ctrl_c_ends_a_verb_also_during_an_import(tmp_path):
   )
   said = output_of(
     f"""
-    import sys
+    import signal, sys
     from mrd_jax import cli
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stderr = sys.stdout
     sys.path.append({str(tmp_path)!r})
     cli.exit_code(lambda: __import__("slow"))
@@ -278,6 +279,7 @@ class Late:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("in_the_foreground")
 def test_ctrl_c_is_raised_again_where_python_drops_it(capsys):
   def verb() -> int:
     Late()

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import runs
 
 # Holds its folder, and does nothing else, until there is a file "end" in it.
@@ -21,6 +22,7 @@ sys.exit(cli.joint_exit_code(args, work))
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_of_two_is_refused_by_both(tmp_path):
   """The two of the first are one, and go on to their end."""
   workdir = tmp_path / "run"

@@ -93,14 +93,6 @@ def test_the_loop_stops_before_the_next_piece_of_work(
     assert again.best_step() == 5  # the newest of equals
 
 
-@pytest.fixture
-def in_the_foreground():
-  """Python ignores SIGINT where whoever started it did."""
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  yield
-  signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("in_the_foreground")
 @pytest.mark.parametrize(
   ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
