@@ -31,6 +31,7 @@ from mrd_jax.models.pointbert import PointBERT
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_step_benchmark_runs():
   result = step.measure(
     step.parse(
@@ -260,6 +261,7 @@ def test_a_teachers_flops_are_those_that_xla_counts():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_benchmark_runs(capsys):
   args = ["--sizes=t", "--batch=16", "--points=300", "--embed_dim=32"]
   rows = memory.main(memory.parse([*args, "--fsdp=1,8", "--average"]))

@@ -65,7 +65,13 @@ def test_one_that_is_killed_ends_all(data_dir, tmp_path, spawn):
 
 
 @pytest.mark.parametrize(
-  ("plan", "code"), [("0 0", 0), ("0 3", 3), ("wait 5", 5), ("0 -9", 137)]
+  ("plan", "code"),
+  [
+    ("0 0", 0),
+    ("0 3", 3),
+    pytest.param("wait 5", 5, marks=pytest.mark.slow),
+    ("0 -9", 137),
+  ],
 )
 def test_the_first_failure_is_the_exit_code(spawn, noting, plan, code):
   process = spawn(*LOCAL, "--workdir=a b", PLAN=plan)

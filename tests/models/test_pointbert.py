@@ -92,10 +92,11 @@ LARGE = {"embed_dim": 1280}
     pytest.param(TINY, (1, 4, 200), {"counts": [200, 150, 30, 5]}, id="padded"),
     pytest.param(SIZES["t"], (0, 3, 2048), {}, id="t"),
     *(
-      pytest.param(
-        SIZES[name], (0, 2, 10_000), LARGE, id=name, marks=pytest.mark.slow
+      pytest.param(SIZES[name], (0, 2, 10_000), LARGE, id=name, marks=marks)
+      for name, marks in (
+        ("m", pytest.mark.slow),
+        ("l", (pytest.mark.slow, pytest.mark.long)),
       )
-      for name in ("m", "l")
     ),
   ],
 )

@@ -272,6 +272,7 @@ print("written", time.time(), flush=True)
   assert [code for code, _, _ in found] == [0, 0], found
 
 
+@pytest.mark.slow
 def test_a_failure_keeps_its_exit_code(pair):
   """JAX alone would wait for the others and turn it into an abort."""
   wait = "\nwhile True: meet(); time.sleep(.05)"

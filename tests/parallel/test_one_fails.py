@@ -17,7 +17,7 @@ from mrd_jax.prepare.job import shards
 
 pytestmark = pytest.mark.slow
 
-STEPS = 300
+STEPS = 80
 OPTIONS = (
   f"--config.train.steps={STEPS}",
   "--config.checkpoint.every_steps=4",

@@ -74,8 +74,9 @@ def test_sigterm_to_one_stops_all_at_one_step(
   go_on(data_dir, workdir, undisturbed)
 
 
-# That the second is killed has a test with the launcher, too.
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
+# test_distributed.py and the launcher's tests have it, too.
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
 def test_sigkill_of_one_ends_the_other_soon(
   data_dir, undisturbed, tmp_path, victim
 ):

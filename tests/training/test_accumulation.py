@@ -140,6 +140,7 @@ def test_in_float32_too():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_parts_on_their_own_would_give_another_gradient(x64):
   """What the tests above guard against: a mean of the parts' gradients."""
   whole, even, odd = (
