@@ -36,6 +36,9 @@ class Source(Protocol):
   def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
+_PADDED = ("xyz", "rgb", "image_feat", "image_kind", "text_feat", "text_kind")
+
+
 def pad_records(
   records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
 ) -> Batch:
@@ -55,17 +58,14 @@ def pad_records(
     "label": np.zeros(size, np.int32),
   }
   for i, record in enumerate(records):
-    for name in ("xyz", "rgb", "image_kind", "text_kind"):
-      if len(record[name]) > fields[name].shape[1]:
+    for name in _PADDED:
+      rows, room = len(record[name]), fields[name].shape[1]
+      if rows > room:
         raise BadInput(
-          f"data.dir: {name} of shape {record['id']!r} has "
-          f"{len(record[name]):,} rows, metadata.json says at most "
-          f"{fields[name].shape[1]:,}; prepare the data again"
+          f"data.dir: {name} of shape {record['id']!r} has {rows:,} rows, "
+          f"metadata.json says at most {room:,}; prepare the data again"
         )
-      fields[name][i, : len(record[name])] = record[name]
-    for name in ("image_feat", "text_feat"):
-      features = record[name].reshape(-1, meta.embed_dim)
-      fields[name][i, : len(features)] = features
+      fields[name][i, :rows] = record[name]
     fields["num_points"][i] = len(record["xyz"])
     fields["label"][i] = record["label"]
   return Batch(**fields)

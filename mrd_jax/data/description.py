@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mrd_jax.data.records import SCHEMA, DatasetMeta
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import read_json
+from mrd_jax.io.files import read_fields
 
 INFO, FEATURES, METADATA = "dataset_info.json", "features.json", "metadata.json"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -70,10 +70,7 @@ def _read(path: Path) -> dict[str, Any]:
   """Reads the fields of a JSON file; there are none if it is missing."""
   if not path.is_file():
     return {}
-  values = read_json(path, "prepare the data again")
-  if not isinstance(values, dict):
-    raise BadInput(f"{path}: must be a dict of fields; prepare the data again")
-  return values
+  return read_fields(path, "prepare the data again")
 
 
 @contextlib.contextmanager

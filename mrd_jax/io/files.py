@@ -235,6 +235,18 @@ def read_json(path: Path, remedy: str = "fetch it again") -> Any:
     raise BadInput(f"{path}: is not JSON ({error}); {remedy}") from error
 
 
+def read_fields(path: Path, remedy: str) -> dict[str, Any]:
+  """Returns the dict of a JSON file.
+
+  Raises:
+    BadInput: as `read_json`, and if it holds something else.
+  """
+  values = read_json(path, remedy)
+  if not isinstance(values, dict):
+    raise BadInput(f"{path}: must be a dict of fields; {remedy}")
+  return values
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
   """Reads the objects of a .jsonl, up to the first line that a kill tore."""
   lines = []

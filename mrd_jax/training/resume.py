@@ -7,7 +7,7 @@ from typing import Any
 
 from mrd_jax.config.fields import flatten, may_change
 from mrd_jax.errors import BadInput
-from mrd_jax.io.files import read_json
+from mrd_jax.io.files import read_fields, read_json
 
 _REMEDY = "name another --workdir"
 
@@ -25,10 +25,7 @@ def check_resumable(config: Any, saved: Path) -> None:
   """
   # Through JSON, so that tuples compare as lists.
   now = _texts(json.loads(json.dumps(dataclasses.asdict(config))))
-  before = read_json(saved, _REMEDY)
-  if not isinstance(before, dict):
-    raise BadInput(f"{saved}: must be a dict of fields; {_REMEDY}")
-  before = _texts(before)
+  before = _texts(read_fields(saved, _REMEDY))
   differences = [
     f"{name}: {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
     for name in sorted((before.keys() | now.keys()) - may_change(type(config)))

@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import re
-import resource
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bounds import full_disk
 from damage import array_file, contents, flip
 
 from mrd_jax.checkpoint import read
@@ -372,14 +372,9 @@ def test_a_failed_save_is_one_sentence(directory, monkeypatch):
 
 
 def test_a_save_that_fails_is_known_before_the_next(directory):
-  limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   failed = pytest.raises(SaveFailed, match="step 4 .*too large.*from step 3")
-  with failed, opened(directory) as checkpoints:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-      checkpoints.save(4, make_state(4), None)
-      while True:
-        checkpoints.check()
-        time.sleep(0.01)
-    finally:
-      resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+  with failed, opened(directory) as checkpoints, full_disk(1000):
+    checkpoints.save(4, make_state(4), None)
+    while True:
+      checkpoints.check()
+      time.sleep(0.01)

@@ -65,10 +65,19 @@ def test_class_features_of_another_form_are_refused(data, features):
     class_features(data, "val")
 
 
-def test_a_record_larger_than_its_dataset_says_is_refused(data):
-  change(data / "metadata.json", "max_points", value=1)
+@pytest.mark.parametrize(
+  ("most", "field"),
+  [
+    ("max_points", "xyz"),
+    ("max_images", "image_feat"),
+    ("max_texts", "text_feat"),
+  ],
+)
+def test_a_record_larger_than_its_dataset_says_is_refused(data, most, field):
+  change(data / "metadata.json", most, value=1)
   rows = list(open_split(data, "train"))
-  with pytest.raises(BadInput, match=r"xyz of shape 'shape0' .* at most 1;"):
+  found = rf"{field} of shape 'shape\d' .* at most 1;"
+  with pytest.raises(BadInput, match=found):
     pad_records(rows, range(len(rows)), read_meta(data))
 
 

@@ -17,9 +17,7 @@ from mutation import mutate
 from mrd_jax.errors import BadInput, RunFailed
 
 PATIENCE = 10.0  # seconds that a file may take, of some KB, on a busy machine
-_ROOM = (
-  2**32
-)  # bytes of memory that this process may reserve beyond what it has
+_ROOM = 2**32  # bytes that this process may reserve beyond what it has
 
 
 @dataclasses.dataclass(frozen=True)
