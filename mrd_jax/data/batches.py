@@ -59,13 +59,13 @@ def pad_records(
   }
   for i, record in enumerate(records):
     for name in _PADDED:
-      rows, room = len(record[name]), fields[name].shape[1]
-      if rows > room:
+      length, room = len(record[name]), fields[name].shape[1]
+      if length > room:
         raise BadInput(
-          f"data.dir: {name} of shape {record['id']!r} has {rows:,} rows, "
+          f"data.dir: {name} of shape {record['id']!r} has {length:,} rows, "
           f"metadata.json says at most {room:,}; prepare the data again"
         )
-      fields[name][i, :rows] = record[name]
+      fields[name][i, :length] = record[name]
     fields["num_points"][i] = len(record["xyz"])
     fields["label"][i] = record["label"]
   return Batch(**fields)
