@@ -120,6 +120,8 @@ def try_to_read(
     sums = (info.custom_metadata or {}).get(CHECKSUMS)
     if sums is None:
       raise ValueError("it has no checksums")
+    if lost := sorted(sums.keys() - by_path(info.metadata).keys()):
+      raise ValueError(f"the list of its arrays lacks {lost[0]}")
     abstract = layout(info.metadata)
     context = ocp.Context()
     context.multiprocessing.primary_host = jax.process_index()

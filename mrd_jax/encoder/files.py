@@ -180,7 +180,7 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
   step, state = load_on_one_device(
     workdir / "checkpoints", best_metric=chosen_by, without=("opt_state",)
   )
-  params = state["average"] or state["params"]
+  params = state.get("average") or state["params"]
   if results.get("step") != step:
     # So that an exported model still says what it was chosen by.
     rule = "best" if chosen_by else "last"

@@ -106,7 +106,7 @@ class _Allowed:
 
 def _refusal(module: str, name: str) -> _Refused:
   return _Refused(
-    f"refused: it asks for {module}.{name}, which data never needs; nothing "
+    f"refused: it asks for {f'{module}.{name}'!r}, which data never needs; nothing "
     "was executed, but do not trust where this file came from"
   )
 

@@ -317,8 +317,11 @@ def _holds(condition: Callable[[], bool]) -> bool:
 
 
 def _numbers(values: dict[str, Any]) -> bool:
-  """Returns whether all values of a dict are numbers."""
-  return all(isinstance(value, int | float) for value in values.values())
+  """Returns whether all values of a dict are numbers, as NumPy has them."""
+  return all(
+    isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    for value in values.values()
+  )
 
 
 def _renamed(

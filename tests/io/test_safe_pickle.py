@@ -64,6 +64,15 @@ def test_load_npy_executes_nothing(tmp_path):
   assert not trace.exists()
 
 
+def test_what_a_pickle_asks_for_is_named_in_one_line(tmp_path):
+  for name in (b"numpy.\n.ndarray", b"numpy\x1b[2J"):
+    asked = b"\x80\x04\x8c" + bytes([len(name)]) + name + b"\x8c\x01x\x93."
+    with pytest.raises(BadInput) as refused:
+      load_npy(npy(asked), "odd.npy")
+    assert "asks for 'numpy" in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
 def test_load_npy_refuses_pointers_from_bytes():
   """numpy itself would follow these eight bytes as a pointer."""
   crafted = (

@@ -158,6 +158,16 @@ def test_txt_lists_that_are_missing(tmp_path):
     modelnet40.read_txt(root, "test", D, 20)  # pyright: ignore
 
 
+@pytest.mark.parametrize("name", ["test_files.txt", "shape_names.txt"])
+def test_a_list_that_repeats_itself(tmp_path, name):
+  """A damaged one of a megabyte would read two files 40,000 times."""
+  sets.write_hdf5(tmp_path)
+  lines = (tmp_path / name).read_text().splitlines()
+  (tmp_path / name).write_text("\n".join([*lines, lines[0], lines[0]]))
+  with pytest.raises(BadInput, match=f"{name}: names '.*' 3 times"):
+    modelnet40.read_hdf5(tmp_path, "test", D)
+
+
 # OpenShape's test_pc.npy.
 
 

@@ -1,6 +1,7 @@
 """The lists of an OpenShape bundle: entries, labels, class features."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -24,6 +25,16 @@ def test_a_list_cannot_point_out_of_its_bundle(tmp_path):
   root = write_bundle(tmp_path / "in", {}, train_all=[entry])
   with pytest.raises(BadInput, match="not under"):
     convert.convert(root, tmp_path / "out")
+
+
+def test_a_path_of_a_million_characters_takes_no_time(tmp_path):
+  """It was tried from each of its folders on."""
+  entry = {"id": "x", "data_path": "bjaverse/" * 2**17}
+  root = write_bundle(tmp_path / "in", {}, train_all=[entry])
+  start = time.monotonic()
+  with pytest.raises(BadInput, match="not under"):
+    convert.convert(root, tmp_path / "out")
+  assert time.monotonic() - start < 5
 
 
 def test_duplicate_ids(tmp_path):

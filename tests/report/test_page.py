@@ -184,6 +184,11 @@ def test_refuses_what_is_no_run(runs, tmp_path, capsys):
       "line 1: has",
     ),
     ("metrics.jsonl", '{"kind": "train"}', "line 1: has no step"),
+    (
+      "metrics.jsonl",
+      '{"kind": "train", "step": 1, "loss": ' + 30 * "9" + "}",
+      "line 1: has .* a metric that is no number",
+    ),
     ("metrics.jsonl", '{"step": 1, "kind": []}', "line 1: has"),
     ("config.json", '{"data": {"dir": 3}}', "no data.dir"),
     ("config.json", '{"data": {"dir": "a"}, "eval": []}', "no data.dir"),

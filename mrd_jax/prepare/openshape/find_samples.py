@@ -25,6 +25,7 @@ from mrd_jax.prepare.job.engine import Item, Outcome
 _ARCHIVES = ("*.tar.gz", "*.tgz", "*.tar")
 _FILES_PER_UNIT = 4096
 _LARGEST_SAMPLE = 2**28  # bytes; OpenShape's have 300 KB
+_LONGEST_PATH = 4096  # characters; Linux has no longer ones
 Components = tuple[str, ...]  # of a path, without / and .
 
 # What makes outcomes of a path and its content, or of what went wrong:
@@ -187,6 +188,8 @@ def _find(
   """Returns the unpacked file, or None; remembers which prefix it dropped."""
   parts = _components(path)
   if ".." in parts:  # a list must not point out of its bundle
+    return None
+  if len(path) > _LONGEST_PATH:  # no file, but as many tries as it has parts
     return None
   if root_remap and path.startswith(root_remap[0]):
     rest = path[len(root_remap[0]) :].lstrip("/")

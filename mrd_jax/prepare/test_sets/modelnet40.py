@@ -7,6 +7,7 @@ OpenShape's configuration (`modelnet40: y_up: True`) swaps them for its .npy.
 So nothing is turned here.
 """
 
+import collections
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -216,7 +217,7 @@ def read_clouds(
 
 
 def _lines(path: Path) -> list[str]:
-  """Reads the lines of a list that are not blank."""
+  """Reads the lines of a list that are not blank, each of them once."""
   try:
     lines = [line.strip() for line in path.read_text().splitlines()]
   except (OSError, UnicodeDecodeError) as error:
@@ -227,6 +228,11 @@ def _lines(path: Path) -> list[str]:
   lines = [line for line in lines if line]
   if not lines:
     raise BadInput(f"{path}: is empty; fetch it again")
+  if len(set(lines)) < len(lines):
+    [(line, count)] = collections.Counter(lines).most_common(1)
+    raise BadInput(
+      f"{path}: names {line!r} {count} times; it is damaged, fetch it again"
+    )
   return lines
 
 
