@@ -53,10 +53,10 @@ def describe(directory: str | os.PathLike[str]) -> Description:
       complete dataset there, or one that is not in our layout.
   """
   directory = Path(directory)
-  if not (directory / INFO).is_file():
-    state = (
-      "is not a prepared dataset" if directory.is_dir() else "does not exist"
-    )
+  # Unlike Path's, these bear a name that is too long for any file.
+  if not os.path.isfile(directory / INFO):
+    is_folder = os.path.isdir(directory)
+    state = "is not a prepared dataset" if is_folder else "does not exist"
     raise BadInput(f"data.dir: {directory} {state}; {_REMEDY} --output DIR")
   meta = _meta(directory)
   found, info = _read(directory / FEATURES), _read(directory / INFO)

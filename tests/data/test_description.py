@@ -214,3 +214,9 @@ def test_damaged_descriptions(data, name, content):
 def test_what_tfds_writes_is_what_is_expected(original):
   written = json.loads((original / "features.json").read_text())
   assert written["featuresDict"]["features"] == features(DIM)
+
+
+def test_a_folder_whose_name_is_too_long_for_any_file_does_not_exist():
+  """As a run's config.json may name it, which is read without its data."""
+  with pytest.raises(BadInput, match="x does not exist"):
+    read_meta(5000 * "x")
