@@ -124,7 +124,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
   Raises:
     BadInput: if they are not there, or not what training writes.
   """
-  if not Path(path).exists():
+  if not os.path.exists(path):  # bears a name of any length
     raise BadInput(f"{path} does not exist; {AT_THE_END}")
   remedy = "remove it and repeat the training command"
   arrays = read_npz(path, remedy)

@@ -1,6 +1,7 @@
 """Draws what was asked and the shapes that were found."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def _found(gallery: Gallery, row: int):
   name, source = str(gallery.files[row]), gallery.source
   try:
     if gallery.records is None:
-      if not Path(name).is_file():
+      if not os.path.isfile(name):  # bears a name of any length
         return "file not found"
       points, axis = read_shape(
         name, up=source["up"], columns=source.get("columns")

@@ -14,6 +14,7 @@ from encoders import TRAINED, assert_same, make_config, make_encoder
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.encoder import files
 from mrd_jax.encoder.card import model_card
+from mrd_jax.encoder.embed_split import read_embeddings
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
 
@@ -145,3 +146,9 @@ def test_the_model_card_says_what_is_not_known():
   assert "None were recorded for these weights." in text
   assert "(B, 32)" in text  # the width: there is no projection
   assert "distilled" not in text
+
+
+def test_embeddings_of_a_split_whose_name_is_too_long(tmp_path):
+  """As a run's config.json may have it."""
+  with pytest.raises(BadInput, match=r"vvv\.npz does not exist"):
+    read_embeddings(tmp_path / f"{300 * 'v'}.npz")

@@ -218,7 +218,8 @@ def test_sheet_of_what_is_gone(world, tmp_path, monkeypatch):
   folder, *_ = world
   (tmp_path / "torn.npy").write_text("")
   files = [str(folder / "01.npy"), "gone.npy", str(tmp_path / "torn.npy")]
-  files += ["a$b_{\n" + "ü" * 99 + "ü漢.ply"] * 57
+  files += ["a$b_{\n" + "ü" * 99 + "ü漢.ply"] * 56
+  files.insert(3, 300 * "y" + ".ply")  # too long for any file
   x = unit(np.random.default_rng(0).normal(size=(60, 8)))
   source = np.array(json.dumps(SOURCE | {"up": "z"}))
   changes = {"files": np.array(files), "source": source}
