@@ -180,6 +180,7 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
   step, state = load_on_one_device(
     workdir / "checkpoints", best_metric=chosen_by, without=("opt_state",)
   )
+  # Without an average that field is empty: no checksum would miss it.
   params = state.get("average") or state["params"]
   if results.get("step") != step:
     # So that an exported model still says what it was chosen by.

@@ -105,8 +105,9 @@ class _Allowed:
 
 
 def _refusal(module: str, name: str) -> _Refused:
+  asked = f"{module}.{name}"
   return _Refused(
-    f"refused: it asks for {f'{module}.{name}'!r}, which data never needs; nothing "
+    f"refused: it asks for {asked!r}, which data never needs; nothing "
     "was executed, but do not trust where this file came from"
   )
 

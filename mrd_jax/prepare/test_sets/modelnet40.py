@@ -217,7 +217,7 @@ def read_clouds(
 
 
 def _lines(path: Path) -> list[str]:
-  """Reads the lines of a list that are not blank, each of them once."""
+  """Reads the lines of a list that are not blank; none may stand twice."""
   try:
     lines = [line.strip() for line in path.read_text().splitlines()]
   except (OSError, UnicodeDecodeError) as error:
@@ -228,8 +228,8 @@ def _lines(path: Path) -> list[str]:
   lines = [line for line in lines if line]
   if not lines:
     raise BadInput(f"{path}: is empty; fetch it again")
-  if len(set(lines)) < len(lines):
-    [(line, count)] = collections.Counter(lines).most_common(1)
+  [(line, count)] = collections.Counter(lines).most_common(1)
+  if count > 1:
     raise BadInput(
       f"{path}: names {line!r} {count} times; it is damaged, fetch it again"
     )
