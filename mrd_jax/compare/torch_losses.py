@@ -71,16 +71,6 @@ def relation_log_similarity(
   return torch.stack(rows)
 
 
-def teacher_order(distances: Tensor, mask: Tensor) -> Tensor:
-  """Sorts the row's columns from the nearest to the farthest, Eq. 7 and 8.
-
-  distances (m,) are one anchor's, mask (m,) bool says which columns take part;
-  returns their indices, int64. Ties keep the order of the columns.
-  """
-  columns = mask.nonzero()[:, 0]
-  return columns[torch.argsort(distances[columns], stable=True)]
-
-
 # Discrepancies, Eq. 10-12. Teachers are constants.
 
 
@@ -110,8 +100,9 @@ def margin_ranking(
 ) -> Tensor:
   """Computes Eq. 12: a hinge on every pair of columns of every anchor.
 
-  For an anchor i and columns j, k that the teacher puts in this order:
-  max(0, margin - (d_ik - d_ij)), d the student's distance.
+  For an anchor i and columns j, k: max(0, margin - sign * (d_ik - d_ij)), d the
+  student's distance and sign that of the teacher's difference. Where it is 0
+  the teacher has no order (Eq. 7 and 8), and there is no pair.
 
   Args:
     student: (n, m) the student's Euclidean distances.
@@ -123,12 +114,11 @@ def margin_ranking(
     The mean over all anchors' pairs of columns; 0 if there is none.
   """
   hinges = []
-  for i in range(len(student)):
-    order = teacher_order(teacher[i].detach(), pair_mask[i])
-    sorted_d = student[i, order]
-    for near in range(len(order)):
-      further = sorted_d[near + 1 :] - sorted_d[near]
-      hinges.append((margin - further).clamp(min=0.0))
+  for d, order, mask in zip(student, teacher.detach(), pair_mask, strict=True):
+    j, k = torch.combinations(mask.nonzero()[:, 0], 2).T
+    sign = torch.sign(order[k] - order[j])
+    hinge = (margin - sign * (d[k] - d[j])).clamp(min=0.0)
+    hinges.append(hinge[sign != 0])
   if sum(map(len, hinges)) == 0:
     return torch.zeros((), dtype=student.dtype)
   return torch.cat(hinges).mean()
@@ -164,7 +154,7 @@ def relation_discrepancy(
   *,
   representation: str,
   scale: Tensor | float,
-  keep_diagonal: bool,
+  diagonal: bool,
   normalise_intra: bool,
   margin: float,
 ) -> Tensor:
@@ -176,7 +166,7 @@ def relation_discrepancy(
     is_intra: whether the relation is within one modality.
     representation: one of REPRESENTATIONS.
     scale: scalar of Eq. 5 and 6, a constant.
-    keep_diagonal: whether an intra relation has the pairs (i, i).
+    diagonal: whether the relation has the pairs (i, i).
     normalise_intra: whether intra distances too are divided by their mean.
     margin: of Eq. 12.
 
@@ -185,7 +175,7 @@ def relation_discrepancy(
   """
   n = len(student[0])
   pairs = torch.ones(n, n, dtype=torch.bool)
-  if is_intra and not keep_diagonal:
+  if not diagonal:
     pairs &= ~torch.eye(n, dtype=torch.bool)
   if not pairs.any():
     return torch.zeros((), dtype=student[0].dtype)
@@ -216,11 +206,14 @@ def mrd_loss(
   *,
   representation: str,
   intra: bool = True,
+  intra_teacher: str = "both",
   cross: bool = True,
   cross_form: str = "full",
   weights: str = "dynamic",
-  fixed_scale: float | None = None,
-  keep_diagonal: bool = False,
+  intra_scale: float = 1.0,
+  cross_scale: float = 1.0,
+  intra_diagonal: bool = True,
+  cross_diagonal: bool = True,
   normalise_intra: bool = True,
   margin: float = 0.1,
   lam: float = 3.0,
@@ -237,12 +230,16 @@ def mrd_loss(
       logits of the weights of Eq. 9.
     representation: one of REPRESENTATIONS.
     intra: whether there is an intra-modal relation loss.
+    intra_teacher: "both", or the "image" or the "text" teacher alone, whose
+      term then has the weight 1.
     cross: whether there is a cross-modal relation loss.
     cross_form: "full", or "matched" for PI-TI and PT-IT alone, weighted by
       the pair "cross_image".
     weights: "dynamic", or "fixed" for 1/2 each.
-    fixed_scale: scale of Eq. 5 and 6 in place of exp(logit_scale).
-    keep_diagonal: whether intra relations have the pairs (i, i).
+    intra_scale: of Eq. 5; 0 is exp(logit_scale).
+    cross_scale: of Eq. 6, likewise.
+    intra_diagonal: whether intra relations have the pairs (i, i).
+    cross_diagonal: whether cross relations have them.
     normalise_intra: whether intra distances too are divided by their mean.
     margin: of Eq. 12.
     lam: of Eq. 13.
@@ -255,15 +252,24 @@ def mrd_loss(
     raise ValueError(f"representation {representation!r}")
   if cross_form not in ("full", "matched") or weights not in _WEIGHTS:
     raise ValueError(f"cross_form {cross_form!r}, weights {weights!r}")
+  if intra_teacher not in ("both", "image", "text"):
+    raise ValueError(f"intra_teacher {intra_teacher!r}")
   scale = logit_scale.exp()
 
-  discrepancy = functools.partial(
-    relation_discrepancy,
-    representation=representation,
-    scale=scale.detach() if fixed_scale is None else fixed_scale,
-    keep_diagonal=keep_diagonal,
-    normalise_intra=normalise_intra,
-    margin=margin,
+  intra_discrepancy, cross_discrepancy = (
+    functools.partial(
+      relation_discrepancy,
+      is_intra=is_intra,
+      representation=representation,
+      scale=own_scale or scale.detach(),
+      diagonal=diagonal,
+      normalise_intra=normalise_intra,
+      margin=margin,
+    )
+    for is_intra, own_scale, diagonal in (
+      (True, intra_scale, intra_diagonal),
+      (False, cross_scale, cross_diagonal),
+    )
   )
 
   def weighted(pair: str, first: Tensor, second: Tensor) -> Tensor:
@@ -284,19 +290,22 @@ def mrd_loss(
   # To the relations the teachers are constants, the student's ends included.
   i, i_t, t_t = i.detach(), i_t.detach(), t_t.detach()
   intra_loss = cross_loss = torch.zeros((), dtype=point.dtype)
-  if intra:
-    pp_ii = terms["intra/PP-II"] = discrepancy((p, p), (i, i), True)
-    pp_tt = terms["intra/PP-TT"] = discrepancy((p_t, p_t), (t_t, t_t), True)
-    intra_loss = weighted("intra", pp_ii, pp_tt)
+  if intra and intra_teacher != "text":
+    intra_loss = terms["intra/PP-II"] = intra_discrepancy((p, p), (i, i))
+  if intra and intra_teacher != "image":
+    intra_loss = intra_discrepancy((p_t, p_t), (t_t, t_t))
+    terms["intra/PP-TT"] = intra_loss
+  if intra and intra_teacher == "both":
+    intra_loss = weighted("intra", terms["intra/PP-II"], terms["intra/PP-TT"])
   if cross:
     pi, pt, it, ti = (p_t, i_t), (p_t, t_t), (i_t, t_t), (t_t, i_t)
-    pi_ti = terms["cross/PI-TI"] = discrepancy(pi, ti, False)
-    pt_it = terms["cross/PT-IT"] = discrepancy(pt, it, False)
+    pi_ti = terms["cross/PI-TI"] = cross_discrepancy(pi, ti)
+    pt_it = terms["cross/PT-IT"] = cross_discrepancy(pt, it)
     if cross_form == "matched":
       cross_loss = weighted("cross_image", pi_ti, pt_it)
     else:
-      pi_it = terms["cross/PI-IT"] = discrepancy(pi, it, False)
-      pt_ti = terms["cross/PT-TI"] = discrepancy(pt, ti, False)
+      pi_it = terms["cross/PI-IT"] = cross_discrepancy(pi, it)
+      pt_ti = terms["cross/PT-TI"] = cross_discrepancy(pt, ti)
       cross_loss = weighted("cross_image", pi_ti, pi_it)
       cross_loss = cross_loss + weighted("cross_text", pt_it, pt_ti)
 

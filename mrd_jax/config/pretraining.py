@@ -86,6 +86,9 @@ class LossConfig:
     "error, or partial order with margin ranking.",
   )
   intra: bool = field(True, "Whether the intra-modal terms take part.")
+  intra_teacher: Literal["both", "image", "text"] = field(
+    "both", "Whose relations the intra-modal terms are held against."
+  )
   cross: bool = field(True, "Whether the cross-modal terms take part.")
   cross_form: Literal["full", "matched"] = field(
     "full",
@@ -94,18 +97,23 @@ class LossConfig:
   )
   weighting: Literal["dynamic", "alternating", "fixed"] = field(
     "dynamic",
-    "'dynamic': pairs of learned weights; 'alternating': the same, but every "
-    "second step updates only them; 'fixed': 1/2.",
+    "'dynamic': pairs of learned weights, updated with the encoder; "
+    "'alternating': the same, but every step updates them first and then the "
+    "encoder under the new ones; 'fixed': 1/2.",
   )
   relation_weight: float = field(3.0, "lambda of Eq. 13.", between=(0, 1e6))
-  relation_scale: float = field(
-    0.0,
-    "Scale of the similarities in Eq. 5-6; 0 is the contrastive logit scale "
+  intra_scale: float = field(
+    1.0,
+    "Scale of the similarities of Eq. 5; 0 is the contrastive logit scale "
     "without its gradient.",
     between=(0, 1e6),
   )
-  keep_diagonal: bool = field(
-    False, "Whether intra relations keep the pair of a sample with itself."
+  cross_scale: float = field(1.0, "The same of Eq. 6.", between=(0, 1e6))
+  intra_diagonal: bool = field(
+    True, "Whether intra relations keep the pair of a sample with itself."
+  )
+  cross_diagonal: bool = field(
+    True, "Whether cross relations keep it, which is their positive pair."
   )
   normalize_intra: bool = field(
     True,

@@ -38,7 +38,11 @@ def init_dynamic_weights(config: LossConfig) -> dict[str, jax.Array]:
   """Makes the free pairs behind the weights: zeros, so that each is 1/2."""
   if config.weighting == "fixed":
     return {}
-  return {group: jnp.zeros(2) for group in terms.term_groups(config)}
+  return {
+    group: jnp.zeros(2)
+    for group, names in terms.term_groups(config).items()
+    if len(names) == 2
+  }
 
 
 def contrastive(
@@ -88,8 +92,9 @@ def margin_ranking(
 ) -> jax.Array:
   """Computes Eq. 12: mean hinge of distances in the teacher's order.
 
-  For every anchor i and every pair (j, k) of its columns, k after j in the
-  teacher's order (equal distances by index): max(0, m - (d_ik - d_ij)).
+  For every anchor i and every pair (j, k) of its columns that the teacher
+  puts in this order: max(0, m - (d_ik - d_ij)).  A pair of equal distances has
+  sign 0 and is left out.
 
   Args:
     student_BB: (B, B) the student's distances, which carry the gradient.
@@ -97,8 +102,7 @@ def margin_ranking(
     mask_BB: (B, B) pairs of the relation.
     margin: m.
     draws_B2S: (B, 2, S) int, as `draw_columns` makes them: only these pairs
-      instead of all.  A pair outside the mask or of a column with itself counts
-      for nothing.
+      instead of all.  A pair outside the mask counts for nothing.
   """
   matrices = student_BB, teacher_BB, mask_BB
   if draws_B2S is None:
@@ -270,7 +274,7 @@ def mrd_loss(
   metrics = {"logit_scale": scale, **found}
   sums = {"intra": jnp.zeros((), dtype), "cross": jnp.zeros((), dtype)}
   for group, names in terms.term_groups(config).items():
-    pair = dynamic_weights.get(group, jnp.zeros(2))
+    pair = dynamic_weights.get(group, jnp.zeros(len(names)))
     weights = jax.nn.softmax(pair.astype(dtype))
     side = "intra" if group == "intra" else "cross"
     for name, weight in zip(names, weights, strict=True):

@@ -1,7 +1,10 @@
 """Ranks all pairs of every anchor (Eq. 12) without forming them.
 
 For an anchor, sort its B candidates by the teacher and let u_1 .. u_B be the
-student's distances in that order.  The loss over all pairs r < q is
+student's distances in that order.  A pair that the teacher ties has sign 0 and
+is left out, so the sum is over the pairs r < q of different groups of equal
+teacher distance.  With "q > r" short for "q from the end of r's group on", and
+"q < r" for "q before the start of r's group", it is
 
   L = sum_{r<q} max(0, u_r + m - u_q) = sum_r c_r u_r + m * #active,
   c_r = #{q > r: u_q < u_r + m} - #{q < r: u_r < u_q + m},
@@ -11,21 +14,12 @@ piecewise linear with gradient dL/du_r = c_r.  So only counts are needed:
 matrix (one stable partition per bit of the rank) answers in O(log B) for each
 query.  O(B log B) time and O(B) memory an anchor, against O(B^2) for the
 pairs.
-
-Columns to which the teacher gives one distance are ordered by index, or their
-pairs are left out: then r and q must be of different groups of equal distance,
-"q > r" becomes "q from the end of r's group on" and "q < r" "q before the
-start of r's group".
 """
-
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from mrd_jax.losses import relations
-
-Ties = Literal["by_index", "left_out"]
 
 _AT_A_TIME = 2**18  # columns, of as many anchors as that makes
 
@@ -84,30 +78,28 @@ def _prefix_counts(
 
 
 def _active_pairs(
-  u_B: jax.Array, teacher_B: jax.Array | None, margin: float
+  u_B: jax.Array, teacher_B: jax.Array, margin: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Counts the active pairs of one anchor.
 
   A pair r < q is active when u_q < u_r + margin.  Both counts use this one
   floating-point predicate; two differently rounded ones would disagree on
-  ties.  Infinite elements are in no active pair.
+  equal ones.  Infinite elements are in no active pair.
 
   Args:
     u_B: (B,) the student's distances in the teacher's order, then +inf.
-    teacher_B: (B,) the teacher's distances, if their ties are left out.
+    teacher_B: (B,) the teacher's distances, likewise.
     margin: m.
 
   Returns:
     How often each element is in an active pair as the earlier one and as the
-    later one, (B,) int; the number of pairs that are left out, () int.
+    later one, (B,) int; the number of pairs, active or not, () int.
   """
   index_B = jnp.arange(u_B.shape[0], dtype=jnp.int32)
-  start_B, end_B = index_B, index_B + 1  # of each element's group
-  if teacher_B is not None:
-    start_B, end_B = (
-      jnp.searchsorted(teacher_B, teacher_B, side=side).astype(jnp.int32)
-      for side in ("left", "right")
-    )
+  start_B, end_B = (  # of each element's group
+    jnp.searchsorted(teacher_B, teacher_B, side=side).astype(jnp.int32)
+    for side in ("left", "right")
+  )
   order_B = jnp.argsort(u_B, stable=True)
   sorted_B = u_B[order_B]
   rank_B = jnp.zeros_like(index_B).at[order_B].set(index_B)
@@ -119,8 +111,8 @@ def _active_pairs(
     jnp.concatenate([below, not_above]).astype(jnp.int32),
   )
   below_up_to_r, before_q = jnp.split(counts, 2)
-  left_out = jnp.where(jnp.isfinite(u_B), index_B - start_B, 0).sum()
-  return below - below_up_to_r, start_B - before_q, left_out
+  pairs = jnp.where(jnp.isfinite(u_B), start_B, 0).sum()
+  return below - below_up_to_r, start_B - before_q, pairs
 
 
 def all_pairs_hinges(
@@ -128,7 +120,6 @@ def all_pairs_hinges(
   teacher_AB: jax.Array,
   mask_AB: jax.Array,
   margin: float,
-  ties: Ties = "by_index",
 ) -> tuple[jax.Array, jax.Array]:
   """Sums Eq. 12 over all pairs of each anchor's columns.
 
@@ -137,11 +128,10 @@ def all_pairs_hinges(
     teacher_AB: (A, B) the teacher's distances.
     mask_AB: (A, B) pairs of the relation.
     margin: m, not negative.
-    ties: What becomes of columns with equal teacher distances.
 
   Returns:
-    (A,) sums of max(0, m - (d_ik - d_ij)), k after j in the teacher's order,
-    and (A,) over how many pairs.  The gradient is exact.
+    (A,) sums of max(0, m - (d_ik - d_ij)), k farther than j to the teacher, and
+    (A,) over how many pairs.  The gradient is exact.
   """
   order_AB = relations.rank_order(teacher_AB, mask_AB)
 
@@ -151,11 +141,9 @@ def all_pairs_hinges(
     )
 
   u_AB = ordered(student_AB)
-  earlier_AB, later_AB, left_out_A = jax.lax.map(
+  earlier_AB, later_AB, pairs_A = jax.lax.map(
     lambda pair: _active_pairs(pair[0], pair[1], margin),
-    jax.lax.stop_gradient(
-      (u_AB, ordered(teacher_AB) if ties == "left_out" else None)
-    ),
+    jax.lax.stop_gradient((u_AB, ordered(teacher_AB))),
     batch_size=max(_AT_A_TIME // u_AB.shape[1], 1),
   )
   exists_AB = jnp.isfinite(u_AB)
@@ -168,8 +156,7 @@ def all_pairs_hinges(
   coefficient_AB = (earlier_AB - later_AB).astype(u_AB.dtype)
   active_A = earlier_AB.astype(u_AB.dtype).sum(axis=1)
   sum_A = jnp.sum(coefficient_AB * centred_AB, axis=1) + margin * active_A
-  columns_A = columns_A.astype(u_AB.dtype)
-  return sum_A, columns_A * (columns_A - 1) / 2 - left_out_A
+  return sum_A, pairs_A.astype(u_AB.dtype)
 
 
 def sampled_hinges(
@@ -178,11 +165,11 @@ def sampled_hinges(
   mask_AB: jax.Array,
   margin: float,
   columns_A2S: jax.Array,
-  ties: Ties = "by_index",
 ) -> tuple[jax.Array, jax.Array]:
   """Sums Eq. 12 over the given pairs of columns only.
 
-  A pair outside the mask or of a column with itself counts for nothing.
+  A pair outside the mask counts for nothing, nor does one that the teacher
+  ties, such as a column and itself.
 
   Args:
     student_AB: (A, B) the student's distances, which carry the gradient.
@@ -190,14 +177,10 @@ def sampled_hinges(
     mask_AB: (A, B) pairs of the relation.
     margin: m.
     columns_A2S: (A, 2, S) int, both columns of S pairs of each anchor.
-    ties: What becomes of columns with equal teacher distances.
 
   Returns:
     (A,) each anchor's sum, and (A,) over how many pairs.
   """
-  rank_AB = teacher_AB
-  if ties == "by_index":
-    rank_AB = jnp.argsort(relations.rank_order(teacher_AB, mask_AB), axis=1)
 
   def pick(x_AB: jax.Array) -> tuple[jax.Array, jax.Array]:
     j, k = (
@@ -205,9 +188,10 @@ def sampled_hinges(
     )
     return j, k
 
-  (student_j, student_k), (rank_j, rank_k) = pick(student_AB), pick(rank_AB)
+  student_j, student_k = pick(student_AB)
+  teacher_j, teacher_k = pick(teacher_AB)
   valid_j, valid_k = pick(mask_AB)
-  sign = jnp.sign(rank_k - rank_j).astype(student_AB.dtype)
+  sign = jnp.sign(teacher_k - teacher_j)
   counts_AS = valid_j & valid_k & (sign != 0)
   hinge_AS = jax.nn.relu(margin - sign * (student_k - student_j))
   return (

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 
 
 def l2_normalize(x_BD: jax.Array) -> jax.Array:
-  """Rows of unit length; a zero row stays zero and gets no gradient."""
-  tiny = jnp.finfo(x_BD.dtype).tiny
+  """Divides rows by their norms; a zero row stays zero, its gradient too."""
   norm2_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True)
-  return x_BD * jax.lax.rsqrt(jnp.maximum(norm2_B1, tiny))
+  # The square of a short row may underflow: it is a zero row, too.
+  is_zero_B1 = norm2_B1 < jnp.finfo(x_BD.dtype).tiny
+  unit_BD = x_BD * jax.lax.rsqrt(jnp.where(is_zero_B1, 1, norm2_B1))
+  return jnp.where(is_zero_B1, 0, unit_BD)
 
 
 def dot(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:
@@ -42,7 +44,7 @@ def make_pair_mask(
     column_valid_B: (B,) bool, the same.
     own_AB: (A, B) bool, where row and column are one sample: the diagonal.
     keep_diagonal: Whether a sample is paired with itself.  In a cross relation
-      that pair is the positive; in an intra relation it is constant.
+      that pair is the positive; in an intra relation its similarity is 1.
   """
   pairs_AB = row_valid_A[:, None] & column_valid_B[None, :]
   return pairs_AB if keep_diagonal else pairs_AB & ~own_AB
@@ -104,7 +106,7 @@ def rank_order(d_AB: jax.Array, mask_AB: jax.Array) -> jax.Array:
   """Sorts columns as Eq. 7 and 8 rank them.
 
   Returns:
-    (A, B) int: row i lists the columns by ascending distance from i, equal
-    distances by index, columns outside the mask last.
+    (A, B) int: row i lists the columns by ascending distance from i, columns
+    outside the mask last.
   """
-  return jnp.argsort(jnp.where(mask_AB, d_AB, jnp.inf), axis=-1, stable=True)
+  return jnp.argsort(jnp.where(mask_AB, d_AB, jnp.inf), axis=-1)

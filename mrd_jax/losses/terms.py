@@ -34,15 +34,17 @@ class Term(NamedTuple):
   scale: float
 
 
-def term_groups(config: LossConfig) -> dict[str, tuple[str, str]]:
+def term_groups(config: LossConfig) -> dict[str, tuple[str, ...]]:
   """Groups the relation terms of Eq. 9, two by two, as they share weights.
 
   A term is named student-teacher, each a query and a key modality: "PI-TI"
   compares the relation of points to images with that of texts to images.
+  One intra teacher alone shares its weight with nothing.
   """
   groups = {}
   if config.intra:
-    groups["intra"] = ("PP-II", "PP-TT")
+    teachers = {"image": ("PP-II",), "text": ("PP-TT",)}
+    groups["intra"] = teachers.get(config.intra_teacher, ("PP-II", "PP-TT"))
   if config.cross and config.cross_form == "full":
     groups["cross_image"] = ("PI-TI", "PI-IT")
     groups["cross_text"] = ("PT-IT", "PT-TI")
@@ -60,8 +62,10 @@ def relation_terms(config: LossConfig) -> tuple[Term, ...]:
       teacher=name[3:],
       intra=group == "intra",
       needs_text="T" in name,
-      diagonal=config.keep_diagonal or group != "intra",
-      scale=config.relation_scale,
+      diagonal=config.intra_diagonal
+      if group == "intra"
+      else config.cross_diagonal,
+      scale=config.intra_scale if group == "intra" else config.cross_scale,
     )
     for group, names in term_groups(config).items()
     for name in names

@@ -116,7 +116,7 @@ def test_everything_agrees_and_is_there(encoder):
     ),
     (
       DIM,
-      {"weighting": "fixed", "relation_scale": 20.0, "keep_diagonal": True},
+      {"weighting": "fixed", "intra_scale": 0.0, "intra_diagonal": False},
     ),
     (None, {"weighting": "alternating", "intra": False, "cross": False}),
   ],

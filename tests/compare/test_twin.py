@@ -17,7 +17,7 @@ PAIRS = ("intra", "cross_image", "cross_text")
 ALL = pytest.mark.parametrize("representation", losses.REPRESENTATIONS)
 OPTIONS = (
   {},
-  {"keep_diagonal": True, "normalise_intra": False},
+  {"intra_diagonal": False, "cross_scale": 5.0, "normalise_intra": False},
   {"cross_form": "matched", "weights": "fixed"},
 )
 
@@ -121,15 +121,14 @@ def test_discrepancies_by_hand():
   assert loss.item() == pytest.approx(math.log(3) / 4)
   assert losses.mse(p, q, pairs).item() == pytest.approx(1 / 16)
 
-  # Teacher's order is 2, 0, 1 (a tie by index). d(2,0) = -.3 and d(2,1) = .2,
-  # d(0,1) = .5: hinges .4, 0, 0.
+  # To the teacher 2 is nearer than 0 and 1, which it ties. d(2,0) = -.3 and
+  # d(2,1) = .2: hinges .4, 0.
   pairs = torch.ones(1, 3, dtype=torch.bool)
   student = torch.tensor([[0.0, 0.5, 0.3]])
   teacher = torch.tensor([[1.0, 1.0, 0.5]])
   loss = losses.margin_ranking(student, teacher, pairs, 0.1)
-  assert loss.item() == pytest.approx(0.4 / 3)
-  loss = losses.margin_ranking(student, teacher, student != 0.3, 0.6)
-  assert loss.item() == pytest.approx(0.1)
+  assert loss.item() == pytest.approx(0.4 / 2)
+  assert losses.margin_ranking(student, teacher, student != 0.3, 1).item() == 0
   assert losses.margin_ranking(student, teacher, student == 0, 0.6).item() == 0
 
 
@@ -149,12 +148,12 @@ def test_relations_by_hand():
   assert not grown.grad.any()
 
 
-@pytest.mark.parametrize("keep_diagonal", [False, True])
+@pytest.mark.parametrize("diagonal", [False, True])
 @pytest.mark.parametrize("representation", ["euclidean", "similarity"])
-def test_student_like_the_teachers_costs_nothing(representation, keep_diagonal):
+def test_student_like_the_teachers_costs_nothing(representation, diagonal):
   given = batch()
   given["image"] = given["text"] = 2 * given["point"].detach()
-  given.update(representation=representation, keep_diagonal=keep_diagonal)
+  given.update(representation=representation, intra_diagonal=diagonal)
   _, terms = losses.mrd_loss(**given)
   for name in RELATION_TERMS:
     assert terms[name].item() == pytest.approx(0, abs=1e-12), name
@@ -167,8 +166,8 @@ def test_gradients(representation, options):
   given["has_text"][1] = False
   inputs = (given["point"], given["logit_scale"])
   inputs += tuple(given["dynamic_weights"].values())
-  # Numerically, a stop-gradient looks like an error: hence fixed_scale.
-  options = dict(options, representation=representation, fixed_scale=3.0)
+  # Numerically, a stop-gradient would look like an error: scales are fixed.
+  options = dict(options, representation=representation)
 
   def loss(point, logit_scale, *logits):
     given.update(point=point, logit_scale=logit_scale)
@@ -182,7 +181,10 @@ def test_relations_leave_scale_and_teachers_alone():
   given = batch()
   for name in ("image", "text"):
     given[name].requires_grad_()
-  _, terms = losses.mrd_loss(**given, representation="similarity")
+  of_contrast = {"intra_scale": 0.0, "cross_scale": 0.0}
+  _, terms = losses.mrd_loss(
+    **given, **of_contrast, representation="similarity"
+  )
   (terms["intra"] + terms["cross"]).backward()
   for name in ("logit_scale", "image", "text"):
     assert given[name].grad is None, name
@@ -203,6 +205,9 @@ def test_weights_of_equation_9():
   torch.testing.assert_close(matched["cross"], b[0] * pi_ti + b[1] * pt_it)
   fixed, _ = losses.mrd_loss(**given, cross=False, weights="fixed", lam=2)
   torch.testing.assert_close(fixed, contrast + ii + tt)
+  for teacher, term in (("image", ii), ("text", tt)):
+    _, one = losses.mrd_loss(**given, intra_teacher=teacher)
+    torch.testing.assert_close(one["intra"], term)
 
 
 @ALL

@@ -12,6 +12,7 @@ BATCHES = (
   "correlated",
   "duplicates",
   "masked",
+  "few_texts",
   "one_text",
   "no_text",
   "huge_scale",
@@ -37,6 +38,8 @@ def make_batch(name: str, samples: int, width: int) -> dict[str, np.ndarray]:
     has_text = rng.random(samples) < 0.5
     has_text[: samples // 2], has_text[-2:] = False, True
     text[~has_text] = 0
+  elif name == "few_texts":  # which the teacher ties
+    text = text[rng.integers(0, 3, samples)]
   elif name == "one_text":
     has_text[1:] = False
   elif name == "no_text":

@@ -27,19 +27,27 @@ TOLERANCES = collections.defaultdict(lambda: 1e-11, one_class=1e-8)
 
 
 HARD = ("correlated", "masked", "duplicates")
+FORMER = {"intra_scale": 0.0, "cross_scale": 0.0, "intra_diagonal": False}
 SIMILARITY, EUCLIDEAN, ORDER = "similarity", "euclidean", "partial_order"
 VARIANTS = {
   "default": ((SIMILARITY, EUCLIDEAN, ORDER), {}),
   "matched": ((SIMILARITY, EUCLIDEAN), {"cross_form": "matched"}),
-  "fixed": ((SIMILARITY,), {"weighting": "fixed", "relation_scale": 5.0}),
+  "former": ((SIMILARITY, EUCLIDEAN, ORDER), FORMER),
+  "fixed": ((SIMILARITY,), {"weighting": "fixed", "intra_scale": 5.0}),
+  "cross_scale": ((SIMILARITY,), {"cross_scale": 0.0, "intra_scale": 20.0}),
+  "image_alone": ((SIMILARITY,), {"intra_teacher": "image"}),
+  "text_alone": ((EUCLIDEAN, ORDER), {"intra_teacher": "text"}),
   "intra_only": ((SIMILARITY,), {"cross": False}),
   "cross_only": ((SIMILARITY,), {"intra": False}),
   "base": ((SIMILARITY,), {"intra": False, "cross": False}),
-  "diagonal": ((SIMILARITY, EUCLIDEAN), {"keep_diagonal": True}),
+  "no_diagonal": (
+    (SIMILARITY, EUCLIDEAN, ORDER),
+    {"intra_diagonal": False, "cross_diagonal": False},
+  ),
   "printed_eq3": ((EUCLIDEAN,), {"normalize_intra": False}),
   "wide_margin": (
     (ORDER,),
-    {"margin": 0.7, "relation_weight": 1.0, "keep_diagonal": True},
+    {"margin": 0.7, "relation_weight": 1.0, "intra_diagonal": False},
   ),
 }
 CASES = [

@@ -12,7 +12,6 @@ from mrd_jax.losses import ranking
 ANCHORS = 5
 SIZES = (1, 5, 64)
 MARGINS = (0.0, 0.1, 3.0)
-TIES = ("by_index", "left_out")
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -20,18 +19,17 @@ pytestmark = pytest.mark.usefixtures("x64")
 # Without LLVM's optimisations it compiles in half the time.
 @functools.partial(
   jax.jit,
-  static_argnames="ties",
   compiler_options={"xla_backend_optimization_level": 0},
 )
-def hinges(u_AB, teacher_AB, margin, ties, draws_A2S=None):
+def hinges(u_AB, teacher_AB, margin, draws_A2S=None):
   """Sum, number of pairs and gradient; what is infinite does not exist."""
 
   def total(u_AB):
     matrices = u_AB, teacher_AB, jnp.isfinite(u_AB)
     sum_A, pairs_A = (
-      ranking.all_pairs_hinges(*matrices, margin, ties)
+      ranking.all_pairs_hinges(*matrices, margin)
       if draws_A2S is None
-      else ranking.sampled_hinges(*matrices, margin, draws_A2S, ties)
+      else ranking.sampled_hinges(*matrices, margin, draws_A2S)
     )
     return sum_A.sum(), pairs_A.sum()
 
@@ -39,8 +37,10 @@ def hinges(u_AB, teacher_AB, margin, ties, draws_A2S=None):
   return value, pairs, gradient
 
 
-def loop(u_AB, teacher_AB, margin, ties="by_index", draws_A2S=None):
+def loop(u_AB, teacher_AB, margin, draws_A2S=None):
   """Eq. 12 as it is written: every anchor and pair of columns that exist.
+
+  A pair that the teacher ties has sign 0 and is no pair.
 
   A pair is active when u_q < u_r + margin, in the precision of `u_AB`.
   """
@@ -49,9 +49,8 @@ def loop(u_AB, teacher_AB, margin, ties="by_index", draws_A2S=None):
   everyone = np.array(np.triu_indices(u_AB.shape[1], 1))
   for a, (u, teacher) in enumerate(zip(u_AB, teacher_AB, strict=True)):
     for j, k in (everyone if draws_A2S is None else draws_A2S[a]).T:
-      r, q = sorted((j, k), key=lambda x: (teacher[x], x))
-      tied = ties == "left_out" and teacher[r] == teacher[q]
-      if j == k or tied or not np.isfinite(u[[r, q]]).all():
+      r, q = sorted((j, k), key=lambda x: teacher[x])
+      if teacher[r] == teacher[q] or not np.isfinite(u[[r, q]]).all():
         continue
       pairs += 1
       if u[q] < u[r] + margin:
@@ -103,7 +102,6 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize(
   ("kind", "size", "dtype", "tolerance"),
   [
@@ -111,13 +109,11 @@ KINDS = (
     *((kind, 64, "float32", 1e-5) for kind in ("random", "ties", "padded")),
   ],
 )
-def test_counting_is_the_loop_over_all_pairs(
-  kind, size, dtype, tolerance, ties
-):
+def test_counting_is_the_loop_over_all_pairs(kind, size, dtype, tolerance):
   u, teacher = (x.astype(dtype) for x in rows(kind, size))
   for margin in MARGINS:
-    value, pairs, gradient = hinges(u, teacher, u.dtype.type(margin), ties)
-    total, count, counts = loop(u, teacher, margin, ties)
+    value, pairs, gradient = hinges(u, teacher, u.dtype.type(margin))
+    total, count, counts = loop(u, teacher, margin)
     assert value == pytest.approx(total, rel=tolerance, abs=tolerance)
     # The coefficients are numbers of pairs: exact, whatever ties there are.
     np.testing.assert_array_equal(gradient, counts)
@@ -125,13 +121,12 @@ def test_counting_is_the_loop_over_all_pairs(
     assert value.dtype == gradient.dtype == dtype
 
 
-@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("kind", ["random", "ties", "padded"])
-def test_drawn_pairs_are_the_loop_over_them(kind, ties):
+def test_drawn_pairs_are_the_loop_over_them(kind):
   u, teacher = rows(kind, 64)
   draws = np.random.default_rng(0).integers(0, 64, (ANCHORS, 2, 300))
-  value, pairs, gradient = hinges(u, teacher, 0.1, ties, draws)
-  total, count, counts = loop(u, teacher, 0.1, ties, draws)
+  value, pairs, gradient = hinges(u, teacher, 0.1, draws)
+  total, count, counts = loop(u, teacher, 0.1, draws)
   assert value == pytest.approx(total, rel=1e-12)
   assert pairs == count
   if kind == "random":  # no kinks, where a gradient is 1/2
@@ -143,7 +138,7 @@ def test_integers_give_the_exact_sum(margin):
   # 8 levels of 1/8, 64 columns: sums, means and shifts are exact in float64.
   u = np.random.default_rng(0).integers(0, 8, (ANCHORS, 64)) / 8
   order = np.broadcast_to(np.arange(64.0), u.shape)
-  value, _, gradient = hinges(u, order, float(margin), "by_index")
+  value, _, gradient = hinges(u, order, float(margin))
   expected, _, counts = loop(u, order, margin)
   assert value == expected
   np.testing.assert_array_equal(gradient, counts)
@@ -152,7 +147,7 @@ def test_integers_give_the_exact_sum(margin):
 def test_chunks_change_nothing(monkeypatch):
   monkeypatch.setattr(ranking, "_AT_A_TIME", 3 * 7)  # 3 of 5 anchors
   u, teacher = rows("padded", 7)
-  value, _, gradient = hinges(u, teacher, 0.1, "by_index")
+  value, _, gradient = hinges(u, teacher, 0.1)
   expected, _, counts = loop(u, teacher, 0.1)
   assert value == pytest.approx(expected, rel=1e-14)
   np.testing.assert_array_equal(gradient, counts)

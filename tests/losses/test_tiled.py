@@ -153,17 +153,22 @@ VARIANTS = [
   slow("similarity", {"stripe": 1}, "2x1"),
   slow(
     "similarity",
-    {"keep_diagonal": True, "cross_form": "matched", "relation_scale": 5.0},
+    {
+      "cross_form": "matched",
+      "intra_teacher": "image",
+      "cross_scale": 0.0,
+      "cross_diagonal": False,
+    },
     "2x1",
   ),
   slow("similarity", {"intra": False, "cross": False}, "1x2"),
   slow("euclidean", {}, "none"),
   (
     "euclidean",
-    {"keep_diagonal": True, "normalize_intra": False, "weighting": "fixed"},
+    {"intra_diagonal": False, "normalize_intra": False, "weighting": "fixed"},
     "1x2",
   ),
-  slow("partial_order", {"keep_diagonal": True}, "none"),
+  slow("partial_order", {"intra_diagonal": False}, "none"),
   slow("partial_order", {"sampled_pairs": 5, "cross": True}, "2x2"),
 ]
 
