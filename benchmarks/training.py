@@ -70,7 +70,7 @@ def make_training(
     **options,
   )
   optimizer = make_optimizer(
-    config.optimizer, steps_per_epoch=100, num_steps=30_000, alternating=False
+    config.optimizer, steps_per_epoch=100, num_steps=30_000
   )
   init, abstract_state = make_state(
     functools.partial(

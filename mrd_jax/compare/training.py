@@ -130,9 +130,7 @@ _gradients = jax.jit(
 @functools.partial(jax.jit, static_argnums=0)
 def jax_update(config: OptimizerConfig, params: Any, gradients: Any) -> Any:
   """Returns the parameters after our optimizer's first step."""
-  optimizer = make_optimizer(
-    config, steps_per_epoch=1, num_steps=2, alternating=False
-  )
+  optimizer = make_optimizer(config, steps_per_epoch=1, num_steps=2)
   updates, _ = optimizer.update(gradients, optimizer.init(params), params)
   return optax.apply_updates(params, updates)
 

@@ -64,6 +64,8 @@ class Objective:
       its randomness follows from `step`.
     optimizer: Makes updates of the gradients.
     max_logit_scale: Where the contrastive scale is clamped; 0: nowhere.
+    alternating: Whether a step updates the dynamic weights first and then the
+      encoder under the new ones, both on its batch: first-order DARTS.
     ema_decay: Decay of the moving average of the parameters; 0 keeps none.
     keep_best: How many of the best checkpoints are kept.
     best_metric: What is best.
@@ -79,6 +81,7 @@ class Objective:
   loss: Callable[..., Any]
   optimizer: optax.GradientTransformation
   max_logit_scale = 0.0
+  alternating = False
   ema_decay = 0.0
   keep_best = 0
   best_metric = ""

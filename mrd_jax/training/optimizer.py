@@ -9,9 +9,8 @@ Every parameter belongs to exactly one group:
 by its path, joined with "/": "encoder/block_0/qkv/kernel".
 """
 
+import functools
 import re
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +95,6 @@ def adamw(
   *,
   steps_per_epoch: int,
   num_steps: int,
-  acts: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
   """Makes AdamW for one group of parameters.
 
@@ -109,32 +107,22 @@ def adamw(
     weight_decay: On weight matrices.
     steps_per_epoch: For a warm-up given in epochs.
     num_steps: Length of the run.
-    acts: Whether the group is updated in a step; None: in all.
   """
-  direction = optax.chain(
+  schedule = cosine_schedule(
+    peak, config, steps_per_epoch=steps_per_epoch, num_steps=num_steps
+  )
+  return optax.chain(
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm
     else optax.identity(),
     optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
     optax.add_decayed_weights(weight_decay, mask=decay_mask),
+    optax.scale_by_learning_rate(schedule),
   )
-  if acts:
-    direction = optax.transforms.conditionally_mask(
-      direction, lambda step, **_: acts(step)
-    )
-  schedule = cosine_schedule(
-    peak, config, steps_per_epoch=steps_per_epoch, num_steps=num_steps
-  )
-  # Outside the condition, so that the schedule counts every step.
-  return optax.chain(direction, optax.scale_by_learning_rate(schedule))
 
 
 def make_optimizer(
-  config: OptimizerConfig,
-  *,
-  steps_per_epoch: int,
-  num_steps: int,
-  alternating: bool,
+  config: OptimizerConfig, *, steps_per_epoch: int, num_steps: int
 ) -> optax.GradientTransformation:
   """Makes pre-training's optimizer, of {encoder, logit_scale, dynamic_weights}.
 
@@ -142,24 +130,14 @@ def make_optimizer(
     config: Its configuration.
     steps_per_epoch: For a warm-up given in epochs.
     num_steps: Length of the run.
-    alternating: Whether even steps update only the encoder group and odd
-      ones only the dynamic weights, as DARTS alternates.
   """
-
-  def group(peak: float, weight_decay: float, turn: int):
-    return adamw(
-      config,
-      peak,
-      weight_decay,
-      steps_per_epoch=steps_per_epoch,
-      num_steps=num_steps,
-      acts=(lambda step: step % 2 == turn) if alternating else None,
-    )
-
+  group = functools.partial(
+    adamw, config, steps_per_epoch=steps_per_epoch, num_steps=num_steps
+  )
   return optax.multi_transform(
     {
-      "encoder": group(config.learning_rate, config.weight_decay, turn=0),
-      "dynamic_weights": group(config.dynamic_learning_rate, 0.0, turn=1),
+      "encoder": group(config.learning_rate, config.weight_decay),
+      "dynamic_weights": group(config.dynamic_learning_rate, 0.0),
       "frozen": optax.set_to_zero(),
     },
     lambda params: group_labels(params, config.frozen),

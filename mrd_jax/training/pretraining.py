@@ -174,8 +174,8 @@ class Pretraining(Objective):
       config.optimizer,
       steps_per_epoch=self.order.steps_per_epoch,
       num_steps=self.num_steps,
-      alternating=config.loss.weighting == "alternating",
     )
+    self.alternating = config.loss.weighting == "alternating"
     self.encoder = encoder
     self.max_logit_scale = config.logit_scale.max
     self.ema_decay = config.optimizer.ema_decay

@@ -68,6 +68,7 @@ def set_up(objective: Objective) -> Run:
     optimizer=objective.optimizer,
     ema_decay=objective.ema_decay,
     max_logit_scale=objective.max_logit_scale,
+    alternating=objective.alternating,
   )
 
   # The batches from a step on: which they are follows from the step alone.

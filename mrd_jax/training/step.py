@@ -22,6 +22,7 @@ def train_step(
   optimizer: optax.GradientTransformation,
   ema_decay: float,
   max_logit_scale: float,
+  alternating: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Makes one step on a global batch.
 
@@ -32,13 +33,28 @@ def train_step(
     optimizer: The optimizer.
     ema_decay: As in `Objective`; it matters where the state has an average.
     max_logit_scale: As in `Objective`.
+    alternating: As in `Objective`.
 
   Returns:
     The next state, and the metrics of `loss` with "grad_norm".
   """
-  gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(
-    state.params, state.batch_stats, batch, state.step
+  gradient_at = functools.partial(
+    jax.grad(loss, has_aux=True),
+    batch_stats=state.batch_stats,
+    batch=batch,
+    step=state.step,
   )
+  gradients, (metrics, batch_stats) = gradient_at(state.params)
+  if alternating:
+    # Of this first pass the weights alone are moved: what else it computes is
+    # used by nothing, and the compiler leaves it out.
+    updates, _ = optimizer.update(gradients, state.opt_state, state.params)
+    moved: Any = optax.apply_updates(state.params, updates)
+    own = {"dynamic_weights": gradients["dynamic_weights"]}
+    gradients, (metrics, batch_stats) = gradient_at(
+      state.params | {"dynamic_weights": moved["dynamic_weights"]}
+    )
+    gradients = gradients | own
   with jax.named_scope("optimizer"):
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params

@@ -26,9 +26,7 @@ def test_parameters_moments_and_average_are_split_alike():
   assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
   init, abstract = make_state(
     functools.partial(init_params, PointBERT(size, 24), config.loss, 14.28),
-    make_optimizer(
-      config.optimizer, steps_per_epoch=5, num_steps=10, alternating=False
-    ),
+    make_optimizer(config.optimizer, steps_per_epoch=5, num_steps=10),
     keep_average=True,
     seed=0,
     mesh=mesh,

@@ -176,10 +176,10 @@ def small_params():
   return as_float32(tree(1.0)), [as_float32(tree(0.1)) for _ in range(4)]
 
 
-def run(config, *, alternating=False, steps=3, num_steps=10):
+def run(config, *, steps=3, num_steps=10):
   """Parameters before and after every step, by name."""
   optimizer = optimizers.make_optimizer(
-    config, steps_per_epoch=10, num_steps=num_steps, alternating=alternating
+    config, steps_per_epoch=10, num_steps=num_steps
   )
   params, gradients = small_params()
   state = optimizer.init(params)
@@ -269,31 +269,6 @@ def test_frozen_parameters_stay_bitwise_what_they_are():
   for name, value in history[3].items():
     if name != frozen:
       np.testing.assert_array_equal(value, free[name])
-
-
-def test_alternating_steps_update_one_group_at_a_time():
-  """Adam's state and count move in a group's own turns, the rate in all."""
-  config = dataclasses.replace(CONFIG, final_learning_rate=0.0)
-  history = run(config, alternating=True, steps=4)
-
-  def rate(peak, step):
-    return cosine_with_warmup(step, peak=peak, warmup_steps=0, total_steps=10)
-
-  for step, (before, after) in enumerate(
-    zip(history, history[1:], strict=False)
-  ):
-    for name in ENCODER_NAMES:
-      assert (after[name] != before[name]).all() == (step % 2 == 0), name
-      assert (after[name] == before[name]).all() == (step % 2 == 1), name
-    moved = after[DYNAMIC_NAME] != before[DYNAMIC_NAME]
-    assert moved.all() if step % 2 else not moved.any()
-  for name in ENCODER_NAMES:
-    rates = [rate(1e-3, step) for step in (0, 2)]
-    expected = adamw(name, (0, 2), rates=rates)
-    np.testing.assert_allclose(history[4][name], expected, **CLOSE)
-  rates = [rate(2e-2, step) for step in (1, 3)]
-  expected = adamw(DYNAMIC_NAME, (1, 3), rates=rates)
-  np.testing.assert_allclose(history[4][DYNAMIC_NAME], expected, **CLOSE)
 
 
 def test_the_average_follows_the_parameters():
