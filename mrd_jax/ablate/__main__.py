@@ -36,10 +36,25 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
 
   whole = suites.read_suite(args.suite)
   base = args.config or whole.base
-  for name in args.row or ():
-    if name not in whole.rows:
-      raise BadInput(f"--row {name!r}: rows are {', '.join(whole.rows)}")
-  planned = suites.make_cells(whole, base, overrides, args.seeds, args.output)
+  name, reading = args.suite, {}
+  if args.reading:
+    if name == suites.READINGS:
+      raise BadInput(
+        f"--reading: the rows of suite {name} are readings themselves; name "
+        "another --suite"
+      )
+    reading = suites.read_reading(args.reading)
+    name = f"{name}-{suites.slug(args.reading)}"
+  for row in args.row or ():
+    if row not in whole.rows:
+      raise BadInput(f"--row {row!r}: rows are {', '.join(whole.rows)}")
+
+  def cells_of(seeds):
+    return suites.make_cells(
+      whole, base, overrides, seeds, args.output, reading
+    )
+
+  planned = cells_of(args.seeds)
   cells = [x for x in planned if not args.row or x.row in args.row]
   if not args.dry_run:
     suites.check_data([cell for cell in cells if not cell.results])
@@ -59,12 +74,12 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
       failed = True
   if not args.dry_run:
     # Of all rows and seeds that are there, whichever command ran them.
-    seeds = suites.seeds_of(planned)
-    cells = suites.make_cells(whole, base, overrides, seeds, args.output)
+    cells = cells_of(suites.seeds_of(planned))
     text = table.tabulate(whole, cells)
-    text += " ".join(["Rows change", base, *overrides]) + "\n"
-    write_text(args.output / f"{args.suite}.md", text)
-    write_json(args.output / f"{args.suite}.json", table.as_json(cells))
+    changed = [f"{field}={value}" for field, value in reading.items()]
+    text += " ".join(["Rows change", base, *overrides, *changed]) + "\n"
+    write_text(args.output / f"{name}.md", text)
+    write_json(args.output / f"{name}.json", table.as_json(cells))
     say("", *text.split("\n"))
   return int(failed)
 
@@ -120,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
   add("--config", metavar="FILE", help="the rows change it (default: suite's)")
   add(
     "--row", action="append", metavar="NAME", help="only this row; repeatable"
+  )
+  add(
+    "--reading",
+    metavar="ROW",
+    help="all rows under this row of the suite reading, such as former; the "
+    "table is SUITE-READING.md",
   )
   add("--seeds", type=_seeds, default=[0], help="such as 0,1,2 (default: 0)")
   add(

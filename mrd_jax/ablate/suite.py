@@ -7,6 +7,7 @@ import re
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mrd_jax.cli import load_config
@@ -16,6 +17,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
 
 SUITES = Path("configs/ablations")
+READINGS = "reading"  # the suite whose rows all others can be run under
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +89,34 @@ def read_suite(name: str) -> Suite:
     raise BadInput(f"{path} has no {error.args[0]}") from None
 
 
+def read_reading(name: str) -> Mapping[str, Any]:
+  """Finds the fields that a row of the suite `reading` changes.
+
+  Raises:
+    BadInput: if it is none of them, listing those that are.
+  """
+  rows = {
+    row: changes
+    for row, changes in read_suite(READINGS).rows.items()
+    if "loss.intra" not in changes  # Base has no relations to read
+  }
+  if name not in rows:
+    raise BadInput(f"--reading {name!r}: readings are {', '.join(rows)}")
+  return rows[name]
+
+
+def slug(name: str) -> str:
+  """Makes a part of a file's name of a row's name."""
+  return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
 def make_cells(
   suite: Suite,
   config_file: str,
   overrides: Sequence[str],
   seeds: Sequence[int],
   output: Path,
+  reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Cell]:
   """Makes every row a run on every seed, seeds slowest: so a table fills up.
 
@@ -106,6 +130,7 @@ def make_cells(
       changes.
     seeds: The seeds.
     output: Where the folders of the runs are.
+    reading: Fields that all rows change, before their own changes.
 
   Raises:
     BadInput: naming the row and the field that cannot be changed.
@@ -117,7 +142,7 @@ def make_cells(
     for row, changes in suite.rows.items():
       values = load_config(config_file, overrides)
       try:
-        values.update_from_flattened_dict({**changes, "seed": seed})
+        values.update_from_flattened_dict({**reading, **changes, "seed": seed})
         config = Config.from_dict(values)
       except (KeyError, TypeError) as error:
         fields = ", ".join(changes)
@@ -135,10 +160,9 @@ def make_cells(
         if name not in kept
       } | {"data.dir": config.data.dir}
       key = hashlib.sha256(json.dumps(learned).encode()).hexdigest()[:8]
-      slug = re.sub(r"[^a-z0-9]+", "_", row.lower()).strip("_")
       if key not in folders:
         there = sorted(output.glob(f"*-{key}"))
-        folders[key] = there[0] if there else output / f"{slug}-{key}"
+        folders[key] = there[0] if there else output / f"{slug(row)}-{key}"
       cells.append(Cell(row, seed, config, folders[key] / f"seed{seed}"))
   return cells
 

@@ -88,6 +88,32 @@ def test_one_run_serves_all_tables_it_stands_in(tmp_path):
   assert other[1].workdir != where["IR"]
 
 
+@pytest.mark.parametrize("name", ["table4", "table7"])
+def test_a_table_under_another_reading(name, tmp_path, capsys):
+  """Base is the same run; the rows keep their own changes and the table apart."""
+  suite = suites.read_suite(name)
+  former = suites.read_reading("former")
+  made = suites.make_cells(suite, suite.base, (), (0,), tmp_path, former)
+  _, plain = cells(name, tmp_path)
+  for cell, default in zip(made, plain, strict=True):
+    loss = cell.config.loss
+    if cell.row == "Base":
+      assert cell.workdir == default.workdir
+      continue
+    assert (loss.intra_scale, loss.cross_scale) == (0, 0)
+    assert loss == dataclasses.replace(
+      default.config.loss, intra_scale=0, cross_scale=0, intra_diagonal=False
+    )
+    assert cell.workdir != default.workdir
+  for cell in made:
+    finish(cell, {"val": 3}, val__top1=0.5)
+  arguments = ["--suite", name, "--output", str(tmp_path)]
+  assert main([*arguments, "--reading", "former"]) == 0
+  assert "loss.intra_diagonal=False\n" in capsys.readouterr().out
+  assert (tmp_path / f"{name}-former.md").exists()
+  assert not (tmp_path / f"{name}.md").exists()
+
+
 def test_rows_can_be_chosen(tmp_path, capsys):
   code = main(
     ["--suite", "table4", "--row", "IR+CR+DD", "--row", "Base"]
@@ -245,6 +271,8 @@ def test_the_papers_figures_are_those_of_its_tables():
     (["--suite", "table4", "--config.train.epochs=0.0"], "config.train"),
     (["--suite", "table4", "--nothing"], "--nothing"),
     (["--suite", "table4", "--row", "DD"], "Base, IR, CR, IR+CR, IR+CR+DD"),
+    (["--suite", "table4", "--reading", "Base"], "readings are default, form"),
+    (["--suite", "reading", "--reading", "former"], "readings themselves"),
   ],
 )
 def test_bad_arguments_are_one_sentence(tmp_path, capsys, arguments, message):

@@ -16,7 +16,7 @@ from loss_batches import BATCHES, free_pairs, make_batch
 from mrd_jax.compare import torch_losses as twin
 from mrd_jax.compare.training import torch_options
 from mrd_jax.config.pretraining import LossConfig
-from mrd_jax.losses import mrd
+from mrd_jax.losses import mrd, relations
 from mrd_jax.losses.mrd import Embeddings
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -202,3 +202,18 @@ def test_losses_are_float32_inside(dtype):
   np.testing.assert_allclose(
     loss, double, rtol=1e-5 if dtype == jnp.float32 else 0.05
   )
+
+
+def test_a_zero_row_has_no_gradient():
+  x_BD = np.zeros((3, 4), np.float32)
+  x_BD[0], x_BD[1] = 3, 1e-30  # a square underflows
+
+  @jax.jit
+  @jax.grad
+  def gradient(x_BD):
+    return jnp.sum(relations.l2_normalize(x_BD)[:, 0])
+
+  found = np.asarray(gradient(x_BD))
+  assert np.isfinite(found).all() and found[0].any()
+  assert not found[1:].any()
+  np.testing.assert_array_equal(relations.l2_normalize(x_BD)[0], 0.5)
