@@ -74,6 +74,11 @@ class AugmentConfig:
     0.4, "The grey that replaces them.", between=(0, 1)
   )
 
+  @property
+  def up_axis(self) -> UpAxis:
+    """Returns the axis that is up in the clouds that the encoder sees."""
+    return "z" if self.swap_yz else "y"
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:

@@ -36,6 +36,9 @@ class Source(Protocol):
   def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
+# Makes a batch of the records of some rows: arrays with a row a record.
+Pad = Callable[[Iterable[dict[str, Any]], Sequence[int], DatasetMeta], Any]
+
 _PADDED = ("xyz", "rgb", "image_feat", "image_kind", "text_feat", "text_kind")
 
 
@@ -187,11 +190,12 @@ def eval_batches(
   source: Source,
   meta: DatasetMeta,
   *,
+  pad: Pad,
   batch_size: int,
   process_index: int,
   process_count: int,
   threads: int,
-) -> Iterator[Batch]:
+) -> Iterator[Any]:
   """This process's part of consecutive global batches over a whole split.
 
   The last batch is filled up with copies of the last record; the caller
@@ -199,10 +203,10 @@ def eval_batches(
   """
   local = batch_size // process_count
 
-  def load(batch: int) -> Batch:
+  def load(batch: int) -> Any:
     first = batch * batch_size + process_index * local
     rows = [min(row, len(source) - 1) for row in range(first, first + local)]
-    return pad_records(map(source.__getitem__, rows), rows, meta)
+    return pad(map(source.__getitem__, rows), rows, meta)
 
   dataset = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
   return iter(_read(dataset, threads, workers=0))

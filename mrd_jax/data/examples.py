@@ -79,31 +79,6 @@ def train_examples(
     return jax.vmap(one)(batch, keys_B)
 
 
-def eval_examples(
-  batch: Batch, config: AugmentConfig, *, seed: int
-) -> Examples:
-  """Makes examples without augmentation: first image, first text.
-
-  Of the config only `num_points` and `swap_yz` matter.
-  The shuffle is keyed by the record, so its embedding is the same whatever
-  batch it comes in.
-  """
-  keys_B = _fold_in(jax.random.key(seed), batch.row)
-
-  def one(sample: Batch, key: jax.Array) -> Examples:
-    xyz, rgb, n = draw_points(sample, config, key)
-    return Examples(
-      jnp.concatenate([xyz, rgb], -1),
-      n,
-      sample.image_feat[0].astype(jnp.float32),
-      sample.text_feat[0].astype(jnp.float32),
-      sample.text_kind[0] != TextKind.NONE,
-    )
-
-  with jax.named_scope("input"):
-    return jax.vmap(one)(batch, keys_B)
-
-
 _fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mrd_jax.config.pretraining import AugmentConfig
+from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data import batches
-from mrd_jax.data.examples import Batch, eval_examples
 from mrd_jax.data.map_split import map_split
-from mrd_jax.data.records import DatasetMeta, ImageKind
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.encoder.input import Shapes, prepare_records
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
 from mrd_jax.io.files import replacing
@@ -46,48 +46,55 @@ class SplitEmbeddings(NamedTuple):
 class Embedder:
   """Runs the encoder over splits; compiled once for all of them.
 
+  Clouds are prepared as by `load_encoder`, on the host, by the threads that
+  read them.
+
   Args:
     encoder: The encoder.
-    augment: How clouds are drawn (nothing is augmented).
     meta: The dataset's padded sizes.
+    num_points: How many points of a cloud are drawn at most.
+    up_axis: The axis that is up in the clouds that the encoder sees.
     batch_size: Global batch, a multiple of the devices.
     threads: Reading threads.
-    seed: Of the fixed shuffle.
     mesh: The devices.
   """
 
   def __init__(
     self,
     encoder: PointBERT,
-    augment: AugmentConfig,
     meta: DatasetMeta,
     *,
+    num_points: int,
+    up_axis: UpAxis,
     batch_size: int,
     threads: int,
-    seed: int,
     mesh: Mesh,
   ):
     sharding.check_batch_size("eval.batch_size", batch_size, mesh)
+
+    def pad(
+      records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
+    ) -> Shapes:
+      batch = batches.pad_records(records, rows, meta)
+      return prepare_records(batch, num_points, up_axis)
+
     self._map_split = functools.partial(
-      map_split, meta=meta, batch_size=batch_size, threads=threads, mesh=mesh
+      map_split,
+      meta=meta,
+      pad=pad,
+      batch_size=batch_size,
+      threads=threads,
+      mesh=mesh,
     )
 
-    def forward(variables, batch: Batch):
-      examples = eval_examples(batch, augment, seed=seed)
+    def forward(variables, shapes: Shapes):
       point = encoder.apply(
         sharding.gathered(variables, mesh),
-        examples.points,
-        examples.num_points,
+        shapes.points,
+        shapes.num_points,
         train=False,
       )
-      return (  # as in SplitEmbeddings
-        point,
-        examples.image,
-        batch.image_kind[:, 0] != ImageKind.NONE,
-        examples.text,
-        examples.has_text,
-        batch.label,
-      )
+      return point, *shapes[2:]  # as in SplitEmbeddings
 
     self._forward: Callable[..., Any] = jax.jit(
       forward, out_shardings=sharding.batch_sharding(mesh)

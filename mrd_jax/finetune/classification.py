@@ -12,7 +12,7 @@ import optax
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.finetuning import Config
 from mrd_jax.data import dataset
-from mrd_jax.data.batches import Source
+from mrd_jax.data.batches import Source, pad_records
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta
@@ -202,6 +202,7 @@ class Classification(Objective):
         functools.partial(self._forward, variables, voted=rule == "voted"),
         self.test_source,
         self.meta,
+        pad=pad_records,
         batch_size=self.config.eval.batch_size,
         threads=self.config.data.threads,
         mesh=self.mesh,
