@@ -100,11 +100,13 @@ def prepare_cloud(
     )
   try:
     cloud = np.asarray(points)
-    kinds = {cloud.dtype.kind}
-    if kinds == {"O"}:  # whatever its elements are
-      kinds = {np.asarray(value).dtype.kind for value in cloud.flat}
-    if wrong := [_NO_NUMBERS[x] for x in sorted(kinds & _NO_NUMBERS.keys())]:
-      raise BadInput(f"is not an array of numbers but of {wrong[0]}")
+  except (TypeError, ValueError):
+    raise BadInput("is not an array of numbers") from None
+  of_objects = cloud.dtype.kind == "O"
+  kinds = {np.asarray(x).dtype.kind for x in (cloud.flat if of_objects else ())}
+  if wrong := sorted({cloud.dtype.kind, *kinds} & _NO_NUMBERS.keys()):
+    raise BadInput(f"is not an array of numbers but of {_NO_NUMBERS[wrong[0]]}")
+  try:
     cloud = cloud.astype(np.float64)  # coordinates may be geographic
   except (TypeError, ValueError):
     raise BadInput("is not an array of numbers") from None
