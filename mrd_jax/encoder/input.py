@@ -15,10 +15,10 @@ from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import XYZ_LEVELS, ImageKind, TextKind
 from mrd_jax.errors import BadInput
+from mrd_jax.io.colors import SLACK
 
 FEW_POINTS = 16  # different ones; with fewer a cloud is hardly a shape
 TOO_FEW = f"fewer than {FEW_POINTS} different points hardly make a shape"
-_SLACK = 1e-2  # by which colours may leave [0, 1]: rounding, resampling
 # What NumPy takes for numbers if asked to, by kind.
 _NO_NUMBERS = {
   "U": "text",
@@ -102,9 +102,10 @@ def prepare_cloud(
     cloud = np.asarray(points)
   except (TypeError, ValueError):
     raise BadInput("is not an array of numbers") from None
-  of_objects = cloud.dtype.kind == "O"
-  kinds = {np.asarray(x).dtype.kind for x in (cloud.flat if of_objects else ())}
-  if wrong := sorted({cloud.dtype.kind, *kinds} & _NO_NUMBERS.keys()):
+  kinds = {cloud.dtype.kind}
+  if cloud.dtype == object:
+    kinds = {np.asarray(value).dtype.kind for value in cloud.flat}
+  if wrong := sorted(kinds & _NO_NUMBERS.keys()):
     raise BadInput(f"is not an array of numbers but of {_NO_NUMBERS[wrong[0]]}")
   try:
     cloud = cloud.astype(np.float64)  # coordinates may be geographic
@@ -122,7 +123,7 @@ def prepare_cloud(
     raise BadInput("all points coincide, there is no shape to embed")
   if not rgb.shape[1]:
     rgb = np.full_like(xyz, colour_fill)
-  elif rgb.min() < -_SLACK or rgb.max() > 1 + _SLACK:
+  elif rgb.min() < -SLACK or rgb.max() > 1 + SLACK:
     in_bytes = rgb.min() >= 0 and rgb.max() > 1.5
     raise BadInput(
       f"colours reach from {rgb.min():g} to {rgb.max():g}, must be in [0, 1]"
