@@ -73,6 +73,12 @@ class AugmentConfig:
   colour_fill: float = field(
     0.4, "The grey that replaces them.", between=(0, 1)
   )
+  thumbnails: bool = field(
+    True,
+    "Whether a shape with a thumbnail and views draws, by a coin, the one or "
+    "one of the others; else only of the views.  A shape without a view keeps "
+    "its thumbnail.",
+  )
 
   @property
   def up_axis(self) -> UpAxis:

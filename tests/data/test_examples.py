@@ -75,18 +75,30 @@ def test_one_source_is_drawn_then_one_of_its_texts(kinds, expected):
   assert_shares(text, padded(expected))
 
 
+WITH_THUMBNAILS, VIEWS_ONLY = (
+  functools.partial(inputs.pick_image, thumbnails=value)
+  for value in (True, False)
+)
+
+
 @pytest.mark.parametrize(
-  ("kinds", "expected"),
+  ("pick", "kinds", "expected"),
   [
     # A coin for the thumbnail.
-    ([VIEW, THUMBNAIL, VIEW, VIEW, NONE], [1 / 6, 1 / 2, 1 / 6, 1 / 6]),
-    ([VIEW, VIEW, NONE, VIEW, VIEW], [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4]),
-    ([NONE, NONE, THUMBNAIL], [0, 0, 1]),
+    (
+      WITH_THUMBNAILS,
+      [VIEW, THUMBNAIL, VIEW, VIEW, NONE],
+      [1 / 6, 1 / 2, 1 / 6, 1 / 6],
+    ),
+    (WITH_THUMBNAILS, [VIEW, VIEW, NONE, VIEW], [1 / 3, 1 / 3, 0, 1 / 3]),
+    (WITH_THUMBNAILS, [NONE, NONE, THUMBNAIL], [0, 0, 1]),
+    (VIEWS_ONLY, [VIEW, THUMBNAIL, VIEW, VIEW], [1 / 3, 0, 1 / 3, 1 / 3]),
+    (VIEWS_ONLY, [NONE, NONE, THUMBNAIL], [0, 0, 1]),  # else no image at all
   ],
 )
-def test_the_image_is_a_view_or_by_a_coin_the_thumbnail(kinds, expected):
+def test_the_image_is_a_view_or_by_a_coin_the_thumbnail(pick, kinds, expected):
   kinds = padded(kinds).astype(np.uint8)
-  image = picked(inputs.pick_image, image_feat=FEATURES, image_kind=kinds)
+  image = picked(pick, image_feat=FEATURES, image_kind=kinds)
   image = np.asarray(image)
   assert image.dtype == np.float32
   np.testing.assert_array_equal(image.sum(axis=1), 2)
