@@ -75,8 +75,8 @@ class AugmentConfig:
   )
   thumbnails: bool = field(
     True,
-    "Whether a shape with a thumbnail and views draws, by a coin, the one or "
-    "one of the others; else only of the views.  A shape without a view keeps "
+    "Whether a coin decides between a shape's thumbnail and its views, as "
+    "OpenShape has it; else only views are drawn, but of a shape without any "
     "its thumbnail.",
   )
 
