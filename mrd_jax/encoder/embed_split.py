@@ -116,20 +116,17 @@ class Embedder:
 
 
 def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:
-  """Writes a split's embeddings as .npz (float16), whole or not at all."""
-  arrays = {
-    name: array.astype(np.float16) if array.ndim == 2 else array
-    for name, array in embeddings._asdict().items()
-  }
+  """Writes a split's embeddings as .npz as they are, whole or not at all."""
   with replacing(path) as temporary, temporary.open("wb") as file:
-    np.savez(file, **arrays)
+    np.savez(file, **embeddings._asdict())
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
-  """Reads a split's embeddings as training leaves them.
+  """Reads a split's embeddings as training leaves them, to the last bit.
 
   Raises:
-    BadInput: if they are not there, or not what training writes.
+    BadInput: if they are not there, or not what training writes, naming the
+      array that is of another form, or not finite.
   """
   if not os.path.exists(path):  # bears a name of any length
     raise BadInput(f"{path} does not exist; {AT_THE_END}")
@@ -141,7 +138,20 @@ def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
       f"{remedy}"
     )
   found = SplitEmbeddings(*(arrays[name] for name in SplitEmbeddings._fields))
-  return _at_unit_length(found)
+  for name, (dtype, axes) in _FORMS.items():
+    array, shape = arrays[name], found.point.shape[: len(axes)]
+    if (array.dtype, array.ndim, array.shape) != (dtype, len(axes), shape):
+      raise BadInput(
+        f"{path} is not what training writes: {name} is {array.dtype} of shape "
+        f"{array.shape}, must be {dtype} of shape ({', '.join(axes)}) like the "
+        f"others; {remedy}"
+      )
+    if not np.isfinite(array).all():
+      raise BadInput(
+        f"{path} is not what training writes: {name} has a value that is not "
+        f"finite; {remedy}"
+      )
+  return found
 
 
 def _at_unit_length(found: SplitEmbeddings) -> SplitEmbeddings:
@@ -152,6 +162,11 @@ def _at_unit_length(found: SplitEmbeddings) -> SplitEmbeddings:
   )
 
 
+_FORMS = {
+  **dict.fromkeys(("point", "image", "text"), ("float32", "ND")),
+  **dict.fromkeys(("has_image", "has_text"), ("bool", "N")),
+  "label": ("int32", "N"),
+}
 AT_THE_END = (
   "it is written at the end of a run: repeat the training command with this "
   "folder to finish the run"

@@ -154,6 +154,7 @@ class Evaluator:
       protocol["texts"] = self._options.teacher
       protocol["captions"] = coverage(captions, ids)
     protocol["with_text"] = int(shapes.has_text.sum())
+    protocol["with_image"] = int(shapes.has_image.sum())
     point, image, has_image, text, has_text, label = shapes
     pictures = {"image_ND": image, "has_image_N": has_image}
     metrics = retrieval(point, text, has_text, **pictures, label_N=label)
