@@ -239,8 +239,11 @@ def _published(suite: str, measured: Sequence[Row]) -> list[Row]:
     return []
   paper, split = _TABLES[suite.split()[0]]
   tables = {"published": paper}
+  protocol = {"shapes": published.SHAPES[split]}
   if paper is published.TABLE_1:
     tables |= published.OWN
+  if paper is published.TABLE_2:
+    protocol["with_text"] = protocol["shapes"]
   rows = []
   for source, figures_of in tables.items():
     for (name, data), figures in figures_of.items():
@@ -250,8 +253,8 @@ def _published(suite: str, measured: Sequence[Row]) -> list[Row]:
         if metric.startswith(f"{split}/")
       }
       if metrics:
-        row = {"name": f"{name}, {data} ({source})", "metrics": metrics}
-        rows.append(row | {"protocol": {"with_text": published.SHAPES[split]}})
+        row = {"name": f"{name}, {data} ({source})", "protocol": protocol}
+        rows.append(row | {"metrics": metrics})
   return rows
 
 
@@ -260,15 +263,14 @@ def _is_published_set(suite: str, found: Row) -> bool:
   if kind not in _TABLES:
     return False
   _, split = _TABLES[kind]
-  if kind == "retrieval":  # the paper's texts are Cap3D's captions, of all
-    gallery = found["protocol"].get("with_text")
-    if (
-      gallery != published.SHAPES[split] or "captions" not in found["protocol"]
-    ):
-      return False
   if kind == "finetune" and found["split"] != split:
     return False
-  return found["protocol"]["shapes"] == published.SHAPES[split]
+  size = "shapes"
+  if kind == "retrieval":  # the paper's texts are Cap3D's captions
+    if "captions" not in found["protocol"]:
+      return False
+    size = "with_text"
+  return found["protocol"].get(size) == published.SHAPES[split]
 
 
 def _notes(suite: str, found: Row) -> Iterable[str]:

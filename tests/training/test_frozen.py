@@ -42,9 +42,7 @@ def test_the_gradients_norm_is_that_of_what_is_trained():
   params, batch_stats = init_params(
     encoder, config.loss, 14.28, jax.random.key(0)
   )
-  optimizer = make_optimizer(
-    config.optimizer, steps_per_epoch=5, num_steps=10, alternating=False
-  )
+  optimizer = make_optimizer(config.optimizer, steps_per_epoch=5, num_steps=10)
   state = TrainState(
     jnp.int32(0), params, batch_stats, optimizer.init(params), {}
   )
