@@ -234,7 +234,10 @@ def _embed(
   moments = []
   for i, (kernel_IO, bias_O, scale_O, offset_O) in enumerate(layers):
     if with_moments:
-      moments.append(_moments_of_linear(*x.moments(), kernel_IO, bias_O))
+      mean_I, covariance_II = x.moments()
+      moments.append(
+        _moments_of_linear(mean_I, covariance_II, kernel_IO, bias_O)
+      )
     mean_O, variance_O = running[i] if running else moments[i]
     factor_O = scale_O * jax.lax.rsqrt(variance_O + EPSILON)
     shift_O = bias_O * factor_O + (offset_O - mean_O * factor_O)
