@@ -93,15 +93,18 @@ _gram.defvjp(lambda *x: (_gram(*x), x), _gram_backward)
 
 
 def _moments_of_linear(
-  mean_I: jax.Array,
-  covariance_II: jax.Array,
+  centre_I: jax.Array,
+  first_I: jax.Array,
+  second_II: jax.Array,
   kernel_IC: jax.Array,
   bias_C: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Mean and variance of the channels of x W + b, from those of x.
+  """Mean and variance of the channels of x W + b, from x's about a centre.
 
   mean = E[x] W + b; variance = diag(W' Cov[x] W).
   """
+  mean_I = centre_I + first_I
+  covariance_II = second_II - jnp.outer(first_I, first_I)
   times = functools.partial(jnp.matmul, precision="highest")
   variance_C = (times(covariance_II, kernel_IC) * kernel_IC).sum(0)
   return times(mean_I, kernel_IC) + bias_C, jnp.maximum(variance_C, 0)
@@ -114,23 +117,24 @@ class _Activations:
     self.shape = x_BGKC.shape[:-1]
     self.x_RC = x_BGKC.reshape(-1, x_BGKC.shape[-1])
 
-  def moments(self) -> tuple[jax.Array, jax.Array]:
-    """E[x] and Cov[x] of all rows x, in float32 at least."""
+  def moments(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A centre c, E[x - c] and E[(x - c)'(x - c)] of all rows x.
+
+    In float32 at least.  c is a constant, to the gradient too.
+    """
     rows, dtype = len(self.x_RC), self.x_RC.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     mean_C = self.x_RC.mean(0, dtype=wide)
     if dtype != wide:
       # Neither half precision nor the kernels are centred: deviations, rounded
-      # again, would lose more than this difference does, which is float32.
-      return mean_C, _gram(self.x_RC) / rows - jnp.outer(mean_C, mean_C)
-    # In two passes: where all points have one colour, E[x'x] - E[x]'E[x] is a
-    # small difference of large numbers, and a long sum of equal terms is off.
-    # What the centre lacks of the mean, the deviations have, exactly, so that
-    # the centre may be a constant.
+      # again, would lose more than E[x'x] - E[x]'E[x] does, which is float32.
+      return jnp.zeros_like(mean_C), mean_C, _gram(self.x_RC) / rows
+    # In two passes: where all points have one colour, that is a small
+    # difference of large numbers, and a long sum of equal terms is off.  What
+    # this centre lacks of the mean, the deviations have.
     centre_C = jax.lax.stop_gradient(mean_C)
-    rest_C = (self.x_RC - centre_C).mean(0)
-    second_CC = _gram(self.x_RC, centre_C) / rows
-    return centre_C + rest_C, second_CC - jnp.outer(rest_C, rest_C)
+    first_C = (self.x_RC - centre_C).mean(0)
+    return centre_C, first_C, _gram(self.x_RC, centre_C) / rows
 
   def add(self, kernel_IO: jax.Array, shift_O: jax.Array) -> None:
     """Makes x of relu(x kernel + shift)."""
@@ -161,7 +165,7 @@ class _RecomputedActivations:
     self.x_BRC = point_net_kernel.padded(x_BGKC)
     self.layers = ()
 
-  def moments(self) -> tuple[jax.Array, jax.Array]:
+  def moments(self) -> tuple[jax.Array, jax.Array, jax.Array]:
     rows = math.prod(self.x_BRC.shape[:2])
     if self.layers:
       sums = self.kernel.moments(self.x_BRC, self.layers, self.launch)
@@ -171,7 +175,7 @@ class _RecomputedActivations:
       points = slice(self.channels)  # before a 1, whose products are the points
       mean_C = second_CC[self.channels, points]
       second_CC = second_CC[points, points]
-    return mean_C, second_CC - jnp.outer(mean_C, mean_C)
+    return jnp.zeros_like(mean_C), mean_C, second_CC
 
   def add(self, kernel_IO: jax.Array, shift_O: jax.Array) -> None:
     self.layers += ((kernel_IO, shift_O),)
@@ -234,9 +238,9 @@ def _embed(
   moments = []
   for i, (kernel_IO, bias_O, scale_O, offset_O) in enumerate(layers):
     if with_moments:
-      mean_I, covariance_II = x.moments()
+      centre_I, first_I, second_II = x.moments()
       moments.append(
-        _moments_of_linear(mean_I, covariance_II, kernel_IO, bias_O)
+        _moments_of_linear(centre_I, first_I, second_II, kernel_IO, bias_O)
       )
     mean_O, variance_O = running[i] if running else moments[i]
     factor_O = scale_O * jax.lax.rsqrt(variance_O + EPSILON)
