@@ -17,7 +17,8 @@ changes no other.  The purposes, from a run's seed on:
   votes           copies of them, by copy, then by record
 
 Fine-tuning draws of a cloud its order, the choice of sampled points, scale and
-shift.  Evaluation's shuffle is no draw of a run's: `eval_examples`.
+shift.  What evaluation draws of a cloud follows from its size alone, not from a
+run's seed (`encoder/input.py`).
 """
 
 import zlib

@@ -66,7 +66,8 @@ def train_examples(
 ) -> Examples:
   """Draws and augments a training batch; see `AugmentConfig`."""
   step_key = named(jax.random.key(seed), "samples", step)
-  keys_B = _fold_in(step_key, jnp.arange(len(batch.row)))
+  fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  keys_B = fold_in(step_key, jnp.arange(len(batch.row)))
 
   def one(sample: Batch, key: jax.Array) -> Examples:
     xyz, rgb, n = draw_points(sample, config, named(key, "points"))
@@ -77,9 +78,6 @@ def train_examples(
 
   with jax.named_scope("input"):
     return jax.vmap(one)(batch, keys_B)
-
-
-_fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
 
 
 def draw_points(
