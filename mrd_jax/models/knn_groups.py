@@ -138,7 +138,7 @@ def group_points(
 
   def sample(xyz_BN3: jax.Array, num_points_B: jax.Array, chunk: int):
     return jax.lax.map(
-      lambda cloud: sample_centers(*cloud, groups),
+      lambda cloud: sample_centers(cloud[0], cloud[1], groups),
       (xyz_BN3, num_points_B),
       batch_size=chunk,
     )
@@ -153,7 +153,7 @@ def group_points(
       default=functools.partial(sample, chunk=len(points_BN6)),
     )
     return jax.lax.map(
-      lambda cloud: gather_groups(*cloud, group_size),
+      lambda cloud: gather_groups(cloud[0], cloud[1], cloud[2], group_size),
       (points_BN6, num_points_B, center_index_BG),
       batch_size=min(_CLOUDS, len(points_BN6)),
     )
