@@ -137,10 +137,11 @@ def read_size(
   if found is None:
     return None
   (_, channels, _), (width, patch_dim), (mlp_dim, _), _ = found
-  depth = count(state, f"{prefix}blocks.blocks")
+  if width % HEAD_DIM:
+    return None
   return {
     "width": width,
-    "depth": depth,
+    "depth": count(state, f"{prefix}blocks.blocks"),
     "mlp_dim": mlp_dim,
     "patch_dim": patch_dim,
     "channels": channels,

@@ -111,6 +111,8 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   if found is None:
     return None
   (_, channels, _), (mlp_dim, width), (embed_dim, _), _ = found
+  if width % HEAD_DIM:
+    return None
   return Size(
     width=width,
     depth=count(state, "blocks.blocks"),

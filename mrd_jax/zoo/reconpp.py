@@ -114,6 +114,8 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   if found is None:
     return None
   (_, channels, _), (mlp_dim, width), (_, queries, _), (embed_dim, _) = found
+  if width % HEAD_DIM or queries <= Size.image_queries:
+    return None
   return Size(
     width=width,
     depth=count(state, f"{_BLOCKS}.local_blocks"),

@@ -127,11 +127,14 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
     (2 * mlp_dim,)
   ]:
     mlp = "swiglu"
+  # Only the giant tower has GELU.
+  head_dim = _GIANT_HEAD_DIM if mlp == "gelu" else HEAD_DIM
+  if width % head_dim:
+    return None
   return Size(
     width=width,
     depth=count(state, f"{_PREFIX}visual.blocks"),
-    # Only the giant tower has GELU.
-    head_dim=_GIANT_HEAD_DIM if mlp == "gelu" else HEAD_DIM,
+    head_dim=head_dim,
     split=f"{_BLOCK}.attn.q_proj.weight" in state,
     mlp=mlp,
     mlp_dim=mlp_dim,

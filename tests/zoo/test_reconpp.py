@@ -27,7 +27,9 @@ def test_the_embedding_and_its_stages_equal_the_originals(case):
     block_0="block_0",
     query_0="query_block_0",
     blocks="block_1",
-    queries="norm",
+    queries="query_block_1",
+    image_tokens="image_projection",
+    text_tokens="text_projection",
   )
 
 
