@@ -108,10 +108,12 @@ def test_it_convolves(levels):
   x_RI = rng.normal(size=(3 * N, 5)).astype(np.float32)
   kernel_KIO = rng.normal(size=(27, 5, 4)).astype(np.float32)
   of, to = levels[0][0], levels[0][1]
-  near_RK = np.asarray(jax.jit(sparse_conv.neighbours, static_argnums=(2, 3))(
-    to, of, 3, 2
-  ))
-  y_RO = jax.jit(sparse_conv.convolve)(x_RI, near_RK, kernel_KIO, to.start_A[-1])
+  near_RK = np.asarray(
+    jax.jit(sparse_conv.neighbours, static_argnums=(2, 3))(to, of, 3, 2)
+  )
+  y_RO = jax.jit(sparse_conv.convolve)(
+    x_RI, near_RK, kernel_KIO, to.start_A[-1]
+  )
   with_zero = np.append(x_RI, np.zeros((1, 5)), 0)
   expected = np.einsum("rki,kio->ro", with_zero[near_RK], kernel_KIO)
   exist = slice(to.start_A[-1])
