@@ -109,7 +109,7 @@ class AttentionPool(nn.Module):
       for name, x in (("q", x_BLC[:, :1]), ("k", x_BLC), ("v", x_BLC))
     )
     with jax.default_matmul_precision(precision_of(self.dtype)):
-      y = jax.nn.dot_product_attention(q, k, v)
+      y = jax.nn.dot_product_attention(q, k, v, implementation="xla")
     return linear(self.embed_dim, name="out")(y.reshape(len(x_BLC), width))
 
 

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -303,6 +304,9 @@ def read_prompts(path: Path) -> dict[str, Prompts]:
     BadInput: naming the file, and the line or name that cannot be used.
   """
   found = _assignments(path)
+  for key in found:
+    if not re.fullmatch(r".+_test_(prompts|weights)", str(key)):
+      raise BadInput(f"{path}: {key!r} is no name of prompts or weights")
   prompts = {}
   for key in sorted({key.rpartition("_test_")[0] for key in found}):
     sentences, weights = (
