@@ -20,16 +20,39 @@ import numpy as np
 
 from mrd_jax.models import sparse_conv
 from mrd_jax.models.layers import EPSILON, Linear, matmul
+from mrd_jax.zoo.point_bert import shapes
 from mrd_jax.zoo.tensors import Row, batch_norm, count, linear
 
-# A published figure's clouds, and its texts: OpenShape has CLIP ViT-bigG/14's
-# features of classes in a file, which are unit vectors.  How it made them of
-# templates it does not say.
-NUM_POINTS = 10_000  # of ScanObjectNN's 2,048, drawn with replacement
+# Preparation.
 UP_AXIS = "z"
-NORMALISE = True  # mean at the origin, farthest point at 1
-COLOUR = 0.4  # where a shape has none
+NORMALISED = True
+COLOUR = 0.4
+ORDER = "any"
+NUM_POINTS = 10_000  # of ScanObjectNN's 2,048, drawn with replacement
+
+# Texts: OpenShape has features of the classes in files and does not say of
+# which templates it made them.
+TEMPLATES = None
+RAW_NAMES = False
 TEXTS_NORMALISED = True
+TEACHER = "ViT-bigG-14 (laion2b_s39b_b160k)"
+
+# Its README on the released weights, which are MinkResNet34's: other figures
+# than Table 1's.
+PUBLISHED = {
+  name: dict(
+    zip(
+      ("lvis/top1", "lvis/top5", "modelnet40/top1", "modelnet40/top5"),
+      figures,
+      strict=True,
+    )
+  )
+  for name, figures in {
+    "openshape-spconv-all": (42.7, 72.8, 83.7, 98.4),
+    "openshape-spconv-no-lvis": (38.1, 68.2, 84.0, 97.3),
+    "openshape-spconv-shapenet-only": (12.1, 27.1, 74.1, 89.5),
+  }.items()
+}
 
 CLOUDS = 4  # that make one sparse tensor; 0.25 GB each at 10,000 points
 STEM = 32
@@ -60,20 +83,13 @@ SIZES = {
   "MinkResNet11": Size((1, 1, 1, 1)),
 }
 
-# OpenShape's README on the released weights, which are MinkResNet34's and whose
-# figures are not Table 1's: top-1 and top-5 on Objaverse-LVIS and on ModelNet40,
-# in percent.
-PUBLISHED = {
-  "OpenShape/openshape-spconv-all": (42.7, 72.8, 83.7, 98.4),
-  "OpenShape/openshape-spconv-no-lvis": (38.1, 68.2, 84.0, 97.3),
-  "OpenShape/openshape-spconv-shapenet-only": (12.1, 27.1, 74.1, 89.5),
-}
-
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the sizes of a state dict; None if it is another system's."""
-  if "conv0p1s1.kernel" not in state or "final.3.linear.weight" not in state:
+  found = shapes(state, {"conv0p1s1.kernel": 3, "final.3.linear.weight": 2})
+  if found is None:
     return None
+  (_, channels, _), (embed_dim, _) = found
   return Size(
     (
       count(state, "block1"),
@@ -81,8 +97,8 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
       count(state, "block3"),
       count(state, "block4"),
     ),
-    state["conv0p1s1.kernel"].shape[-2],
-    len(state["final.3.linear.weight"]),
+    channels,
+    embed_dim,
   )
 
 
@@ -113,7 +129,7 @@ def table(size: Size) -> list[Row]:
 
 
 def is_unused(key: str) -> bool:
-  """Says whether evaluation ignores a tensor of a published file."""
+  """Says whether a file may hold a tensor that does not embed clouds."""
   del key
   return False
 
