@@ -6,15 +6,13 @@ its view weights were searched on the labels of the test sets: its published
 figures are tuned on test.
 """
 
-import ast
 import dataclasses
 import functools
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.plain_values import read_items
 from mrd_jax.models.clip import ImageTowerSize
 from mrd_jax.models.clip_resnet import ResNetSize
 from mrd_jax.models.resize import resize_bilinear
@@ -60,7 +59,6 @@ _ENDS = [(0, -90, 90), (0, 90, 90)]
 _DIAGONALS = [(45, 0, 90), (135, 0, 90), (225, 0, 90), (315, 0, 90)]
 _SIDE_1, _SIDE_2 = 128, 112  # pixels
 _SLICES = 8  # of V2's grid
-_PROMPTS_BYTES = 2**18  # the authors' file has 19,088
 # Of CLIP's state dict, besides the image tower.
 _UNUSED = (
   "transformer.",
@@ -194,7 +192,8 @@ class Size:
   """The system.
 
   Attributes:
-    tower: The image tower of any CLIP.
+    tower: The image tower of any CLIP; a file does not say its activation,
+      which is taken for OpenAI's.
     version: 1 or 2; the file is the same.
     view_weights: One a view; empty: all 1, as version 1's.  Version 2's were
       searched on test labels, for one set and one CLIP.
@@ -303,7 +302,8 @@ def read_prompts(path: Path) -> dict[str, Prompts]:
   Raises:
     BadInput: naming the file, and the line or name that cannot be used.
   """
-  found = _assignments(path)
+  remedy = "give PointCLIP V2's best_param.py"
+  found = read_items(path, "best_prompt_weight", remedy)
   for key in found:
     if not re.fullmatch(r".+_test_(prompts|weights)", str(key)):
       raise BadInput(f"{path}: {key!r} is no name of prompts or weights")
@@ -323,7 +323,7 @@ def read_prompts(path: Path) -> dict[str, Prompts]:
     if not (
       isinstance(weights, list)
       and len(weights) == len(_ROTATIONS_2)
-      and all(type(x) in (int, float) and math.isfinite(x) for x in weights)
+      and all(type(x) in (int, float) and abs(x) < 1e6 for x in weights)
     ):
       raise BadInput(
         f"{path}: {key}_test_weights must be a list of {len(_ROTATIONS_2)} "
@@ -331,53 +331,5 @@ def read_prompts(path: Path) -> dict[str, Prompts]:
       )
     prompts[key] = Prompts(tuple(sentences), tuple(map(float, weights)))
   if not prompts:
-    raise BadInput(
-      f"{path}: holds no prompts; give PointCLIP V2's best_param.py"
-    )
+    raise BadInput(f"{path}: holds no prompts; {remedy}")
   return prompts
-
-
-def _assignments(path: Path) -> dict[str, Any]:
-  """Reads the values of `best_prompt_weight` by their names."""
-  if path.exists() and not path.is_file():  # a pipe would be waited for
-    raise BadInput(f"{path}: is no file; give PointCLIP V2's best_param.py")
-  try:
-    with path.open("rb") as file:
-      source = file.read(_PROMPTS_BYTES + 1)
-  except OSError as error:
-    raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-  if len(source) > _PROMPTS_BYTES:
-    raise BadInput(
-      f"{path}: has more than {_PROMPTS_BYTES:,} bytes; give PointCLIP V2's "
-      "best_param.py"
-    )
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of a backslash in a sentence
-      statements = ast.parse(source).body
-  except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-    reason = error.msg if isinstance(error, SyntaxError) else str(error)
-    raise BadInput(f"{path}: is no Python source ({reason})") from error
-  found = {}
-  for statement in statements:
-    try:
-      match statement:
-        case ast.Assign([ast.Name("best_prompt_weight")], value):
-          found |= ast.literal_eval(value)
-        case ast.Assign(
-          [
-            ast.Subscript(
-              ast.Name("best_prompt_weight"), ast.Constant(str(key))
-            )
-          ],
-          value,
-        ):
-          found[key] = ast.literal_eval(value)
-        case _:
-          raise ValueError
-    except (ValueError, TypeError, RecursionError, MemoryError) as error:
-      raise BadInput(
-        f"{path}: line {statement.lineno} must give best_prompt_weight plain "
-        "values; nothing else is read"
-      ) from error
-  return found

@@ -12,6 +12,7 @@ import pytest
 from zoo_b_weights import cloud, weight
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.plain_values import read_items
 from mrd_jax.models.clip import CLIP, CLIPSize, TowerSize
 from mrd_jax.models.resize import resize_bilinear
 from mrd_jax.zoo import pointclip, tensors
@@ -214,7 +215,9 @@ def test_prompts_are_read(tmp_path):
       (1.0, 0.5, 0.0, *[1.0] * 7),
     )
   }
-  path.write_text(f"best_prompt_weight = {pointclip._assignments(path)!r}")
+  path.write_text(
+    f"best_prompt_weight = {read_items(path, 'best_prompt_weight', '')!r}"
+  )
   assert pointclip.read_prompts(path) == found
 
 
@@ -237,6 +240,7 @@ def test_prompts_are_read(tmp_path):
     (PROMPTS.replace("grey.'", "grey.', ' '"), "with a sentence a class"),
     (PROMPTS.replace("'A bear, grey.'", "1"), "with a sentence a class"),
     (PROMPTS.replace(".5", "1e999"), "a list of 10 numbers, one a view"),
+    (PROMPTS.replace(".5", "9" * 400), "a list of 10 numbers, one a view"),
     (PROMPTS.replace(".5", "'1'"), "a list of 10 numbers, one a view"),
     (PROMPTS.replace(", .5", ""), "a list of 10 numbers, one a view"),
     (PROMPTS.rpartition("best")[0], "toys_rn50_test_weights must be a list"),
