@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.tensors import Row, linear
+from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo.tensors import Row, linear, shapes
+
+NAME = "CG3D"
 
 # Preparation.
 UP_AXIS = "y"
@@ -52,7 +55,7 @@ class Size(point_bert.Size):
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of a state dict; None if it is another system's."""
   sizes = point_bert.read_size(state, "")
-  projection = point_bert.shapes(state, {"projection.weight": 2})
+  projection = shapes(state, {"projection.weight": 2})
   if sizes is None or projection is None:
     return None
   return Size(**sizes, embed_dim=projection[0][0])
@@ -61,6 +64,18 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
 def table(size: Size) -> list[Row]:
   """Lists the names of all tensors."""
   return point_bert.rows(size, "") + linear("projection", "projection")
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS)
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return TEACHER
 
 
 def is_unused(key: str) -> bool:

@@ -24,8 +24,7 @@ from mrd_jax.zoo.cg3d import (
   TEXTS_NORMALISED,
   UP_AXIS,
 )
-from mrd_jax.zoo.point_bert import shapes
-from mrd_jax.zoo.tensors import Row, batch_norm, count, linear
+from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, shapes
 
 __all__ = [
   "COLOUR",

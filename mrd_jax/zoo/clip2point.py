@@ -15,7 +15,10 @@ import numpy as np
 from mrd_jax.models.clip import ImageTowerSize
 from mrd_jax.models.view_system import ViewEncoder, rounded, turn
 from mrd_jax.zoo import openai_clip
+from mrd_jax.zoo.system import Preparation
 from mrd_jax.zoo.tensors import Row
+
+NAME = "CLIP2Point"
 
 # Preparation.
 NUM_POINTS = 1024  # of ScanObjectNN's by farthest point sampling
@@ -168,6 +171,18 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
 def table(size: Size) -> list[Row]:
   """Lists the names of all tensors."""
   return openai_clip.image_table(size.tower, size.prefix, "views/")
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS)
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return "OpenAI CLIP ViT-B/32"
 
 
 def is_unused(key: str) -> bool:

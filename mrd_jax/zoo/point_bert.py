@@ -22,7 +22,14 @@ from mrd_jax.models.point_transformer import (
   Tokenizer,
   with_tokens,
 )
-from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, norm
+from mrd_jax.zoo.tensors import (
+  Row,
+  batch_norm,
+  count,
+  linear,
+  norm,
+  shapes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,24 +104,6 @@ def rows(size: Size, prefix: str) -> list[Row]:
   for i in range(size.depth):
     found += block_rows(f"{prefix}blocks.blocks.{i}", f"block_{i}")
   return found
-
-
-def shapes(
-  state: Mapping[str, np.ndarray], axes: Mapping[str, int]
-) -> list[tuple[int, ...]] | None:
-  """Looks up the shapes of the tensors that tell a system and its size.
-
-  Args:
-    state: A state dict.
-    axes: How many axes each of the tensors has, by its key.
-
-  Returns:
-    Their shapes, in order; None if one is absent, has other axes or is empty.
-  """
-  found = [state[key].shape for key in axes if key in state]
-  if [len(shape) for shape in found] != list(axes.values()):
-    return None
-  return None if any(0 in shape for shape in found) else found
 
 
 def read_size(

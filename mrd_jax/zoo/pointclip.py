@@ -26,7 +26,10 @@ from mrd_jax.models.clip_resnet import ResNetSize
 from mrd_jax.models.resize import resize_bilinear
 from mrd_jax.models.view_system import ViewEncoder, divide, rounded, turn
 from mrd_jax.zoo import openai_clip
+from mrd_jax.zoo.system import Preparation
 from mrd_jax.zoo.tensors import Row
+
+NAME = "PointCLIP"
 
 # Preparation.
 NUM_POINTS = 1024  # the first of a file
@@ -216,6 +219,18 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
 def table(size: Size) -> list[Row]:
   """Lists the names of all tensors."""
   return openai_clip.image_table(size.tower, path="views/")
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS, normalized=False)
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return "the CLIP of the file"
 
 
 def is_unused(key: str) -> bool:

@@ -26,7 +26,10 @@ from mrd_jax.models.point_transformer import (
   with_tokens,
 )
 from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.tensors import Row, count, linear, norm
+from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
+
+NAME = "ReCon"
 
 # Preparation.
 UP_AXIS = "y"
@@ -99,7 +102,7 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
 
   Keys are without "MAE_encoder.", as the original reads them.
   """
-  found = point_bert.shapes(
+  found = shapes(
     state,
     {
       "encoder.first_conv.0.weight": 3,
@@ -144,6 +147,18 @@ def table(size: Size) -> list[Row]:
     rows += linear(f"{cross_key}.kv", f"{cross}/kv", bias=False)
     rows += linear(f"{cross_key}.proj", f"{cross}/out")
   return rows
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS)
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return TEACHER
 
 
 def is_unused(key: str) -> bool:

@@ -25,7 +25,10 @@ from mrd_jax.models.point_transformer import (
   Tokenizer,
 )
 from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.tensors import Row, count, linear, norm
+from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
+
+NAME = "ReCon++"
 
 # Preparation.  In training clouds were turned by (0, 0, -90) degrees, but not in
 # its own evaluation.
@@ -102,7 +105,7 @@ class Size:
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of a state dict; None if it is another system's."""
-  found = point_bert.shapes(
+  found = shapes(
     state,
     {
       "model.embed.first_conv.0.weight": 3,
@@ -147,6 +150,18 @@ def table(size: Size) -> list[Row]:
     rows += norm(f"{key}.norm2", f"{path}/mlp_norm")
     rows += point_bert.mlp_rows(f"{key}.mlp", f"{path}/mlp")
   return rows
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS)
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return TEACHER
 
 
 def is_unused(key: str) -> bool:

@@ -20,8 +20,10 @@ import numpy as np
 
 from mrd_jax.models import sparse_conv
 from mrd_jax.models.layers import EPSILON, Linear, matmul
-from mrd_jax.zoo.point_bert import shapes
-from mrd_jax.zoo.tensors import Row, batch_norm, count, linear
+from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, shapes
+
+NAME = "OpenShape's SparseConv"
 
 # Preparation.
 UP_AXIS = "z"
@@ -126,6 +128,18 @@ def table(size: Size) -> list[Row]:
     rows += linear(f"{key}.0.linear", f"final_{i}", bias=False)
     rows += batch_norm(f"{key}.1.bn", f"final_{i}/norm")
   return rows + linear("final.3.linear", "proj")
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS, "z")
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return TEACHER
 
 
 def is_unused(key: str) -> bool:

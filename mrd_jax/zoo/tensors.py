@@ -185,6 +185,24 @@ def _leaf(tree: Any, path: str) -> Any:
   return functools.reduce(lambda node, name: node[name], path.split("/"), tree)
 
 
+def shapes(
+  state: Mapping[str, np.ndarray], axes: Mapping[str, int]
+) -> list[tuple[int, ...]] | None:
+  """Looks up the shapes of the tensors that tell a system and its size.
+
+  Args:
+    state: A state dict.
+    axes: How many axes each of the tensors has, by its key.
+
+  Returns:
+    Their shapes, in order; None if one is absent, has other axes or is empty.
+  """
+  found = [state[key].shape for key in axes if key in state]
+  if [len(shape) for shape in found] != list(axes.values()):
+    return None
+  return None if any(0 in shape for shape in found) else found
+
+
 def count(state: Iterable[str], prefix: str) -> int:
   """Counts the numbered layers `PREFIX.0`, `PREFIX.1`, ... of a state dict."""
   prefix += "."

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.tensors import Row
+from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo.tensors import Row, shapes
+
+NAME = "ULIP"
 
 # Preparation.
 UP_AXIS = "y"
@@ -65,7 +68,7 @@ class Size(point_bert.Size):
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of a state dict; None if it is another system's."""
   sizes = point_bert.read_size(state, "point_encoder.")
-  projection = point_bert.shapes(state, {"pc_projection": 2})
+  projection = shapes(state, {"pc_projection": 2})
   if sizes is None or projection is None:
     return None
   return Size(**sizes, embed_dim=projection[0][1])
@@ -76,6 +79,16 @@ def table(size: Size) -> list[Row]:
   # The projection is stored (in, out), as ours is.
   projection = Row("pc_projection", "params/projection/kernel")
   return [*point_bert.rows(size, "point_encoder."), projection]
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  return Preparation(NUM_POINTS[size.channels])
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  return TEACHERS.get(size.embed_dim, "unknown")
 
 
 def is_unused(key: str) -> bool:

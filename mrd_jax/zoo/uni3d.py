@@ -24,7 +24,10 @@ from mrd_jax.models.point_transformer import (
   with_tokens,
 )
 from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.tensors import Row, count, linear, norm
+from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
+
+NAME = "Uni3D"
 
 # Preparation.
 UP_AXIS = "y"
@@ -108,7 +111,7 @@ class Size:
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of a state dict; None if it is another system's."""
-  found = point_bert.shapes(
+  found = shapes(
     state,
     {
       f"{_PREFIX}encoder.first_conv.0.weight": 3,
@@ -123,9 +126,7 @@ def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   mlp = "gelu"
   if f"{_BLOCK}.mlp.fc1_g.weight" in state:
     mlp = "swiglu_norm"
-  elif point_bert.shapes(state, {f"{_BLOCK}.mlp.fc1.bias": 1}) == [
-    (2 * mlp_dim,)
-  ]:
+  elif shapes(state, {f"{_BLOCK}.mlp.fc1.bias": 1}) == [(2 * mlp_dim,)]:
     mlp = "swiglu"
   # Only the giant tower has GELU.
   head_dim = _GIANT_HEAD_DIM if mlp == "gelu" else HEAD_DIM
@@ -186,6 +187,18 @@ def _block_rows(size: Size, key: str, path: str) -> list[Row]:
     *linear(f"{key}.mlp.fc1_x", f"{mlp}/value"),
     *norm(f"{key}.mlp.norm", f"{mlp}/norm"),
   ]
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS)
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return TEACHER
 
 
 def is_unused(key: str) -> bool:
