@@ -11,7 +11,7 @@ from runs import REPOSITORY
 FLOORS = (
   *("errors", "keys", "config", "io", "parallel", "metrics"),
   *("data", "models", "losses", "checkpoint", "procedural"),
-  *("teachers", "encoder", "draw"),
+  *("teachers", "zoo", "encoder", "draw"),
   *("training", "cli"),
   *("prepare", "convert", "inspect", "report", "search", "embed"),
   *("finetune", "evaluate", "compare", "ablate", "main"),
@@ -21,7 +21,7 @@ WALLS = {
   **dict.fromkeys(("pickle", "zipfile", "tarfile", "urllib"), ("io",)),
   **dict.fromkeys(("PIL", "trimesh", "laspy", "huggingface_hub"), ("io",)),
   "orbax": ("checkpoint",),
-  "flax": ("models", "checkpoint.state"),
+  "flax": ("models", "zoo", "checkpoint.state"),
   "torch": ("convert", "compare", "teachers.captions"),
   "apache_beam": ("prepare.job",),
   # Reading a dataset with it imports what a features.json names.

@@ -1,0 +1,178 @@
+"""Translates a published model's tensors and our variables, by a table of rows.
+
+A tensor is copied or transposed, never computed with: a round trip is bitwise.
+No PyTorch here, so that a model loads without it.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrd_jax.errors import BadInput
+
+State = dict[str, np.ndarray]
+
+
+class Row(NamedTuple):
+  """One tensor under both names.
+
+  Attributes:
+    key: In the published model's state dict, without the prefix of a trainer.
+    path: In our variables, joined with "/".
+    rank: Of PyTorch's weight (out, in, 1, ...), whose transpose our (in, out)
+      kernel is; 0 for a tensor that is the same in both.
+    conv: Whether it is a convolution's (out, in, height, width), which is ours
+      as (height, width, in, out).
+  """
+
+  key: str
+  path: str
+  rank: int = 0
+  conv: bool = False
+
+
+def linear(
+  key: str, path: str, *, rank: int = 2, bias: bool = True
+) -> list[Row]:
+  """Lists the rows of a linear layer, or a convolution of size 1."""
+  rows = [Row(f"{key}.weight", f"params/{path}/kernel", rank)]
+  return rows + bias * [Row(f"{key}.bias", f"params/{path}/bias")]
+
+
+def norm(key: str, path: str) -> list[Row]:
+  """Lists the rows of a norm's scale and bias."""
+  return [
+    Row(f"{key}.weight", f"params/{path}/scale"),
+    Row(f"{key}.bias", f"params/{path}/bias"),
+  ]
+
+
+def batch_norm(key: str, path: str) -> list[Row]:
+  """Lists the rows of a BatchNorm, running statistics included."""
+  return norm(key, path) + [
+    Row(f"{key}.running_{stat}", f"batch_stats/{path}/{stat}")
+    for stat in ("mean", "var")
+  ]
+
+
+def to_variables(
+  rows: Sequence[Row],
+  model: nn.Module,
+  state: Mapping[str, np.ndarray],
+  name: str,
+  *,
+  unused: Callable[[str], bool] = lambda key: False,
+) -> Any:
+  """Turns a state dict into a model's variables, float32, after checking it.
+
+  Args:
+    rows: The table.
+    model: Called as (points (B, N, 6), num_points (B,), train=False).
+    state: Arrays by the published keys, without prefix.
+    name: The file, for messages.
+    unused: Whether a key that the table lacks may be there;
+      `num_batches_tracked` always may.
+
+  Returns:
+    {"params": ..., "batch_stats": ...} as nested dicts.
+
+  Raises:
+    BadInput: if a tensor is missing, unknown, of another shape or not finite.
+  """
+  expected = _expected_shapes(rows, model)
+  missing = sorted(expected.keys() - state.keys())
+  unknown = sorted(
+    key
+    for key in state.keys() - expected.keys()
+    if not key.endswith("num_batches_tracked") and not unused(key)
+  )
+  for keys, problem in ((missing, "lacks"), (unknown, "also holds")):
+    if keys:
+      raise BadInput(f"{name} {problem} {few(keys)}")
+  for key, shape in expected.items():
+    if state[key].shape != shape:
+      raise BadInput(
+        f"{name}: {key} has shape {state[key].shape}, must be {shape}"
+      )
+    if not np.isfinite(state[key]).all():
+      raise BadInput(f"{name}: {key} holds NaN or infinite values")
+  return to_tree(rows, state)
+
+
+def to_tree(rows: Iterable[Row], state: Mapping[str, np.ndarray]) -> Any:
+  """Puts tensors by their published keys into our tree; absent ones stay so."""
+  tree: dict = {}
+  for key, path, rank, conv in rows:
+    if key not in state:
+      continue
+    value = np.asarray(state[key])
+    if value.dtype.kind == "f":
+      value = value.astype(np.float32, copy=False)
+    if rank:
+      value = value.reshape(value.shape[:2]).T
+    elif conv:
+      value = value.transpose(2, 3, 1, 0)
+    *parents, leaf = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    # A copy: JAX may alias numpy memory, and torch updates its own in place.
+    node[leaf] = np.array(value, order="C")
+  return tree
+
+
+def to_state(rows: Iterable[Row], variables: Any) -> State:
+  """Takes tensors of our tree by their published keys."""
+  state: State = {}
+  for key, path, rank, conv in rows:
+    value = np.asarray(_leaf(variables, path))
+    if rank:
+      value = value.T.reshape(*value.shape[::-1], *(1,) * (rank - 2))
+    elif conv:
+      value = value.transpose(3, 2, 0, 1)
+    state[key] = np.ascontiguousarray(value)
+  return state
+
+
+def _expected_shapes(
+  rows: Iterable[Row], model: nn.Module
+) -> dict[str, tuple[int, ...]]:
+  """Finds the shapes of all rows' tensors, as our own model makes them."""
+  variables = jax.eval_shape(
+    lambda key: model.init(
+      key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
+    ),
+    jax.random.key(0),
+  )
+  expected = {}
+  for key, path, rank, conv in rows:
+    shape = _leaf(variables, path).shape
+    if rank:
+      shape = shape[::-1] + (1,) * (rank - 2)
+    elif conv:
+      shape = (shape[3], shape[2], *shape[:2])
+    expected[key] = shape
+  return expected
+
+
+def _leaf(tree: Any, path: str) -> Any:
+  return functools.reduce(lambda node, name: node[name], path.split("/"), tree)
+
+
+def count(state: Iterable[str], prefix: str) -> int:
+  """Counts the numbered layers `PREFIX.0`, `PREFIX.1`, ... of a state dict."""
+  prefix += "."
+  rest = (key.removeprefix(prefix) for key in state if key.startswith(prefix))
+  return len({key.split(".")[0] for key in rest})
+
+
+def few(names: Iterable[str]) -> str:
+  """Lists the first of some names, for messages."""
+  names = list(names)
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return (", ".join(names[:3]) + more) or "nothing"
