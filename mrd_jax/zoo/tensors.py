@@ -28,12 +28,18 @@ class Row(NamedTuple):
       kernel is; 0 for a tensor that is the same in both.
     conv: Whether it is a convolution's (out, in, height, width), which is ours
       as (height, width, in, out).
+    layer: Where layers are scanned: its place along the first axis of ours.
+      The rows of all layers of a path follow each other in this order.
+    shape: Of the published tensor, where ours has the same numbers in another
+      shape: a convolution by patches, which is ours as a product.
   """
 
   key: str
   path: str
   rank: int = 0
   conv: bool = False
+  layer: int | None = None
+  shape: tuple[int, ...] = ()
 
 
 def linear(
@@ -106,35 +112,48 @@ def to_variables(
 
 def to_tree(rows: Iterable[Row], state: Mapping[str, np.ndarray]) -> Any:
   """Puts tensors by their published keys into our tree; absent ones stay so."""
-  tree: dict = {}
-  for key, path, rank, conv in rows:
-    if key not in state:
+  values: dict[str, list[np.ndarray]] = {}
+  scanned = set()
+  for row in rows:
+    if row.key not in state:
       continue
-    value = np.asarray(state[key])
+    value = np.asarray(state[row.key])
     if value.dtype.kind == "f":
       value = value.astype(np.float32, copy=False)
-    if rank:
+    if row.rank:
       value = value.reshape(value.shape[:2]).T
-    elif conv:
+    elif row.conv:
       value = value.transpose(2, 3, 1, 0)
+    elif row.shape:
+      value = value.reshape(len(value), -1)
+    values.setdefault(row.path, []).append(value)
+    if row.layer is not None:
+      scanned.add(row.path)
+  tree: dict = {}
+  for path, layers in values.items():
     *parents, leaf = path.split("/")
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
     # A copy: JAX may alias numpy memory, and torch updates its own in place.
-    node[leaf] = np.array(value, order="C")
+    stacked = np.array(layers, order="C")
+    node[leaf] = stacked if path in scanned else stacked[0, ...]
   return tree
 
 
 def to_state(rows: Iterable[Row], variables: Any) -> State:
   """Takes tensors of our tree by their published keys."""
   state: State = {}
-  for key, path, rank, conv in rows:
+  for key, path, rank, conv, layer, shape in rows:
     value = np.asarray(_leaf(variables, path))
+    if layer is not None:
+      value = value[layer]
     if rank:
       value = value.T.reshape(*value.shape[::-1], *(1,) * (rank - 2))
     elif conv:
       value = value.transpose(3, 2, 0, 1)
+    elif shape:
+      value = value.reshape(shape)
     state[key] = np.ascontiguousarray(value)
   return state
 
@@ -150,13 +169,15 @@ def _expected_shapes(
     jax.random.key(0),
   )
   expected = {}
-  for key, path, rank, conv in rows:
+  for key, path, rank, conv, layer, published in rows:
     shape = _leaf(variables, path).shape
+    if layer is not None:
+      shape = shape[1:]
     if rank:
       shape = shape[::-1] + (1,) * (rank - 2)
     elif conv:
       shape = (shape[3], shape[2], *shape[:2])
-    expected[key] = shape
+    expected[key] = published or shape
   return expected
 
 
