@@ -17,26 +17,24 @@ import jax.numpy as jnp
 
 def _by_norm(x_BD: jax.Array) -> jax.Array:
   norm2_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True)
-  return x_BD * jax.lax.rsqrt(jnp.maximum(norm2_B1, _tiny(x_BD)))
+  tiny = jnp.finfo(x_BD.dtype).tiny
+  return x_BD * jax.lax.rsqrt(jnp.maximum(norm2_B1, tiny))
 
 
 def _by_norm_backward(x_BD: jax.Array, gradient_BD: jax.Array):
   (gradient_BD,) = jax.vjp(_by_norm, x_BD)[1](gradient_BD)
-  # The derivative at a zero row is no number.  (A choice in the forward pass
-  # instead would have XLA keep the unit rows beside their tiles.)
-  is_zero_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True) < _tiny(x_BD)
-  return (jnp.where(is_zero_B1, 0, gradient_BD),)
-
-
-def _tiny(x: jax.Array) -> float:
-  return float(jnp.finfo(x.dtype).tiny)
+  # The gradient of a short row is long, and norm^-3, which is on its way there,
+  # overflows below 2e-13.  (A choice in the forward pass instead would have XLA
+  # keep the unit rows beside their tiles.)
+  is_short_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True) < 1e-24
+  return (jnp.where(is_short_B1, 0, gradient_BD),)
 
 
 @jax.custom_vjp
 def l2_normalize(x_BD: jax.Array) -> jax.Array:
-  """Divides rows by their norms; a zero row stays zero and has no gradient.
+  """Divides rows by their norms; a zero row stays zero.
 
-  A row counts as zero if the sum of its squares underflows.
+  A row shorter than 1e-12 has no gradient.
   """
   return _by_norm(x_BD)
 
