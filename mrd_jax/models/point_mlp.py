@@ -16,6 +16,9 @@ from mrd_jax.models import knn_groups
 from mrd_jax.models.layers import EPSILON, Linear
 from mrd_jax.models.mini_pointnet import MOMENTUM
 
+# Clouds that accelerators group at a time: bounds the memory to 32 G N distances.
+_CLOUDS = 32
+
 
 class _LinearNorm(nn.Module):
   """A convolution of size 1 without bias, and a BatchNorm."""
@@ -150,8 +153,9 @@ def _group(
       xyz_N3, xyz_N3[center_G], num_points, group_size
     )
 
-  # As in `knn_groups`: a CPU wants one cloud, accelerators all at once.
-  one_by_one = functools.partial(jax.lax.map, of_cloud)
+  # As in `knn_groups`: a CPU wants one cloud at a time, accelerators many.
+  in_turn = functools.partial(jax.lax.map, of_cloud)
+  many = functools.partial(in_turn, batch_size=min(_CLOUDS, len(xyz_BN3)))
   return jax.lax.platform_dependent(
-    (xyz_BN3, num_points_B), cpu=one_by_one, default=jax.vmap(of_cloud)
+    (xyz_BN3, num_points_B), cpu=in_turn, default=many
   )

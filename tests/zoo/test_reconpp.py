@@ -5,6 +5,7 @@ The case's tokens vary so little that the first norms' epsilon decides.
 
 import math
 
+import flax.linen as nn
 import pytest
 import zoo_cases
 
@@ -42,8 +43,11 @@ def test_neither_padding_nor_a_batch_changes_an_embedding(case):
 
 
 def test_another_epsilon_shows(case, monkeypatch):
-  monkeypatch.setattr(point_transformer.Block, "epsilon", 1e-6)
-  monkeypatch.setattr(reconpp, "EPSILON", 1e-6)
+  def norm(epsilon, **options):
+    return nn.LayerNorm(epsilon / 10, **options)
+
+  monkeypatch.setattr(point_transformer, "LayerNorm", norm)
+  monkeypatch.setattr(reconpp, "LayerNorm", norm)
   wrong = zoo_cases.Case(
     case.meta, case.arrays, case.size, reconpp.make(case.size), case.variables
   )

@@ -53,3 +53,10 @@ def test_every_release_has_the_names_and_sizes(name, count):
 def test_other_systems_are_not_taken(name):
   keys = zoo_cases.key_list(name)
   assert ulip.infer({k: np.zeros(s) for k, s in keys.items()}) is None
+
+
+@pytest.mark.parametrize("shape", [(384,), (0, 256), (100, 256)])
+def test_shapes_of_no_transformer_are_not_taken(shape):
+  keys = zoo_cases.key_list("ulip1-pointbert")
+  keys["point_encoder.reduce_dim.weight"] = shape
+  assert ulip.infer({k: np.zeros(s) for k, s in keys.items()}) is None
