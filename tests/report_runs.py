@@ -43,10 +43,12 @@ def write_metrics(workdir, *, terms=TERMS, steps=80, seed=0):
 
 
 def change_embeddings(workdir, **changes):
-  """Replaces arrays of the stored embeddings."""
+  """Replaces arrays of the stored embeddings by others of their types."""
   path = workdir / "embeddings" / "val.npz"
   with np.load(path) as arrays:
-    arrays = dict(arrays) | changes
+    arrays = dict(arrays)
+  for name, array in changes.items():
+    arrays[name] = array.astype(arrays[name].dtype)
   np.savez(path, **arrays)
 
 
@@ -94,8 +96,8 @@ def make_run(workdir, data, *, seed=0, steps=80, **loss):
     "text": text,
     "image": np.stack([record["image_feat"][0] for record in records]),
   }
-  arrays = {key: unit(x).astype(np.float16) for key, x in arrays.items()}
-  arrays |= {"has_text": has_text, "label": label}
+  arrays = {key: unit(x).astype(np.float32) for key, x in arrays.items()}
+  arrays |= {"has_text": has_text, "label": label.astype(np.int32)}
   arrays["has_image"] = np.ones(len(records), bool)
   np.savez(workdir / "embeddings" / "val.npz", **arrays)
   return workdir

@@ -9,7 +9,7 @@ from runs import REPOSITORY
 
 # A folder, or a file that stands alone, imports only from those before it.
 FLOORS = (
-  *("errors", "config", "io", "parallel", "metrics"),
+  *("errors", "keys", "config", "io", "parallel", "metrics"),
   *("data", "models", "losses", "checkpoint", "procedural"),
   *("teachers", "zoo", "encoder", "draw"),
   *("training", "cli"),

@@ -12,12 +12,13 @@ import torch
 
 from mrd_jax.compare import errors, stages, training
 from mrd_jax.compare.errors import Row
-from mrd_jax.config.pretraining import AugmentConfig, Config
+from mrd_jax.config.pretraining import Config
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data import batches, dataset
-from mrd_jax.data.examples import Examples, eval_examples
+from mrd_jax.data.examples import Examples
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.encoder.input import prepare_records
 from mrd_jax.errors import BadInput
 from mrd_jax.models.pointbert import PointBERT
 
@@ -78,10 +79,9 @@ def read_examples(
     )
   rows = range(count)
   batch = batches.pad_records(map(source.__getitem__, rows), rows, meta)
-  drawn = AugmentConfig(
-    num_points=config.num_points, swap_yz=config.up_axis == "z"
-  )
-  return jax.jit(lambda batch: eval_examples(batch, drawn, seed=0))(batch)
+  shapes = prepare_records(batch, config.num_points, config.up_axis)
+  taken = (getattr(shapes, name) for name in Examples._fields)
+  return Examples(*map(jnp.asarray, taken))
 
 
 def compare(

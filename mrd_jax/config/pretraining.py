@@ -73,6 +73,17 @@ class AugmentConfig:
   colour_fill: float = field(
     0.4, "The grey that replaces them.", between=(0, 1)
   )
+  thumbnails: bool = field(
+    True,
+    "Whether a coin decides between a shape's thumbnail and its views, as "
+    "OpenShape has it; else only views are drawn, but of a shape without any "
+    "its thumbnail.",
+  )
+
+  @property
+  def up_axis(self) -> UpAxis:
+    """Returns the axis that is up in the clouds that the encoder sees."""
+    return "z" if self.swap_yz else "y"
 
 
 @dataclasses.dataclass(frozen=True)

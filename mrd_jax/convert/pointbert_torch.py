@@ -13,6 +13,7 @@ Licence: Apache-2.0.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,13 @@ class TorchEncoder(modules.Projected):
   ) -> Tensor:
     """Embeds clouds, one at a time: none depends on its neighbours.
 
+    Warns (UserWarning) of clouds with fewer than 16 different points.
+
     Args:
       points: (B, N, 3) or (B, N, 6), or a list of B clouds (N, 3) or (N, 6) of
         any N: xyz in any unit and rgb in [0, 1]; see `prepare`.
-      up: "y" or "z", the axis of `points` that points up.
+      up: "y" or "z", the axis of `points` that points up; clouds that are z up
+        are turned.
       normalize: whether to move and scale each cloud to the unit ball.
 
     Returns:
@@ -86,17 +90,25 @@ class TorchEncoder(modules.Projected):
     if self.training:
       raise ValueError("the model is in training mode; call model.eval()")
     token = self.ppat.cls_token
-    rows = []
+    rows, few = [], []
     for b, cloud in enumerate(points):
       try:
         cloud = prepare(cloud, self.config, up, normalize)
       except ValueError as error:
         raise ValueError(f"points[{b}]: {error}") from None
+      some = (cloud[:100, :3], cloud[:, :3])  # mostly a hundred tell
+      if all(len(xyz.unique(dim=0)) < 16 for xyz in some):
+        few.append(b)
       cloud = cloud.to(token.device, token.dtype)[None]
       x = self(cloud[..., :3], cloud).to(token.dtype)
       rows.append(x / x.norm(dim=-1, keepdim=True))
     if not rows:
       raise ValueError("points holds no cloud")
+    if few:
+      warnings.warn(
+        f"points{few}: fewer than 16 different points hardly make a shape",
+        stacklevel=2,
+      )
     return torch.cat(rows)
 
 
@@ -123,14 +135,15 @@ def prepare(
 
   Takes the first config["num_points"] in the order of `shuffled`, because
   groups depend on the order of a cloud's points and files are often sorted;
-  exchanges y and z if `up` is not the axis that the model was trained with (a
-  reflection, as in OpenShape's training); then subtracts the mean and divides
-  by the largest norm. Computed in float64, so that the result hardly depends
-  on who computes it.
+  turns a cloud that is z up to y up, (x, y, z) -> (x, z, -y); exchanges y and z
+  if config["up_axis"] is "z" (a reflection, as in OpenShape's training); then
+  subtracts the mean and divides by the largest norm. Computed in float64, so
+  that the result hardly depends on who computes it.
 
   Args:
-    points: (N, 3) xyz in any unit, or (N, 6) with rgb in [0, 1]; without rgb,
-      each channel is config["colour_fill"].
+    points: (N, 3) xyz in any unit, or (N, 6) with rgb in [0, 1], which is
+      clipped where it leaves that range by 1e-2 at most; without rgb, each
+      channel is config["colour_fill"].
     config: of the model, see `load`.
     up: "y" or "z", the axis of `points` that points up.
     normalize: whether to subtract the mean and to divide.
@@ -139,12 +152,19 @@ def prepare(
     (M, 6) float32, M = min(N, config["num_points"]).
 
   Raises:
-    ValueError: for another shape or `up`, NaN or infinite values, colours
-      outside [0, 1], or points that all coincide.
+    ValueError: for another shape or `up`, a masked array, text, booleans, NaN
+      or infinite values, colours further out, or points that all coincide.
   """
   if up not in ("y", "z"):
     raise ValueError(f"up is {up!r}, must be 'y' or 'z'")
-  points = torch.as_tensor(points)
+  if hasattr(points, "filled"):  # numpy.ma, whose mask torch forgets
+    raise ValueError("the cloud is a masked array; leave out what is masked")
+  try:
+    points = torch.as_tensor(points)
+  except (TypeError, ValueError, RuntimeError):
+    raise ValueError("the cloud is not an array of numbers") from None
+  if points.dtype == torch.bool or points.is_complex():
+    raise ValueError(f"the cloud is of {points.dtype}, not of real numbers")
   if points.ndim != 2 or points.shape[1] not in (3, 6) or not len(points):
     raise ValueError(
       f"a cloud has shape {tuple(points.shape)}, must be (N, 3) or (N, 6)"
@@ -159,12 +179,15 @@ def prepare(
     raise ValueError("all points of the cloud coincide")
   if not rgb.shape[1]:
     rgb = torch.full_like(xyz, config["colour_fill"])
-  elif rgb.min() < 0 or rgb.max() > 1:
+  elif rgb.min() < -0.01 or rgb.max() > 1.01:
+    in_bytes = rgb.min() >= 0 and rgb.max() > 1.5
     raise ValueError(
-      f"colours reach from {rgb.min():g} to {rgb.max():g}, must be in [0, 1]; "
-      "divide 8-bit colours by 255"
+      f"colours reach from {rgb.min():g} to {rgb.max():g}, must be in [0, 1]"
+      + ("; divide 8-bit colours by 255" if in_bytes else "")
     )
-  if up != config["up_axis"]:
+  if up == "z":
+    xyz = torch.stack([xyz[:, 0], xyz[:, 2], -xyz[:, 1]], dim=1)
+  if config["up_axis"] == "z":
     xyz = xyz[:, [0, 2, 1]]
   if normalize:
     xyz = xyz - xyz.mean(dim=0)
@@ -172,7 +195,7 @@ def prepare(
     if not 0 < radius < float("inf"):
       raise ValueError("the cloud is too small or too large for float64")
     xyz = xyz / radius
-  return torch.cat([xyz, rgb], dim=1).float()
+  return torch.cat([xyz, rgb.clamp(0, 1)], dim=1).float()
 
 
 def build(config: dict[str, Any]) -> TorchEncoder:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.records import XYZ_LEVELS, ImageKind, TextKind
+from mrd_jax.keys import named
 
 
 class Batch(NamedTuple):
@@ -64,47 +65,19 @@ def train_examples(
   batch: Batch, config: AugmentConfig, *, seed: int, step: jax.Array
 ) -> Examples:
   """Draws and augments a training batch; see `AugmentConfig`."""
-  step_key = jax.random.fold_in(jax.random.key(seed), step)
-  keys_B = _fold_in(step_key, jnp.arange(len(batch.row)))
+  step_key = named(jax.random.key(seed), "samples", step)
+  fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  keys_B = fold_in(step_key, jnp.arange(len(batch.row)))
 
   def one(sample: Batch, key: jax.Array) -> Examples:
-    points_key, augment_key, image_key, text_key = jax.random.split(key, 4)
-    xyz, rgb, n = draw_points(sample, config, points_key)
-    xyz, rgb = augment(xyz, rgb, n, config, augment_key)
-    image = pick_image(sample, image_key)
-    text, has_text = pick_text(sample, text_key)
+    xyz, rgb, n = draw_points(sample, config, named(key, "points"))
+    xyz, rgb = augment(xyz, rgb, n, config, named(key, "augment"))
+    image = pick_image(sample, named(key, "image"), config.thumbnails)
+    text, has_text = pick_text(sample, named(key, "text"))
     return Examples(jnp.concatenate([xyz, rgb], -1), n, image, text, has_text)
 
   with jax.named_scope("input"):
     return jax.vmap(one)(batch, keys_B)
-
-
-def eval_examples(
-  batch: Batch, config: AugmentConfig, *, seed: int
-) -> Examples:
-  """Makes examples without augmentation: first image, first text.
-
-  Of the config only `num_points` and `swap_yz` matter.
-  The shuffle is keyed by the record, so its embedding is the same whatever
-  batch it comes in.
-  """
-  keys_B = _fold_in(jax.random.key(seed), batch.row)
-
-  def one(sample: Batch, key: jax.Array) -> Examples:
-    xyz, rgb, n = draw_points(sample, config, key)
-    return Examples(
-      jnp.concatenate([xyz, rgb], -1),
-      n,
-      sample.image_feat[0].astype(jnp.float32),
-      sample.text_feat[0].astype(jnp.float32),
-      sample.text_kind[0] != TextKind.NONE,
-    )
-
-  with jax.named_scope("input"):
-    return jax.vmap(one)(batch, keys_B)
-
-
-_fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
 
 
 def draw_points(
@@ -158,23 +131,23 @@ def augment(
   Point dropout moves points onto the first one and leaves their colours, as
   OpenShape does.  Rows that do not exist may take any finite value.
   """
-  keys = iter(jax.random.split(key, 8))
 
-  def uniform(low: float, high: float, shape=()) -> jax.Array:
-    return jax.random.uniform(next(keys), shape, minval=low, maxval=high)
+  def uniform(purpose: str, low: float, high: float, shape=()) -> jax.Array:
+    drawn = named(key, purpose)
+    return jax.random.uniform(drawn, shape, minval=low, maxval=high)
 
   n = xyz_N3.shape[0]
-  ratio = uniform(0.0, 1.0) * config.point_dropout
-  dropped_N1 = uniform(0.0, 1.0, (n, 1)) <= ratio
+  ratio = uniform("point_dropout", 0.0, 1.0) * config.point_dropout
+  dropped_N1 = uniform("dropped", 0.0, 1.0, (n, 1)) <= ratio
   xyz_N3 = jnp.where(dropped_N1, xyz_N3[0], xyz_N3)
-  xyz_N3 = xyz_N3 * uniform(config.scale_low, config.scale_high)
-  xyz_N3 = xyz_N3 + uniform(-config.shift, config.shift, (3,))
-  tilt_3 = config.tilt * jax.random.normal(next(keys), (3,))
+  xyz_N3 = xyz_N3 * uniform("scale", config.scale_low, config.scale_high)
+  xyz_N3 = xyz_N3 + uniform("shift", -config.shift, config.shift, (3,))
+  tilt_3 = config.tilt * jax.random.normal(named(key, "tilt"), (3,))
   xyz_N3 = _rotate(xyz_N3, jnp.clip(tilt_3, -config.tilt_max, config.tilt_max))
-  turn = uniform(0.0, 2 * jnp.pi)
+  turn = uniform("rotate", 0.0, 2 * jnp.pi)
   if config.rotate:
     xyz_N3 = _rotate(xyz_N3, jnp.array([0.0, 0.0, 1.0]) * turn)
-  grey = jax.random.bernoulli(next(keys), config.colour_drop)
+  grey = jax.random.bernoulli(named(key, "colour_drop"), config.colour_drop)
   return xyz_N3, jnp.where(grey, config.colour_fill, rgb_N3)
 
 
@@ -190,19 +163,23 @@ def _rotate(xyz_N3: jax.Array, angles_3: jax.Array) -> jax.Array:
   return jnp.matmul(xyz_N3, r, precision=highest)
 
 
-def pick_image(sample: Batch, key: jax.Array) -> jax.Array:
+def pick_image(sample: Batch, key: jax.Array, thumbnails: bool) -> jax.Array:
   """Picks an image feature: by a coin the thumbnail, else a view.
+
+  Args:
+    sample: One record; with a thumbnail or a view at least.
+    key: () of the draw.
+    thumbnails: False takes a thumbnail only where there is no view.
 
   Returns:
     (D,) float32.
   """
-  coin_key, view_key = jax.random.split(key)
   is_view_V = sample.image_kind == ImageKind.VIEW
   is_thumbnail_V = sample.image_kind == ImageKind.THUMBNAIL
-  use_thumbnail = is_thumbnail_V.any() & (
-    jax.random.bernoulli(coin_key) | ~is_view_V.any()
-  )
-  index = _pick(jnp.where(use_thumbnail, is_thumbnail_V, is_view_V), view_key)
+  coin = thumbnails & jax.random.bernoulli(named(key, "thumbnail"))
+  use_thumbnail = is_thumbnail_V.any() & (coin | ~is_view_V.any())
+  images_V = jnp.where(use_thumbnail, is_thumbnail_V, is_view_V)
+  index = _pick(images_V, named(key, "image"))
   return sample.image_feat[index].astype(jnp.float32)
 
 
@@ -216,17 +193,16 @@ def pick_text(sample: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
   Returns:
     (D,) float32, zero where there is no text, and () bool whether there is.
   """
-  coin_key, source_key, text_key = jax.random.split(key, 3)
   kind_T = sample.text_kind
   caption = jnp.where(
-    jax.random.bernoulli(coin_key), TextKind.BLIP, TextKind.MSFT
+    jax.random.bernoulli(named(key, "caption")), TextKind.BLIP, TextKind.MSFT
   )
   sources_3T = jnp.stack(
     [kind_T == TextKind.RAW, kind_T == caption, kind_T == TextKind.RETRIEVAL]
   )
   present_3 = sources_3T.any(axis=1)
-  source = _pick(present_3, source_key)
-  text = sample.text_feat[_pick(sources_3T[source], text_key)]
+  source = _pick(present_3, named(key, "source"))
+  text = sample.text_feat[_pick(sources_3T[source], named(key, "text"))]
   has_text = present_3.any()
   return jnp.where(has_text, text.astype(jnp.float32), 0), has_text
 

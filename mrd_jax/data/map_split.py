@@ -1,23 +1,24 @@
 """Runs a function over the records of a split, on all devices and processes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mrd_jax.data.batches import Source, eval_batches
-from mrd_jax.data.examples import Batch
+from mrd_jax.data.batches import Pad, Source, eval_batches
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.parallel import sharding
 
 
 def map_split(
-  forward: Callable[[Batch], tuple[jax.Array, ...]],
+  forward: Callable[[Any], tuple[jax.Array, ...]],
   source: Source,
   meta: DatasetMeta,
   *,
+  pad: Pad,
   batch_size: int,
   threads: int,
   mesh: Mesh,
@@ -30,6 +31,7 @@ def map_split(
       batch is.
     source: The split.
     meta: Its padded sizes.
+    pad: Makes what `forward` takes, in the reading threads.
     batch_size: Global batch, a multiple of the devices.
     threads: Reading threads.
     mesh: The devices.
@@ -43,6 +45,7 @@ def map_split(
   batches = eval_batches(
     source,
     meta,
+    pad=pad,
     batch_size=batch_size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),

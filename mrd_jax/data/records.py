@@ -207,5 +207,7 @@ class DatasetMeta:
 
 def record_cloud(record: Mapping[str, Any]) -> np.ndarray:
   """Decodes the cloud of a record: (N, 6) float64, y up, rgb in [0, 1]."""
-  xyz = record["center"] + record["xyz"] * (record["scale"] / XYZ_LEVELS)
+  # Stored as float32, in which a centre far away would swallow the shape.
+  center, scale = (np.float64(record[name]) for name in ("center", "scale"))
+  xyz = center + record["xyz"] * (scale / XYZ_LEVELS)
   return np.concatenate([xyz, record["rgb"] / 255], axis=1)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from mrd_jax.encoder.encoder import shuffled
+from mrd_jax.encoder.input import shuffled
 from mrd_jax.errors import BadInput
 
 BACKGROUND = (0.965, 0.97, 0.976)

@@ -110,7 +110,8 @@ def embed_files(
     encoder: The encoder.
     shapes: What to embed, files or the records of a split; a few
       batches are in memory at a time.
-    notes: Of `find_files`; all are counted and said at the end.
+    notes: Of `find_files`; with those of reading, and of clouds with few
+      different points, all are counted and said at the end.
     output: The .npz: `files` (N,) str, of a split the ids; `embeddings` (N, D)
       float32 of unit length; `source`, JSON of what the embeddings were made
       with; and of a split `records`, (N,) int64 rows in it.
@@ -124,6 +125,9 @@ def embed_files(
   Returns:
     How many shapes were embedded, and how many rejected.
   """
+  # Brings JAX.
+  from mrd_jax.encoder.input import TOO_FEW, few_points
+
   count = len(shapes)
   notes = list(notes)
   rejects = rejects_path(output)
@@ -146,7 +150,10 @@ def embed_files(
           else:
             name = shape["id"]
             cloud, axis = record_cloud(shape), up
-          clouds.append(encoder.prepare(cloud, up=axis, normalize=normalize))
+          cloud = encoder.prepare(cloud, up=axis, normalize=normalize)
+          if few_points(cloud):
+            notes.append(Note(TOO_FEW, f"of {len(cloud)} points", name))
+          clouds.append(cloud)
           names.append(name)
           rows.append(row)
         except BadInput as error:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mrd_jax.config.pretraining import AugmentConfig
+from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data import batches
-from mrd_jax.data.examples import Batch, eval_examples
 from mrd_jax.data.map_split import map_split
-from mrd_jax.data.records import DatasetMeta, ImageKind
+from mrd_jax.data.records import DatasetMeta
+from mrd_jax.encoder.input import Shapes, prepare_records
 from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
 from mrd_jax.io.files import replacing
@@ -46,48 +46,55 @@ class SplitEmbeddings(NamedTuple):
 class Embedder:
   """Runs the encoder over splits; compiled once for all of them.
 
+  Clouds are prepared as by `load_encoder`, on the host, by the threads that
+  read them.
+
   Args:
     encoder: The encoder.
-    augment: How clouds are drawn (nothing is augmented).
     meta: The dataset's padded sizes.
+    num_points: How many points of a cloud are drawn at most.
+    up_axis: The axis that is up in the clouds that the encoder sees.
     batch_size: Global batch, a multiple of the devices.
     threads: Reading threads.
-    seed: Of the fixed shuffle.
     mesh: The devices.
   """
 
   def __init__(
     self,
     encoder: PointBERT,
-    augment: AugmentConfig,
     meta: DatasetMeta,
     *,
+    num_points: int,
+    up_axis: UpAxis,
     batch_size: int,
     threads: int,
-    seed: int,
     mesh: Mesh,
   ):
     sharding.check_batch_size("eval.batch_size", batch_size, mesh)
+
+    def pad(
+      records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
+    ) -> Shapes:
+      batch = batches.pad_records(records, rows, meta)
+      return prepare_records(batch, num_points, up_axis)
+
     self._map_split = functools.partial(
-      map_split, meta=meta, batch_size=batch_size, threads=threads, mesh=mesh
+      map_split,
+      meta=meta,
+      pad=pad,
+      batch_size=batch_size,
+      threads=threads,
+      mesh=mesh,
     )
 
-    def forward(variables, batch: Batch):
-      examples = eval_examples(batch, augment, seed=seed)
+    def forward(variables, shapes: Shapes):
       point = encoder.apply(
         sharding.gathered(variables, mesh),
-        examples.points,
-        examples.num_points,
+        shapes.points,
+        shapes.num_points,
         train=False,
       )
-      return (  # as in SplitEmbeddings
-        point,
-        examples.image,
-        batch.image_kind[:, 0] != ImageKind.NONE,
-        examples.text,
-        examples.has_text,
-        batch.label,
-      )
+      return point, *shapes[2:]  # as in SplitEmbeddings
 
     self._forward: Callable[..., Any] = jax.jit(
       forward, out_shardings=sharding.batch_sharding(mesh)
@@ -109,20 +116,17 @@ class Embedder:
 
 
 def save_embeddings(path: Path, embeddings: SplitEmbeddings) -> None:
-  """Writes a split's embeddings as .npz (float16), whole or not at all."""
-  arrays = {
-    name: array.astype(np.float16) if array.ndim == 2 else array
-    for name, array in embeddings._asdict().items()
-  }
+  """Writes a split's embeddings as .npz as they are, whole or not at all."""
   with replacing(path) as temporary, temporary.open("wb") as file:
-    np.savez(file, **arrays)
+    np.savez(file, **embeddings._asdict())
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
-  """Reads a split's embeddings as training leaves them.
+  """Reads a split's embeddings as training leaves them, to the last bit.
 
   Raises:
-    BadInput: if they are not there, or not what training writes.
+    BadInput: if they are not there, or not what training writes, naming the
+      array that is of another form, or not finite.
   """
   if not os.path.exists(path):  # bears a name of any length
     raise BadInput(f"{path} does not exist; {AT_THE_END}")
@@ -134,7 +138,20 @@ def read_embeddings(path: str | os.PathLike[str]) -> SplitEmbeddings:
       f"{remedy}"
     )
   found = SplitEmbeddings(*(arrays[name] for name in SplitEmbeddings._fields))
-  return _at_unit_length(found)
+  for name, (dtype, axes) in _FORMS.items():
+    array, shape = arrays[name], found.point.shape[: len(axes)]
+    if (array.dtype, array.ndim, array.shape) != (dtype, len(axes), shape):
+      raise BadInput(
+        f"{path} is not what training writes: {name} is {array.dtype} of shape "
+        f"{array.shape}, must be {dtype} of shape ({', '.join(axes)}) like the "
+        f"others; {remedy}"
+      )
+    if not np.isfinite(array).all():
+      raise BadInput(
+        f"{path} is not what training writes: {name} has a value that is not "
+        f"finite; {remedy}"
+      )
+  return found
 
 
 def _at_unit_length(found: SplitEmbeddings) -> SplitEmbeddings:
@@ -145,6 +162,11 @@ def _at_unit_length(found: SplitEmbeddings) -> SplitEmbeddings:
   )
 
 
+_FORMS = {
+  **dict.fromkeys(("point", "image", "text"), ("float32", "ND")),
+  **dict.fromkeys(("has_image", "has_text"), ("bool", "N")),
+  "label": ("int32", "N"),
+}
 AT_THE_END = (
   "it is written at the end of a run: repeat the training command with this "
   "folder to finish the run"

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax.checkpoint.checksum import mix
 from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.config.shared import ComputeConfig
 from mrd_jax.encoder import files
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.encoder.input import TOO_FEW, few_points, prepare_cloud
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_text
 from mrd_jax.io.hub import Repository
 from mrd_jax.models.pointbert import PointBERT
 
 _SMALLEST_BUCKET = 256  # points
+_NAMED = 8  # rows in a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,12 @@ class Encoder:
   ) -> np.ndarray:
     """Embeds clouds; the same cloud gives the same embedding every time.
 
+    Warns (UserWarning) of clouds with fewer than 16 different points.
+
     Args:
       points: (B, N, 3 or 6): xyz in any unit, and rgb in [0, 1] (a grey where
         there are no colours); or a sequence of B clouds of different N.
-      up: The axis of `points` that is up.
+      up: The axis of `points` that is up; clouds that are z up are turned.
       normalize: Whether clouds are centred and scaled as in training; without
         it they have to be in the unit ball already.
       batch_size: How many clouds at a time.
@@ -84,8 +88,9 @@ class Encoder:
       (B, D) float32, unit length.
 
     Raises:
-      BadInput: naming the row, for another shape, values that are not finite
-        numbers, colours beyond [0, 1], or a cloud whose points all coincide.
+      BadInput: naming the row, for another shape, a masked array, values that
+        are not finite numbers, colours more than 1e-2 beyond [0, 1], or a
+        cloud whose points all coincide.
     """
     if not hasattr(points, "__len__"):
       raise BadInput("points is no array and no list of clouds")
@@ -100,16 +105,17 @@ class Encoder:
         clouds.append(self.prepare(cloud, up=up, normalize=normalize))
       except BadInput as error:
         raise BadInput(f"points[{row}]: {error}") from None
+    few = [str(row) for row, cloud in enumerate(clouds) if few_points(cloud)]
+    if few:
+      more = ", ..." if len(few) > _NAMED else ""
+      rows = ", ".join(few[:_NAMED]) + more
+      warnings.warn(f"points[{rows}]: {TOO_FEW}", stacklevel=2)
     return self.embed(clouds, batch_size=batch_size)
 
   def prepare(
     self, points: Any, *, up: UpAxis = "y", normalize: bool = True
   ) -> np.ndarray:
-    """Makes one cloud as the model takes it; see `__call__`.
-
-    Shuffles it (groups depend on the order of the points, and files are often
-    sorted), draws `config.num_points` of a larger one, turns it so that
-    `config.up_axis` is up, and normalises it.
+    """Makes one cloud as the model takes it; see `prepare_cloud`.
 
     Args:
       points: (N, 3 or 6).
@@ -118,42 +124,18 @@ class Encoder:
 
     Returns:
       (min(N, config.num_points), 6) float32.
+
+    Raises:
+      BadInput: if it is no cloud that can be embedded.
     """
-    try:
-      cloud = np.asarray(points)
-      if cloud.dtype.kind == "c":
-        raise ValueError
-      cloud = cloud.astype(np.float64)  # coordinates may be geographic
-    except (TypeError, ValueError):
-      raise BadInput("is not an array of numbers") from None
-    if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
-      raise BadInput(f"has shape {cloud.shape}, must be (N, 3) or (N, 6)")
-    if not np.isfinite(cloud).all():
-      raise BadInput("holds NaN or infinite values")
-    if up not in ("y", "z"):
-      raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
-    order = shuffled(len(cloud))[: self.config.num_points]
-    xyz, rgb = cloud[order, :3], cloud[order, 3:]
-    if (xyz == xyz[0]).all():
-      raise BadInput("all points coincide, there is no shape to embed")
-    if not rgb.shape[1]:
-      rgb = np.full_like(xyz, self.config.colour_fill)
-    elif rgb.min() < 0 or rgb.max() > 1:
-      raise BadInput(
-        f"colours reach from {rgb.min():g} to {rgb.max():g}, must be in [0, 1]"
-        "; divide 8-bit colours by 255"
-      )
-    if up != self.config.up_axis:
-      # What training does with its records: an exchange, a reflection.
-      xyz = xyz[:, [0, 2, 1]]
-    if normalize:
-      with np.errstate(over="ignore", under="ignore"):
-        xyz = xyz - xyz.mean(axis=0)
-        radius = np.sqrt((xyz**2).sum(axis=1).max())
-      if not 0 < radius < np.inf:
-        raise BadInput("is too small or too large for float64: change its unit")
-      xyz = xyz / radius
-    return np.concatenate([xyz, rgb], axis=1).astype(np.float32)
+    return prepare_cloud(
+      points,
+      num_points=self.config.num_points,
+      up_axis=self.config.up_axis,
+      colour_fill=self.config.colour_fill,
+      up=up,
+      normalize=normalize,
+    )
 
   def embed(
     self, clouds: Sequence[np.ndarray], *, batch_size: int = 32
@@ -287,18 +269,6 @@ def load_encoder(
       "checkpoint first: python -m mrd_jax.convert from-torch"
     )
   return Encoder.make(*files.read_run(path, checkpoint), dtype)
-
-
-def shuffled(n: int) -> np.ndarray:
-  """Returns a fixed order of n points that any language can reproduce.
-
-  Sorts by the finaliser of the hash Murmur3 of i + 1; that is a bijection of
-  32-bit integers, so there are no ties.
-
-  Returns:
-    (n,) int64, a permutation.
-  """
-  return np.argsort(mix(np.arange(1, n + 1, dtype=np.uint32)))
 
 
 @functools.partial(jax.jit, static_argnums=0)

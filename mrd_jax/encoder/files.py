@@ -190,7 +190,7 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     encoder_config = EncoderConfig(
       architecture=config.model.size,
       embed_dim=params["encoder"]["proj"]["bias"].shape[0],
-      up_axis="z" if config.augment.swap_yz else "y",
+      up_axis=config.augment.up_axis,
       num_points=config.augment.num_points,
       colour_fill=config.augment.colour_fill,
       embedding_space=data.get("teacher", "unknown"),

@@ -82,9 +82,6 @@ class Evaluator:
     self._variables = jax.device_put(
       jax.device_get(encoder.variables), sharding.replicated(self._mesh)
     )
-    # As the run that trained it shuffles, so that the figures are its own.
-    config = encoder.config.training_config or {}
-    self._seed = int(config.get("seed", 0))
     self._embedders: dict[Path, Embedder] = {}
     self._embeddings: dict[tuple[Path, str], SplitEmbeddings] = {}
 
@@ -157,6 +154,7 @@ class Evaluator:
       protocol["texts"] = self._options.teacher
       protocol["captions"] = coverage(captions, ids)
     protocol["with_text"] = int(shapes.has_text.sum())
+    protocol["with_image"] = int(shapes.has_image.sum())
     point, image, has_image, text, has_text, label = shapes
     pictures = {"image_ND": image, "has_image_N": has_image}
     metrics = retrieval(point, text, has_text, **pictures, label_N=label)
@@ -230,18 +228,18 @@ class Evaluator:
         self._encoder.model.clone(
           batch_sharding=sharding.batch_sharding(self._mesh)
         ),
-        options.protocol.augment(self._encoder.config),
         options.protocol.meta(dataset.read_meta(data)),
+        num_points=options.protocol.points or self._encoder.config.num_points,
+        up_axis=self._encoder.config.up_axis,
         batch_size=-(-options.batch_size // devices) * devices,
         threads=2,
-        seed=self._seed,
         mesh=self._mesh,
       )
     parts = []
     for split in found.splits:
       if (data, split) not in self._embeddings:
         source = ProtocolSource(
-          dataset.open_split(data, split), options.protocol, self._seed
+          dataset.open_split(data, split), options.protocol
         )
         self._embeddings[data, split] = self._embedders[data](
           self._variables, source, lambda: None

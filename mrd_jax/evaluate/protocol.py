@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mrd_jax.config.pretraining import AugmentConfig
 from mrd_jax.data.batches import Source
 from mrd_jax.data.records import DatasetMeta
-from mrd_jax.encoder.files import EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +27,6 @@ class Protocol:
   points: int | None = None
   colour: float | None = None
 
-  def augment(self, config: EncoderConfig) -> AugmentConfig:
-    """Says how the device draws points for an encoder; see `eval_examples`."""
-    return AugmentConfig(
-      num_points=self.points or config.num_points,
-      swap_yz=config.up_axis == "z",
-    )
-
   def meta(self, meta: DatasetMeta) -> DatasetMeta:
     """Says the padded sizes of the clouds that `ProtocolSource` yields."""
     return dataclasses.replace(
@@ -44,10 +35,14 @@ class Protocol:
 
 
 class ProtocolSource:
-  """A split under a protocol; what is drawn depends on the row alone."""
+  """A split under a protocol.
 
-  def __init__(self, source: Source, protocol: Protocol, seed: int):
-    self._source, self._protocol, self._seed = source, protocol, seed
+  Which points are drawn depends on how many are stored alone, so a shape has
+  one embedding, in whichever row it stands.
+  """
+
+  def __init__(self, source: Source, protocol: Protocol):
+    self._source, self._protocol = source, protocol
 
   def __len__(self) -> int:
     return len(self._source)
@@ -56,8 +51,7 @@ class ProtocolSource:
     record = dict(self._source[index])
     points, stored = self._protocol.points, len(record["xyz"])
     if points is not None and stored < points:
-      rng = np.random.default_rng((self._seed, index))
-      draw = rng.integers(stored, size=points)
+      draw = np.random.default_rng(stored).integers(stored, size=points)
       record |= {"xyz": record["xyz"][draw], "rgb": record["rgb"][draw]}
     if self._protocol.colour is not None:
       grey = np.uint8(round(255 * self._protocol.colour))

@@ -32,6 +32,12 @@ _TABLES = {
   "relation_gap": (published.TABLE_6, "train_shapenet_only"),
   "finetune": (published.TABLE_8, published.PB_T50_RS),
 }
+# What of the protocol says how large the gallery of a table is.
+_GALLERIES = {
+  table.WAYS["text_to_shape"]: "with_text",
+  table.WAYS["shape_to_text"]: "with_text",
+  table.WAYS["image_to_shape"]: "with_image",
+}
 
 
 def read_rows(output: Path) -> list[Row]:
@@ -186,24 +192,33 @@ def write_confusion(
 
 
 def tabulate(rows: Sequence[Row]) -> str:
-  """Makes a Markdown table a suite, with the paper's rows where they apply."""
+  """Makes Markdown tables, a suite each and kind of metric.
+
+  Published rows stand below ours where the test set is theirs.
+  """
   text = []
   for suite, measured in _by_suite(rows).items():
-    paper = _published(suite, measured)
+    groups = (
+      (table.cell, measured),
+      (table.published_cell, _published(suite, measured)),
+    )
     text += [f"## {suite}", ""]
     names = dict.fromkeys(name for row in measured for name in row["metrics"])
     for title, columns, percent in table.group_metrics(names):
-      lines = [
-        [row["name"]]
-        + [table.cell(row["metrics"], c, percent) for c in columns]
-        for row in measured
-      ]
-      lines += [
-        [row["name"]]
-        + [table.published_cell(row["metrics"], c, percent) for c in columns]
-        for row in paper
-      ]
-      text += [table.render([title, *map(table.label, columns)], lines), ""]
+      header = [title, *map(table.label, columns)]
+      lines = []
+      for cell, members in groups:
+        for row in members:
+          if not row["metrics"].keys() & set(columns):
+            continue
+          cells = [cell(row["metrics"], name, percent) for name in columns]
+          if title in _GALLERIES:
+            size = row["protocol"].get(_GALLERIES[title])
+            cells = ["" if size is None else f"{size:,}", *cells]
+          lines.append([row["name"], *cells])
+      if title in _GALLERIES:
+        header.insert(1, "gallery")
+      text += [table.render(header, lines), ""]
     notes = dict.fromkeys(n for row in measured for n in _notes(suite, row))
     text += [*(f"* {printable(note)}" for note in notes), ""]
   return "\n".join(text)
@@ -219,21 +234,28 @@ def _by_suite(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _published(suite: str, measured: Sequence[Row]) -> list[Row]:
-  """Finds the paper's rows, if a row was measured on the paper's test set."""
+  """Finds published rows, if a row was measured on the paper's test set."""
   if not any(_is_published_set(suite, row) for row in measured):
     return []
-  figures_of, split = _TABLES[suite.split()[0]]
-  return [
-    {
-      "name": f"{name}, {data} (published)",
-      "metrics": {
+  paper, split = _TABLES[suite.split()[0]]
+  tables = {"published": paper}
+  protocol = {"shapes": published.SHAPES[split]}
+  if paper is published.TABLE_1:
+    tables |= published.OWN
+  if paper is published.TABLE_2:
+    protocol["with_text"] = protocol["shapes"]
+  rows = []
+  for source, figures_of in tables.items():
+    for (name, data), figures in figures_of.items():
+      metrics = {
         metric.removeprefix(f"{split}/"): value
         for metric, value in figures.items()
         if metric.startswith(f"{split}/")
-      },
-    }
-    for (name, data), figures in figures_of.items()
-  ]
+      }
+      if metrics:
+        row = {"name": f"{name}, {data} ({source})", "protocol": protocol}
+        rows.append(row | {"metrics": metrics})
+  return rows
 
 
 def _is_published_set(suite: str, found: Row) -> bool:
@@ -241,11 +263,14 @@ def _is_published_set(suite: str, found: Row) -> bool:
   if kind not in _TABLES:
     return False
   _, split = _TABLES[kind]
-  if kind == "retrieval" and not found["protocol"].get("captions"):
-    return False  # the paper's texts are Cap3D's captions
   if kind == "finetune" and found["split"] != split:
     return False
-  return found["protocol"]["shapes"] == published.SHAPES[split]
+  size = "shapes"
+  if kind == "retrieval":  # the paper's texts are Cap3D's captions
+    if "captions" not in found["protocol"]:
+      return False
+    size = "with_text"
+  return found["protocol"].get(size) == published.SHAPES[split]
 
 
 def _notes(suite: str, found: Row) -> Iterable[str]:
@@ -263,7 +288,7 @@ def _notes(suite: str, found: Row) -> Iterable[str]:
     )
   if suite in _TABLES and not _is_published_set(suite, found):
     shapes = published.SHAPES[_TABLES[suite][1]]
-    captions = " and Cap3D's captions" if suite == "retrieval" else ""
+    captions = ", all with Cap3D's captions" if suite == "retrieval" else ""
     yield (
       f"the paper's figures are of {shapes:,} shapes{captions}: another test "
       "set, not comparable"

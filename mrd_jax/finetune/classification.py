@@ -12,7 +12,7 @@ import optax
 from mrd_jax.checkpoint.state import TrainState
 from mrd_jax.config.finetuning import Config
 from mrd_jax.data import dataset
-from mrd_jax.data.batches import Source
+from mrd_jax.data.batches import Source, pad_records
 from mrd_jax.data.examples import Batch
 from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta
@@ -20,6 +20,7 @@ from mrd_jax.errors import BadInput
 from mrd_jax.finetune.start import Start
 from mrd_jax.finetune.transforms import Drawer
 from mrd_jax.io.files import read_json_lines, write_json
+from mrd_jax.keys import named
 from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.models.classifier import Classifier
 from mrd_jax.models.pointbert import PointBERT, gathered_parameters
@@ -149,9 +150,7 @@ class Classification(Objective):
     self, params: Any, batch_stats: Any, batch: Batch, step: jax.Array
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
     clouds = self.drawer.train(batch, seed=self.config.seed, step=step)
-    # A stream of its own, beside those of the samples.
-    key = jax.random.fold_in(jax.random.key(self.config.seed + 1), step)
-    dropout_key, drop_path_key = jax.random.split(key)
+    key = named(jax.random.key(self.config.seed), "regularisation", step)
     logits_BC, updates = self.model.apply(
       {
         "params": gathered_parameters(
@@ -162,7 +161,7 @@ class Classification(Objective):
       *clouds,
       train=True,
       mutable=["batch_stats"],
-      rngs={"dropout": dropout_key, "drop_path": drop_path_key},
+      rngs={name: named(key, name) for name in ("dropout", "drop_path")},
     )
     smoothing = self.config.train.label_smoothing
     loss = cross_entropy(logits_BC, batch.label, smoothing)
@@ -202,6 +201,7 @@ class Classification(Objective):
         functools.partial(self._forward, variables, voted=rule == "voted"),
         self.test_source,
         self.meta,
+        pad=pad_records,
         batch_size=self.config.eval.batch_size,
         threads=self.config.data.threads,
         mesh=self.mesh,

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mrd_jax.config.finetuning import AugmentConfig
 from mrd_jax.data.examples import Batch, normalize_cloud
 from mrd_jax.data.records import XYZ_LEVELS
+from mrd_jax.keys import named
 from mrd_jax.models.point_ops import sample_clouds
 
 
@@ -50,19 +51,19 @@ class Drawer(NamedTuple):
 
   def train(self, batch: Batch, *, seed: int, step: jax.Array) -> Clouds:
     """Draws the clouds of a training step."""
-    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    step_key = named(jax.random.key(seed), "samples", step)
     keys_B = _fold_in(step_key, jnp.arange(len(batch.row)))
     return self._draw(batch, keys_B, augmented=True)
 
   def test(self, batch: Batch, *, seed: int) -> Clouds:
     """Draws the clouds to evaluate, each the same in every batch."""
-    keys_B = _fold_in(jax.random.key(seed), batch.row)
+    keys_B = _fold_in(named(jax.random.key(seed), "test"), batch.row)
     return self._draw(batch, keys_B, augmented=False)
 
   def copies(self, batch: Batch, *, seed: int, copy: jax.Array) -> Clouds:
     """Draws copy number `copy` of the clouds, augmented as in training."""
-    keys_B = _fold_in(jax.random.key(seed), batch.row)
-    keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, copy)
+    copy_key = named(jax.random.key(seed), "votes", copy)
+    keys_B = _fold_in(copy_key, batch.row)
     return self._draw(batch, keys_B, augmented=True)
 
   def _draw(self, batch: Batch, keys_B: jax.Array, augmented: bool) -> Clouds:
@@ -76,19 +77,18 @@ class Drawer(NamedTuple):
     def local(
       xyz_BN3: jax.Array, num_points_B: jax.Array, keys_B: jax.Array
     ) -> Clouds:
-      keys_B2 = jax.vmap(jax.random.split)(keys_B)
       xyz_BP3, n_B = draw_points(
         jax.vmap(placed)(xyz_BN3, num_points_B),
         num_points_B,
         self.config,
-        keys_B2[:, 0],
+        keys_B,
         random=augmented,
         chunk=self.fps_chunk,
       )
       if augmented:
         xyz_BP3 = jax.vmap(
           lambda xyz_P3, key: augment(xyz_P3, self.config, key)
-        )(xyz_BP3, keys_B2[:, 1])
+        )(xyz_BP3, keys_B)
       grey_BP3 = jnp.full_like(xyz_BP3, self.colour_fill)
       return Clouds(jnp.concatenate([xyz_BP3, grey_BP3], axis=-1), n_B)
 
@@ -129,17 +129,16 @@ def draw_points(
     (B, config.num_points, 3) float32 and (B,) how many leading rows exist; the
     rest are zero.  A smaller cloud keeps all its points.
   """
-  keys_B2 = jax.vmap(jax.random.split)(keys_B)
   samples = config.sampled_points if random else config.num_points
 
   def shuffled(xyz_N3, num_points, key):
     exists_N = jnp.arange(len(xyz_N3)) < num_points
-    draws_N = jax.random.uniform(key, (len(xyz_N3),))
+    draws_N = jax.random.uniform(named(key, "order"), (len(xyz_N3),))
     return xyz_N3[jnp.argsort(jnp.where(exists_N, draws_N, jnp.inf))]
 
   def chosen(xyz_N3, num_points, samples_S, key):
     # Beyond `num_points` samples are repetitions; they are to come last.
-    rank_S = jax.random.uniform(key, (samples,))
+    rank_S = jax.random.uniform(named(key, "choice"), (samples,))
     is_new_S = jnp.arange(samples) < num_points
     chosen_P = jnp.argsort(jnp.where(is_new_S, rank_S, jnp.inf))
     chosen_P = chosen_P[: config.num_points]
@@ -147,9 +146,9 @@ def draw_points(
     exists_P1 = (jnp.arange(config.num_points) < n)[:, None]
     return jnp.where(exists_P1, xyz_N3[samples_S[chosen_P]], 0), n
 
-  xyz_BN3 = jax.vmap(shuffled)(xyz_BN3, num_points_B, keys_B2[:, 0])
+  xyz_BN3 = jax.vmap(shuffled)(xyz_BN3, num_points_B, keys_B)
   samples_BS = sample_clouds(xyz_BN3, num_points_B, samples, chunk=chunk)
-  return jax.vmap(chosen)(xyz_BN3, num_points_B, samples_BS, keys_B2[:, 1])
+  return jax.vmap(chosen)(xyz_BN3, num_points_B, samples_BS, keys_B)
 
 
 def augment(
@@ -157,11 +156,10 @@ def augment(
 ) -> jax.Array:
   """Scales and shifts each axis on its own (Point-BERT's
   `PointcloudScaleAndTranslate`)."""
-  scale_key, shift_key = jax.random.split(key)
   scale_3 = jax.random.uniform(
-    scale_key, (3,), minval=config.scale_low, maxval=config.scale_high
+    named(key, "scale"), (3,), minval=config.scale_low, maxval=config.scale_high
   )
   shift_3 = jax.random.uniform(
-    shift_key, (3,), minval=-config.shift, maxval=config.shift
+    named(key, "shift"), (3,), minval=-config.shift, maxval=config.shift
   )
   return xyz_P3 * scale_3 + shift_3

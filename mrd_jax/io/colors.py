@@ -13,6 +13,7 @@ NAMES = (
   ("r", "g", "b"),
 )
 LIKE_COLORS = re.compile(r"colou?r|rgb|red$|green$|blue$|f_dc_")
+SLACK = 1e-2  # by which colours may leave [0, 1]: rounding, resampling
 UNKNOWN = "colours that are not understood are left out"
 
 
@@ -39,9 +40,10 @@ def color_scale(rgb: np.ndarray) -> float:
   """Returns what colours are to be divided by.
 
   Integers of 16 bits of which one is above 255 are on the scale 0 to 65535,
-  other integers, and floats of which one is above 1, on the scale 0 to 255.
+  other integers, and floats of which one is above 1 + `SLACK`, on the scale 0
+  to 255.
   """
   high = rgb.max(initial=0)
   if rgb.dtype.kind in "iu" and rgb.dtype.itemsize == 2 and high > 255:
     return 65535
-  return 255 if rgb.dtype.kind in "iu" or high > 1 else 1
+  return 255 if rgb.dtype.kind in "iu" or high > 1 + SLACK else 1

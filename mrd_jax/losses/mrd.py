@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mrd_jax.config.pretraining import LossConfig
+from mrd_jax.keys import named
 from mrd_jax.losses import ranking, relations, terms
 from mrd_jax.losses.tiled import tiled_terms
 from mrd_jax.parallel import sharding
@@ -57,8 +58,8 @@ def contrastive(
 
   Returns:
     The loss, () mean over the valid samples' own pairs of both directions'
-    cross-entropies halved, and the share of them that score highest in their
-    row.
+    cross-entropies halved, and the share of them that score above all others
+    of their row.
   """
   own_AB = own_AB & mask_AB
   count = jnp.maximum(own_AB.sum(), 1).astype(logits_AB.dtype)
@@ -66,7 +67,8 @@ def contrastive(
     jax.nn.log_softmax(logits_AB, axis=axis) for axis in (1, 0)
   )
   loss = -jnp.sum(jnp.where(own_AB, by_row_AB + by_column_AB, 0)) / 2 / count
-  hits_AB = own_AB & (logits_AB >= logits_AB.max(axis=1, keepdims=True))
+  others_AB = jnp.where(own_AB, -jnp.inf, logits_AB)
+  hits_AB = own_AB & (logits_AB > others_AB.max(axis=1, keepdims=True))
   return loss, hits_AB.sum().astype(loss.dtype) / count
 
 
@@ -255,7 +257,7 @@ def mrd_loss(
   scale = jnp.exp(logit_scale.astype(dtype))
   scales = {"contrast": scale}
   draws = {}
-  for i, term in enumerate(terms.relation_terms(config)):
+  for term in terms.relation_terms(config):
     scales[term.name] = (
       jnp.asarray(term.scale, dtype)
       if term.scale
@@ -264,7 +266,7 @@ def mrd_loss(
     if config.sampled_pairs:
       assert key is not None, "sampled_pairs needs a key"
       draws[term.name] = draw_columns(
-        jax.random.fold_in(key, i), len(point), config.sampled_pairs
+        named(key, term.name), len(point), config.sampled_pairs
       )
 
   form = terms.choose_form(config, len(point), mesh.size if mesh else 1)

@@ -108,13 +108,14 @@ def tiled_terms(
   for name in CONTRASTS:
     valid_B = has_text_B if name == "text" else jnp.ones_like(has_text_B)
     count = jnp.maximum(valid_B.sum(), 1).astype(scales["contrast"].dtype)
-    log_likelihood_B = _log_likelihood(*by_row[name])
+    *row_softmax, best_other_RB = by_row[name]
+    log_likelihood_B = _log_likelihood(*row_softmax)
     log_likelihood_B += _log_likelihood(*by_column[name])
     found[f"contrast/{name}"] = (
       -jnp.sum(jnp.where(valid_B, log_likelihood_B, 0)) / 2 / count
     )
-    part, own_RB = by_row[name]
-    hit_B = valid_B & (own_RB.sum(axis=0) >= part.top.max(axis=0))
+    own_B = row_softmax[1].sum(axis=0)
+    hit_B = valid_B & (own_B > best_other_RB.max(axis=0))
     found[f"accuracy/{name}"] = hit_B.sum().astype(count.dtype) / count
   for term in terms:
     pairs_RB, *sums = by_row[term.name]
@@ -202,9 +203,9 @@ def _tile(
     column: Its columns.
 
   Returns:
-    By row {"image", "text"}: a `Part` and the own pair's logit; {term}: the
-    number of pairs, then what the term's formula takes; trees of (A,).  By
-    column the first again, (S,).
+    By row {"image", "text"}: a `Part`, the own pair's logit and the largest of
+    the others; {term}: the number of pairs, then what the term's formula takes;
+    trees of (A,).  By column the first two again, (S,).
   """
   own_AS = row.number[:, None] == column.number
 
@@ -244,6 +245,8 @@ def _tile(
     for axis, found in ((1, by_row), (0, by_column)):
       _, part = _log_softmax(logits_AS, axis)
       found[name] = part, own_logits_AS.sum(axis)
+    others_AS = jnp.where(own_AS, -jnp.inf, jax.lax.stop_gradient(logits_AS))
+    by_row[name] += (others_AS.max(axis=1),)
   here = whole_rows == (config.representation == "partial_order")
   for term in relation_terms(config) if here else ():
     mask_AS = mask(term.needs_text, term.diagonal)

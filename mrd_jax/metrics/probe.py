@@ -171,7 +171,7 @@ def _labelled(
   check_finite(f"the embedding of {split} shape", x_ND, labelled_N)
   x_ND = x_ND[labelled_N].astype(np.float64)
   # The penalty is on the weights, so `c` means nothing without a length.
-  # Float16, in which embeddings are stored, has it within 1e-3.
+  # Float16, in which galleries may be stored, has it within 1e-3.
   far = np.abs(np.linalg.norm(x_ND, axis=1) - 1).max()
   if far > 1e-2:
     raise BadInput(

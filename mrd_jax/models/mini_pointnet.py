@@ -55,8 +55,12 @@ class _Norm(nn.Module):
 
 
 @jax.custom_vjp
-def _gram(x_RC: jax.Array) -> jax.Array:
-  """(R, C) -> (C, C) x'x, in float32 at least."""
+def _gram(x_RC: jax.Array, centre_C: jax.Array | None = None) -> jax.Array:
+  """(R, C) -> (C, C) (x - centre)'(x - centre), in float32 at least.
+
+  The centre, if any, is a constant to the gradient.
+  """
+  x_RC = _centred(x_RC, centre_C)
   return jax.lax.dot_general(
     x_RC,
     x_RC,
@@ -66,33 +70,41 @@ def _gram(x_RC: jax.Array) -> jax.Array:
   )
 
 
-def _gram_backward(x_RC, g_CC):
+def _centred(x_RC: jax.Array, centre_C: jax.Array | None) -> jax.Array:
+  return x_RC if centre_C is None else x_RC - centre_C
+
+
+def _gram_backward(residuals, g_CC):
+  x_RC = _centred(*residuals)
   # A matrix of a sum over all rows: rounded to the rows' half precision, its
   # error would be the same in every row.  So its remainder is multiplied too,
   # in one sum of products: rounded before, they would swallow the remainder's.
   g_CC = g_CC + g_CC.T
   high_CC = g_CC.astype(x_RC.dtype)
   if high_CC.dtype == g_CC.dtype:
-    return (jnp.matmul(x_RC, high_CC, precision=precision_of(x_RC.dtype)),)
+    dx_RC = jnp.matmul(x_RC, high_CC, precision=precision_of(x_RC.dtype))
+    return dx_RC, None
   low_CC = (g_CC - high_CC.astype(g_CC.dtype)).astype(x_RC.dtype)
   twice_RC = jnp.concatenate([x_RC, x_RC], axis=1)
-  return (twice_RC @ jnp.concatenate([high_CC, low_CC]),)
+  return twice_RC @ jnp.concatenate([high_CC, low_CC]), None
 
 
-_gram.defvjp(lambda x_RC: (_gram(x_RC), x_RC), _gram_backward)
+_gram.defvjp(lambda *x: (_gram(*x), x), _gram_backward)
 
 
 def _moments_of_linear(
-  mean_I: jax.Array,
+  centre_I: jax.Array,
+  first_I: jax.Array,
   second_II: jax.Array,
   kernel_IC: jax.Array,
   bias_C: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Mean and variance of the channels of x W + b, from E[x] and E[x'x].
+  """Mean and variance of the channels of x W + b, from x's about a centre.
 
   mean = E[x] W + b; variance = diag(W' Cov[x] W).
   """
-  covariance_II = second_II - jnp.outer(mean_I, mean_I)
+  mean_I = centre_I + first_I
+  covariance_II = second_II - jnp.outer(first_I, first_I)
   times = functools.partial(jnp.matmul, precision="highest")
   variance_C = (times(covariance_II, kernel_IC) * kernel_IC).sum(0)
   return times(mean_I, kernel_IC) + bias_C, jnp.maximum(variance_C, 0)
@@ -105,11 +117,24 @@ class _Activations:
     self.shape = x_BGKC.shape[:-1]
     self.x_RC = x_BGKC.reshape(-1, x_BGKC.shape[-1])
 
-  def moments(self) -> tuple[jax.Array, jax.Array]:
-    """E[x] and E[x'x] of all rows x, in float32 at least."""
-    wide = jnp.promote_types(self.x_RC.dtype, jnp.float32)
+  def moments(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A centre c, E[x - c] and E[(x - c)'(x - c)] of all rows x.
+
+    In float32 at least.  c is a constant, to the gradient too.
+    """
+    rows, dtype = len(self.x_RC), self.x_RC.dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
     mean_C = self.x_RC.mean(0, dtype=wide)
-    return mean_C, _gram(self.x_RC) / len(self.x_RC)
+    if dtype != wide:
+      # Neither half precision nor the kernels are centred: deviations, rounded
+      # again, would lose more than E[x'x] - E[x]'E[x] does, which is float32.
+      return jnp.zeros_like(mean_C), mean_C, _gram(self.x_RC) / rows
+    # In two passes: where all points have one colour, that is a small
+    # difference of large numbers, and a long sum of equal terms is off.  What
+    # this centre lacks of the mean, the deviations have.
+    centre_C = jax.lax.stop_gradient(mean_C)
+    first_C = (self.x_RC - centre_C).mean(0)
+    return centre_C, first_C, _gram(self.x_RC, centre_C) / rows
 
   def add(self, kernel_IO: jax.Array, shift_O: jax.Array) -> None:
     """Makes x of relu(x kernel + shift)."""
@@ -140,14 +165,17 @@ class _RecomputedActivations:
     self.x_BRC = point_net_kernel.padded(x_BGKC)
     self.layers = ()
 
-  def moments(self) -> tuple[jax.Array, jax.Array]:
+  def moments(self) -> tuple[jax.Array, jax.Array, jax.Array]:
     rows = math.prod(self.x_BRC.shape[:2])
     if self.layers:
       sums = self.kernel.moments(self.x_BRC, self.layers, self.launch)
-      return sums[0] / rows, sums[1] / rows
-    second_CC = _gram(self.x_BRC.reshape(rows, -1)) / rows
-    points = slice(self.channels)  # before a 1, whose products are the points
-    return second_CC[self.channels, points], second_CC[points, points]
+      mean_C, second_CC = sums[0] / rows, sums[1] / rows
+    else:
+      second_CC = _gram(self.x_BRC.reshape(rows, -1)) / rows
+      points = slice(self.channels)  # before a 1, whose products are the points
+      mean_C = second_CC[self.channels, points]
+      second_CC = second_CC[points, points]
+    return jnp.zeros_like(mean_C), mean_C, second_CC
 
   def add(self, kernel_IO: jax.Array, shift_O: jax.Array) -> None:
     self.layers += ((kernel_IO, shift_O),)
@@ -210,8 +238,10 @@ def _embed(
   moments = []
   for i, (kernel_IO, bias_O, scale_O, offset_O) in enumerate(layers):
     if with_moments:
-      mean_I, second_II = x.moments()
-      moments.append(_moments_of_linear(mean_I, second_II, kernel_IO, bias_O))
+      centre_I, first_I, second_II = x.moments()
+      moments.append(
+        _moments_of_linear(centre_I, first_I, second_II, kernel_IO, bias_O)
+      )
     mean_O, variance_O = running[i] if running else moments[i]
     factor_O = scale_O * jax.lax.rsqrt(variance_O + EPSILON)
     shift_O = bias_O * factor_O + (offset_O - mean_O * factor_O)

@@ -8,6 +8,7 @@ import numpy as np
 from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data.shape_files import read_shape
 from mrd_jax.encoder.encoder import Encoder, fingerprint
+from mrd_jax.encoder.input import TOO_FEW, few_points
 from mrd_jax.errors import BadInput
 from mrd_jax.io.notes import Note, count_notes
 from mrd_jax.search.gallery import Gallery
@@ -108,6 +109,8 @@ def embed_queries(
       clouds.append(encoder.prepare(cloud, up=axis, normalize=normalize))
     except BadInput as error:
       raise BadInput(f"{name}: {error}") from None
+    if few_points(clouds[-1]):
+      lost.append(Note(TOO_FEW, f"of {len(clouds[-1])} points", name))
   if clouds:
     found[places["shape"]] = encoder.embed(clouds)
   notes = count_notes(lost)

@@ -47,11 +47,11 @@ class HeldOut:
       )
     self._embedder = Embedder(
       encoder,
-      config.augment,
       meta,
+      num_points=config.augment.num_points,
+      up_axis=config.augment.up_axis,
       batch_size=config.eval.batch_size,
       threads=config.data.threads,
-      seed=config.seed,
       mesh=mesh,
     )
     splits = dict.fromkeys(

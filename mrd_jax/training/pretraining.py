@@ -15,6 +15,7 @@ from mrd_jax.data.batches import require_image
 from mrd_jax.data.examples import Batch, Examples, train_examples
 from mrd_jax.encoder.embed_split import save_embeddings
 from mrd_jax.io.files import write_json
+from mrd_jax.keys import named
 from mrd_jax.losses.mrd import Embeddings, init_dynamic_weights, mrd_loss
 from mrd_jax.losses.terms import choose_form
 from mrd_jax.models.pointbert import PointBERT, gathered_parameters
@@ -23,7 +24,7 @@ from mrd_jax.training import memory
 from mrd_jax.training.accumulate import embed_in_parts
 from mrd_jax.training.held_out import HeldOut
 from mrd_jax.training.objective import End, Objective
-from mrd_jax.training.optimizer import make_optimizer
+from mrd_jax.training.optimizer import group_labels, make_optimizer
 
 
 def init_params(
@@ -110,7 +111,15 @@ def batch_loss(
   config: Config,
   mesh: Mesh | None,
 ):
-  """Computes the loss of a step's batch: input stage, encoder, losses."""
+  """Computes the loss of a step's batch: input stage, encoder, losses.
+
+  It has no gradient for what `optimizer.frozen` matches.
+  """
+  params = jax.tree.map(
+    lambda x, group: jax.lax.stop_gradient(x) if group == "frozen" else x,
+    params,
+    group_labels(params, config.optimizer.frozen),
+  )
   return loss_of_examples(
     params,
     batch_stats,
@@ -119,8 +128,7 @@ def batch_loss(
     loss=config.loss,
     parts=config.train.accumulate,
     mesh=mesh,
-    # A stream of its own, beside those of the samples.
-    key=jax.random.fold_in(jax.random.key(config.seed + 1), step),
+    key=named(jax.random.key(config.seed), "loss", step),
   )
 
 

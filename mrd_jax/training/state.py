@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from mrd_jax.checkpoint.state import TrainState
+from mrd_jax.keys import named
 from mrd_jax.parallel import sharding
 
 
@@ -28,7 +29,7 @@ def make_state(
     *loaded: Weights that `init` takes.  They are arguments of the compiled
       program: what it closes over, it holds a second time.
     keep_average: Whether a moving average of the parameters is kept.
-    seed: Of the key.
+    seed: Of the randomness.
     mesh: The devices.
 
   Returns:
@@ -47,7 +48,7 @@ def make_state(
       average=jax.tree.map(jnp.copy, params) if keep_average else {},
     )
 
-  key = jax.random.key(seed)
+  key = named(jax.random.key(seed), "init")
   abstract = sharding.with_state_sharding(
     mesh, jax.eval_shape(first, key, *loaded)
   )

@@ -88,6 +88,7 @@ def test_a_trainers_file_there_and_back(tmp_path):
   assert_same_variables(again.variables, encoder.variables)
 
 
+@pytest.mark.filterwarnings("ignore:points.*hardly make a shape")
 @pytest.mark.parametrize(
   ("style", "suffix"), [("bare", ".safetensors"), ("module", ".pt")]
 )

@@ -227,18 +227,23 @@ def test_prepare():
   assert torch.equal(found[:, 3:], chosen[:, 3:])
   torch.testing.assert_close(found[:, :3].mean(0), torch.zeros(3))
   assert found[:, :3].norm(dim=1).max().item() == pytest.approx(1)
-  # y up becomes z up by exchange; z up stays.
-  kept = prepare(points, CONFIG, up="z")
+  # y up becomes z up by exchange.
+  kept = prepare(points, CONFIG | {"up_axis": "y"})
   assert torch.equal(kept[:, [0, 2, 1, 3, 4, 5]], found)
-  assert torch.equal(prepare(points, CONFIG | {"up_axis": "y"}), kept)
-  raw = prepare(points, CONFIG, up="z", normalize=False)
+  raw = prepare(points, CONFIG | {"up_axis": "y"}, normalize=False)
   assert torch.equal(raw, chosen)
+  # A z-up cloud is turned before that.
+  z_up = points[:, [0, 2, 1, 3, 4, 5]] * torch.tensor([1, -1, 1, 1, 1, 1])
+  for axis in "yz":
+    config = CONFIG | {"up_axis": axis}
+    assert torch.equal(prepare(z_up, config, up="z"), prepare(points, config))
   bare = prepare(points[:, :3], CONFIG)
   assert torch.equal(bare[:, :3], found[:, :3])
   assert (bare[:, 3:] == torch.tensor(0.4)).all()
   assert prepare(points[:7].numpy(), CONFIG).shape == (7, 6)
 
 
+@pytest.mark.filterwarnings("ignore:points.*hardly make a shape")
 def test_embed_does_not_depend_on_neighbours():
   model = make()
   clouds = [cloud(n, seed=n) for n in (50, 30, 50, 3)]
@@ -252,7 +257,7 @@ def test_embed_does_not_depend_on_neighbours():
   assert torch.equal(model.embed([clouds[1].numpy()])[0], together[1])
   # Size, place and what is up are the caller's; nothing else changes.
   moved = clouds[0].clone()
-  moved[:, :3] = 30 * moved[:, [0, 2, 1]] - 7
+  moved[:, :3] = 30 * moved[:, [0, 2, 1]] * torch.tensor([1, -1, 1]) - 7
   torch.testing.assert_close(
     model.embed(moved[None], up="z"), together[:1], rtol=1e-4, atol=1e-4
   )
@@ -268,6 +273,12 @@ def test_embed_does_not_depend_on_neighbours():
     ([torch.tensor([[0, 0, 0], [0, 0, np.inf]])], r"points\[0\].*infinite"),
     (torch.full((1, 9, 3), 0.1), r"points\[0\].*coincide"),
     (torch.full((1, 9, 6), 255).cumsum(1), r"points\[0\].*divide 8-bit"),
+    (1.2 * torch.eye(6)[None], r"from 0 to 1\.2, must be in \[0, 1\]$"),
+    (np.ma.zeros((1, 9, 3)), r"points\[0\].*masked"),
+    (torch.eye(3)[None] > 0, r"points\[0\].*torch\.bool"),
+    (1j * torch.rand(1, 9, 3), r"points\[0\].*complex"),
+    ([[["1", "2", "3"]]], r"points\[0\].*not an array of numbers"),
+    (np.full((1, 9, 3), "1"), r"points\[0\].*not an array of numbers"),
     (torch.rand(1, 9, 3).double() * 1e-200, "too small"),
     (torch.rand(1, 9, 3).double() * 1e200, "too large"),
     ([], "no cloud"),
@@ -283,6 +294,12 @@ def test_embed_says_what_the_model_lacks():
     make().embed(torch.rand(1, 9, 3), up="x")
   with pytest.raises(ValueError, match=r"model\.eval"):
     make().train().embed(torch.rand(1, 9, 3))
+
+
+def test_embed_says_that_points_are_few():
+  few, enough = torch.rand(15, 3).repeat(9, 1), torch.rand(16, 3)
+  with pytest.warns(UserWarning, match=r"points\[1, 2\]: fewer than 16 diff"):
+    make().embed([enough, few, few[:15]])
 
 
 def test_argmax_takes_the_first_of_equals():

@@ -162,6 +162,7 @@ def test_evaluation_goes_once_through_the_split_in_order(
       eval_batches(
         Records(size),
         META,
+        pad=pad_records,
         batch_size=4,
         process_index=process,
         process_count=processes,

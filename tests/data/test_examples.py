@@ -75,18 +75,30 @@ def test_one_source_is_drawn_then_one_of_its_texts(kinds, expected):
   assert_shares(text, padded(expected))
 
 
+WITH_THUMBNAILS, VIEWS_ONLY = (
+  functools.partial(inputs.pick_image, thumbnails=value)
+  for value in (True, False)
+)
+
+
 @pytest.mark.parametrize(
-  ("kinds", "expected"),
+  ("pick", "kinds", "expected"),
   [
     # A coin for the thumbnail.
-    ([VIEW, THUMBNAIL, VIEW, VIEW, NONE], [1 / 6, 1 / 2, 1 / 6, 1 / 6]),
-    ([VIEW, VIEW, NONE, VIEW, VIEW], [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4]),
-    ([NONE, NONE, THUMBNAIL], [0, 0, 1]),
+    (
+      WITH_THUMBNAILS,
+      [VIEW, THUMBNAIL, VIEW, VIEW, NONE],
+      [1 / 6, 1 / 2, 1 / 6, 1 / 6],
+    ),
+    (WITH_THUMBNAILS, [VIEW, VIEW, NONE, VIEW], [1 / 3, 1 / 3, 0, 1 / 3]),
+    (WITH_THUMBNAILS, [NONE, NONE, THUMBNAIL], [0, 0, 1]),
+    (VIEWS_ONLY, [VIEW, THUMBNAIL, VIEW, VIEW], [1 / 3, 0, 1 / 3, 1 / 3]),
+    (VIEWS_ONLY, [NONE, NONE, THUMBNAIL], [0, 0, 1]),  # else no image at all
   ],
 )
-def test_the_image_is_a_view_or_by_a_coin_the_thumbnail(kinds, expected):
+def test_the_image_is_a_view_or_by_a_coin_the_thumbnail(pick, kinds, expected):
   kinds = padded(kinds).astype(np.uint8)
-  image = picked(inputs.pick_image, image_feat=FEATURES, image_kind=kinds)
+  image = picked(pick, image_feat=FEATURES, image_kind=kinds)
   image = np.asarray(image)
   assert image.dtype == np.float32
   np.testing.assert_array_equal(image.sum(axis=1), 2)
@@ -107,58 +119,6 @@ def assert_same_draws(a, b):
     a._replace(points=a.points[..., 3:]), b._replace(points=b.points[..., 3:])
   )
   np.testing.assert_allclose(a.points, b.points, atol=1e-6)
-
-
-@functools.partial(jax.jit, compiler_options=QUICK)
-def evaluated(batch: inputs.Batch, seed: int):
-  return inputs.eval_examples(batch, OPENSHAPE, seed=seed)
-
-
-def test_evaluation_takes_the_cloud_as_it_is_and_the_first_text_and_image():
-  batch = make_batch(8)
-  kinds = batch.text_kind.copy()
-  kinds[2] = NONE
-  batch = batch._replace(
-    text_kind=kinds,
-    text_feat=np.where(
-      kinds[:, :, None] == NONE, np.float16(0), batch.text_feat
-    ),
-  )
-  examples = evaluated(batch, 0)
-  np.testing.assert_array_equal(examples.image, batch.image_feat[:, 0])
-  np.testing.assert_array_equal(examples.text, batch.text_feat[:, 0])
-  np.testing.assert_array_equal(examples.has_text, np.arange(8) != 2)
-  assert not np.asarray(examples.text[2]).any()
-  points = np.asarray(examples.points)
-  assert points.shape == (8, 16, 6) and points.dtype == np.float32
-  for i, n in enumerate(np.asarray(examples.num_points)):
-    assert n == min(16, batch.num_points[i])
-    colours = {tuple(c) for c in batch.rgb[i, : batch.num_points[i]].tolist()}
-    drawn = np.rint(points[i, :n, 3:] * 255).astype(int)
-    assert {tuple(c) for c in drawn.tolist()} <= colours
-    radius = np.linalg.norm(points[i, :n, :3], axis=1).max()
-    assert radius == pytest.approx(1, abs=1e-6)
-    assert not points[i, n:].any()
-
-
-def test_evaluation_sees_a_record_the_same_wherever_it_comes():
-  batch = make_batch(8)
-  examples = evaluated(batch, 0)
-  order = [5, 2, 7, 0, 1, 3, 6, 4]
-  some = [5, 5, 2, 0, 5, 0, 0, 1]
-  for index in (order, some):
-    assert_same(evaluated(rows(batch, index), 0), rows(examples, index))
-
-
-def test_evaluation_shuffles_by_record_and_seed():
-  batch = rows(make_batch(1), [0] * 8)
-  points = np.asarray(evaluated(batch, 0).points)
-  assert (points == points[:1]).all()
-  other_rows = batch._replace(row=np.arange(8, dtype=np.int32))
-  points = np.asarray(evaluated(other_rows, 0).points)
-  assert len({p.tobytes() for p in points}) == 8
-  other_seed = np.asarray(evaluated(other_rows, 1).points)
-  assert not (points == other_seed).all(axis=(1, 2)).any()
 
 
 def train(batch: inputs.Batch, step, seed):

@@ -166,10 +166,12 @@ def test_texts_in_folders(model_dir, tmp_path, capsys):
   }.items():
     (folder / name).write_text(text)
   assert run(model_dir, output, "--input", folder, "--batch-size", 1) == 0
-  texts, normals = sorted(capsys.readouterr().err.splitlines(), reverse=True)
+  said = capsys.readouterr().err.splitlines()
+  texts, normals, few = sorted(said, reverse=True)
   assert "note: normals are left out: 2 files" in normals
   assert "texts that are no table of points are left out: 6 files" in texts
   assert f"{folder}/empty.txt (no row of three numbers)" in texts
+  assert f"1 file, {folder}/chair/header.csv (of 3 points)" in few
   files = [Path(file).name for file in read(output)["files"]]
   assert files == ["chair_0001.txt", "chair_0002.TXT", "header.csv"]
   # One that is named is a reject, and so is a table that is cut off.
@@ -194,6 +196,21 @@ def test_up_and_no_normalize(model_dir, encoder, shapes, tmp_path):
   np.testing.assert_allclose(found["embeddings"], expected, atol=1e-6)
   assert abs(found["embeddings"] - alone(encoder, clouds)).max() > 1e-3
   assert not found["source"]["normalize"] and found["source"]["up"] == "z"
+
+
+def test_few_points_are_said(model_dir, shapes, tmp_path, capsys):
+  few = ["b/few.npy", "c.npy", "d.npy", "e.npy"]
+  for i, name in enumerate(few):
+    np.save(shapes / name, np.repeat(cloud(i, 15), 2, axis=0))
+  output = tmp_path / "embeddings.npz"
+  command = (model_dir, output, "--input", shapes / "**" / "*.npy")
+  assert run(*command, "--batch-size", 1) == 0
+  assert capsys.readouterr().err == (
+    "note: fewer than 16 different points hardly make a shape: 4 files, "
+    + "".join(f"{shapes}/{name} (of 30 points), " for name in few[:3])
+    + "...\n"
+  )
+  assert len(read(output)["files"]) == 7
 
 
 def test_bad_files(model_dir, encoder, shapes, tmp_path, capsys):

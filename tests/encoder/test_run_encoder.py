@@ -12,6 +12,8 @@ import pytest
 from encoders import TRAINED, assert_same, make_config, make_encoder
 
 from mrd_jax.checkpoint.read import load_on_one_device
+from mrd_jax.data.dataset import open_split
+from mrd_jax.data.records import record_cloud
 from mrd_jax.encoder import files
 from mrd_jax.encoder.card import model_card
 from mrd_jax.encoder.embed_split import read_embeddings
@@ -44,6 +46,15 @@ def test_a_run_becomes_a_model_folder(pretrained, tmp_path):
   # Who converts it once more keeps the licence.
   found.save_pretrained(tmp_path / "again")
   assert_same(load_encoder(tmp_path / "again"), found)
+
+
+def test_a_run_and_its_encoder_embed_alike(pretrained, data_dir):
+  """What training's last evaluation left, and what a user makes of it."""
+  kept = read_embeddings(pretrained / "embeddings" / "val.npz")
+  clouds = [record_cloud(record) for record in open_split(data_dir, "val")]
+  found = load_encoder(pretrained)(clouds)
+  # As exact as the file; of two draws of its points a cloud had .935.
+  assert (found * kept.point).sum(axis=1).min() > 1 - 1e-5
 
 
 def test_a_run_stays_a_run(pretrained, tmp_path):

@@ -14,6 +14,7 @@ from mrd_jax.data import dataset
 from mrd_jax.data.batches import pad_records
 from mrd_jax.data.examples import Batch
 from mrd_jax.finetune.transforms import Drawer, augment, draw_points
+from mrd_jax.keys import named
 from mrd_jax.parallel import sharding
 
 AUGMENT = AugmentConfig(
@@ -61,7 +62,7 @@ def test_points_are_drawn_by_farthest_point_sampling(random):
     rows = rows_of(np.asarray(xyz), cloud)
     assert n == 20 and len(set(rows)) == 20
     # The first of the random order is where sampling starts.
-    draws = np.array(jax.random.uniform(jax.random.split(key)[0], (80,)))[:60]
+    draws = np.array(jax.random.uniform(named(key, "order"), (80,)))[:60]
     shuffled = np.argsort(draws)
     sampled = shuffled[naive_fps(cloud[shuffled], 30 if random else 20)]
     assert set(rows) <= set(sampled.tolist())

@@ -48,6 +48,10 @@ def test_ply_types(tmp_path, order, dtype):
   for rgb in (RGB, RGB * 255, RGB.astype("f8")):
     path.write_bytes(ply_bytes(axes() | channels(rgb), order=order))
     np.testing.assert_allclose(read_cloud(path), COLOURED, rtol=2e-7)
+  # Rounding does not make bytes of them.
+  white = np.full_like(RGB, 1.0000001)
+  path.write_bytes(ply_bytes(axes() | channels(white), order=order))
+  np.testing.assert_allclose(read_cloud(path)[:, 3:], 1, atol=1e-6)
 
 
 def test_ply_without_faces(tmp_path):

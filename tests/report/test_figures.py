@@ -286,7 +286,14 @@ def test_refuses_a_folder_without_a_config(tmp_path):
   [
     (lambda run: (run / VAL).write_bytes(b"PK\x03\x04"), r"read as \.npz"),
     (lambda run: np.savez(run / VAL, point=np.eye(6)), "not what training wri"),
-    (lambda run: change_embeddings(run, label=np.arange(5)), "has 5 rows.* 6"),
+    (
+      lambda run: change_embeddings(
+        run,
+        **dict.fromkeys(("point", "image", "text"), np.ones((5, DIM))),
+        **dict.fromkeys(("has_image", "has_text", "label"), np.ones(5)),
+      ),
+      "has 5 rows.* 6",
+    ),
     (
       lambda run: change_embeddings(run, has_text=np.zeros(SHAPES, bool)),
       "has no texts",

@@ -97,7 +97,8 @@ def test_confusion_refuses_a_dataset_that_does_not_fit(runs, tmp_path):
   with pytest.raises(BadInput, match="names 1 classes and has features of 54"):
     confusion.confusion_block("x", dataclasses.replace(run, meta=meta), "val")
   copy = shutil.copytree(runs[0], tmp_path / "run")
-  change_embeddings(copy, point=np.ones((SHAPES, DIM - 1)))
+  narrow = np.ones((SHAPES, DIM - 1))
+  change_embeddings(copy, point=narrow, image=narrow, text=narrow)
   with pytest.raises(BadInput, match="of another width"):
     confusion.confusion_block("x", read_run(copy), "val")
   change_embeddings(copy, label=np.full(SHAPES, -1))

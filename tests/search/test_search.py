@@ -143,6 +143,17 @@ def test_verb_up_threshold_and_notes(world, tmp_path, capsys):
   assert f"note: --text {long[:40]!r}... is longer than" in captured.err
 
 
+def test_few_points_are_said(world, tmp_path, capsys):
+  _, _, arguments = world
+  few = tmp_path / "few.npy"
+  np.save(few, np.repeat(cloud(15), 2, axis=0))
+  assert main([*arguments, f"--shape={few}"]) == 0
+  assert capsys.readouterr().err == (
+    "note: fewer than 16 different points hardly make a shape: 1 file, "
+    f"{few} (of 30 points)\n"
+  )
+
+
 def test_gallery_of_another_run(world, tmp_path, capsys):
   """Of the same teacher, width and step: of no use for a shape."""
   folder, teacher, arguments = world

@@ -8,7 +8,7 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io import clouds
-from mrd_jax.io.colors import color_scale
+from mrd_jax.io.colors import SLACK, color_scale
 from mrd_jax.io.formats import chosen, find_formats
 from mrd_jax.io.notes import Note
 
@@ -103,13 +103,13 @@ def _join(
       f"rgb has shape {rgb.shape}, must be ({n}, 3): a colour for each point"
     )
   xyz_N3, rgb = xyz_N3[there_N], rgb[there_N, :3]
-  rgb_N3 = rgb / color_scale(rgb)
-  if not np.isfinite(rgb_N3).all():
+  if not np.isfinite(rgb).all():
     raise BadInput("rgb holds NaN or infinite values: drop those points")
-  if rgb_N3.min() < 0 or rgb_N3.max() > 1:
-    low, high = rgb.min(), rgb.max()
+  scale, low, high = color_scale(rgb), rgb.min(), rgb.max()
+  if low < -SLACK or high > scale + SLACK:
     raise BadInput(
       f"rgb runs from {low:g} to {high:g}, must lie in 0 to 1 or 0 to 255; if "
       "these columns are normals, drop them"
     )
+  rgb_N3 = (rgb / scale).clip(0, 1)
   return np.concatenate([xyz_N3, rgb_N3], axis=1)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.data.records import ImageKind, Shape, TextKind
+from mrd_jax.io.colors import SLACK
 from mrd_jax.prepare.job.shards import Reject, field_of
 from mrd_jax.prepare.openshape.lists import Entry
 
@@ -168,6 +169,6 @@ def _colour(rgb: Any, xyz: np.ndarray) -> np.ndarray:
     return np.full_like(xyz, GREY)
   rgb = _matrix(rgb, "rgb", width=3)
   # Beyond rounding this is 0..255, which clipping would turn white.
-  if rgb.size and (rgb.min() < -0.01 or rgb.max() > 1.01):
+  if rgb.size and (rgb.min() < -SLACK or rgb.max() > 1 + SLACK):
     raise BadField("rgb", "bad value", "not between 0 and 1")
   return rgb
