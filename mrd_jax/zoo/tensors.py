@@ -73,7 +73,9 @@ def to_variables(
   Args:
     rows: The table.
     model: Called as (points (B, N, 6), num_points (B,), train=False).
-    state: Arrays by the published keys, without prefix.
+    state: Arrays by the published keys, without prefix, or what becomes one
+      (`io/torch_tensor.py`): each is read by itself, once, when all the shapes
+      are right.
     name: The file, for messages.
     unused: Whether a key that the table lacks may be there;
       `num_batches_tracked` always may.
@@ -99,20 +101,30 @@ def to_variables(
       raise BadInput(
         f"{name}: {key} has shape {state[key].shape}, must be {shape}"
       )
-    if not np.isfinite(state[key]).all():
-      raise BadInput(f"{name}: {key} holds NaN or infinite values")
-  return to_tree(rows, state)
+  return to_tree(rows, state, name)
 
 
-def to_tree(rows: Iterable[Row], state: Mapping[str, np.ndarray]) -> Any:
-  """Puts tensors by their published keys into our tree; absent ones stay so."""
+def to_tree(
+  rows: Iterable[Row], state: Mapping[str, np.ndarray], name: str = ""
+) -> Any:
+  """Puts tensors by their published keys into our tree; absent ones stay so.
+
+  Args:
+    rows: The table.
+    state: Arrays by the published keys, or what becomes one.
+    name: The file, if a tensor that is not finite is to be refused.
+
+  Raises:
+    BadInput: naming the file and the tensor, if one is not finite.
+  """
   tree: dict = {}
   for key, path, rank, conv in rows:
     if key not in state:
       continue
     value = np.asarray(state[key])
-    if value.dtype.kind == "f":
-      value = value.astype(np.float32, copy=False)
+    if name and not np.isfinite(value).all():
+      raise BadInput(f"{name}: {key} holds NaN or infinite values")
+    dtype = np.float32 if value.dtype.kind == "f" else value.dtype
     if rank:
       value = value.reshape(value.shape[:2]).T
     elif conv:
@@ -122,7 +134,7 @@ def to_tree(rows: Iterable[Row], state: Mapping[str, np.ndarray]) -> Any:
     for parent in parents:
       node = node.setdefault(parent, {})
     # A copy: JAX may alias numpy memory, and torch updates its own in place.
-    node[leaf] = np.array(value, order="C")
+    node[leaf] = np.array(value, dtype, order="C")
   return tree
 
 
