@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from mrd_jax.encoder import names
 from mrd_jax.encoder.files import read_safetensors
@@ -77,6 +76,8 @@ def write(
     style: "module": keys begin with `module.`, as those of OpenShape's
       checkpoints; "bare": they do not.
   """
+  import torch  # reading needs none
+
   prefix = "module." if style == "module" else ""
   content: dict[str, Any] = {
     "state_dict": {

@@ -40,7 +40,7 @@ from mrd_jax.io.safe_pickle import (
 from mrd_jax.io.torch_tensor import File, OtherTensor, Storage, Tensor
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the old form
-_OPCODES = 2_000_000  # a tensor takes 40; some seconds
+_OPCODES = 1_000_000  # a tensor takes 40; one takes some microseconds
 # Bytes of a zip archive's directory, of 100,000 members; Python makes 15 times
 # as much of it.
 _DIRECTORY = 2**23
@@ -208,9 +208,12 @@ class _Bounded:
 def _read_old(stream: BinaryIO, file: File) -> Any:
   """Reads the content of a file in the old form."""
 
+  opcodes = _OPCODES
+
   def load(find_storage: Any = None) -> tuple[Any, dict[str, Storage]]:
+    nonlocal opcodes
     start = stream.tell()
-    check_cost(stream, file.size, _OPCODES)
+    opcodes -= check_cost(stream, file.size, opcodes)
     stream.seek(start)
     unpickler = _Unpickler(stream, file, find_storage)
     return unpickler.load(), unpickler.storages
@@ -253,7 +256,7 @@ def _name_tensors(content: Any, size: int) -> None:
     pairs = inside.items() if isinstance(inside, dict) else enumerate(inside)
     for key, value in pairs:
       if isinstance(value, Tensor):
-        cost += value.nbytes
+        cost += value.cost
         if isinstance(key, str):
           value.name = key
       elif isinstance(value, dict | list | tuple):

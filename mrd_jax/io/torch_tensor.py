@@ -116,11 +116,11 @@ class Tensor(Sealed):
     name: Its key in the file, for messages.
     shape: As PyTorch has it.
     dtype: Of the array that it becomes: float32 for a bfloat16.
-    nbytes: What a float32 or wider array of it takes, or what has to be read
-      for it if that is more; 0 if it cannot be read.
+    cost: Bytes of a float32 or wider array of it, or those that have to be
+      read for it if they are more; 0 if it cannot be read.
   """
 
-  __slots__ = ("_offset", "_span", "_storage", "_stride", *("name", "shape"))
+  __slots__ = ("_offset", "_span", "_storage", "_stride", "name", "shape")
 
   def __init__(
     self,
@@ -143,7 +143,7 @@ class Tensor(Sealed):
     return storage.dtype.newbyteorder("=")
 
   @property
-  def nbytes(self) -> int:
+  def cost(self) -> int:
     if size_of(self.shape) > self._storage.count:
       return 0
     each = self.dtype.itemsize

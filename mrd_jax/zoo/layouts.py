@@ -16,7 +16,7 @@ _PLACES = ("state_dict", "module", "base_model", "model")
 
 def state_dict(
   content: Any, name: str = "the file"
-) -> tuple[Mapping[str, Tensor], float | None]:
+) -> tuple[Mapping[str, Any], float | None]:
   """Finds the weights in what `read` gives of a trainer's file.
 
   They are {"state_dict" | "module" | "base_model" | "model": weights, ...}, or
@@ -28,8 +28,9 @@ def state_dict(
     name: Of the file, for messages.
 
   Returns:
-    Tensors by their keys, plain values left out; and ln(1 / temperature), from
-    beside the weights or among them, None if the file does not say.
+    A `Tensor` by each key (an array if the file has NumPy's), plain values left
+    out; and ln(1 / temperature), from beside the weights or among them, None if
+    the file does not say.
 
   Raises:
     BadInput: if there are none, two become one key, or one is no dense tensor
@@ -42,11 +43,11 @@ def state_dict(
     scale = None if place is None else content.get("logit_scale")
   if not isinstance(found, dict):
     raise BadInput(f"{name} holds no state dict but a {type(found).__name__}")
-  state: dict[str, Tensor] = {}
+  state: dict[str, Tensor | np.ndarray] = {}
   for key, value in found.items():
-    if isinstance(value, OtherTensor):
-      to_array(value, f"{name}: {key}")
-    if not isinstance(value, Tensor):
+    if isinstance(value, OtherTensor | np.ndarray):
+      value = to_array(value, f"{name}: {key}")
+    elif not isinstance(value, Tensor):
       continue
     key = re.sub(r"\A(module\.)+", "", str(key))
     if key in state:

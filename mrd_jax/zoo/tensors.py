@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.torch_tensor import Tensor
 
 State = dict[str, np.ndarray]
 
@@ -63,7 +64,7 @@ def batch_norm(key: str, path: str) -> list[Row]:
 def to_variables(
   rows: Sequence[Row],
   model: nn.Module,
-  state: Mapping[str, np.ndarray],
+  state: Mapping[str, np.ndarray | Tensor],
   name: str,
   *,
   unused: Callable[[str], bool] = lambda key: False,
@@ -73,9 +74,8 @@ def to_variables(
   Args:
     rows: The table.
     model: Called as (points (B, N, 6), num_points (B,), train=False).
-    state: Arrays by the published keys, without prefix, or what becomes one
-      (`io/torch_tensor.py`): each is read by itself, once, when all the shapes
-      are right.
+    state: Arrays by the published keys, without prefix, or tensors of a file:
+      each of these is read by itself, once, when all the shapes are right.
     name: The file, for messages.
     unused: Whether a key that the table lacks may be there;
       `num_batches_tracked` always may.
@@ -105,13 +105,16 @@ def to_variables(
 
 
 def to_tree(
-  rows: Iterable[Row], state: Mapping[str, np.ndarray], name: str = ""
+  rows: Iterable[Row],
+  state: Mapping[str, np.ndarray | Tensor],
+  name: str = "",
 ) -> Any:
   """Puts tensors by their published keys into our tree; absent ones stay so.
 
   Args:
     rows: The table.
-    state: Arrays by the published keys, or what becomes one.
+    state: Arrays by the published keys, or tensors of a file, which are read
+      one after the other.
     name: The file, if a tensor that is not finite is to be refused.
 
   Raises:
@@ -122,8 +125,6 @@ def to_tree(
     if key not in state:
       continue
     value = np.asarray(state[key])
-    if name and not np.isfinite(value).all():
-      raise BadInput(f"{name}: {key} holds NaN or infinite values")
     dtype = np.float32 if value.dtype.kind == "f" else value.dtype
     if rank:
       value = value.reshape(value.shape[:2]).T
@@ -134,7 +135,10 @@ def to_tree(
     for parent in parents:
       node = node.setdefault(parent, {})
     # A copy: JAX may alias numpy memory, and torch updates its own in place.
-    node[leaf] = np.array(value, dtype, order="C")
+    with np.errstate(over="ignore"):  # of a float64: infinite, see below
+      node[leaf] = np.array(value, dtype, order="C")
+    if name and not np.isfinite(node[leaf]).all():
+      raise BadInput(f"{name}: {key} holds NaN or infinite values")
   return tree
 
 
