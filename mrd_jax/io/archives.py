@@ -1,9 +1,11 @@
 """Unpacks and reads archives that a stranger may have made."""
 
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import out_of_room
@@ -33,6 +35,28 @@ def check_expanded(archive: zipfile.ZipFile, size: int) -> None:
     )
 
 
+def stored_start(file: BinaryIO, member: zipfile.ZipInfo) -> int:
+  """Finds where in a zip archive the content of a member begins.
+
+  Raises:
+    ValueError: if no member is there.
+  """
+  # The member's own header (APPNOTE.TXT of the zip format, 4.3.7): 30 bytes,
+  # the last four of them the lengths of the name and of the extra field, which
+  # may differ from those in the archive's directory.
+  file.seek(member.header_offset)
+  header = file.read(30)
+  if len(header) < 30 or not header.startswith(b"PK\3\4"):
+    raise ValueError("a member of the archive is not where it should be")
+  return member.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+
+
+def points_out(name: str) -> bool:
+  """Says whether a member's name leads out of the folder of the archive."""
+  path = PurePosixPath(name.replace("\\", "/"))
+  return path.is_absolute() or ".." in path.parts
+
+
 def unpack_zip(
   archive: Path, folder: Path, check_space: Callable[[int], None]
 ) -> None:
@@ -50,8 +74,7 @@ def unpack_zip(
   try:
     with zipfile.ZipFile(archive) as members:
       for member in members.infolist():
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts:
+        if points_out(member.filename):
           raise BadInput(
             f"{archive}: its member {member.filename!r} points out of the "
             "folder; nothing was unpacked, do not trust where it came from"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from mrd_jax.errors import BadInput
-from mrd_jax.io.archives import TooCostly, check_expanded
+from mrd_jax.io.archives import TooCostly, check_expanded, stored_start
 from mrd_jax.io.files import check_shortage
 
 
@@ -98,13 +98,8 @@ def map_npz(
         with archive.open(member) as file:
           arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
         continue
-      # The member's own header (APPNOTE.TXT of the zip format, 4.3.7): 30
-      # bytes, the last four of them the lengths of the name and of the extra
-      # field, which may differ from those in the archive's directory.
       with path.open("rb") as file:
-        file.seek(member.header_offset + 26)
-        lengths = np.frombuffer(file.read(4), "<u2")
-      start = member.header_offset + 30 + int(lengths.sum()) + header
+        start = stored_start(file, member) + header
       order = "F" if in_columns else "C"
       arrays[name] = np.memmap(path, dtype, "r", start, shape, order)
   return arrays, checksums

@@ -69,12 +69,12 @@ def load_npy(
       return np.lib.format.read_array(stream, allow_pickle=False)
     content = stream.read()
     check_cost(io.BytesIO(content), len(content))
-    loaded = _Unpickler(content).load()
+    loaded = Unpickler(io.BytesIO(content), len(content), _OF_NPY).load()
     if not isinstance(loaded, _Array):
       raise pickle.UnpicklingError("the pickle holds no array")
-    array = _resolve(loaded, {})
+    array = resolve(loaded, {})
     return array.item() if array.ndim == 0 else array
-  except (_Refused, TooCostly) as refused:
+  except (Refused, TooCostly) as refused:
     raise BadInput(f"{name or 'npy file'}: {refused}") from None
   except Exception as error:  # a hostile file can raise anything at all
     reason = str(error).partition("\n")[0]
@@ -85,11 +85,20 @@ def load_npy(
     ) from error
 
 
-class _Refused(Exception):
+class Refused(Exception):
   """The file asks for something that is not allowed."""
 
 
-class _Allowed:
+class Sealed:
+  """What a pickle can hold but not alter: its BUILD would set any slot."""
+
+  __slots__ = ()
+
+  def __setstate__(self, state: object) -> None:
+    raise Refused("refused: it tries to change the reader itself")
+
+
+class Allowed:
   """A callable that a pickle can call but not look into or alter."""
 
   __slots__ = ("_function",)
@@ -98,34 +107,48 @@ class _Allowed:
     object.__setattr__(self, "_function", function)
 
   def __setattr__(self, name: str, value: object) -> None:
-    raise _Refused("refused: it tries to change the reader itself")
+    raise Refused("refused: it tries to change the reader itself")
 
   def __call__(self, *args: Any) -> Any:
     return self._function(*args)
 
 
-def _refusal(module: str, name: str) -> _Refused:
+def _refusal(module: str, name: str) -> Refused:
   asked = f"{module}.{name}"
-  return _Refused(
+  return Refused(
     f"refused: it asks for {asked!r}, which data never needs; nothing "
     "was executed, but do not trust where this file came from"
   )
 
 
-class _Unpickler(pickle.Unpickler):
-  """Answers global names from a table, and only from the table."""
+Table = dict[tuple[str, str], Callable[..., Any]]
 
-  def __init__(self, content: bytes):
-    super().__init__(io.BytesIO(content))
-    self._left = len(content) + _SPARE
+
+class Unpickler(pickle.Unpickler):
+  """Answers global names from a table, and only from the table.
+
+  Args:
+    stream: The pickle begins where it stands; `check_cost` has passed it.
+    size: Bytes of the file.
+    table: A function for each global, by module and name of today.
+  """
+
+  def __init__(self, stream: BinaryIO, size: int, table: Table):
+    super().__init__(stream)
+    self._left = size + _SPARE
+    self._table = table
+
+  def refusal(self, module: str, name: str) -> Refused:
+    return _refusal(module, name)
 
   def find_class(self, module: str, name: str) -> Any:
     key = _RENAMED.get(module, module), name
-    if key not in _TABLE:
-      raise _refusal(module, name)
+    if key not in self._table:
+      raise self.refusal(module, name)
 
-    function = _TABLE[key]
-    each = _ITEM if isinstance(function, type) else 1
+    function = self._table[key]
+    is_type = isinstance(function, type)
+    each = _ITEM if is_type else 1
 
     def call(*args: Any) -> Any:
       # What is called copies its arguments, and a pickle can name the same one
@@ -133,20 +156,31 @@ class _Unpickler(pickle.Unpickler):
       for argument in args:
         if isinstance(argument, Sized) and not isinstance(argument, np.ndarray):
           self._left -= each * len(argument)
+          if is_type and self._left >= 0 and isinstance(argument, list | tuple):
+            self._left -= sum(_hashed(item, {}) for item in argument)
       if self._left < 0:
         raise TooCostly("refused: it copies what it holds again and again")
       return function(*args)
 
-    return _Allowed(call)
+    return Allowed(call)
+
+
+def _hashed(key: Any, known: dict[int, int]) -> int:
+  """Counts what a hash walks through: a tuple twice in a tuple counts twice."""
+  if not isinstance(key, tuple):
+    return 1
+  if id(key) not in known:
+    known[id(key)] = 1 + sum(_hashed(item, known) for item in key)
+  return known[id(key)]
 
 
 class _StorageUnpickler(pickle.Unpickler):
   """Reads the pickles of a torch file that is one storage."""
 
   def find_class(self, module: str, name: str) -> str:
-    if module != "torch" or name not in _STORAGES:
+    if module != "torch" or name not in STORAGES:
       raise _refusal(module, name)
-    return _STORAGES[name]  # a plain text, which nothing can alter
+    return STORAGES[name]  # a plain text, which nothing can alter
 
   def persistent_load(self, pid: Any) -> tuple[str, int]:
     _, code, _, _, size, *_ = pid
@@ -160,13 +194,13 @@ class _DType:
 
   def __init__(self, code: str, *_: object):
     if not isinstance(code, str) or not _DTYPE_CODE.fullmatch(code):
-      raise _Refused(f"refused: array type {code!r} is not supported")
+      raise Refused(f"refused: array type {code!r} is not supported")
     self.dtype = np.dtype(object if code[0] == "O" else code)
 
   def __setstate__(self, state: Sequence[Any]) -> None:
     _, byte_order, subdtype, names, *_ = state
     if subdtype is not None or names is not None:
-      raise _Refused("refused: structured array types are not supported")
+      raise Refused("refused: structured array types are not supported")
     if byte_order in ("<", ">"):
       self.dtype = self.dtype.newbyteorder(byte_order)
 
@@ -181,7 +215,7 @@ class _Array:
     self.shape = shape
     self.order: _Order = "F" if fortran else "C"
     if dtype.dtype.hasobject:
-      if not isinstance(content, list) or len(content) != _size(shape):
+      if not isinstance(content, list) or len(content) != size_of(shape):
         raise ValueError("object array whose size differs from its shape")
       self.items: list[Any] | np.ndarray = content[:]
       content.clear()  # no second array has them, too
@@ -189,7 +223,7 @@ class _Array:
       self.items = _numbers(content, dtype, shape, self.order)
 
 
-def _size(shape: Sequence[int]) -> int:
+def size_of(shape: Sequence[int]) -> int:
   size = 1
   if len(shape) > _MOST_AXES:
     raise ValueError(f"array of {len(shape)} axes")
@@ -203,8 +237,8 @@ def _size(shape: Sequence[int]) -> int:
 def _numbers(raw: Any, dtype: _DType, shape: Any, order: _Order) -> np.ndarray:
   """Makes an array of the given type, shape and order of bytes, in place."""
   if dtype.dtype.hasobject:
-    raise _Refused("refused: it builds object pointers from bytes")
-  if _size(shape) * dtype.dtype.itemsize != len(raw):
+    raise Refused("refused: it builds object pointers from bytes")
+  if size_of(shape) * dtype.dtype.itemsize != len(raw):
     raise ValueError("array whose size differs from its shape")
   if not len(raw):
     return np.zeros(shape, dtype.dtype)
@@ -213,8 +247,40 @@ def _numbers(raw: Any, dtype: _DType, shape: Any, order: _Order) -> np.ndarray:
   return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
 
 
-def _resolve(value: Any, done: dict[int, Any]) -> Any:
-  """Replaces the stand-ins inside `value` by arrays; `done` keeps sharing."""
+class PlainDict(dict):
+  """Stands in for `collections.OrderedDict`, without attributes of its own."""
+
+  __slots__ = ()
+
+  def __setstate__(self, state: object) -> None:
+    pass  # such as the `_metadata` of a module's state dict
+
+
+class Namespace:
+  """Stands in for an object that is no more than a dict of its attributes.
+
+  Unlike the functions of a table it is a class, which NEWOBJ asks for; nothing
+  can be set on the class itself, as its `__setstate__` lacks an instance.
+  """
+
+  __slots__ = ("state",)
+
+  def __init__(self):
+    self.state: dict = {}
+
+  def __setstate__(self, state: dict) -> None:
+    if type(state) is not dict:
+      raise ValueError("a namespace that is no dict")
+    self.state = state  # not copied: a pickle can do it a thousand times
+
+
+def resolve(value: Any, done: dict[int, Any]) -> Any:
+  """Replaces the stand-ins inside `value`; `done` keeps sharing.
+
+  They become arrays and plain dicts.
+  """
+  if isinstance(value, Namespace):
+    value = getattr(value, "state", {})
   if not isinstance(value, _Array | dict | list | tuple):
     return value
   if id(value) in done:
@@ -225,16 +291,17 @@ def _resolve(value: Any, done: dict[int, Any]) -> Any:
     flat = np.empty(len(value.items), object)
     done[id(value)] = flat.reshape(value.shape, order=value.order)  # a view
     for i, item in enumerate(value.items):
-      flat[i] = _resolve(item, done)
+      flat[i] = resolve(item, done)
   elif isinstance(value, dict):
-    done[id(value)] = value
-    for key in value:
-      value[key] = _resolve(value[key], done)
+    whole = dict(value) if isinstance(value, PlainDict) else value
+    done[id(value)] = whole
+    for key in whole:
+      whole[key] = resolve(whole[key], done)
   elif isinstance(value, list):
     done[id(value)] = value
-    value[:] = [_resolve(item, done) for item in value]
+    value[:] = [resolve(item, done) for item in value]
   else:
-    done[id(value)] = tuple(_resolve(item, done) for item in value)
+    done[id(value)] = tuple(resolve(item, done) for item in value)
   return done[id(value)]
 
 
@@ -250,12 +317,12 @@ def _frombuffer(raw: Any, dtype: _DType, shape: Any, order: str) -> _Array:
 
 def _encode(text: str, encoding: str) -> bytes:
   if encoding not in ("latin1", "latin-1"):
-    raise _Refused(f"refused: text encoding {encoding!r}")
+    raise Refused(f"refused: text encoding {encoding!r}")
   return text.encode("latin1")
 
 
 def _ndarray(*_: object) -> None:
-  raise _Refused("refused: it builds an array without its contents")
+  raise Refused("refused: it builds an array without its contents")
 
 
 def _load_from_bytes(raw: bytes) -> np.ndarray:
@@ -286,24 +353,58 @@ def _load_from_bytes(raw: bytes) -> np.ndarray:
   return _numbers(content[8:], _DType(code), (size,), "C")
 
 
+def span(
+  stored: int, offset: int, shape: Sequence[int], stride: Sequence[int]
+) -> int:
+  """Checks where a tensor lies in its storage, all in numbers, not bytes.
+
+  Args:
+    stored: How many the storage has.
+    offset: Of the tensor's first.
+    shape: Of the tensor.
+    stride: From one to the next along each axis.
+
+  Returns:
+    How many there are from its first to its last.
+
+  Raises:
+    ValueError: if it reaches beyond the storage, or is none.
+  """
+  if size_of(shape) == 0:
+    np.empty(shape, bool)  # has a limit of its own
+    return 0
+  if len(shape) != len(stride) or size_of(stride) < 0 or offset < 0:
+    raise ValueError("impossible tensor strides")
+  reach = sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+  if offset + reach >= stored:
+    raise ValueError("a tensor reaches beyond its storage")
+  return reach + 1
+
+
+def view(
+  flat: np.ndarray, shape: Sequence[int], stride: Sequence[int]
+) -> np.ndarray:
+  """Returns a view of numbers, from the first on; `span` has passed it."""
+  # Of an axis of one, torch may say any stride.
+  strides = [
+    s * flat.itemsize if n > 1 else 0
+    for n, s in zip(shape, stride, strict=True)
+  ]
+  return np.lib.stride_tricks.as_strided(flat, shape, strides)
+
+
 def _rebuild_tensor(
   flat: np.ndarray, offset: int, shape: Any, stride: Any, *_: object
 ) -> np.ndarray:
   """Does what torch's function of this name does, with bounds checked."""
-  if _size(shape) == 0:
+  if span(len(flat), offset, shape, stride) == 0:
     return np.zeros(shape, flat.dtype)
-  if len(shape) != len(stride) or _size(stride) < 0 or offset < 0:
-    raise ValueError("impossible tensor strides")
-  last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-  if last >= len(flat):
-    raise ValueError("a tensor reaches beyond its storage")
-  if _size(shape) > len(flat):
+  if size_of(shape) > len(flat):
     raise TooCostly("refused: a tensor has more numbers than its storage")
-  strides = [s * flat.itemsize for s in stride]
-  return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides)
+  return view(flat[offset:], shape, stride)
 
 
-_TABLE: dict[tuple[str, str], Callable[..., Any]] = {
+TABLE: Table = {
   ("numpy", "ndarray"): _ndarray,
   ("numpy", "dtype"): _DType,
   ("_codecs", "encode"): _encode,
@@ -318,18 +419,14 @@ _TABLE: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", kind.__name__): kind
     for kind in (dict, list, tuple, set, frozenset)
   },
+}
+# Of tensors in a .npy file, whose storages are in its own pickle.
+_OF_NPY = TABLE | {
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
   ("torch.storage", "_load_from_bytes"): _load_from_bytes,
 }
-# For PyTorch's reader with weights_only=True, which takes (function, name):
-# NumPy's own would believe whatever state a pickle gives a dtype.
-NUMBERS: list[Any] = [
-  (_DType, "numpy.dtype"),
-  (_scalar, "numpy.core.multiarray.scalar"),
-  (_scalar, "numpy._core.multiarray.scalar"),
-]
-_STORAGES = {
+STORAGES = {
   "DoubleStorage": "f8",
   "FloatStorage": "f4",
   "HalfStorage": "f2",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io.torch_tensor import Tensor
 
 State = dict[str, np.ndarray]
 
@@ -69,7 +70,7 @@ def batch_norm(key: str, path: str) -> list[Row]:
 def to_variables(
   rows: Sequence[Row],
   model: nn.Module,
-  state: Mapping[str, np.ndarray],
+  state: Mapping[str, np.ndarray | Tensor],
   name: str,
   *,
   unused: Callable[[str], bool] = lambda key: False,
@@ -79,7 +80,8 @@ def to_variables(
   Args:
     rows: The table.
     model: Called as (points (B, N, 6), num_points (B,), train=False).
-    state: Arrays by the published keys, without prefix.
+    state: Arrays by the published keys, without prefix, or tensors of a file:
+      each of these is read by itself, once, when all the shapes are right.
     name: The file, for messages.
     unused: Whether a key that the table lacks may be there;
       `num_batches_tracked` always may.
@@ -105,40 +107,56 @@ def to_variables(
       raise BadInput(
         f"{name}: {key} has shape {state[key].shape}, must be {shape}"
       )
-    if not np.isfinite(state[key]).all():
-      raise BadInput(f"{name}: {key} holds NaN or infinite values")
-  return to_tree(rows, state)
+  return to_tree(rows, state, name)
 
 
-def to_tree(rows: Iterable[Row], state: Mapping[str, np.ndarray]) -> Any:
-  """Puts tensors by their published keys into our tree; absent ones stay so."""
-  values: dict[str, list[np.ndarray]] = {}
-  scanned = set()
+def to_tree(
+  rows: Iterable[Row],
+  state: Mapping[str, np.ndarray | Tensor],
+  name: str = "",
+) -> Any:
+  """Puts tensors by their published keys into our tree; absent ones stay so.
+
+  Args:
+    rows: The table.
+    state: Arrays by the published keys, or tensors of a file, which are read
+      one after the other.
+    name: The file, if a tensor that is not finite is to be refused.
+
+  Raises:
+    BadInput: naming the file and the tensor, if one is not finite.
+  """
+  by_path: dict[str, list[Row]] = {}
   for row in rows:
-    if row.key not in state:
-      continue
-    value = np.asarray(state[row.key])
-    if value.dtype.kind == "f":
-      value = value.astype(np.float32, copy=False)
-    if row.rank:
-      value = value.reshape(value.shape[:2]).T
-    elif row.conv:
-      value = value.transpose(2, 3, 1, 0)
-    elif row.shape:
-      value = value.reshape(len(value), -1)
-    values.setdefault(row.path, []).append(value)
-    if row.layer is not None:
-      scanned.add(row.path)
+    if row.key in state:
+      by_path.setdefault(row.path, []).append(row)
   tree: dict = {}
-  for path, layers in values.items():
+  for path, parts in by_path.items():
+    values = [_as_ours(row, state[row.key], name) for row in parts]
     *parents, leaf = path.split("/")
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
-    # A copy: JAX may alias numpy memory, and torch updates its own in place.
-    stacked = np.array(layers, order="C")
-    node[leaf] = stacked if path in scanned else stacked[0, ...]
+    scanned = parts[0].layer is not None
+    node[leaf] = np.stack(values) if scanned else values[0]
   return tree
+
+
+def _as_ours(row: Row, tensor: np.ndarray | Tensor, name: str) -> np.ndarray:
+  value = np.asarray(tensor)
+  dtype = np.float32 if value.dtype.kind == "f" else value.dtype
+  if row.rank:
+    value = value.reshape(value.shape[:2]).T
+  elif row.conv:
+    value = value.transpose(2, 3, 1, 0)
+  elif row.shape:
+    value = value.reshape(len(value), -1)
+  # A copy: JAX may alias numpy memory, and torch updates its own in place.
+  with np.errstate(over="ignore"):  # of a float64: infinite, see below
+    value = np.array(value, dtype, order="C")
+  if name and not np.isfinite(value).all():
+    raise BadInput(f"{name}: {row.key} holds NaN or infinite values")
+  return value
 
 
 def to_state(rows: Iterable[Row], variables: Any) -> State:

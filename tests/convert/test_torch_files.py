@@ -262,8 +262,6 @@ def test_classes_are_refused(tmp_path, state):
   for value in (
     torch.nn.Linear(2, 2),
     state["proj.bias"].as_subclass(Subclass),
-    np.ones(3),
-    np.array([None]),
     shutil.rmtree,
   ):
     torch.save(state | {"proj.bias": value}, path)
@@ -275,6 +273,12 @@ def test_classes_are_refused(tmp_path, state):
     torch.load(path, weights_only=True)
 
 
+def test_numpys_arrays_are_tensors(tmp_path, state):
+  path = tmp_path / "model.pt"
+  torch.save(state | {"proj.bias": state["proj.bias"].double().numpy()}, path)
+  assert_read(path, state)
+
+
 KINDS = {
   "coo": lambda x: x.to_sparse(),
   "csr": lambda x: x.to_sparse_csr(),
@@ -282,6 +286,7 @@ KINDS = {
   "nested": lambda x: torch.nested.nested_tensor([x[0], x[1, :5]]),
   "complex": lambda x: x.to(torch.complex64),
   "meta": lambda x: x.to("meta"),
+  "objects": lambda x: np.array([None]),
   "text": lambda x: "a text",
   "number": lambda x: 3.0,
   "none": lambda x: None,

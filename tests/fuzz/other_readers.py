@@ -31,6 +31,7 @@ from mrd_jax.encoder import names
 from mrd_jax.encoder.embed_split import read_embeddings
 from mrd_jax.evaluate.results import read_rows, short_names
 from mrd_jax.finetune import start
+from mrd_jax.io import torch_file
 from mrd_jax.io.archives import tar_members, unpack_zip
 from mrd_jax.io.safe_pickle import load_npy
 from mrd_jax.prepare import ulip2
@@ -44,6 +45,7 @@ from mrd_jax.search import index
 from mrd_jax.search.gallery import open_gallery
 from mrd_jax.search.nearest import nearest
 from mrd_jax.teachers.prompts import read_templates
+from mrd_jax.zoo import layouts
 
 
 def _of(kind: str, name: str, make, read, **options: Any) -> Reader:
@@ -83,6 +85,39 @@ def _read_torch_file(path: Path) -> None:
   assert scale is None or np.isfinite(scale)
   assert all(isinstance(x, np.ndarray) for x in state.values())
   assert all(x.dtype.kind in "biuf" for x in state.values())
+
+
+def _published_file(path: Path, new: bool) -> None:
+  """A trainer's file of another system, with all that such files hold."""
+  import argparse
+
+  import torch
+
+  x = torch.arange(12.0).reshape(3, 4)
+  content = {
+    "base_model": {
+      "module.a": x.half(),
+      "module.b": x.t(),
+      "module.c": torch.nn.Parameter(x[1:, ::2]),
+      "module.d": x.bfloat16(),
+      "module.e": x > 3,
+      "logit_scale": torch.tensor(2.5),
+    },
+    "args": argparse.Namespace(npoints=8192, device=torch.device("cuda", 1)),
+    "metrics": {"acc": np.float64(48.7), "all": np.arange(3), "s": x.shape},
+    "optimizer": [{1, 2}, (3.5, None), x.dtype, x.to_sparse()],
+  }
+  torch.save(content, path, _use_new_zipfile_serialization=new)
+
+
+def _read_published_file(path: Path) -> None:
+  content = torch_file.read(path)
+  state, scale = layouts.state_dict(content, str(path))
+  assert scale is None or np.isfinite(scale)
+  for tensor in state.values():
+    array = np.asarray(tensor)
+    assert (array.shape, array.dtype) == (tensor.shape, tensor.dtype)
+    assert array.dtype.kind in "biuf"
 
 
 def _unpack(path: Path) -> None:
@@ -301,6 +336,16 @@ READERS = (
       "a.pt",
       functools.partial(_torch_file, new=form == "zip"),
       _read_torch_file,
+      needs="torch",
+    )
+    for form in ("zip", "old")
+  ),
+  *(
+    _of(
+      f"published .pt {form}",
+      "a.pt",
+      functools.partial(_published_file, new=form == "zip"),
+      _read_published_file,
       needs="torch",
     )
     for form in ("zip", "old")
