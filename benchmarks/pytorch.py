@@ -22,6 +22,7 @@ from mrd_jax.data.examples import Examples
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.zoo import openshape
 
 
 def random_encoder(size: str, embed_dim: int, num_points: int) -> Encoder:
@@ -41,8 +42,7 @@ def random_encoder(size: str, embed_dim: int, num_points: int) -> Encoder:
     return np.asarray(x + 0.2 * rng.random(x.shape), np.float32)
 
   config = EncoderConfig(
-    architecture=architecture,
-    embed_dim=embed_dim,
+    architecture=openshape.Size(**vars(architecture), embed_dim=embed_dim),
     up_axis="z",
     num_points=num_points,
     colour_fill=0.4,

@@ -10,6 +10,7 @@ from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.zoo.openshape import Size
 
 TINY = PointBERTSize(
   32, 2, 1, 48, sa_dim=16, groups=12, radius=0.4, group_size=8
@@ -34,7 +35,6 @@ def make_config(**changes) -> EncoderConfig:
   """A config whose every value differs from a default of ours."""
   values = {
     "architecture": TINY,
-    "embed_dim": EMBED_DIM,
     "up_axis": "z",
     "num_points": 600,
     "colour_fill": 0.3,
@@ -43,7 +43,12 @@ def make_config(**changes) -> EncoderConfig:
     "step": 7,
     "source": "drawn at random",
   }
-  return EncoderConfig(**values | changes)
+  embed_dim = changes.pop("embed_dim", EMBED_DIM)
+  values |= changes
+  size = values["architecture"]
+  if not isinstance(size, Size):
+    values["architecture"] = Size(**vars(size), embed_dim=embed_dim)
+  return EncoderConfig(**values)
 
 
 def random_variables(
@@ -85,7 +90,8 @@ def variable_shapes(size: PointBERTSize, embed_dim: int | None) -> dict:
 def make_encoder(seed: int = 0, dtype: str = "float32", **changes) -> Encoder:
   """An encoder of `make_config(**changes)`."""
   config = make_config(**changes)
-  variables = random_variables(config.architecture, config.embed_dim, seed)
+  size = config.architecture.size
+  variables = random_variables(size, config.embed_dim, seed)
   return Encoder.make(config, variables, dtype)
 
 

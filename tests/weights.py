@@ -5,7 +5,7 @@ import torch
 
 from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert.pointbert_modules import PointPatchTransformer, Projected
-from mrd_jax.encoder.names import to_tree
+from mrd_jax.zoo.openshape import to_tree
 
 
 def make_twin(size: PointBERTSize, embed_dim: int, seed: int = 0) -> Projected:

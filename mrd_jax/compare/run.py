@@ -67,10 +67,10 @@ def read_examples(
   """
   meta = dataset.read_meta(data)
   source = dataset.open_split(data, split)
-  if meta.embed_dim != (config.embed_dim or config.architecture.width):
+  if meta.embed_dim != (config.dim):
     raise BadInput(
       f"--data: features of {data} have width {meta.embed_dim}, the encoder's "
-      f"embeddings {config.embed_dim or config.architecture.width}; name a "
+      f"embeddings {config.dim}; name a "
       "dataset made with its teacher"
     )
   if len(source) < count:

@@ -14,10 +14,10 @@ import torch
 from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data.examples import Examples
-from mrd_jax.encoder import names
 from mrd_jax.models import point_ops
 from mrd_jax.models.mini_pointnet import MOMENTUM
 from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.zoo import openshape
 
 SAMPLES, NEIGHBOURS = "FPS indices", "ball query indices"
 EMBEDDING = "normalised embedding"
@@ -168,7 +168,7 @@ def torch_forward(
     model.load_state_dict(state, strict=False)
   arrays: dict[str, Any] = {name: _numpy(x) for name, x in stages.items()}
   arrays[EMBEDDING] = _unit(arrays["head"])
-  arrays[STATISTICS] = names.to_tree(buffers)["batch_stats"]["point_net"]
+  arrays[STATISTICS] = openshape.to_tree(buffers)["batch_stats"]["point_net"]
   return arrays
 
 

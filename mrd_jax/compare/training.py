@@ -21,11 +21,11 @@ from mrd_jax.compare.stages import torch_apply
 from mrd_jax.config.pretraining import Config, LossConfig, OptimizerConfig
 from mrd_jax.convert import pointbert_modules
 from mrd_jax.data.examples import Examples
-from mrd_jax.encoder import names
 from mrd_jax.losses.mrd import init_dynamic_weights
 from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.training.optimizer import make_optimizer
 from mrd_jax.training.pretraining import loss_of_examples
+from mrd_jax.zoo import openshape
 
 LEARNING_RATE = 1e-3
 POINT_NET = "mini-PointNet"
@@ -175,7 +175,7 @@ def torch_step(
 
     arrays = {name: array(p) for name, p in named.items()}
     return {
-      "encoder": names.to_tree(arrays)["params"],
+      "encoder": openshape.to_tree(arrays)["params"],
       "logit_scale": array(logit_scale),
       "dynamic_weights": {
         ours: array(dynamic[name]) for ours, name in theirs.items()

@@ -171,6 +171,8 @@ def check(section: Any, name: str) -> None:
   """
   for item in declared(type(section)):
     value = getattr(section, item.name)
+    if item.hint is Any:
+      continue  # whoever declares it checks it
     path = f"{name}.{item.name}" if name else item.name
     if not item.is_section:
       object.__setattr__(section, item.name, _checked(item, value, path))

@@ -32,27 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         "checkpoints do (default: bare)",
       )
   verb = verbs.add_parser(
-    "from-torch", help="read a PointBERT published by OpenShape, or exported"
+    "from-torch", help="read a published encoder, or an exported one"
   )
   verb.set_defaults(run=_from_torch)
   verb.add_argument(
-    "--input", required=True, type=path, help=".pt or .safetensors"
+    "--input", required=True, type=path, help=".pt, .pth or .safetensors"
   )
   verb.add_argument(
     "--out", required=True, type=path, help="model folder to write"
   )
   group = verb.add_argument_group(
-    "what the file cannot say (known for OpenShape's models)"
+    "what the file cannot say (by default as its authors publish it)"
   )
   group.add_argument("--groups", type=int, help="groups per cloud")
   group.add_argument("--radius", type=float, help="radius of a group")
   group.add_argument("--group-size", type=int, help="points per group")
+  group.add_argument("--voxel-size", type=float, help="side of a voxel")
   group.add_argument(
     "--up-axis", choices=("y", "z"), help="what is up in its clouds"
   )
-  group.add_argument(
-    "--num-points", type=int, help="most points of a cloud (default: 10000)"
-  )
+  group.add_argument("--num-points", type=int, help="most points of a cloud")
   group.add_argument("--embedding-space", help="the teacher, in words")
   group.add_argument("--license", help="of the weights, for the model card")
   args = parser.parse_args(argv)
@@ -74,18 +73,19 @@ def _export(args: argparse.Namespace) -> int:
 
 def _from_torch(args: argparse.Namespace) -> int:
   from mrd_jax.convert import bridge
+  from mrd_jax.zoo.registry import SYSTEMS
 
   given = {
     name: getattr(args, name)
-    for name in bridge.OVERRIDES
+    for name in ("groups", "radius", "group_size", "voxel_size", *bridge.FIELDS)
     if getattr(args, name) is not None
   }
   found = bridge.from_torch(args.input, **given)
   found.save_pretrained(args.out, license=args.license)
-  size = found.config.architecture
+  sizes = vars(found.config.architecture).items()
   say(
-    f"width {size.width}, depth {size.depth}, {size.groups} groups of "
-    f"{size.group_size} within {size.radius:g}, {found.config.up_axis} up",
+    f"{SYSTEMS[found.config.system].NAME}, {found.config.up_axis} up: "
+    + ", ".join(f"{name} {value}" for name, value in sizes),
     f"source: {found.config.source}",
     f"embedding space: {found.config.embedding_space}",
     f"written to {args.out}",

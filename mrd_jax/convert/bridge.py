@@ -3,20 +3,22 @@
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from mrd_jax.config.pretraining import PointBERTSize
-from mrd_jax.convert import pointbert_torch, published, torch_files
-from mrd_jax.convert.published import Grouping
-from mrd_jax.encoder import files, names
+from mrd_jax.convert import pointbert_torch, torch_files
+from mrd_jax.encoder import files
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import naming
+from mrd_jax.zoo import openshape
+from mrd_jax.zoo.registry import SYSTEMS, identify
+from mrd_jax.zoo.tensors import State
 
-OVERRIDES = (*Grouping._fields, "up_axis", "num_points", "embedding_space")
+FIELDS = ("up_axis", "num_points", "embedding_space")  # of a config, given
 
 
 def to_torch(
@@ -54,40 +56,43 @@ def to_torch(
 
 
 def from_torch(path: Path, **overrides) -> Encoder:
-  """Reads an encoder published by OpenShape, or exported by `to_torch`.
+  """Reads an encoder of any system of `zoo/`, or exported by `to_torch`.
 
   What the tensors do not say comes from, in this order, `overrides`, the
-  JSON that `to_torch` left beside the file, and the table of published
-  models.
+  JSON that `to_torch` left beside the file, and what the system publishes.
 
   Args:
-    path: A .pt or .safetensors file.
-    **overrides: Any of `OVERRIDES`.
+    path: A .pt, .pth or .safetensors file.
+    **overrides: Fields of the system's `Size` that no file says, and any of
+      `FIELDS`.
 
   Raises:
     BadInput: naming the file and what is missing or does not fit.
   """
   state, logit_scale = torch_files.read(path)
-  shapes = names.infer_shapes(state, str(path))
-  variables = names.from_state_dict(state, str(path))
+  key, size = identify(state, str(path))
   sidecar = path.with_suffix(".json")
   if not sidecar.is_file() and path.name == files.WEIGHTS_FILE:
     sidecar = path.with_name(files.CONFIG_FILE)  # a model folder of ours
   if sidecar.is_file():
     config = files.read_sidecar(sidecar)
-    files.check_architecture(config, shapes, str(path))
   else:
-    config = _published(path, shapes, overrides)
-  grouping = {k: v for k, v in overrides.items() if k in Grouping._fields}
-  others = {k: v for k, v in overrides.items() if k not in grouping}
+    config = _published(path, key, size, overrides)
+  others = {k: v for k, v in overrides.items() if k in FIELDS}
+  unsaid = {k: v for k, v in overrides.items() if k not in FIELDS}
+  known = {field.name for field in dataclasses.fields(config.architecture)}
+  if odd := sorted(unsaid.keys() - known):
+    raise BadInput(
+      f"{path} is of {SYSTEMS[key].NAME}, which has no {', '.join(odd)}"
+    )
   config = dataclasses.replace(
     config,
-    architecture=dataclasses.replace(config.architecture, **grouping),
-    step=names.num_batches_tracked(state) or config.step,
+    architecture=dataclasses.replace(config.architecture, **unsaid),
+    step=openshape.num_batches_tracked(state) or config.step,
     logit_scale=config.logit_scale if logit_scale is None else logit_scale,
     **others,
   )
-  return Encoder.make(config, variables)
+  return Encoder.make(config, files.to_variables(config, state, str(path)))
 
 
 def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
@@ -128,21 +133,15 @@ def read_torch_model(
     BadInput: if the file is of another size.
   """
   state, _ = torch_files.read(path)
-  files.check_architecture(
-    config, names.infer_shapes(state, str(path)), str(path)
-  )
-  names.from_state_dict(state, str(path))  # complete, and finite
-  return _build(config, state)
+  files.to_variables(config, state, str(path))  # complete, and finite
+  return _build(config, {k: np.asarray(v) for k, v in state.items()})
 
 
-def _state(encoder: Encoder) -> names.State:
-  steps = encoder.config.step
-  return names.to_state_dict(encoder.variables, num_batches_tracked=steps)
+def _state(encoder: Encoder) -> State:
+  return files.to_state(encoder.config, encoder.variables)
 
 
-def _build(
-  config: EncoderConfig, state: names.State
-) -> pointbert_torch.TorchEncoder:
+def _build(config: EncoderConfig, state: State) -> pointbert_torch.TorchEncoder:
   model = pointbert_torch.build(dataclasses.asdict(config))
   # A copy: what JAX lends is read-only, which PyTorch does not know.
   model.load_state_dict(
@@ -152,27 +151,29 @@ def _build(
 
 
 def _published(
-  path: Path, shapes: names.Shapes, overrides: dict
+  path: Path, key: str, size: Any, overrides: dict
 ) -> EncoderConfig:
   """Returns the config of a file that is not ours."""
-  model = published.MODELS.get(shapes)
-  grouping = published.known_grouping(shapes)
-  missing = [name for name in Grouping._fields if name not in overrides]
-  if grouping is None and missing:
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-    raise BadInput(
-      f"{path} is a PointBERT of {shapes._asdict()}, not one that OpenShape "
-      f"published, and the file does not say how it groups points: give {flags}"
-    )
-  grouping = grouping or Grouping(1, 1.0, 1)  # all of it is overridden
+  system = SYSTEMS[key]
+  if key == "pointbert" and openshape.known_grouping(size) is None:
+    missing = [x for x in openshape.Grouping._fields if x not in overrides]
+    if missing:
+      flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+      raise BadInput(
+        f"{path} is a PointBERT of {vars(size)}, not one that OpenShape "
+        f"published, and the file does not say how it groups points: give "
+        f"{flags}"
+      )
+  points, up_axis, order, normalized, colour_fill = system.preparation(size)
   return EncoderConfig(
-    architecture=PointBERTSize(*shapes[:5], *grouping),
-    embed_dim=shapes.embed_dim,
-    up_axis=model.up_axis if model else "z",
-    num_points=10_000,
-    colour_fill=0.4,
-    embedding_space=model.embedding_space if model else "unknown",
-    source=f"{path.name}, by its shapes {model.name}"
-    if model
-    else f"{path.name}, a PyTorch file; what is not in it was given or assumed",
+    system=key,
+    architecture=size,
+    up_axis=up_axis,
+    num_points=points,
+    order=order,
+    normalized=normalized,
+    colour_fill=colour_fill,
+    embedding_space=system.teacher(size),
+    source=f"{path.name}, by its shapes of {system.NAME}; what is not in it "
+    "was given or is as published",
   )

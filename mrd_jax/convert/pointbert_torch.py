@@ -206,7 +206,7 @@ def build(config: dict[str, Any]) -> TorchEncoder:
   """
   try:
     size = [config["architecture"][field] for field in _ARCHITECTURE]
-    embed_dim = config["embed_dim"]
+    embed_dim = config["architecture"]["embed_dim"]
     up_axis, *_ = (config[k] for k in ("up_axis", "num_points", "colour_fill"))
   except (KeyError, TypeError) as error:
     raise ValueError(f"cannot read the field {error}") from None
@@ -228,8 +228,7 @@ def load(
     config: a dict, or the JSON file that holds it; by default the one beside
       `path` with its name and the ending .json, else config.json:
         architecture: {width, depth, heads, mlp_dim, sa_dim, groups, radius,
-          group_size}.
-        embed_dim: D; null if there is no projection.
+          group_size, embed_dim}; embed_dim is D, null without a projection.
         up_axis: "y" or "z", the axis that pointed up in training.
         num_points: how many points of a cloud are used at most.
         colour_fill: rgb of clouds without colour, in [0, 1].

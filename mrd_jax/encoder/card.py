@@ -35,7 +35,7 @@ _UNLICENSED = (
 
 def model_card(config: EncoderConfig) -> str:
   """Describes an encoder: use, data, configuration, results, licence."""
-  dim = config.embed_dim or config.architecture.width
+  dim = config.dim
   parts = [
     _front_matter(config),
     "# Point-cloud encoder (PointBERT)\n",

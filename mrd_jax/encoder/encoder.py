@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.config.pretraining import UpAxis
-from mrd_jax.config.shared import ComputeConfig
 from mrd_jax.encoder import files
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
@@ -26,7 +25,7 @@ from mrd_jax.encoder.input import TOO_FEW, few_points, prepare_cloud
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_text
 from mrd_jax.io.hub import Repository
-from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.zoo.registry import SYSTEMS
 
 _SMALLEST_BUCKET = 256  # points
 _NAMED = 8  # rows in a warning
@@ -44,7 +43,7 @@ class Encoder:
 
   config: EncoderConfig
   variables: Any
-  model: PointBERT
+  model: Any
 
   @classmethod
   def make(
@@ -53,15 +52,8 @@ class Encoder:
     """Makes an encoder of its config and variables, on the first device."""
     if dtype not in ("float32", "bfloat16"):
       raise BadInput(f"dtype is {dtype!r}, must be 'float32' or 'bfloat16'")
-    # A CPU wants the few clouds that its cache holds (`models/point_ops.py`).
-    on_cpu, wide = jax.default_backend() == "cpu", ComputeConfig()
-    model = PointBERT(
-      config.architecture,
-      config.embed_dim,
-      dtype=jnp.dtype(dtype),
-      fps_chunk=1 if on_cpu else wide.fps_chunk,
-      query_chunk=8 if on_cpu else wide.query_chunk,
-    )
+    system = SYSTEMS[config.system]
+    model = system.make(config.architecture, dtype=jnp.dtype(dtype))
     return cls(config, jax.device_put(variables, jax.local_devices()[0]), model)
 
   def __call__(
@@ -69,7 +61,7 @@ class Encoder:
     points: Any,
     *,
     up: UpAxis = "y",
-    normalize: bool = True,
+    normalize: bool | None = None,
     batch_size: int = 32,
   ) -> np.ndarray:
     """Embeds clouds; the same cloud gives the same embedding every time.
@@ -80,8 +72,9 @@ class Encoder:
       points: (B, N, 3 or 6): xyz in any unit, and rgb in [0, 1] (a grey where
         there are no colours); or a sequence of B clouds of different N.
       up: The axis of `points` that is up; clouds that are z up are turned.
-      normalize: Whether clouds are centred and scaled as in training; without
-        it they have to be in the unit ball already.
+      normalize: Whether clouds are centred and scaled into the unit ball; None
+        does what the system's protocol says, which is to do it but for
+        PointCLIP's.
       batch_size: How many clouds at a time.
 
     Returns:
@@ -113,14 +106,15 @@ class Encoder:
     return self.embed(clouds, batch_size=batch_size)
 
   def prepare(
-    self, points: Any, *, up: UpAxis = "y", normalize: bool = True
+    self, points: Any, *, up: UpAxis = "y", normalize: bool | None = None
   ) -> np.ndarray:
     """Makes one cloud as the model takes it; see `prepare_cloud`.
 
     Args:
       points: (N, 3 or 6).
       up: The axis of `points` that is up.
-      normalize: Whether to centre on the mean and scale into the unit ball.
+      normalize: Whether to centre on the mean and scale into the unit ball;
+        None does what the system's protocol says.
 
     Returns:
       (min(N, config.num_points), 6) float32.
@@ -133,8 +127,9 @@ class Encoder:
       num_points=self.config.num_points,
       up_axis=self.config.up_axis,
       colour_fill=self.config.colour_fill,
+      order=self.config.order,
       up=up,
-      normalize=normalize,
+      normalize=self.config.normalized if normalize is None else normalize,
     )
 
   def embed(
@@ -155,7 +150,7 @@ class Encoder:
     """
     if batch_size < 1:
       raise BadInput(f"batch_size is {batch_size}, must be at least 1")
-    width = self.config.embed_dim or self.config.architecture.width
+    width = self.config.dim
     embeddings = np.zeros((len(clouds), width), np.float32)
     buckets: dict[int, list[int]] = {}
     for row, cloud in enumerate(clouds):
@@ -273,7 +268,7 @@ def load_encoder(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _embed(
-  model: PointBERT, variables, points_BN6: jax.Array, num_points_B: jax.Array
+  model: Any, variables, points_BN6: jax.Array, num_points_B: jax.Array
 ) -> jax.Array:
   x_BD = model.apply(variables, points_BN6, num_points_B, train=False)
   return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)

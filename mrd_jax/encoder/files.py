@@ -1,8 +1,8 @@
 """Reads and writes encoders: weights in safetensors, all else in JSON; runs.
 
-The tensors have OpenShape's names, so that one file serves JAX, PyTorch
-(`convert/pointbert_torch.py`) and OpenShape's own code.  The JSON says what
-the tensors cannot: it is `config.json` in a model folder, as on Hugging
+The tensors have the names of the system's authors, OpenShape's of a PointBERT,
+so that one file serves JAX, PyTorch (`convert/pointbert_torch.py`) and the
+authors' own code.  The JSON says what the tensors cannot: it is `config.json` in a model folder, as on Hugging
 Face, and `NAME.json` beside a single file `NAME.safetensors`.
 """
 
@@ -16,14 +16,16 @@ import safetensors.numpy
 
 from mrd_jax.checkpoint.read import load_on_one_device
 from mrd_jax.config.fields import check, field
-from mrd_jax.config.pretraining import Config, PointBERTSize, UpAxis
-from mrd_jax.encoder import names
+from mrd_jax.config.pretraining import Config, UpAxis
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json, replacing, write_json
+from mrd_jax.zoo import openshape, tensors
+from mrd_jax.zoo.registry import SYSTEMS, build_size
+from mrd_jax.zoo.system import Order
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-_FORMAT = {"model_type": "mrd_jax.pointbert", "format": 1}
+_FORMAT = {"model_type": "mrd_jax", "format": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,16 +35,18 @@ class EncoderConfig:
   It is checked when it is made: BadInput names the field that does not fit.
   """
 
-  architecture: PointBERTSize = field(MISSING, "The sizes, groups included.")
-  embed_dim: int | None = field(
-    MISSING, "D of the projection, None without.", between=(1, 2**24 - 1)
-  )
+  system: str = field("pointbert", "A key of `zoo.registry.SYSTEMS`.")
+  architecture: Any = field(MISSING, "The `Size` of that system.")
   up_axis: UpAxis = field(MISSING, "What is up in the clouds that it sees.")
   num_points: int = field(
     MISSING, "Points drawn of a larger cloud.", between=(1, 2**24 - 1)
   )
   colour_fill: float = field(
     MISSING, "The grey of clouds without colours.", between=(0, 1)
+  )
+  order: Order = field("shuffled", "Which points are drawn, in which order.")
+  normalized: bool = field(
+    True, "Whether clouds are centred and scaled into the unit ball."
   )
   embedding_space: str = field(MISSING, "The teacher, in words.")
   logit_scale: float | None = field(
@@ -61,6 +65,25 @@ class EncoderConfig:
 
   def __post_init__(self):
     check(self, "")
+    if self.system not in SYSTEMS:
+      raise BadInput(
+        f"system is {self.system!r}, must be one of {', '.join(SYSTEMS)}"
+      )
+    size: Any = SYSTEMS[self.system].Size
+    if not isinstance(self.architecture, size):
+      raise BadInput(f"architecture must be a {size.__module__}.Size")
+    if self.system == "pointbert":  # its fields are declared
+      check(self.architecture, "architecture")
+
+  @property
+  def embed_dim(self) -> int | None:
+    """D of the projection; None without."""
+    return self.architecture.embed_dim
+
+  @property
+  def dim(self) -> int:
+    """D, width of the embeddings."""
+    return self.embed_dim or self.architecture.width
 
 
 def write(
@@ -81,7 +104,7 @@ def write(
     prefix: Of every tensor's name.
   """
   check_replaceable(sidecar)
-  state = names.to_state_dict(variables, num_batches_tracked=config.step)
+  state = to_state(config, variables)
   state = {prefix + key: value for key, value in state.items()}
   weights.parent.mkdir(parents=True, exist_ok=True)
   with replacing(weights) as temporary:
@@ -89,6 +112,31 @@ def write(
     safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
     write_sidecar(sidecar, config)
     temporary.chmod(sidecar.stat().st_mode)  # the library's: its user's only
+
+
+def to_state(config: EncoderConfig, variables: Any) -> tensors.State:
+  """Takes an encoder's variables by the names of the system's authors."""
+  if config.system == "pointbert":
+    return openshape.to_state_dict(variables, num_batches_tracked=config.step)
+  return tensors.to_state(
+    SYSTEMS[config.system].table(config.architecture), variables
+  )
+
+
+def to_variables(config: EncoderConfig, state: Any, name: str) -> Any:
+  """Makes the variables of an encoder of a state dict, see `tensors`.
+
+  Raises:
+    BadInput: naming the file, if its tensors are not the config's.
+  """
+  system, size = SYSTEMS[config.system], config.architecture
+  return tensors.to_variables(
+    system.table(size),
+    system.make(size),
+    state,
+    name,
+    unused=system.is_unused,
+  )
 
 
 def write_sidecar(path: Path, config: EncoderConfig) -> None:
@@ -138,9 +186,7 @@ def read(path: Path) -> tuple[EncoderConfig, Any]:
     key.removeprefix("module."): value
     for key, value in read_safetensors(weights).items()
   }
-  shapes = names.infer_shapes(state, str(weights))
-  check_architecture(config, shapes, str(weights))
-  return config, names.from_state_dict(state, str(weights))
+  return config, to_variables(config, state, str(weights))
 
 
 def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
@@ -188,8 +234,10 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     results = {"step": step, "checkpoint": rule, "selected_by": chosen_by}
   try:
     encoder_config = EncoderConfig(
-      architecture=config.model.size,
-      embed_dim=params["encoder"]["proj"]["bias"].shape[0],
+      architecture=openshape.Size(
+        **vars(config.model.size),
+        embed_dim=params["encoder"]["proj"]["bias"].shape[0],
+      ),
       up_axis=config.augment.up_axis,
       num_points=config.augment.num_points,
       colour_fill=config.augment.colour_fill,
@@ -207,7 +255,7 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
   return encoder_config, encoder
 
 
-def read_safetensors(path: Path) -> names.State:
+def read_safetensors(path: Path) -> tensors.State:
   """Reads the tensors of a .safetensors file.
 
   Raises:
@@ -244,13 +292,14 @@ def read_sidecar(path: Path) -> EncoderConfig:
       f"{path} has format {version!r}, this version of mrd_jax reads "
       f"{_FORMAT['format']}; install a newer mrd_jax"
     )
-  sizes = {field.name for field in dataclasses.fields(PointBERTSize)}
-  size = values.get("architecture")
-  if not isinstance(size, dict) or size.keys() != sizes:
+  system = values.get("system", "pointbert")
+  if not isinstance(system, str) or system not in SYSTEMS:
     raise BadInput(
-      f"{path}: architecture must have the fields {', '.join(sorted(sizes))}"
+      f"{path}: system is {system!r}, must be one of {', '.join(SYSTEMS)}"
     )
-  values["architecture"] = PointBERTSize(**size)
+  values["architecture"] = build_size(
+    SYSTEMS[system].Size, values.get("architecture"), f"{path}: architecture"
+  )
   fields = dataclasses.fields(EncoderConfig)
   for known in fields:
     if known.name not in values and known.default is MISSING:
@@ -261,17 +310,3 @@ def read_sidecar(path: Path) -> EncoderConfig:
     )
   except BadInput as error:
     raise BadInput(f"{path}: {error}") from None
-
-
-def check_architecture(
-  config: EncoderConfig, shapes: names.Shapes, name: str
-) -> None:
-  """Raises BadInput, naming the file, if its tensors are not the config's."""
-  size = config.architecture
-  for size_name, found in shapes._asdict().items():
-    said = getattr(config if size_name == "embed_dim" else size, size_name)
-    if said != found:
-      raise BadInput(
-        f"{name}: the config says {size_name} {said}, the tensors have {found}: "
-        "the two files do not belong together"
-      )

@@ -16,6 +16,7 @@ from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import XYZ_LEVELS, ImageKind, TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.colors import SLACK
+from mrd_jax.zoo.system import Order
 
 FEW_POINTS = 16  # different ones; with fewer a cloud is hardly a shape
 TOO_FEW = f"fewer than {FEW_POINTS} different points hardly make a shape"
@@ -68,12 +69,13 @@ def prepare_cloud(
   num_points: int,
   up_axis: UpAxis,
   colour_fill: float,
+  order: Order = "shuffled",
   up: UpAxis = "y",
   normalize: bool = True,
 ) -> np.ndarray:
   """Prepares one cloud as the encoder takes it.
 
-  Shuffles it (groups depend on the order of the points, and files are often
+  Orders it (groups depend on the order of the points, and files are often
   sorted), draws `num_points` of a larger one, turns one that is z up to y up,
   exchanges y and z for an encoder that is z up, and normalises.
 
@@ -83,6 +85,8 @@ def prepare_cloud(
     num_points: How many points are drawn at most.
     up_axis: The axis that is up in the clouds that the encoder sees.
     colour_fill: The grey of a cloud without colours.
+    order: Which are drawn: the first of `shuffled`, the first as stored, or by
+      farthest point sampling, also of a cloud that is not larger.
     up: The axis of `points` that is up.
     normalize: Whether to centre on the mean and scale into the unit ball.
 
@@ -117,7 +121,9 @@ def prepare_cloud(
     raise BadInput("holds NaN or infinite values")
   if up not in ("y", "z"):
     raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
-  cloud = cloud[shuffled(len(cloud))[:num_points]]
+  if order != "stored":
+    cloud = cloud[shuffled(len(cloud))[:num_points]]
+  cloud = cloud[:num_points]
   xyz, rgb = cloud[:, :3], cloud[:, 3:]
   if (xyz == xyz[0]).all():
     raise BadInput("all points coincide, there is no shape to embed")

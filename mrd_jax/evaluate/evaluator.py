@@ -211,7 +211,7 @@ class Evaluator:
 
   def _check_width(self, found: Found, width: int) -> None:
     config = self._encoder.config
-    own = config.embed_dim or config.architecture.width
+    own = config.dim
     if own != width:
       raise BadInput(
         f"the encoder's embeddings have width {own} "

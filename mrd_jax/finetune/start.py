@@ -13,6 +13,7 @@ from mrd_jax.config.pretraining import PointBERTSize, UpAxis
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json
+from mrd_jax.zoo.registry import SYSTEMS
 
 START_FILE = "start.json"
 
@@ -62,10 +63,16 @@ def load(
     start = Start("", which, *drawn, scratch.up_axis, scratch.colour_fill)
     return start, None
   encoder = load_encoder(checkpoint, which)
+  config = encoder.config
+  if config.system != "pointbert":
+    raise BadInput(
+      f"--checkpoint: {checkpoint} is of {SYSTEMS[config.system].NAME}; only a "
+      "PointBERT can be fine-tuned"
+    )
   kept = {
-    name: getattr(encoder.config, name)
-    for name in ("step", "source", "architecture", "up_axis", "colour_fill")
-  }
+    name: getattr(config, name)
+    for name in ("step", "source", "up_axis", "colour_fill")
+  } | {"architecture": config.architecture.size}
   variables = jax.tree.map(np.asarray, dict(encoder.variables))
   params = {k: v for k, v in variables["params"].items() if k != "proj"}
   return Start(checkpoint, which, **kept), variables | {"params": params}

@@ -46,7 +46,7 @@ def check_gallery(
       f"of {checkpoint} in that of {ours!r}; embed the gallery with the same "
       "checkpoint"
     )
-  width = encoder.config.embed_dim or encoder.config.architecture.width
+  width = encoder.config.dim
   if gallery.width != width:
     raise BadInput(
       f"{gallery.path}: the embeddings have width {gallery.width}, those of "
@@ -93,7 +93,7 @@ def embed_queries(
   Raises:
     BadInput: naming the query that cannot be embedded, or the teacher.
   """
-  width = encoder.config.embed_dim or encoder.config.architecture.width
+  width = encoder.config.dim
   found = np.zeros((len(queries), width), np.float32)
   places: dict[str, list[int]] = {"text": [], "shape": [], "image": []}
   for row, query in enumerate(queries):

@@ -218,20 +218,21 @@ def to_tree(state: Mapping[str, np.ndarray]) -> Any:
   return tensors.to_tree(rows, state)
 
 
-def to_state_dict(
-  size: Size, variables: Any, *, num_batches_tracked: int
-) -> State:
+def to_state_dict(variables: Any, *, num_batches_tracked: int) -> State:
   """Takes variables as a state dict that PyTorch loads with `strict=True`.
 
   Args:
-    size: The architecture.
     variables: {"params", "batch_stats"} of `PointBERT`.
     num_batches_tracked: What BatchNorm's counters say: the training step.
   """
-  counters = np.array(num_batches_tracked, np.int64)
-  return tensors.to_state(table(size), variables) | dict.fromkeys(
-    _COUNTERS, counters
+  params = variables["params"]
+  depth = sum(name.startswith("block_") for name in params)
+  state = tensors.to_state(
+    _table(depth, projection="proj" in params), variables
   )
+  return state | {
+    key: np.array(num_batches_tracked, np.int64) for key in _COUNTERS
+  }
 
 
 def num_batches_tracked(state: Mapping[str, np.ndarray]) -> int:

@@ -3,14 +3,12 @@
 import pytest
 from encoders import make_encoder
 
-from mrd_jax.encoder import names
-
 
 @pytest.fixture
 def unknown(tmp_path):
   """A file of an encoder that no table knows, and its encoder."""
   encoder = make_encoder()
-  state = names.to_state_dict(encoder.variables, num_batches_tracked=7)
+  state = openshape.to_state_dict(encoder.variables, num_batches_tracked=7)
   from converting import save  # needs torch
 
   save(tmp_path / "model.pt", state)

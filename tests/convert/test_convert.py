@@ -24,12 +24,12 @@ from encoders import cloud, make_config, make_encoder, random_variables
 from weights import make_twin, surface_clouds
 
 from mrd_jax.config.pretraining import SIZES, PointBERTSize
-from mrd_jax.convert import bridge, pointbert_torch, published
+from mrd_jax.convert import bridge, pointbert_torch
 from mrd_jax.convert.pointbert_modules import Projected
-from mrd_jax.encoder import names
 from mrd_jax.encoder.encoder import load_encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_json
+from mrd_jax.zoo import openshape
 
 TOLERANCE = 1e-5  # relative, float32
 STEPS = 4321
@@ -163,13 +163,16 @@ def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
   ],
 )
 def test_openshapes_scales(shapes, grouping):
-  assert published.known_grouping(names.Shapes(*shapes)) == grouping
+  assert (
+    openshape.known_grouping(openshape.Size(*shapes[:5], embed_dim=shapes[5]))
+    == grouping
+  )
 
 
 def test_scale_3_is_not_the_published_vit_l_14(tmp_path):
   variables = random_variables(SMALL, 1280)
   path = tmp_path / "model.pt"
-  save(path, names.to_state_dict(variables, num_batches_tracked=1))
+  save(path, openshape.to_state_dict(variables, num_batches_tracked=1))
   config = bridge.from_torch(path).config
   assert config.architecture.groups == 128
   assert (config.license, config.embedding_space) == (None, "unknown")

@@ -15,15 +15,15 @@ from openshape_bundle import Attack
 from safetensors.torch import save_file
 
 from mrd_jax.convert import torch_files
-from mrd_jax.encoder import names
 from mrd_jax.errors import BadInput
+from mrd_jax.zoo import openshape
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
   """A bare state dict; BatchNorm has counted 7 steps."""
   variables = random_variables(TINY, EMBED_DIM)
-  arrays = names.to_state_dict(variables, num_batches_tracked=7)
+  arrays = openshape.to_state_dict(variables, num_batches_tracked=7)
   return {key: torch.from_numpy(np.array(x)) for key, x in arrays.items()}
 
 

@@ -14,8 +14,8 @@ from encoders import TINY, TRAINED, assert_same, make_config, make_encoder
 from mrd_jax.encoder import files
 from mrd_jax.encoder.card import LIBRARY
 from mrd_jax.encoder.encoder import Encoder, load_encoder
-from mrd_jax.encoder.names import to_state_dict
 from mrd_jax.errors import BadInput
+from mrd_jax.zoo.openshape import to_state_dict
 
 WEIGHTS = "model.safetensors"
 

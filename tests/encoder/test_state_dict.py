@@ -12,8 +12,9 @@ import pytest
 from encoders import EMBED_DIM, TINY, random_variables
 
 from mrd_jax.config.pretraining import SIZES
-from mrd_jax.encoder import names
 from mrd_jax.errors import BadInput
+from mrd_jax.zoo import openshape, tensors
+from mrd_jax.zoo.registry import identify
 
 # Keys and shapes of OpenShape's scale 4 (its ViT-bigG-14 models); a star stands
 # for each of the 12 layers.
@@ -77,8 +78,17 @@ def assert_same(found, expected) -> None:
 
 @pytest.fixture
 def state() -> dict[str, np.ndarray]:
-  return names.to_state_dict(
+  return openshape.to_state_dict(
     random_variables(TINY, EMBED_DIM), num_batches_tracked=7
+  )
+
+
+def from_state_dict(state, name):
+  """What `load_encoder` makes of a file's tensors."""
+  key, size = identify(state, name)
+  assert key == "pointbert"
+  return tensors.to_variables(
+    openshape.table(size), openshape.make(size), state, name
   )
 
 
@@ -87,32 +97,32 @@ def state() -> dict[str, np.ndarray]:
 
 def test_openshapes_keys():
   variables = random_variables(SIZES["m"], 1280)
-  state = names.to_state_dict(variables, num_batches_tracked=123)
+  state = openshape.to_state_dict(variables, num_batches_tracked=123)
   assert {key: x.shape for key, x in state.items()} == scale_4()
   for key, x in state.items():
     counter = key.endswith("num_batches_tracked")
     assert x.dtype == (np.int64 if counter else np.float32), key
     assert x.flags.c_contiguous, key  # safetensors would scramble it
     assert not counter or x == 123
-  *shapes, _, _, _ = vars(SIZES["m"]).values()
-  assert names.infer_shapes(state, "x") == (*shapes, 1280)
-  assert_same(names.from_state_dict(state, "x"), variables)
-  assert names.num_batches_tracked(state) == 123
+  size = openshape.Size(**vars(SIZES["m"]), embed_dim=1280)
+  assert openshape.infer(state) == size
+  assert_same(from_state_dict(state, "x"), variables)
+  assert openshape.num_batches_tracked(state) == 123
 
 
 def test_without_a_projection():
   variables = random_variables(TINY, None)
-  state = names.to_state_dict(variables, num_batches_tracked=0)
+  state = openshape.to_state_dict(variables, num_batches_tracked=0)
   assert len(state) == 26 + 2 * 11
   assert all(key.startswith("ppat.") for key in state)
-  assert names.infer_shapes(state, "x").embed_dim is None
-  assert_same(names.from_state_dict(state, "x"), variables)
+  assert identify(state, "x")[1].embed_dim is None
+  assert_same(from_state_dict(state, "x"), variables)
 
 
 def test_a_tree_holds_what_there_is():
   """Gradients have no statistics; a frozen tensor has none at all."""
   state = {"ppat.cls_token": np.ones(3), "proj.weight": np.ones((5, 3))}
-  tree = names.to_tree(state)
+  tree = openshape.to_tree(state)
   assert tree.keys() == {"params"}
   assert tree["params"].keys() == {"cls_token", "proj"}
   assert tree["params"]["proj"]["kernel"].shape == (3, 5)
@@ -123,10 +133,8 @@ def test_a_tree_holds_what_there_is():
 def test_counters_may_be_absent(state):
   kept = {k: x for k, x in state.items() if "num_batches" not in k}
   assert len(state) - len(kept) == 3
-  assert_same(
-    names.from_state_dict(kept, "x"), random_variables(TINY, EMBED_DIM)
-  )
-  assert names.num_batches_tracked(kept) == 0
+  assert_same(from_state_dict(kept, "x"), random_variables(TINY, EMBED_DIM))
+  assert openshape.num_batches_tracked(kept) == 0
 
 
 # What is no state dict of the encoder.
@@ -168,7 +176,7 @@ COUNTER = "ppat.sa.mlp_bns.1.num_batches_tracked"
 )
 def test_tensors_that_do_not_fit(state, key, value, message):
   with pytest.raises(BadInput, match=rf"^a\.pt.*{message}"):
-    names.from_state_dict({**state, key: value}, "a.pt")
+    from_state_dict({**state, key: value}, "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -185,13 +193,13 @@ def test_tensors_that_do_not_fit(state, key, value, message):
 def test_tensors_that_are_missing(state, pattern, message):
   kept = {key: x for key, x in state.items() if pattern not in key}
   with pytest.raises(BadInput, match=rf"^a\.pt .*{message}"):
-    names.from_state_dict(kept, "a.pt")
+    from_state_dict(kept, "a.pt")
 
 
 def test_layers_are_counted_from_0_without_gaps(state):
   shallow = {key: x for key, x in state.items() if "layers.1." not in key}
-  assert names.infer_shapes(shallow, "x") == names.Shapes(32, 1, 1, 48, 16, 10)
-  names.from_state_dict(shallow, "x")
+  assert openshape.infer(shallow).depth == 1
+  from_state_dict(shallow, "x")
   gap = {k.replace("layers.1.", "layers.7."): x for k, x in state.items()}
   with pytest.raises(BadInput, match=r"lacks ppat\.transformer\.layers\.1\."):
-    names.from_state_dict(gap, "x")
+    from_state_dict(gap, "x")

@@ -27,7 +27,6 @@ from mrd_jax.data import dataset
 from mrd_jax.data.captions import read_captions
 from mrd_jax.data.description import describe
 from mrd_jax.encoder import files as encoder_files
-from mrd_jax.encoder import names
 from mrd_jax.encoder.embed_split import read_embeddings
 from mrd_jax.evaluate.results import read_rows, short_names
 from mrd_jax.finetune import start
@@ -45,7 +44,7 @@ from mrd_jax.search import index
 from mrd_jax.search.gallery import open_gallery
 from mrd_jax.search.nearest import nearest
 from mrd_jax.teachers.prompts import read_templates
-from mrd_jax.zoo import layouts
+from mrd_jax.zoo import layouts, openshape
 
 
 def _of(kind: str, name: str, make, read, **options: Any) -> Reader:
@@ -64,7 +63,7 @@ def _of(kind: str, name: str, make, read, **options: Any) -> Reader:
 def _torch_file(path: Path, new: bool) -> None:
   import torch
 
-  state = names.to_state_dict(
+  state = openshape.to_state_dict(
     random_variables(TINY, EMBED_DIM), num_batches_tracked=7
   )
   content = {
