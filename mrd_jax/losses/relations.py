@@ -18,8 +18,9 @@ import jax.numpy as jnp
 def l2_normalize(x_BD: jax.Array) -> jax.Array:
   """Divides rows by their norms; a zero row stays zero, its gradient too."""
   norm2_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True)
-  # The square of a short row may underflow: it is a zero row, too.
-  is_zero_B1 = norm2_B1 < jnp.finfo(x_BD.dtype).tiny
+  # A row shorter than 1e-12 is a zero row, too: the gradient of a short row is
+  # long, and norm^-3, which is on its way there, overflows below 2e-13.
+  is_zero_B1 = norm2_B1 < 1e-24
   unit_BD = x_BD * jax.lax.rsqrt(jnp.where(is_zero_B1, 1, norm2_B1))
   return jnp.where(is_zero_B1, 0, unit_BD)
 
