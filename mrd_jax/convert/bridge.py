@@ -160,9 +160,9 @@ def _published(
     if missing:
       flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
       raise BadInput(
-        f"{path} is a PointBERT of {vars(size)}, not one that OpenShape "
-        f"published, and the file does not say how it groups points: give "
-        f"{flags}"
+        f"{path} is a PointBERT of {openshape.describe(size)}, not one that "
+        "OpenShape published, and the file does not say how it groups points: "
+        f"give {flags}"
       )
   points, up_axis, order, normalized, colour_fill = system.preparation(size)
   return EncoderConfig(
@@ -174,6 +174,6 @@ def _published(
     normalized=normalized,
     colour_fill=colour_fill,
     embedding_space=system.teacher(size),
-    source=f"{path.name}, by its shapes of {system.NAME}; what is not in it "
-    "was given or is as published",
+    source=f"{path.name}, by its shapes {system.NAME}; what is not in it was "
+    "given or assumed",
   )

@@ -24,6 +24,7 @@ from mrd_jax.zoo.cg3d import (
   TEXTS_NORMALISED,
   UP_AXIS,
 )
+from mrd_jax.zoo.system import Preparation
 from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, shapes
 
 __all__ = [
@@ -43,6 +44,9 @@ __all__ = [
   "make",
   "table",
 ]
+
+
+NAME = "CG3D's PointMLP"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,18 @@ def table(size: Size) -> list[Row]:
         for j in (1, 2):
           rows += layer(f"{block}.net{j}", f"{path}_{stage}_{i}/{j}")
   return rows + linear("projection", "projection", rank=3)
+
+
+def preparation(size: Size) -> Preparation:
+  """Says how the system takes a cloud."""
+  del size
+  return Preparation(NUM_POINTS)
+
+
+def teacher(size: Size) -> str:
+  """Names the embedding space, by its teacher."""
+  del size
+  return TEACHER
 
 
 def is_unused(key: str) -> bool:

@@ -112,6 +112,12 @@ def known_grouping(size: Size) -> Grouping | None:
   return found.grouping if found else _SCALES.get(_shapes(size)[:5])
 
 
+def describe(size: Size) -> str:
+  """Says what the tensors of an encoder tell of it."""
+  names = ("width", "depth", "heads", "mlp_dim", "sa_dim", "embed_dim")
+  return str(dict(zip(names, _shapes(size), strict=True)))
+
+
 def _shapes(size: Size) -> tuple[int | None, ...]:
   return (
     size.width,
@@ -237,4 +243,5 @@ def to_state_dict(variables: Any, *, num_batches_tracked: int) -> State:
 
 def num_batches_tracked(state: Mapping[str, np.ndarray]) -> int:
   """Reads how many steps BatchNorm counted; 0 where it is not said."""
-  return int(np.asarray(state.get(_COUNTERS[0], 0)))
+  counted = np.asarray(state.get(_COUNTERS[0], 0))
+  return int(counted) if counted.ndim == 0 and np.isfinite(counted) else 0
