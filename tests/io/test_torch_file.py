@@ -77,7 +77,7 @@ def weights(**more):
     }
   )
   state.update(more)
-  state._metadata = {"": {"version": 1}}
+  vars(state)["_metadata"] = {"": {"version": 1}}
   return state
 
 
