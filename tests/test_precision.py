@@ -18,6 +18,7 @@ from test_house import HOUSE
 
 from benchmarks.targets import TARGETS, standing_in
 from mrd_jax.config.pretraining import LossConfig
+from mrd_jax.encoder.input import prepare_records
 from mrd_jax.finetune import start as starts
 from mrd_jax.finetune.classification import Classification
 from mrd_jax.losses.mrd import Embeddings, init_dynamic_weights, mrd_loss
@@ -139,7 +140,8 @@ def test_embeddings_and_logits_of_an_evaluation(data_dir, labelled_dir):
     objective: Any = run.objective
     if isinstance(objective, Pretraining):
       variables["params"] = state.params["encoder"]
-      traced = objective.held_out._embedder._forward.trace(variables, batch)
+      shapes = prepare_records(jax.device_get(batch), 128, "z")
+      traced = objective.held_out._embedder._forward.trace(variables, shapes)
     else:
       traced = objective._forward.trace(variables, batch, voted=False)
     assert_float32_stays(traced.jaxpr.jaxpr, at_least=10)

@@ -2,9 +2,9 @@
 
 For an anchor, sort its B candidates by the teacher and let u_1 .. u_B be the
 student's distances in that order.  A pair that the teacher ties has sign 0 and
-is left out, so the sum is over the pairs r < q of different groups of equal
-teacher distance.  With "q > r" short for "q from the end of r's group on", and
-"q < r" for "q before the start of r's group", it is
+is left out.  Texts that are equal have distances that are equal but for
+rounding, so a tie is what rounding cannot tell apart (`_limit`).  With "r < q"
+short for "r before q to the teacher, and not tied with it", the sum is
 
   L = sum_{r<q} max(0, u_r + m - u_q) = sum_r c_r u_r + m * #active,
   c_r = #{q > r: u_q < u_r + m} - #{q < r: u_r < u_q + m},
@@ -77,8 +77,17 @@ def _prefix_counts(
   ]
 
 
+def _limit(d2: jax.Array) -> jax.Array:
+  """The largest squared distance that rounding cannot tell from this one.
+
+  Both are of unit vectors, from inner products: as in `relations.distances`, 8
+  eps (1 + 1) is rounding.
+  """
+  return d2 + 16 * jnp.finfo(d2.dtype).eps
+
+
 def _active_pairs(
-  u_B: jax.Array, teacher_B: jax.Array, margin: float
+  u_B: jax.Array, teacher2_B: jax.Array, margin: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Counts the active pairs of one anchor.
 
@@ -88,7 +97,7 @@ def _active_pairs(
 
   Args:
     u_B: (B,) the student's distances in the teacher's order, then +inf.
-    teacher_B: (B,) the teacher's distances, likewise.
+    teacher2_B: (B,) the teacher's squared distances, likewise.
     margin: m.
 
   Returns:
@@ -96,9 +105,11 @@ def _active_pairs(
     later one, (B,) int; the number of pairs, active or not, () int.
   """
   index_B = jnp.arange(u_B.shape[0], dtype=jnp.int32)
-  start_B, end_B = (  # of each element's group
-    jnp.searchsorted(teacher_B, teacher_B, side=side).astype(jnp.int32)
-    for side in ("left", "right")
+  # How many are nearer to the teacher, and how many not farther: one predicate.
+  limit_B = _limit(teacher2_B)
+  start_B, end_B = (
+    jnp.searchsorted(limit_B, teacher2_B, side="left").astype(jnp.int32),
+    jnp.searchsorted(teacher2_B, limit_B, side="right").astype(jnp.int32),
   )
   order_B = jnp.argsort(u_B, stable=True)
   sorted_B = u_B[order_B]
@@ -143,7 +154,7 @@ def all_pairs_hinges(
   u_AB = ordered(student_AB)
   earlier_AB, later_AB, pairs_A = jax.lax.map(
     lambda pair: _active_pairs(pair[0], pair[1], margin),
-    jax.lax.stop_gradient((u_AB, ordered(teacher_AB))),
+    jax.lax.stop_gradient((u_AB, ordered(teacher_AB**2))),
     batch_size=max(_AT_A_TIME // u_AB.shape[1], 1),
   )
   exists_AB = jnp.isfinite(u_AB)
@@ -191,9 +202,13 @@ def sampled_hinges(
   student_j, student_k = pick(student_AB)
   teacher_j, teacher_k = pick(teacher_AB)
   valid_j, valid_k = pick(mask_AB)
-  sign = jnp.sign(teacher_k - teacher_j)
-  counts_AS = valid_j & valid_k & (sign != 0)
-  hinge_AS = jax.nn.relu(margin - sign * (student_k - student_j))
+  is_farther, is_nearer = (
+    _limit(near**2) < far**2
+    for near, far in ((teacher_j, teacher_k), (teacher_k, teacher_j))
+  )
+  counts_AS = valid_j & valid_k & (is_farther | is_nearer)
+  further = student_k - student_j
+  hinge_AS = jax.nn.relu(margin - jnp.where(is_farther, further, -further))
   return (
     jnp.where(counts_AS, hinge_AS, 0).sum(axis=1),
     counts_AS.sum(axis=1).astype(student_AB.dtype),

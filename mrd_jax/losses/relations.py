@@ -15,13 +15,31 @@ import jax
 import jax.numpy as jnp
 
 
-def l2_normalize(x_BD: jax.Array) -> jax.Array:
-  """Divides rows by their norms; a zero row stays zero, its gradient too."""
+def _by_norm(x_BD: jax.Array) -> jax.Array:
   norm2_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True)
-  # The square of a short row may underflow: it is a zero row, too.
-  is_zero_B1 = norm2_B1 < jnp.finfo(x_BD.dtype).tiny
-  unit_BD = x_BD * jax.lax.rsqrt(jnp.where(is_zero_B1, 1, norm2_B1))
-  return jnp.where(is_zero_B1, 0, unit_BD)
+  tiny = jnp.finfo(x_BD.dtype).tiny
+  return x_BD * jax.lax.rsqrt(jnp.maximum(norm2_B1, tiny))
+
+
+def _by_norm_backward(x_BD: jax.Array, gradient_BD: jax.Array):
+  (gradient_BD,) = jax.vjp(_by_norm, x_BD)[1](gradient_BD)
+  # The gradient of a short row is long, and norm^-3, which is on its way there,
+  # overflows below 2e-13.  (A choice in the forward pass instead would have XLA
+  # keep the unit rows beside their tiles.)
+  is_short_B1 = jnp.sum(x_BD**2, axis=-1, keepdims=True) < 1e-24
+  return (jnp.where(is_short_B1, 0, gradient_BD),)
+
+
+@jax.custom_vjp
+def l2_normalize(x_BD: jax.Array) -> jax.Array:
+  """Divides rows by their norms; a zero row stays zero.
+
+  A row shorter than 1e-12 has no gradient.
+  """
+  return _by_norm(x_BD)
+
+
+l2_normalize.defvjp(lambda x_BD: (_by_norm(x_BD), x_BD), _by_norm_backward)
 
 
 def dot(a_AD: jax.Array, b_BD: jax.Array) -> jax.Array:

@@ -128,7 +128,7 @@ def tiled_terms(
       )
     elif config.representation == "euclidean":
       normalized = config.normalize_intra or not term.intra
-      value = _mean_squared_error(pairs, sums, normalized=normalized)
+      value = _mean_squared_error(pairs_RB, sums, normalized=normalized)
     else:
       value = sums[0].sum() / pairs
     found[f"relation/{term.name}"] = value
@@ -325,7 +325,7 @@ def _jeffrey(
 
 
 def _mean_squared_error(
-  pairs: jax.Array, sums: Sequence[jax.Array], *, normalized: bool
+  pairs_RB: jax.Array, sums: Sequence[jax.Array], *, normalized: bool
 ) -> jax.Array:
   """Eq. 10 of distances that are divided by their exact means, if at all.
 
@@ -335,20 +335,28 @@ def _mean_squared_error(
   alpha - beta = -alpha beta mean(u).
 
   Args:
-    pairs: () number of pairs, at least 1.
-    sums: Of u, t, u^2, u t and t^2, any shape.
+    pairs_RB: Number of pairs.
+    sums: (R, B) each, of u, t, u^2, u t and t^2.
     normalized: Whether distances are divided by their means.
   """
-  u, t, uu, ut, tt = (x.sum() for x in sums)
+  pairs = jnp.maximum(pairs_RB.sum(), 1)
+
+  def mean(sum_RB: jax.Array) -> jax.Array:
+    # The error of a mean distance enters many times where the relations differ
+    # little.  A plain sum over all rows rounds as often as there are rows; this
+    # adds up what they deviate from its result, which is small.
+    rough = jax.lax.stop_gradient(sum_RB.sum() / pairs)
+    return rough + (sum_RB - rough * pairs_RB).sum() / pairs
+
+  u, t, uu, ut, tt = map(mean, sums)
   s = u + t
   alpha = beta = jnp.ones_like(pairs)
   gap = jnp.zeros_like(pairs)  # alpha - beta
   if normalized:
-    alpha = pairs / jnp.where(s > 0, s, pairs)
-    beta = pairs / jnp.where(t > 0, t, pairs)
+    alpha, beta = (1 / jnp.where(x > 0, x, 1) for x in (s, t))
     all_zero = (s <= 0) | (t <= 0)  # a relation of zeros stays so
-    gap = jnp.where(all_zero, alpha - beta, -alpha * beta * u / pairs)
-  return (alpha**2 * uu + 2 * alpha * gap * ut + gap**2 * tt) / pairs
+    gap = jnp.where(all_zero, alpha - beta, -alpha * beta * u)
+  return alpha**2 * uu + 2 * alpha * gap * ut + gap**2 * tt
 
 
 def _typical_distances(

@@ -59,15 +59,29 @@ class TowerSize:
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPSize:
-  """Both towers.
+class ImageTowerSize:
+  """The image tower and its projection.
 
   Attributes:
     embed_dim: D, width of the embedding space.
-    vision: The image tower.
+    vision: The transformer.
     image_size: Side of an image in pixels.
     patch_size: Side of a patch in pixels.
-    text: The text tower.
+  """
+
+  embed_dim: int
+  vision: TowerSize
+  image_size: int
+  patch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTowerSize:
+  """The text tower and its projection.
+
+  Attributes:
+    embed_dim: D, width of the embedding space.
+    text: The transformer.
     vocabulary: Number of tokens.
     context: Most tokens of a text, start and end included.
     eos_token_id: Whose first place a text is pooled at; None pools at the
@@ -75,13 +89,15 @@ class CLIPSize:
   """
 
   embed_dim: int
-  vision: TowerSize
-  image_size: int
-  patch_size: int
   text: TowerSize
   vocabulary: int
   context: int
   eos_token_id: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPSize(TextTowerSize, ImageTowerSize):
+  """Both towers."""
 
 
 class Dense(nn.Module):
@@ -171,7 +187,7 @@ def _layers(module: nn.Module, size: TowerSize, causal: bool) -> nn.Module:
 class ImageTower(nn.Module):
   """Patches and a class token through a transformer; the class token's."""
 
-  size: CLIPSize
+  size: ImageTowerSize
   attention: Attention
   dtype: jnp.dtype
 
@@ -201,7 +217,7 @@ class ImageTower(nn.Module):
 class TextTower(nn.Module):
   """Tokens through a causal transformer; those of the end of the text."""
 
-  size: CLIPSize
+  size: TextTowerSize
   attention: Attention
   dtype: jnp.dtype
 
@@ -228,6 +244,27 @@ class TextTower(nn.Module):
     end_B = found_BL.argmax(axis=1)  # of equal ones the first
     x_BD = jnp.take_along_axis(x_BLD, end_B[:, None, None], axis=1)[:, 0]
     return _norm(size, "final_norm")(x_BD)
+
+
+class CLIPText(nn.Module):
+  """The text tower with its projection, of a file that has no image tower.
+
+  Attributes are those of `CLIP`, the variables a part of its.
+  """
+
+  size: TextTowerSize
+  dtype: jnp.dtype = jnp.float32
+  attention: Attention = "xla"
+
+  @nn.compact
+  def __call__(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    """Embeds texts, see `CLIP.text`."""
+    args = self.size, self.attention, self.dtype
+    x_BD = TextTower(*args, name="text_model")(ids_BL, mask_BL)
+    project = Dense(
+      self.size.embed_dim, self.dtype, False, name="text_projection"
+    )
+    return project(x_BD)
 
 
 class CLIP(nn.Module):

@@ -22,7 +22,7 @@ from mrd_jax.parallel import devices
 MOMENTUM = 0.9  # of BatchNorm's running statistics; PyTorch's 0.1
 
 
-class _Weights(nn.Module):
+class Weights(nn.Module):
   """Kernel and bias of a `Linear`, for one who folds something into them."""
 
   features: int
@@ -291,7 +291,7 @@ class MiniPointNet(nn.Module):
     """
     layers, running, fan_in = [], [], x_BGKC.shape[-1]
     for i, features in enumerate((64, 64, self.sa_dim)):
-      weights = _Weights(features, name=f"linear_{i}")(fan_in)
+      weights = Weights(features, name=f"linear_{i}")(fan_in)
       *affine, variables = _Norm(features, name=f"norm_{i}")()
       layers.append((*weights, *affine))
       running.append(variables)

@@ -38,8 +38,16 @@ class Groups(NamedTuple):
   features: jax.Array
 
 
+# In float32 a little above .001: "below it" is "at most .001".
+_ORIGIN = 1e-3
+
+
 def farthest_point_sample(
-  xyz_N3: jax.Array, num_points: jax.Array, num_samples: int
+  xyz_N3: jax.Array,
+  num_points: jax.Array,
+  num_samples: int,
+  *,
+  skip_origin: bool = False,
 ) -> jax.Array:
   """Samples greedily the farthest points, starting at point 0.
 
@@ -51,6 +59,8 @@ def farthest_point_sample(
     xyz_N3: (N, 3) float32.
     num_points: () int32, how many leading rows exist.
     num_samples: G, how many indices to return.
+    skip_origin: Whether points with x^2 + y^2 + z^2 <= .001 are never chosen,
+      besides point 0 as the first, as in pointnet2_ops.
 
   Returns:
     (G,) int32 indices in order of choice.
@@ -81,7 +91,10 @@ def farthest_point_sample(
   # Derived from the input, so that the carry varies over the mesh under
   # shard_map exactly as the loop body's result does.
   zero = (x[0, 0] * 0).astype(jnp.int32)
-  distance_PW = jnp.where(index_PW < num_points, jnp.inf, -jnp.inf) + x * 0
+  choosable_PW = index_PW < num_points
+  if skip_origin:
+    choosable_PW &= x * x + y * y + z * z >= _ORIGIN
+  distance_PW = jnp.where(choosable_PW, jnp.inf, -jnp.inf) + x * 0
   chosen_G = jnp.zeros(num_samples, jnp.int32) + zero
   return jax.lax.fori_loop(1, num_samples, step, (distance_PW, chosen_G))[1]
 

@@ -4,6 +4,7 @@ A tensor is copied or transposed, never computed with: a round trip is bitwise.
 No PyTorch here, so that a model loads without it.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,12 +30,18 @@ class Row(NamedTuple):
       kernel is; 0 for a tensor that is the same in both.
     conv: Whether it is a convolution's (out, in, height, width), which is ours
       as (height, width, in, out).
+    layer: Where layers are scanned: its place along the first axis of ours.
+      The rows of all layers of a path follow each other in this order.
+    shape: Of the published tensor, where ours has the same numbers in another
+      shape: a convolution by patches, which is ours as a product.
   """
 
   key: str
   path: str
   rank: int = 0
   conv: bool = False
+  layer: int | None = None
+  shape: tuple[int, ...] = ()
 
 
 def linear(
@@ -120,37 +127,49 @@ def to_tree(
   Raises:
     BadInput: naming the file and the tensor, if one is not finite.
   """
+  present = [row for row in rows if row.key in state]
+  layers = collections.Counter(row.path for row in present)
+  filled: collections.Counter[str] = collections.Counter()
   tree: dict = {}
-  for key, path, rank, conv in rows:
-    if key not in state:
-      continue
-    value = np.asarray(state[key])
+  for row in present:
+    value = np.asarray(state[row.key])
     dtype = np.float32 if value.dtype.kind == "f" else value.dtype
-    if rank:
+    if row.rank:
       value = value.reshape(value.shape[:2]).T
-    elif conv:
+    elif row.conv:
       value = value.transpose(2, 3, 1, 0)
-    *parents, leaf = path.split("/")
+    elif row.shape:
+      value = value.reshape(len(value), -1)
+    *parents, leaf = row.path.split("/")
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
+    if leaf not in node:
+      scanned = () if row.layer is None else (layers[row.path],)
+      node[leaf] = np.empty((*scanned, *value.shape), dtype)
+    place = ... if row.layer is None else filled[row.path]
     # A copy: JAX may alias numpy memory, and torch updates its own in place.
     with np.errstate(over="ignore"):  # of a float64: infinite, see below
-      node[leaf] = np.array(value, dtype, order="C")
-    if name and not np.isfinite(node[leaf]).all():
-      raise BadInput(f"{name}: {key} holds NaN or infinite values")
+      node[leaf][place] = value
+    if name and not np.isfinite(node[leaf][place]).all():
+      raise BadInput(f"{name}: {row.key} holds NaN or infinite values")
+    filled[row.path] += 1
   return tree
 
 
 def to_state(rows: Iterable[Row], variables: Any) -> State:
   """Takes tensors of our tree by their published keys."""
   state: State = {}
-  for key, path, rank, conv in rows:
+  for key, path, rank, conv, layer, shape in rows:
     value = np.asarray(_leaf(variables, path))
+    if layer is not None:
+      value = value[layer]
     if rank:
       value = value.T.reshape(*value.shape[::-1], *(1,) * (rank - 2))
     elif conv:
       value = value.transpose(3, 2, 0, 1)
+    elif shape:
+      value = value.reshape(shape)
     state[key] = np.ascontiguousarray(value)
   return state
 
@@ -166,13 +185,15 @@ def _expected_shapes(
     jax.random.key(0),
   )
   expected = {}
-  for key, path, rank, conv in rows:
+  for key, path, rank, conv, layer, published in rows:
     shape = _leaf(variables, path).shape
+    if layer is not None:
+      shape = shape[1:]
     if rank:
       shape = shape[::-1] + (1,) * (rank - 2)
     elif conv:
       shape = (shape[3], shape[2], *shape[:2])
-    expected[key] = shape
+    expected[key] = published or shape
   return expected
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrd_jax.losses import ranking
+from mrd_jax.config.pretraining import LossConfig
+from mrd_jax.losses import mrd, ranking
 
 ANCHORS = 5
 SIZES = (1, 5, 64)
@@ -40,17 +41,20 @@ def hinges(u_AB, teacher_AB, margin, draws_A2S=None):
 def loop(u_AB, teacher_AB, margin, draws_A2S=None):
   """Eq. 12 as it is written: every anchor and pair of columns that exist.
 
-  A pair that the teacher ties has sign 0 and is no pair.
+  A pair that the teacher ties has sign 0 and is no pair: one whose squared
+  distances are nearer than 16 eps.
 
   A pair is active when u_q < u_r + margin, in the precision of `u_AB`.
   """
   total, pairs, gradient = 0.0, 0, np.zeros(u_AB.shape, int)
   margin = u_AB.dtype.type(margin)
+  rounding = 16 * np.finfo(u_AB.dtype).eps
   everyone = np.array(np.triu_indices(u_AB.shape[1], 1))
   for a, (u, teacher) in enumerate(zip(u_AB, teacher_AB, strict=True)):
     for j, k in (everyone if draws_A2S is None else draws_A2S[a]).T:
       r, q = sorted((j, k), key=lambda x: teacher[x])
-      if teacher[r] == teacher[q] or not np.isfinite(u[[r, q]]).all():
+      is_tie = teacher[q] ** 2 <= teacher[r] ** 2 + rounding
+      if is_tie or not np.isfinite(u[[r, q]]).all():
         continue
       pairs += 1
       if u[q] < u[r] + margin:
@@ -151,3 +155,27 @@ def test_chunks_change_nothing(monkeypatch):
   expected, _, counts = loop(u, teacher, 0.1)
   assert value == pytest.approx(expected, rel=1e-14)
   np.testing.assert_array_equal(gradient, counts)
+
+
+@pytest.mark.parametrize("sampled_pairs", [0, 50])
+@pytest.mark.parametrize("form", ["dense", "gather"])
+def test_equal_texts_are_tied_whatever_rounding_does(form, sampled_pairs):
+  """Of the one direction that all texts have here, their lengths leave an ulp."""
+  point, image = np.random.default_rng(0).normal(size=(2, 40, 8))
+  text = image[:1] * np.linspace(0.3, 7, 40)[:, None]
+  config = LossConfig(
+    representation="partial_order",
+    form=form,
+    stripe=7,
+    sampled_pairs=sampled_pairs,
+  )
+  embeddings = mrd.Embeddings(
+    *(x.astype(np.float32) for x in (point, image, text)), np.ones(40, bool)
+  )
+  pairs = mrd.init_dynamic_weights(config)
+  _, metrics = jax.jit(
+    lambda x: mrd.mrd_loss(config, x, jnp.zeros(()), pairs, jax.random.key(0))
+  )(embeddings)
+  # Columns are texts: every pair is tied.
+  assert metrics["relation/PT-IT"] == metrics["relation/PP-TT"] == 0
+  assert metrics["relation/PI-TI"] > 0 and metrics["relation/PP-II"] > 0

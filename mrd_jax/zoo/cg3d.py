@@ -1,0 +1,73 @@
+"""CG3D, "CLIP goes 3D" (Deepti Hegde et al., 2023), with its transformer.
+
+The transformer is Point-BERT's.  The same authors' PointMLP is another network.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from mrd_jax.zoo import point_bert
+from mrd_jax.zoo.tensors import Row, linear
+
+# Preparation.
+UP_AXIS = "y"
+NORMALISED = True
+COLOUR = None  # it sees none
+# Farthest points, sampled by the rule of `knn_groups.sample_centers`, of the
+# cloud as stored; there are weights for 1,024 and for 8,192, no file says which.
+ORDER = "farthest"
+NUM_POINTS = 1024
+
+# Texts: one prompt, names as the data set spells them.  Their features are NOT
+# made unit length, so that their lengths count in the comparison.
+TEMPLATES = ("This is a {}",)
+RAW_NAMES = True
+TEXTS_NORMALISED = False
+TEACHER = "SLIP ViT-B/16"
+
+# The authors publish none; OpenShape's measurements on its own test sets.
+PUBLISHED = {
+  "cg3d": {
+    "lvis/top1": 5.0,
+    "modelnet40/top1": 48.7,
+    "modelnet40/top3": 60.7,
+    "modelnet40/top5": 66.5,
+    "scanobjectnn/top1": 42.5,
+  }
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size(point_bert.Size):
+  """The architecture."""
+
+  groups: int = 64
+  group_size: int = 32
+
+
+def infer(state: Mapping[str, np.ndarray]) -> Size | None:
+  """Reads the size of a state dict; None if it is another system's."""
+  sizes = point_bert.read_size(state, "")
+  projection = point_bert.shapes(state, {"projection.weight": 2})
+  if sizes is None or projection is None:
+    return None
+  return Size(**sizes, embed_dim=projection[0][0])
+
+
+def table(size: Size) -> list[Row]:
+  """Lists the names of all tensors."""
+  return point_bert.rows(size, "") + linear("projection", "projection")
+
+
+def is_unused(key: str) -> bool:
+  """Says whether a file may hold a tensor that does not embed clouds."""
+  return key.startswith("cls_head_finetune.")
+
+
+def make(size: Size, dtype: jnp.dtype = jnp.float32) -> nn.Module:
+  """Makes the encoder of a size."""
+  return point_bert.PointBERT(size, projection_bias=True, dtype=dtype)

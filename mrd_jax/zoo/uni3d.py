@@ -1,0 +1,255 @@
+"""Uni3D (Junsheng Zhou et al., ICLR 2024), sizes ti, s, b, l and g.
+
+Point-BERT's tokenizer before the blocks of timm's EVA and EVA-02 image towers,
+which are called without their rotary positions.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from mrd_jax.models.layers import Linear
+from mrd_jax.models.point_transformer import (
+  HEAD_DIM,
+  TOKEN_INIT,
+  Block,
+  LayerNorm,
+  MLPKind,
+  Tokenizer,
+  with_tokens,
+)
+from mrd_jax.zoo import point_bert
+from mrd_jax.zoo.tensors import Row, count, linear, norm
+
+# Preparation.
+UP_AXIS = "y"
+NORMALISED = True
+COLOUR = 0.4  # of ScanObjectNN; ModelNet40's file has 100 / 255
+ORDER = "stored"  # sampling starts at the first point
+NUM_POINTS = 10_000  # ScanObjectNN's 2,048 as stored
+
+# Texts: ULIP's 64 templates, key "modelnet40_64" of its templates.json, names
+# as the data set spells them; normalised, averaged, normalised.
+TEMPLATES = "modelnet40_64"
+RAW_NAMES = True
+TEXTS_NORMALISED = True
+TEACHER = "EVA02-E-14-plus (laion2b_s9b_b144k)"
+
+_FIGURES = {
+  "uni3d-b-no-lvis": (45.9, 74.8, 86.1, 98.7, 61.7, 89.5),
+  "uni3d-b": (51.7, 80.8, 86.3, 97.9, 63.8, 90.2),
+  "uni3d-l-no-lvis": (46.2, 74.7, 86.6, 97.8, 58.4, 90.1),
+  "uni3d-l": (53.1, 81.5, 86.3, 98.3, 58.2, 89.4),
+  "uni3d-g-no-lvis": (47.2, 76.1, 86.8, 98.4, 66.5, 90.1),
+  "uni3d-g": (53.5, 82.0, 87.3, 99.2, 63.9, 91.7),
+}
+# Of its README; none of ti and s.  Measured in TF32.
+PUBLISHED = {
+  name: {
+    f"{split}/top{k}": figures[2 * i + j]
+    for i, split in enumerate(("lvis", "modelnet40", "scanobjectnn"))
+    for j, k in enumerate((1, 5))
+  }
+  for name, figures in _FIGURES.items()
+}
+
+EPSILON = 1e-6  # of all LayerNorms
+
+_GIANT_HEAD_DIM = 88
+_PREFIX = "point_encoder."
+_BLOCK = f"{_PREFIX}visual.blocks.0"
+_UNUSED = (
+  "logit_scale",
+  # Of the image tower.
+  f"{_PREFIX}visual.cls_token",
+  f"{_PREFIX}visual.pos_embed",
+  f"{_PREFIX}visual.patch_embed.",
+  f"{_PREFIX}visual.head.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """The architecture.
+
+  Attributes:
+    width: Of a token.
+    depth: Blocks.
+    head_dim: Width of a head.
+    split: Whether queries, keys and values have matrices of their own (b, l),
+      or one.
+    mlp: Kind of the blocks' MLPs: "swiglu" (ti, s), "swiglu_norm" (b, l) or
+      "gelu" (g).
+    mlp_dim: Their hidden width.
+    patch_dim: Output width of the mini-PointNet.
+    channels: 6, or 3 if it sees no colours.
+    embed_dim: D, of the teacher's embedding space.
+    groups: G, tokens a cloud; no file says it.
+    group_size: K, points a group; no file says it.
+  """
+
+  width: int
+  depth: int
+  head_dim: int
+  split: bool
+  mlp: MLPKind
+  mlp_dim: int
+  patch_dim: int
+  channels: int
+  embed_dim: int
+  groups: int = 512
+  group_size: int = 64
+
+
+def infer(state: Mapping[str, np.ndarray]) -> Size | None:
+  """Reads the size of a state dict; None if it is another system's."""
+  found = point_bert.shapes(
+    state,
+    {
+      f"{_PREFIX}encoder.first_conv.0.weight": 3,
+      f"{_PREFIX}encoder2trans.weight": 2,
+      f"{_PREFIX}trans2embed.weight": 2,
+      f"{_BLOCK}.mlp.fc2.weight": 2,
+    },
+  )
+  if found is None:
+    return None
+  (_, channels, _), (width, patch_dim), (embed_dim, _), (_, mlp_dim) = found
+  mlp = "gelu"
+  if f"{_BLOCK}.mlp.fc1_g.weight" in state:
+    mlp = "swiglu_norm"
+  elif point_bert.shapes(state, {f"{_BLOCK}.mlp.fc1.bias": 1}) == [
+    (2 * mlp_dim,)
+  ]:
+    mlp = "swiglu"
+  # Only the giant tower has GELU.
+  head_dim = _GIANT_HEAD_DIM if mlp == "gelu" else HEAD_DIM
+  if width % head_dim:
+    return None
+  return Size(
+    width=width,
+    depth=count(state, f"{_PREFIX}visual.blocks"),
+    head_dim=head_dim,
+    split=f"{_BLOCK}.attn.q_proj.weight" in state,
+    mlp=mlp,
+    mlp_dim=mlp_dim,
+    patch_dim=patch_dim,
+    channels=channels,
+    embed_dim=embed_dim,
+  )
+
+
+def table(size: Size) -> list[Row]:
+  """Lists the names of all tensors."""
+  rows = [
+    Row(f"{_PREFIX}cls_token", "params/cls_token"),
+    Row(f"{_PREFIX}cls_pos", "params/cls_position"),
+    *point_bert.tokenizer_rows(f"{_PREFIX}encoder", f"{_PREFIX}pos_embed"),
+    *linear(f"{_PREFIX}encoder2trans", "lift"),
+    *norm(f"{_PREFIX}visual.fc_norm", "norm"),
+    *linear(f"{_PREFIX}trans2embed", "projection"),
+  ]
+  for i in range(size.depth):
+    rows += _block_rows(size, f"{_PREFIX}visual.blocks.{i}", f"block_{i}")
+  return rows
+
+
+def _block_rows(size: Size, key: str, path: str) -> list[Row]:
+  attention, mlp = f"{path}/attention", f"{path}/mlp"
+  rows = [
+    *norm(f"{key}.norm1", f"{path}/attention_norm"),
+    *norm(f"{key}.norm2", f"{path}/mlp_norm"),
+    *linear(f"{key}.attn.proj", f"{attention}/out"),
+    *linear(f"{key}.mlp.fc2", f"{mlp}/out"),
+  ]
+  if size.split:
+    for name in "qkv":
+      rows += linear(
+        f"{key}.attn.{name}_proj", f"{attention}/{name}", bias=name != "k"
+      )
+  else:
+    rows += linear(f"{key}.attn.qkv", f"{attention}/qkv", bias=False)
+    for name in "qv":
+      rows.append(
+        Row(f"{key}.attn.{name}_bias", f"params/{attention}/{name}_bias")
+      )
+  if size.mlp != "swiglu_norm":
+    return rows + linear(f"{key}.mlp.fc1", f"{mlp}/in")
+  return [
+    *rows,
+    *linear(f"{key}.mlp.fc1_g", f"{mlp}/gate"),
+    *linear(f"{key}.mlp.fc1_x", f"{mlp}/value"),
+    *norm(f"{key}.mlp.norm", f"{mlp}/norm"),
+  ]
+
+
+def is_unused(key: str) -> bool:
+  """Says whether a file may hold a tensor that does not embed clouds."""
+  return key.startswith(_UNUSED)
+
+
+class Uni3D(nn.Module):
+  """Embeds clouds.
+
+  Attributes:
+    size: The architecture.
+    dtype: Compute type.
+    batch_sharding: Layout of the batch over devices; None on a single one.
+  """
+
+  size: Size
+  dtype: jnp.dtype = jnp.float32
+  batch_sharding: NamedSharding | None = None
+
+  @nn.compact
+  def __call__(
+    self, points_BN6: jax.Array, num_points_B: jax.Array, *, train: bool
+  ) -> jax.Array:
+    """Embeds a batch of clouds: (B, D) float32, not normalised.
+
+    Arguments are those of `point_bert.PointBERT`.
+    """
+    size = self.size
+    patches_BGE, position_BGD = Tokenizer(
+      size.groups,
+      size.group_size,
+      size.channels,
+      size.patch_dim,
+      size.width,
+      self.dtype,
+      self.batch_sharding,
+      name="tokenizer",
+    )(points_BN6, num_points_B, train=train)
+    cls_11D, cls_position_11D = (
+      self.param(name, TOKEN_INIT, (1, 1, size.width))
+      for name in ("cls_token", "cls_position")
+    )
+    lift = Linear(size.width, dtype=self.dtype, name="lift")
+    x_BLD = with_tokens(
+      cls_11D + cls_position_11D, lift(patches_BGE) + position_BGD
+    )
+    for i in range(size.depth):
+      x_BLD = Block(
+        size.width // size.head_dim,
+        size.mlp_dim,
+        size.head_dim,
+        "q_k_v" if size.split else "qkv",
+        "qv",
+        size.mlp,
+        EPSILON,
+        self.dtype,
+        name=f"block_{i}",
+      )(x_BLD)
+    cls_BD = LayerNorm(EPSILON, dtype=self.dtype, name="norm")(x_BLD[:, 0])
+    wide = jnp.promote_types(self.dtype, jnp.float32)
+    return Linear(size.embed_dim, dtype=wide, name="projection")(cls_BD)
+
+
+def make(size: Size, dtype: jnp.dtype = jnp.float32) -> nn.Module:
+  """Makes the encoder of a size."""
+  return Uni3D(size, dtype)
