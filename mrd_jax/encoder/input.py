@@ -26,7 +26,11 @@ _NO_NUMBERS = {
   "S": "text",
   "b": "booleans",
   "c": "complex numbers",
+  "M": "dates",
+  "m": "durations",
 }
+# What NumPy and PyTorch say of something else, a tensor that has a gradient.
+_REFUSALS = (TypeError, ValueError, OverflowError, RuntimeError)
 
 
 class Shapes(NamedTuple):
@@ -104,8 +108,8 @@ def prepare_cloud(
     )
   try:
     cloud = np.asarray(points)
-  except (TypeError, ValueError):
-    raise BadInput("is not an array of numbers") from None
+  except _REFUSALS as error:
+    raise _no_numbers(error) from None
   kinds = {cloud.dtype.kind}
   if cloud.dtype == object:
     kinds = {np.asarray(value).dtype.kind for value in cloud.flat}
@@ -113,8 +117,8 @@ def prepare_cloud(
     raise BadInput(f"is not an array of numbers but of {_NO_NUMBERS[wrong[0]]}")
   try:
     cloud = cloud.astype(np.float64)  # coordinates may be geographic
-  except (TypeError, ValueError):
-    raise BadInput("is not an array of numbers") from None
+  except _REFUSALS as error:
+    raise _no_numbers(error) from None
   if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
     raise BadInput(f"has shape {cloud.shape}, must be (N, 3) or (N, 6)")
   if not np.isfinite(cloud).all():
@@ -144,6 +148,11 @@ def prepare_cloud(
       raise BadInput("is too small or too large for float64: change its unit")
     xyz = xyz / radius
   return np.concatenate([xyz, rgb.clip(0, 1)], axis=1).astype(np.float32)
+
+
+def _no_numbers(error: Exception) -> BadInput:
+  why = " ".join(str(error).split())
+  return BadInput(f"is not an array of numbers: {why}")
 
 
 def prepare_records(batch: Batch, num_points: int, up_axis: UpAxis) -> Shapes:

@@ -6,7 +6,7 @@ old form, of PyTorch before 1.6, is five pickles (a magic number, a version,
 facts about the machine, the content, the storages' keys) and then each storage:
 how many numbers it has (8 bytes), and the numbers.
 
-Nothing in a file is executed: see `safe_pickle`.
+Nothing in a file is executed: see `unpickler`.
 """
 
 import io
@@ -28,7 +28,8 @@ from mrd_jax.io.archives import (
 )
 from mrd_jax.io.files import check_shortage
 from mrd_jax.io.pickle_cost import check_cost
-from mrd_jax.io.safe_pickle import (
+from mrd_jax.io.torch_tensor import File, OtherTensor, Storage, Tensor
+from mrd_jax.io.unpickler import (
   TABLE,
   Allowed,
   Namespace,
@@ -37,7 +38,6 @@ from mrd_jax.io.safe_pickle import (
   Unpickler,
   resolve,
 )
-from mrd_jax.io.torch_tensor import File, OtherTensor, Storage, Tensor
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the old form
 _OPCODES = 1_000_000  # a tensor takes 40; one takes some microseconds

@@ -10,8 +10,21 @@ import numpy as np
 
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import check_shortage
-from mrd_jax.io.safe_pickle import STORAGES, Sealed, size_of, span, view
+from mrd_jax.io.unpickler import Sealed, size_of
 
+# PyTorch's classes -> types as NumPy writes them, which has no bfloat16.
+STORAGES = {
+  "DoubleStorage": "f8",
+  "FloatStorage": "f4",
+  "HalfStorage": "f2",
+  "BFloat16Storage": "bfloat16",
+  "LongStorage": "i8",
+  "IntStorage": "i4",
+  "ShortStorage": "i2",
+  "CharStorage": "i1",
+  "ByteStorage": "u1",
+  "BoolStorage": "?",
+}
 # What is no array of ours: bytes of a number.
 OTHER_STORAGES = {
   **dict.fromkeys(("QInt8Storage", "QUInt8Storage", "QUInt4x2Storage"), 1),
@@ -20,6 +33,48 @@ OTHER_STORAGES = {
   "ComplexFloatStorage": 8,
   "ComplexDoubleStorage": 16,
 }
+
+
+def span(
+  stored: int, offset: int, shape: Sequence[int], stride: Sequence[int]
+) -> int:
+  """Checks where a tensor lies in its storage, all in numbers, not bytes.
+
+  Args:
+    stored: How many the storage has.
+    offset: Of the tensor's first.
+    shape: Of the tensor.
+    stride: From one to the next along each axis.
+
+  Returns:
+    How many there are from its first to its last.
+
+  Raises:
+    ValueError: if it reaches beyond the storage, or is none.
+  """
+  if size_of(shape) == 0:
+    np.empty(shape, bool)  # has a limit of its own
+    return 0
+  if len(shape) != len(stride) or size_of(stride) < 0:
+    raise ValueError("impossible tensor strides")
+  if not isinstance(offset, int) or offset < 0:
+    raise ValueError("impossible tensor offset")
+  reach = sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+  if offset + reach >= stored:
+    raise ValueError("a tensor reaches beyond its storage")
+  return reach + 1
+
+
+def view(
+  flat: np.ndarray, shape: Sequence[int], stride: Sequence[int]
+) -> np.ndarray:
+  """Returns a view of numbers, from the first on; `span` has passed it."""
+  # Of an axis of one, torch may say any stride.
+  strides = [
+    s * flat.itemsize if n > 1 else 0
+    for n, s in zip(shape, stride, strict=True)
+  ]
+  return np.lib.stride_tricks.as_strided(flat, shape, strides)
 
 
 class File(Sealed):

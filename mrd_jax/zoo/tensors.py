@@ -4,6 +4,7 @@ A tensor is copied or transposed, never computed with: a round trip is bitwise.
 No PyTorch here, so that a model loads without it.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -126,37 +127,34 @@ def to_tree(
   Raises:
     BadInput: naming the file and the tensor, if one is not finite.
   """
-  by_path: dict[str, list[Row]] = {}
-  for row in rows:
-    if row.key in state:
-      by_path.setdefault(row.path, []).append(row)
+  present = [row for row in rows if row.key in state]
+  layers = collections.Counter(row.path for row in present)
+  filled: collections.Counter[str] = collections.Counter()
   tree: dict = {}
-  for path, parts in by_path.items():
-    values = [_as_ours(row, state[row.key], name) for row in parts]
-    *parents, leaf = path.split("/")
+  for row in present:
+    value = np.asarray(state[row.key])
+    dtype = np.float32 if value.dtype.kind == "f" else value.dtype
+    if row.rank:
+      value = value.reshape(value.shape[:2]).T
+    elif row.conv:
+      value = value.transpose(2, 3, 1, 0)
+    elif row.shape:
+      value = value.reshape(len(value), -1)
+    *parents, leaf = row.path.split("/")
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
-    scanned = parts[0].layer is not None
-    node[leaf] = np.stack(values) if scanned else values[0]
+    if leaf not in node:
+      scanned = () if row.layer is None else (layers[row.path],)
+      node[leaf] = np.empty((*scanned, *value.shape), dtype)
+    place = ... if row.layer is None else filled[row.path]
+    # A copy: JAX may alias numpy memory, and torch updates its own in place.
+    with np.errstate(over="ignore"):  # of a float64: infinite, see below
+      node[leaf][place] = value
+    if name and not np.isfinite(node[leaf][place]).all():
+      raise BadInput(f"{name}: {row.key} holds NaN or infinite values")
+    filled[row.path] += 1
   return tree
-
-
-def _as_ours(row: Row, tensor: np.ndarray | Tensor, name: str) -> np.ndarray:
-  value = np.asarray(tensor)
-  dtype = np.float32 if value.dtype.kind == "f" else value.dtype
-  if row.rank:
-    value = value.reshape(value.shape[:2]).T
-  elif row.conv:
-    value = value.transpose(2, 3, 1, 0)
-  elif row.shape:
-    value = value.reshape(len(value), -1)
-  # A copy: JAX may alias numpy memory, and torch updates its own in place.
-  with np.errstate(over="ignore"):  # of a float64: infinite, see below
-    value = np.array(value, dtype, order="C")
-  if name and not np.isfinite(value).all():
-    raise BadInput(f"{name}: {row.key} holds NaN or infinite values")
-  return value
 
 
 def to_state(rows: Iterable[Row], variables: Any) -> State:

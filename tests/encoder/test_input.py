@@ -238,12 +238,29 @@ MASKED = np.ma.masked_array(GOOD, mask=np.arange(20)[:, None] == [3] * 6)
     ((GOOD > 0.5).tolist(), "but of booleans"),
     (GOOD * 1j, "but of complex numbers"),
     ([[1, 2, 3], [4, None, 6]], "NaN"),
+    ([[1, 2, 3], [4, 10**400, 6]], "not an array of numbers: int too large"),
+    (GOOD.astype("m8[s]"), "but of durations"),
+    (GOOD.astype("M8[s]"), "but of dates"),
   ],
 )
 def test_what_numpy_takes_for_numbers_is_refused(encoder, points, message):
   with pytest.raises(BadInput, match=rf"points\[1\]: .*{message}") as error:
     encoder([GOOD, points])
   assert "\n" not in str(error.value)
+
+
+def test_a_tensor_that_numpy_cannot_take_is_refused_with_its_reason(encoder):
+  torch = pytest.importorskip("torch", reason="PyTorch is an extra")
+  tensor = torch.tensor(GOOD)
+  np.testing.assert_array_equal(encoder.prepare(tensor), encoder.prepare(GOOD))
+  for given, message in (
+    (tensor.requires_grad_(), "tensor.detach"),
+    (torch.tensor(GOOD).bfloat16(), "BFloat16"),
+  ):
+    with pytest.raises(
+      BadInput, match=rf"not an array of numbers: .*{message}"
+    ):
+      encoder.prepare(given)
 
 
 def test_a_masked_batch_is_refused(encoder):

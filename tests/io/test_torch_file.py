@@ -12,6 +12,7 @@ import struct
 import time
 import zipfile
 
+import flax.linen as nn
 import numpy as np
 from bounds import bounded, measure
 from openshape_bundle import Attack
@@ -76,7 +77,7 @@ def weights(**more):
     }
   )
   state.update(more)
-  state._metadata = {"": {"version": 1}}
+  vars(state)["_metadata"] = {"": {"version": 1}}
   return state
 
 
@@ -225,7 +226,7 @@ def test_other_values(tmp_path, form):
   content = {
     "parameter": torch.nn.Parameter(x),
     "buffer": torch.nn.Buffer(x),
-    "numpy": [np.float16(1.5), np.bool_(True), np.arange(3), np.ones((2, 2))],
+    "numpy": [np.float16(1.5), np.bool_(True), np.arange(3), np.dtype("f4")],
     "plain": [1, 2.5, None, True, "text", b"bytes", bytearray(b"b"), 1j, (2,)],
     "sets": [{1, "a"}, frozenset({2})],
     "nested": {"a": [{"b": (x, [x[2:]])}], 3: x.half()},
@@ -347,6 +348,42 @@ def test_a_model_is_loaded_a_tensor_at_a_time(tmp_path):
     assert node[leaf].dtype == np.float32 and node[leaf].flags["C_CONTIGUOUS"]
 
 
+class OneLayer(nn.Module):
+  @nn.compact
+  def __call__(self, points, num_points, *, train):
+    return nn.Dense(3, name="layer")(points)
+
+
+def test_tensors_are_read_once_and_only_if_all_fits(tmp_path, monkeypatch):
+  path, names = tmp_path / "a.pt", []
+  read = Tensor.read
+  monkeypatch.setattr(
+    Tensor, "read", lambda self: names.append(self.name) or read(self)
+  )
+
+  def load(**state):
+    names.clear()
+    save({f"l.{key}": x for key, x in state.items()}, path)
+    rows, content = tensors.linear("l", "layer"), torch_file.read(path)
+    return tensors.to_variables(rows, OneLayer(), content, "a.pt")
+
+  weight, bias = torch.randn(3, 6), torch.ones(3)
+  with pytest.raises(BadInput, match=r"a.pt: l.bias has shape \(4,\), must be"):
+    load(weight=weight, bias=torch.ones(4))
+  assert not names
+  for wrong in (
+    torch.full((3,), np.nan),
+    torch.full((3,), 1e300, dtype=torch.float64),
+  ):
+    with pytest.raises(BadInput, match="a.pt: l.bias holds NaN or infinite"):
+      load(weight=weight, bias=wrong)
+  layer = load(weight=weight.half(), bias=bias.double())["params"]["layer"]
+  assert names == ["l.weight", "l.bias"]
+  expected = weight.half().float().numpy().T
+  np.testing.assert_array_equal(layer["kernel"], expected, strict=True)
+  np.testing.assert_array_equal(layer["bias"], bias.numpy(), strict=True)
+
+
 def test_the_benchmark_loads_without_torch(tmp_path):
   args = load_published.parse(
     ["--width=64", "--blocks=2", "--rounds=1", f"--dir={tmp_path}"]
@@ -445,6 +482,7 @@ def test_the_reader_itself_cannot_be_altered(tmp_path, content):
     (b"K\3K\4\x86K\4K\1\x86", b"K\3K\5\x86K\5K\1\x86"),  # beyond the storage
     (b"QK\0", b"QK\1"),
     (b"QK\0", b"QJ\xff\xff\xff\xff"),
+    (b"QK\0", b"QG\0\0\0\0\0\0\0\0"),  # a float
     (b"K\4K\1\x86", b"K\4J\xff\xff\xff\xff\x86"),
     (b"K\4K\1\x86", b"K\4K\1K\1\x87"),
     (b"K\3K\4\x86", b"K\0J\xff\xff\xff\x7f\x86"),
@@ -509,6 +547,11 @@ HASHES = {
   "key": b"}" + WIDE + b"Ns",
   "set": b"c__builtin__\nset\n]" + WIDE + b"a\x85R",
   "frozenset": b"(" + WIDE + b"\x91",
+  "one tuple in a list": b"("
+  + b"K\1" * 60_000
+  + b"tq\x000c__builtin__\nset\n]("
+  + b"h\0" * 60_000
+  + b"e\x85R",
   "dict": b"ccollections\nOrderedDict\n]" + WIDE + b"N\x86a\x85R",
   "by number": b"}" + WIDE + b"q\x000h\0Ns",
 }
