@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.config.pretraining import PointBERTSize
+from mrd_jax.encoder import published
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.models.pointbert import PointBERT
@@ -93,6 +94,11 @@ def make_encoder(seed: int = 0, dtype: str = "float32", **changes) -> Encoder:
   size = config.architecture.size
   variables = random_variables(size, config.embed_dim, seed)
   return Encoder.make(config, variables, dtype)
+
+
+def load_published(path, **given) -> Encoder:
+  """What `convert from-torch` makes of a file."""
+  return Encoder.make(*published.read(path, **given))
 
 
 def cloud(n: int, channels: int = 6, seed: int = 0) -> np.ndarray:

@@ -29,6 +29,7 @@ from mrd_jax.teachers.weights import read_size
 from mrd_jax.training.loop import Run
 from mrd_jax.training.pretraining import Pretraining
 from mrd_jax.training.set_up import set_up
+from mrd_jax.zoo.system import Preparation
 
 PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 HIGHEST = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
@@ -140,7 +141,9 @@ def test_embeddings_and_logits_of_an_evaluation(data_dir, labelled_dir):
     objective: Any = run.objective
     if isinstance(objective, Pretraining):
       variables["params"] = state.params["encoder"]
-      shapes = prepare_records(jax.device_get(batch), 128, "z")
+      shapes = prepare_records(
+        jax.device_get(batch), Preparation(128, "z", "shuffled")
+      )
       traced = objective.held_out._embedder._forward.trace(variables, shapes)
     else:
       traced = objective._forward.trace(variables, batch, voted=False)

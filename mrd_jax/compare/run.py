@@ -79,7 +79,7 @@ def read_examples(
     )
   rows = range(count)
   batch = batches.pad_records(map(source.__getitem__, rows), rows, meta)
-  shapes = prepare_records(batch, config.num_points, config.up_axis)
+  shapes = prepare_records(batch, config.preparation)
   taken = (getattr(shapes, name) for name in Examples._fields)
   return Examples(*map(jnp.asarray, taken))
 

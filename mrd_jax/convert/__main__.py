@@ -72,15 +72,22 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _from_torch(args: argparse.Namespace) -> int:
-  from mrd_jax.convert import bridge
+  from mrd_jax.encoder import published
+  from mrd_jax.encoder.encoder import Encoder
   from mrd_jax.zoo.registry import SYSTEMS
 
   given = {
     name: getattr(args, name)
-    for name in ("groups", "radius", "group_size", "voxel_size", *bridge.FIELDS)
+    for name in (
+      "groups",
+      "radius",
+      "group_size",
+      "voxel_size",
+      *published.FIELDS,
+    )
     if getattr(args, name) is not None
   }
-  found = bridge.from_torch(args.input, **given)
+  found = Encoder.make(*published.read(args.input, **given))
   found.save_pretrained(args.out, license=args.license)
   sizes = vars(found.config.architecture).items()
   say(

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.zoo.registry import SYSTEMS
 
 LIBRARY = "library_name: mrd_jax"
 _USE = """\
@@ -13,7 +14,11 @@ from mrd_jax import Encoder
 encoder = Encoder.from_pretrained("user/model")  # or this folder
 embeddings = encoder(points)  # (B, N, 3 or 6): xyz (y up), rgb -> (B, {dim})
 ```
-
+{torch}
+Embeddings have unit length. Their cosines with the teacher's text and image
+embeddings classify and retrieve shapes.
+"""
+_WITH_TORCH = """
 With PyTorch alone (`pointbert_torch.py` and `pointbert_modules.py` are files
 of mrd_jax, in `mrd_jax/convert/`):
 
@@ -22,9 +27,6 @@ from pointbert_torch import load
 
 embeddings = load("model.safetensors").embed(points)
 ```
-
-Embeddings have unit length. Their cosines with the teacher's text and image
-embeddings classify and retrieve shapes.
 """
 
 _UNLICENSED = (
@@ -35,17 +37,18 @@ _UNLICENSED = (
 
 def model_card(config: EncoderConfig) -> str:
   """Describes an encoder: use, data, configuration, results, licence."""
-  dim = config.dim
+  dim, name = config.dim, SYSTEMS[config.system].NAME
+  torch = _WITH_TORCH if config.system == "pointbert" else ""
   parts = [
     _front_matter(config),
-    "# Point-cloud encoder (PointBERT)\n",
+    f"# Point-cloud encoder ({name})\n",
     "An encoder of coloured point clouds, distilled from CLIP with "
     "mrd_jax, which implements Multi-modal Relation Distillation (ECCV 2024)."
     if config.training_config
     else "An encoder of coloured point clouds, converted by mrd_jax.",
     f"\nSource: {config.source or 'not stated'}.\n",
     "## Use\n",
-    _USE.format(dim=dim),
+    _USE.format(dim=dim, torch=torch),
     "## Input and output\n",
     _table(
       {
@@ -59,8 +62,8 @@ def model_card(config: EncoderConfig) -> str:
     "## Architecture\n",
     _table(
       {
-        name.replace("_", " "): value
-        for name, value in vars(config.architecture).items()
+        field.replace("_", " "): value
+        for field, value in vars(config.architecture).items()
       }
     ),
     "## Data\n",
@@ -79,7 +82,7 @@ def _front_matter(config: EncoderConfig) -> str:
   lines = ["---", LIBRARY, "pipeline_tag: feature-extraction"]
   if config.license:
     lines.append(f"license: {json.dumps(config.license)}")
-  tags = ("point-cloud", "3d", "clip", "pointbert")
+  tags = ("point-cloud", "3d", "clip", config.system)
   return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---", ""])
 
 

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data import batches
 from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta
@@ -19,8 +18,8 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.arrays import read_npz
 from mrd_jax.io.files import replacing
 from mrd_jax.metrics.embeddings import unit
-from mrd_jax.models.pointbert import PointBERT
 from mrd_jax.parallel import sharding
+from mrd_jax.zoo.system import Preparation
 
 
 class SplitEmbeddings(NamedTuple):
@@ -50,10 +49,9 @@ class Embedder:
   read them.
 
   Args:
-    encoder: The encoder.
+    encoder: The encoder, a module of `models/` or `zoo/`.
     meta: The dataset's padded sizes.
-    num_points: How many points of a cloud are drawn at most.
-    up_axis: The axis that is up in the clouds that the encoder sees.
+    preparation: How the encoder takes a cloud.
     batch_size: Global batch, a multiple of the devices.
     threads: Reading threads.
     mesh: The devices.
@@ -61,11 +59,10 @@ class Embedder:
 
   def __init__(
     self,
-    encoder: PointBERT,
+    encoder: Any,
     meta: DatasetMeta,
     *,
-    num_points: int,
-    up_axis: UpAxis,
+    preparation: Preparation,
     batch_size: int,
     threads: int,
     mesh: Mesh,
@@ -76,7 +73,7 @@ class Embedder:
       records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
     ) -> Shapes:
       batch = batches.pad_records(records, rows, meta)
-      return prepare_records(batch, num_points, up_axis)
+      return prepare_records(batch, preparation)
 
     self._map_split = functools.partial(
       map_split,

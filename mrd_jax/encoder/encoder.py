@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.config.pretraining import UpAxis
-from mrd_jax.encoder import files
+from mrd_jax.encoder import files, published
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.encoder.input import TOO_FEW, few_points, prepare_cloud
@@ -123,13 +123,7 @@ class Encoder:
       BadInput: if it is no cloud that can be embedded.
     """
     return prepare_cloud(
-      points,
-      num_points=self.config.num_points,
-      up_axis=self.config.up_axis,
-      colour_fill=self.config.colour_fill,
-      order=self.config.order,
-      up=up,
-      normalize=self.config.normalized if normalize is None else normalize,
+      points, self.config.preparation, up=up, normalize=normalize
     )
 
   def embed(
@@ -232,15 +226,18 @@ def load_encoder(
   checkpoint: str = "latest",
   *,
   dtype: str = "float32",
+  **given: Any,
 ) -> Encoder:
   """Loads an encoder onto one device.
 
   Args:
     path: A run's folder, as given to `mrd_jax.main`; a model folder
-      (`save_pretrained`, `convert from-torch`); or a .safetensors file with
-      its JSON beside it (`convert to-torch`).
+      (`save_pretrained`, `convert from-torch`); a .safetensors file with its
+      JSON beside it (`convert to-torch`); or a published .pt or .pth file of
+      any system of `zoo/`.
     checkpoint: Of a run: "latest", or "best" by its `checkpoint.best_metric`.
     dtype: Type of the matrix work, "float32" or "bfloat16".
+    **given: What a published file does not say, see `published.read`.
 
   Raises:
     BadInput: if there is nothing to load, naming what is missing.
@@ -248,6 +245,13 @@ def load_encoder(
   path = Path(path)
   if checkpoint not in ("latest", "best"):
     raise BadInput(f"checkpoint is {checkpoint!r}, must be 'latest' or 'best'")
+  if path.suffix in (".pt", ".pth") and path.is_file():
+    return Encoder.make(*published.read(path, **given), dtype)
+  if given:
+    raise BadInput(
+      f"{path} is no published .pt or .pth file, which alone leaves "
+      f"{', '.join(given)} open"
+    )
   is_run = (path / "checkpoints").is_dir()  # whatever was exported into it
   if path.suffix == ".safetensors" or (
     (path / files.WEIGHTS_FILE).exists() and not is_run
@@ -260,8 +264,7 @@ def load_encoder(
     )
   if path.is_file():
     raise BadInput(
-      f"{path} is neither a folder nor a .safetensors file; convert a PyTorch "
-      "checkpoint first: python -m mrd_jax.convert from-torch"
+      f"{path} is neither a folder nor a file of .safetensors, .pt or .pth"
     )
   return Encoder.make(*files.read_run(path, checkpoint), dtype)
 

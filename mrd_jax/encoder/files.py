@@ -21,11 +21,11 @@ from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json, replacing, write_json
 from mrd_jax.zoo import openshape, tensors
 from mrd_jax.zoo.registry import SYSTEMS, build_size
-from mrd_jax.zoo.system import Order
+from mrd_jax.zoo.system import Order, Preparation
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-_FORMAT = {"model_type": "mrd_jax", "format": 2}
+_FORMAT = {"model_type": "mrd_jax.encoder", "format": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,17 @@ class EncoderConfig:
       raise BadInput(f"architecture must be a {size.__module__}.Size")
     if self.system == "pointbert":  # its fields are declared
       check(self.architecture, "architecture")
+
+  @property
+  def preparation(self) -> Preparation:
+    """Says how it takes a cloud."""
+    return Preparation(
+      num_points=self.num_points,
+      up_axis=self.up_axis,
+      order=self.order,
+      normalized=self.normalized,
+      colour_fill=self.colour_fill,
+    )
 
   @property
   def embed_dim(self) -> int | None:
@@ -130,13 +141,16 @@ def to_variables(config: EncoderConfig, state: Any, name: str) -> Any:
     BadInput: naming the file, if its tensors are not the config's.
   """
   system, size = SYSTEMS[config.system], config.architecture
-  return tensors.to_variables(
-    system.table(size),
-    system.make(size),
-    state,
-    name,
-    unused=system.is_unused,
-  )
+  try:
+    return tensors.to_variables(
+      system.table(size),
+      system.make(size),
+      state,
+      name,
+      unused=system.is_unused,
+    )
+  except BadInput as error:
+    raise BadInput(f"{error}: it is not {system.NAME} of {size}") from None
 
 
 def write_sidecar(path: Path, config: EncoderConfig) -> None:

@@ -8,6 +8,7 @@ evaluation as in `load_encoder`.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mrd_jax.checkpoint.checksum import mix
@@ -16,7 +17,8 @@ from mrd_jax.data.examples import Batch
 from mrd_jax.data.records import XYZ_LEVELS, ImageKind, TextKind
 from mrd_jax.errors import BadInput
 from mrd_jax.io.colors import SLACK
-from mrd_jax.zoo.system import Order
+from mrd_jax.models.knn_groups import sample_centers
+from mrd_jax.zoo.system import Preparation
 
 FEW_POINTS = 16  # different ones; with fewer a cloud is hardly a shape
 TOO_FEW = f"fewer than {FEW_POINTS} different points hardly make a shape"
@@ -69,33 +71,27 @@ def shuffled(n: int) -> np.ndarray:
 
 def prepare_cloud(
   points: Any,
+  preparation: Preparation,
   *,
-  num_points: int,
-  up_axis: UpAxis,
-  colour_fill: float,
-  order: Order = "shuffled",
   up: UpAxis = "y",
-  normalize: bool = True,
+  normalize: bool | None = None,
 ) -> np.ndarray:
   """Prepares one cloud as the encoder takes it.
 
-  Orders it (groups depend on the order of the points, and files are often
-  sorted), draws `num_points` of a larger one, turns one that is z up to y up,
-  exchanges y and z for an encoder that is z up, and normalises.
+  Turns one that is z up to y up, exchanges y and z for an encoder that is z up,
+  draws and orders points (groups depend on their order, and files are often
+  sorted), and normalises.
 
   Args:
     points: (N, 3 or 6): xyz in any unit, and rgb in [0, 1]; what leaves that
       range by 1e-2 at most is clipped.
-    num_points: How many points are drawn at most.
-    up_axis: The axis that is up in the clouds that the encoder sees.
-    colour_fill: The grey of a cloud without colours.
-    order: Which are drawn: the first of `shuffled`, the first as stored, or by
-      farthest point sampling, also of a cloud that is not larger.
+    preparation: What the encoder takes.
     up: The axis of `points` that is up.
-    normalize: Whether to centre on the mean and scale into the unit ball.
+    normalize: Whether to centre on the mean and scale into the unit ball; None
+      does as `preparation` says.
 
   Returns:
-    (min(N, num_points), 6) float32.
+    (min(N, preparation.num_points), 6) float32.
 
   Raises:
     BadInput: for another shape, a masked array, text or booleans, values that
@@ -125,29 +121,65 @@ def prepare_cloud(
     raise BadInput("holds NaN or infinite values")
   if up not in ("y", "z"):
     raise BadInput(f"up is {up!r}, must be 'y' or 'z'")
-  if order != "stored":
-    cloud = cloud[shuffled(len(cloud))[:num_points]]
-  cloud = cloud[:num_points]
+  if normalize is None:
+    normalize = preparation.normalized
   xyz, rgb = cloud[:, :3], cloud[:, 3:]
-  if (xyz == xyz[0]).all():
-    raise BadInput("all points coincide, there is no shape to embed")
+  if up == "z":
+    xyz = xyz[:, [0, 2, 1]] * [1, 1, -1]  # a rotation
   if not rgb.shape[1]:
-    rgb = np.full_like(xyz, colour_fill)
+    rgb = np.full_like(xyz, preparation.colour_fill)
   elif rgb.min() < -SLACK or rgb.max() > 1 + SLACK:
     in_bytes = rgb.min() >= 0 and rgb.max() > 1.5
     raise BadInput(
       f"colours reach from {rgb.min():g} to {rgb.max():g}, must be in [0, 1]"
       + ("; divide 8-bit colours by 255" if in_bytes else "")
     )
-  if up == "z":
-    xyz = xyz[:, [0, 2, 1]] * [1, 1, -1]  # a rotation
-  xyz = _exchanged(xyz, up_axis)
-  if normalize:
-    xyz, radius = _centred(xyz)
-    if not 0 < radius < np.inf:
-      raise BadInput("is too small or too large for float64: change its unit")
-    xyz = xyz / radius
+  xyz, rgb, radius = _drawn(xyz, rgb, preparation, normalize)
+  if np.isfinite(radius) and (xyz == xyz[0]).all():
+    raise BadInput("all points coincide, there is no shape to embed")
+  if normalize and not 0 < radius < np.inf:
+    raise BadInput("is too small or too large for float64: change its unit")
   return np.concatenate([xyz, rgb.clip(0, 1)], axis=1).astype(np.float32)
+
+
+def _drawn(
+  xyz_N3: np.ndarray,
+  rgb_N3: np.ndarray,
+  preparation: Preparation,
+  normalize: bool,
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """Draws, orders and normalises a cloud that is y up, in float64.
+
+  Returns:
+    xyz and rgb, and the radius that xyz had; one of no extent is zeros.
+  """
+  order = np.arange(len(xyz_N3))
+  if preparation.order == "shuffled":
+    order = shuffled(len(xyz_N3))
+  if preparation.order != "farthest":  # which is of the whole, normalised cloud
+    order = order[: preparation.num_points]
+  xyz, radius = xyz_N3[order], 1.0
+  if preparation.up_axis == "z":
+    xyz = xyz[:, [0, 2, 1]]  # a reflection, as training does it
+  if normalize:
+    with np.errstate(over="ignore", under="ignore"):
+      xyz = xyz - xyz.mean(axis=0)
+      radius = float(np.sqrt((xyz**2).sum(axis=1).max()))
+      xyz = xyz / (radius or 1.0)
+  if len(xyz) > preparation.num_points:
+    chosen = _farthest(xyz, preparation.num_points)
+    xyz, order = xyz[chosen], order[chosen]
+  return xyz, rgb_N3[order], radius
+
+
+def _farthest(xyz_N3: np.ndarray, num_points: int) -> np.ndarray:
+  # Few sizes, so that few programs are compiled.
+  room = (1 << (len(xyz_N3) - 1).bit_length()) - len(xyz_N3)
+  padded = np.pad(xyz_N3, ((0, room), (0, 0))).astype(np.float32)
+  return np.asarray(_sample_centers(padded, len(xyz_N3), num_points))
+
+
+_sample_centers = jax.jit(sample_centers, static_argnums=2)
 
 
 def _no_numbers(error: Exception) -> BadInput:
@@ -155,27 +187,34 @@ def _no_numbers(error: Exception) -> BadInput:
   return BadInput(f"is not an array of numbers: {why}")
 
 
-def prepare_records(batch: Batch, num_points: int, up_axis: UpAxis) -> Shapes:
+def prepare_records(batch: Batch, preparation: Preparation) -> Shapes:
   """Prepares stored records as `prepare_cloud` does the clouds they hold.
 
-  Without augmentation: all points, first image, first text.  A record's
-  centre and scale are not needed, since its cloud is normalised.  One whose
-  drawn points all coincide becomes zeros, as OpenShape has it.
+  Without augmentation: first image, first text.  A record's centre and scale
+  are not needed, since its cloud is normalised.  One whose drawn points all
+  coincide becomes zeros, as OpenShape has it.
 
   Args:
     batch: Of `pad_records`, on the host.
-    num_points: How many points are drawn at most.
-    up_axis: The axis that is up in the clouds that the encoder sees.
+    preparation: What the encoder takes.
+
+  Raises:
+    BadInput: if it takes clouds that are not normalised.
   """
+  if not preparation.normalized:
+    raise BadInput(
+      "the encoder takes clouds as they are stored, and records keep none: "
+      "they are centred and scaled"
+    )
   size, stored, _ = batch.xyz.shape
-  points = np.zeros((size, min(num_points, stored), 6), np.float32)
-  drawn = np.minimum(batch.num_points, num_points).astype(np.int32)
-  for i, n in enumerate(drawn):
-    order = shuffled(int(batch.num_points[i]))[:num_points]
-    xyz = np.asarray(batch.xyz[i])[order] / XYZ_LEVELS
-    xyz, radius = _centred(_exchanged(xyz, up_axis))
-    points[i, :n, :3] = xyz / (radius or 1.0)
-    points[i, :n, 3:] = np.asarray(batch.rgb[i])[order] / 255
+  most = min(preparation.num_points, stored)
+  points = np.zeros((size, most, 6), np.float32)
+  drawn = np.minimum(batch.num_points, most).astype(np.int32)
+  for i, (count, n) in enumerate(zip(batch.num_points, drawn, strict=True)):
+    xyz = np.asarray(batch.xyz[i])[:count] / XYZ_LEVELS
+    rgb = np.asarray(batch.rgb[i])[:count] / 255
+    xyz, rgb, _ = _drawn(xyz, rgb, preparation, True)
+    points[i, :n] = np.concatenate([xyz, rgb], axis=1)
   return Shapes(
     points,
     drawn,
@@ -194,15 +233,3 @@ def few_points(points: np.ndarray) -> bool:
     len(np.unique(part[:, :3], axis=0)) < FEW_POINTS
     for part in (points[:100], points)
   )
-
-
-def _exchanged(xyz_N3: np.ndarray, up_axis: UpAxis) -> np.ndarray:
-  """Exchanges y and z, a reflection, if z is up for the encoder."""
-  return xyz_N3[:, [0, 2, 1]] if up_axis == "z" else xyz_N3
-
-
-def _centred(xyz_N3: np.ndarray) -> tuple[np.ndarray, float]:
-  """Centres points on their mean; returns the largest norm, too."""
-  with np.errstate(over="ignore", under="ignore"):
-    xyz_N3 = xyz_N3 - xyz_N3.mean(axis=0)
-    return xyz_N3, float(np.sqrt((xyz_N3**2).sum(axis=1).max()))

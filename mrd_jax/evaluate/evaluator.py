@@ -220,17 +220,21 @@ class Evaluator:
         "teachers"
       )
 
+  def _model(self) -> Any:
+    """Returns the module, which shares out what it can."""
+    model = self._encoder.model
+    if not hasattr(model, "batch_sharding"):
+      return model
+    return model.clone(batch_sharding=sharding.batch_sharding(self._mesh))
+
   def _embed(self, found: Found) -> SplitEmbeddings:
     """Embeds splits, each of them once, and joins them."""
     data, options, devices = found.data, self._options, self._mesh.size
     if data not in self._embedders:
       self._embedders[data] = Embedder(
-        self._encoder.model.clone(
-          batch_sharding=sharding.batch_sharding(self._mesh)
-        ),
+        self._model(),
         options.protocol.meta(dataset.read_meta(data)),
-        num_points=options.protocol.points or self._encoder.config.num_points,
-        up_axis=self._encoder.config.up_axis,
+        preparation=options.protocol.preparation(self._encoder.config),
         batch_size=-(-options.batch_size // devices) * devices,
         threads=2,
         mesh=self._mesh,

@@ -12,6 +12,8 @@ import numpy as np
 
 from mrd_jax.data.batches import Source
 from mrd_jax.data.records import DatasetMeta
+from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.zoo.system import Preparation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Protocol:
 
   points: int | None = None
   colour: float | None = None
+
+  def preparation(self, config: EncoderConfig) -> Preparation:
+    """Says how an encoder takes the clouds that `ProtocolSource` yields."""
+    points = self.points or config.num_points
+    return config.preparation._replace(num_points=points)
 
   def meta(self, meta: DatasetMeta) -> DatasetMeta:
     """Says the padded sizes of the clouds that `ProtocolSource` yields."""

@@ -15,6 +15,7 @@ from mrd_jax.metrics.relation_gap import relation_gap
 from mrd_jax.metrics.retrieval import retrieval
 from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.zoo.system import Preparation
 
 
 class HeldOut:
@@ -48,8 +49,9 @@ class HeldOut:
     self._embedder = Embedder(
       encoder,
       meta,
-      num_points=config.augment.num_points,
-      up_axis=config.augment.up_axis,
+      preparation=Preparation(
+        config.augment.num_points, config.augment.up_axis, order="shuffled"
+      ),
       batch_size=config.eval.batch_size,
       threads=config.data.threads,
       mesh=mesh,

@@ -81,3 +81,31 @@ def logit_scale(value: Any, name: str) -> float | None:
   if scale.size != 1 or not np.isfinite(scale).all():
     raise BadInput(f"{name}: logit_scale is {scale}, must be a number")
   return float(scale.item())
+
+
+def encoder_state(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Takes the encoder's tensors, by the keys that `zoo/` knows.
+
+  OpenShape's demo files have it under `pc_encoder.` beside other modules,
+  ReCon's under `MAE_encoder.` beside its projections; without a projection
+  OpenShape's lacks `ppat.`.
+
+  Args:
+    state: Of `state_dict`.
+    name: The file, for messages.
+
+  Raises:
+    BadInput: if two tensors become one key.
+  """
+  if any(key.startswith("pc_encoder.") for key in state):
+    state = {k: v for k, v in state.items() if k.startswith("pc_encoder.")}
+  found: dict[str, Any] = {}
+  for key, value in state.items():
+    for prefix in ("pc_encoder.", "MAE_encoder."):
+      key = key.removeprefix(prefix)
+    if key in found:
+      raise BadInput(f"{name} holds {key} twice, with a prefix and without")
+    found[key] = value
+  if "cls_token" in found and "sa.mlp_convs.0.weight" in found:
+    found = {f"ppat.{key}": value for key, value in found.items()}
+  return found

@@ -106,9 +106,14 @@ _SCALES = {
 }
 
 
+def published(size: Size) -> Published | None:
+  """Finds what is published of an encoder of these shapes."""
+  return PUBLISHED.get(_shapes(size))
+
+
 def known_grouping(size: Size) -> Grouping | None:
   """Finds how an encoder of these shapes groups points, if it is known."""
-  found = PUBLISHED.get(_shapes(size))
+  found = published(size)
   return found.grouping if found else _SCALES.get(_shapes(size)[:5])
 
 
@@ -185,8 +190,7 @@ def _table(depth: int, *, projection: bool) -> list[Row]:
 
 def is_unused(key: str) -> bool:
   """Says whether a file may hold a tensor that does not embed clouds."""
-  del key
-  return False
+  return key == "logit_scale"
 
 
 def make(size: Size, dtype: jnp.dtype = jnp.float32) -> PointBERT:
@@ -204,13 +208,13 @@ def make(size: Size, dtype: jnp.dtype = jnp.float32) -> PointBERT:
 
 def preparation(size: Size) -> Preparation:
   """Says how the published encoders take a cloud, or ours."""
-  found = PUBLISHED.get(_shapes(size))
+  found = published(size)
   return Preparation(10_000, found.up_axis if found else "z", order="shuffled")
 
 
 def teacher(size: Size) -> str:
   """Names the embedding space, by its teacher."""
-  found = PUBLISHED.get(_shapes(size))
+  found = published(size)
   return found.embedding_space if found else "unknown"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.zoo.tensors import Row
 
-Order = Literal["shuffled", "stored"]
+Order = Literal["shuffled", "stored", "farthest"]
 
 
 class Preparation(NamedTuple):
@@ -19,7 +19,8 @@ class Preparation(NamedTuple):
   Attributes:
     num_points: How many points of a larger cloud enter.
     up_axis: The axis that is up in the clouds that it sees.
-    order: Which they are: the first in the order of `shuffled`, or as stored.
+    order: Which they are: the first in the order of `shuffled`, the first as
+      stored, or the farthest from each other, as pointnet2_ops samples them.
     normalized: Whether the cloud is centred and scaled into the unit ball.
     colour_fill: The grey of a cloud without colours.
   """

@@ -3,6 +3,8 @@
 import pytest
 from encoders import make_encoder
 
+from mrd_jax.zoo import openshape
+
 
 @pytest.fixture
 def unknown(tmp_path):

@@ -3,6 +3,7 @@
 Layouts of files are in test_torch_files.py, names in test_state_dict.py.
 """
 
+import encoders
 import pytest
 
 torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
@@ -66,7 +67,7 @@ def test_a_trainers_file_there_and_back(tmp_path):
     "epoch": 3,
   }
   torch.save(content, tmp_path / "model.pt")
-  encoder = bridge.from_torch(tmp_path / "model.pt")
+  encoder = encoders.load_published(tmp_path / "model.pt")
   assert encoder.config.step == STEPS
   assert encoder.config.logit_scale == LOGIT_SCALE
   clouds = surface_clouds(0, 2, 2048)
@@ -83,7 +84,7 @@ def test_a_trainers_file_there_and_back(tmp_path):
   }
   assert len(state) == 94
   assert_same_state(state, twin.state_dict())
-  again = bridge.from_torch(tmp_path / "out.pt")
+  again = encoders.load_published(tmp_path / "out.pt")
   assert again.config == encoder.config
   assert_same_variables(again.variables, encoder.variables)
 
@@ -115,9 +116,9 @@ def test_exported_files_embed_raw_clouds_alike(tmp_path, style, suffix):
 @pytest.mark.parametrize(
   ("name", "embed_dim", "printed", "space"),
   [
-    ("vitg14", 1280, "384 groups of 64 within 0.2, z up", "OpenCLIP ViT-bigG"),
-    ("vitl14", 768, "64 groups of 256 within 0.4, y up", "OpenAI CLIP ViT-L"),
-    ("vitb32", None, "64 groups of 256 within 0.4, y up", "OpenAI CLIP ViT-B"),
+    ("vitg14", 1280, ("z", 384, 0.2, 64), "OpenCLIP ViT-bigG"),
+    ("vitl14", 768, ("y", 64, 0.4, 256), "OpenAI CLIP ViT-L"),
+    ("vitb32", None, ("y", 64, 0.4, 256), "OpenAI CLIP ViT-B"),
   ],
 )
 def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
@@ -128,7 +129,14 @@ def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
   torch.save(twin.state_dict(), path)
   assert run("from-torch", "--input", path, "--out", out) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == f"width 512, depth 12, {printed}"
+  up, groups, radius, group_size = printed
+  assert lines[0].startswith(
+    f"OpenShape's PointBERT, {up} up: width 512, depth 12, heads 8"
+  )
+  assert lines[0].endswith(
+    f"groups {groups}, radius {radius}, group_size {group_size}, "
+    f"embed_dim {embed_dim}"
+  )
   assert lines[1].startswith("source: model.pt, by its shapes OpenShape/")
   assert lines[2].startswith(f"embedding space: {space}")
   assert lines[3:] == [f"written to {out}"]
@@ -173,7 +181,7 @@ def test_scale_3_is_not_the_published_vit_l_14(tmp_path):
   variables = random_variables(SMALL, 1280)
   path = tmp_path / "model.pt"
   save(path, openshape.to_state_dict(variables, num_batches_tracked=1))
-  config = bridge.from_torch(path).config
+  config = encoders.load_published(path).config
   assert config.architecture.groups == 128
   assert (config.license, config.embedding_space) == (None, "unknown")
   assert "a PyTorch file" in config.source and "assumed" in config.source
@@ -202,7 +210,9 @@ def test_flags_win(unknown, tmp_path, capsys):
   out = tmp_path / "out"
   args = ("from-torch", "--input", path, "--out", out)
   assert run(*args, *FLAGS, *other, *space) == 0
-  assert "12 groups of 8 within 0.4, y up" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert "PointBERT, y up" in printed
+  assert "groups 12, radius 0.4, group_size 8" in printed
   config = load_encoder(out).config
   assert (config.up_axis, config.num_points) == ("y", 99)
   assert (config.license, config.embedding_space) == ("mit", space[1])
@@ -236,9 +246,9 @@ def test_the_sidecar_wins_over_the_table(tmp_path, suffix):
   encoder = make_encoder(architecture=size, embed_dim=None, data=data)
   out = tmp_path / f"t{suffix}"
   bridge.to_torch(encoder, out)
-  assert bridge.from_torch(out).config == encoder.config
+  assert encoders.load_published(out).config == encoder.config
   (tmp_path / "t.json").unlink()
-  found = bridge.from_torch(out).config
+  found = encoders.load_published(out).config
   assert found.architecture == SIZES["t"]
   assert (found.data, found.up_axis, found.step) == (None, "z", 7)
   assert found.logit_scale == (2.5 if suffix == ".pt" else None)
@@ -253,20 +263,20 @@ def test_the_file_wins_over_the_sidecar(unknown):
     content["state_dict"][key] += 5
   content["logit_scale"]["logit_scale"] += 1
   torch.save(content, path)
-  found = bridge.from_torch(path).config
+  found = encoders.load_published(path).config
   assert (found.step, found.logit_scale) == (12, 3.5)
   for key in COUNTERS:
     del content["state_dict"][key]
   del content["logit_scale"]
   torch.save(content, path)
-  found = bridge.from_torch(path).config
+  found = encoders.load_published(path).config
   assert (found.step, found.logit_scale) == (7, 2.5)
 
 
 def test_a_model_folders_weights_keep_their_config(tmp_path):
   encoder = make_encoder()
   encoder.save_pretrained(tmp_path)
-  again = bridge.from_torch(tmp_path / "model.safetensors")
+  again = encoders.load_published(tmp_path / "model.safetensors")
   assert again.config == encoder.config
   assert_same_variables(again.variables, encoder.variables)
 
@@ -276,11 +286,13 @@ def test_a_sidecar_of_another_file_is_refused(unknown):
   other = make_encoder(embed_dim=11)
   write_json(path.with_suffix(".json"), {"model_type": "another"})
   with pytest.raises(BadInput, match=r"model\.json does not describe"):
-    bridge.from_torch(path)
+    encoders.load_published(path)
   bridge.to_torch(other, path.with_name("other.pt"))
   path.with_name("other.json").rename(path.with_suffix(".json"))
-  with pytest.raises(BadInput, match=r"model\.pt.*embed_dim 11, .* have 10"):
-    bridge.from_torch(path)
+  with pytest.raises(
+    BadInput, match=r"model\.pt: proj.* has shape .* it is not Open"
+  ):
+    encoders.load_published(path)
 
 
 # As PyTorch modules.

@@ -90,7 +90,7 @@ def test_a_runs_checkpoints(tmp_path):
   args = ("to-torch", "--checkpoint", tmp_path, "--out", out)
   for options, step in (((), 8), (("--which", "best"), 4)):
     assert run(*args, *options) == 0
-    found = bridge.from_torch(out)
+    found = encoders.load_published(out)
     expected = encoders.random_variables(size, 10, seed=step)
     assert_same_variables(found.variables, expected)
     assert found.config.architecture == size
@@ -191,7 +191,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch, suffix):
     export(encoders.make_encoder(), out)
   assert content() == {}
   out.write_bytes(b"weights")
-  config = b'{"model_type": "mrd_jax.pointbert"}'
+  config = b'{"model_type": "mrd_jax.encoder"}'
   out.with_suffix(".json").write_bytes(config)
   with pytest.raises(KeyboardInterrupt):
     export(encoders.make_encoder(), out)

@@ -15,6 +15,7 @@ from openshape_bundle import Attack
 from safetensors.torch import save_file
 
 from mrd_jax.convert import torch_files
+from mrd_jax.encoder import published
 from mrd_jax.errors import BadInput
 from mrd_jax.zoo import openshape
 
@@ -77,7 +78,7 @@ def replace(path, old, new):
 
 
 def assert_read(path, expected, logit_scale=None):
-  state, scale = torch_files.read(path)
+  state, scale = published.read_state(path)
   assert state.keys() == expected.keys()
   for key, x in expected.items():
     array = state[key]
@@ -205,7 +206,7 @@ def test_write(tmp_path, state, style, logit_scale):
 
 def refused(path, match):
   with pytest.raises(BadInput, match=match) as error:
-    torch_files.read(path)
+    published.read_state(path)
   assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -366,7 +367,7 @@ def test_damage(tmp_path, state, layout):
       damaged[place] = rng.integers(256)
     path.write_bytes(damaged)
     try:
-      torch_files.read(path)
+      published.read_state(path)
     except BadInput:  # anything else fails the test
       outcomes.add("refused")
   assert outcomes

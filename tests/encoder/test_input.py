@@ -17,6 +17,7 @@ from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.input import few_points, prepare_cloud, prepare_records
 from mrd_jax.errors import BadInput
 from mrd_jax.parallel import sharding
+from mrd_jax.zoo.system import Preparation
 
 POINTS = 300  # the encoder's; of larger clouds a part is drawn
 SIZES = (16, 40, 299, 300, 301, 420, 420, 420)
@@ -84,8 +85,7 @@ def test_a_record_has_the_embedding_of_its_cloud(
   embedder = Embedder(
     encoder.model.clone(batch_sharding=sharding.batch_sharding(mesh)),
     dataclasses.replace(META, max_points=max_points),
-    num_points=POINTS,
-    up_axis="z",
+    preparation=encoder.config.preparation,
     batch_size=batch_size,
     threads=2,
     mesh=mesh,
@@ -117,15 +117,15 @@ def test_a_cloud_has_one_embedding_in_any_batch(encoder, expected):
 @pytest.mark.parametrize("up_axis", ["y", "z"])
 def test_records_enter_point_by_point_as_their_clouds(up_axis):
   batch = pad_records(RECORDS, range(8), META)
-  shapes = prepare_records(batch, POINTS, up_axis)
+  rules = Preparation(POINTS, up_axis, "shuffled")
+  shapes = prepare_records(batch, rules)
   assert shapes.points.shape == (8, POINTS, 6)
   assert shapes.points.dtype == np.float32
   assert shapes.num_points.tolist() == [min(n, POINTS) for n in SIZES]
-  rules = {"num_points": POINTS, "up_axis": up_axis, "colour_fill": 0.4}
   for points, n, record in zip(
     shapes.points, shapes.num_points, RECORDS, strict=True
   ):
-    cloud = prepare_cloud(record_cloud(record), **rules)
+    cloud = prepare_cloud(record_cloud(record), rules)
     np.testing.assert_array_equal(points[:n, 3:], cloud[:, 3:])
     np.testing.assert_allclose(points[:n], cloud, rtol=1e-7, atol=1e-9)
     assert not points[n:].any()
@@ -137,7 +137,9 @@ def test_records_bring_their_first_image_and_text():
     shape_of(1, 20, **NO_TEXT | {"text_feat": NONE}),
     shape_of(2, 20, **NO_IMAGE | {"image_feat": NONE}),
   ]
-  shapes = prepare_records(pad_records(records, range(3), META), 9, "z")
+  shapes = prepare_records(
+    pad_records(records, range(3), META), Preparation(9, "z")
+  )
   assert shapes.points.shape == (3, 9, 6)
   assert shapes.has_image.tolist() == [True, True, False]
   assert shapes.has_text.tolist() == [True, False, True]
@@ -154,7 +156,7 @@ def test_records_bring_their_first_image_and_text():
 def test_a_record_of_which_one_point_is_drawn_becomes_zeros():
   """Which can be no reason to end a run's evaluation."""
   batch = pad_records(RECORDS, range(8), META)
-  points = prepare_records(batch, 1, "z").points
+  points = prepare_records(batch, Preparation(1, "z")).points
   assert points.shape == (8, 1, 6)
   assert not points[..., :3].any() and points[..., 3:].any()
 

@@ -78,9 +78,9 @@ def _torch_file(path: Path, new: bool) -> None:
 
 
 def _read_torch_file(path: Path) -> None:
-  from mrd_jax.convert import torch_files
+  from mrd_jax.encoder import published
 
-  state, scale = torch_files.read(path)
+  state, scale = published.read_state(path)
   assert scale is None or np.isfinite(scale)
   assert all(isinstance(x, np.ndarray) for x in state.values())
   assert all(x.dtype.kind in "biuf" for x in state.values())

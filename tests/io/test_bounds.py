@@ -116,7 +116,7 @@ def test_many_axes(tmp_path):
 
 def test_a_tensor_larger_than_its_storage(tmp_path):
   torch = pytest.importorskip("torch")
-  from mrd_jax.convert import torch_files
+  from mrd_jax.encoder import published
 
   small = torch.ones(1).expand(20_000, 20_000)
   path = tmp_path / "a.npy"
@@ -131,7 +131,7 @@ def test_a_tensor_larger_than_its_storage(tmp_path):
     content = {"cls_token": torch.ones(1, 4), "proj.weight": small}
     torch.save(content, path, _use_new_zipfile_serialization=new)
     with bounded(path), pytest.raises(BadInput, match="proj.weight has more"):
-      torch_files.read(path)
+      published.read_state(path)
 
 
 def claim(path, size):
@@ -153,11 +153,11 @@ def test_compressed_archives(tmp_path):
 
 def test_a_compressed_torch_file(tmp_path):
   torch = pytest.importorskip("torch")
-  from mrd_jax.convert import torch_files
+  from mrd_jax.encoder import published
 
   torch.save({"cls_token": torch.ones(1)}, tmp_path / "a.pt")
   with pytest.raises(BadInput, match=r"a\.pt is refused: its .* expand to"):
-    torch_files.read(claim(tmp_path / "a.pt", 2**31))
+    published.read_state(claim(tmp_path / "a.pt", 2**31))
   bomb = b"\x80\x02(" + b"}" * 800_000 + b"l."
   (tmp_path / "old.pt").write_bytes(bomb)
   with zipfile.ZipFile(tmp_path / "a.pt") as source:
@@ -172,7 +172,7 @@ def test_a_compressed_torch_file(tmp_path):
       bounded(path),
       pytest.raises(BadInput, match="is refused: its objects"),
     ):
-      torch_files.read(path)
+      published.read_state(path)
 
 
 def test_what_is_large_itself_is_read(tmp_path):
