@@ -16,15 +16,6 @@ from mrd_jax.zoo.tensors import Row, linear, shapes
 
 NAME = "CG3D"
 
-# Preparation.
-UP_AXIS = "y"
-NORMALISED = True
-COLOUR = None  # it sees none
-# Farthest points, sampled by the rule of `knn_groups.sample_centers`, of the
-# cloud as stored; there are weights for 1,024 and for 8,192, no file says which.
-ORDER = "farthest"
-NUM_POINTS = 1024
-
 # Texts: one prompt, names as the data set spells them.  Their features are NOT
 # made unit length, so that their lengths count in the comparison.
 TEMPLATES = ("This is a {}",)
@@ -69,7 +60,8 @@ def table(size: Size) -> list[Row]:
 def preparation(size: Size) -> Preparation:
   """Says how the system takes a cloud."""
   del size
-  return Preparation(NUM_POINTS)
+  # There are weights for 1,024 and for 8,192 points; no file says which.
+  return Preparation(1024, order="farthest")
 
 
 def teacher(size: Size) -> str:

@@ -13,38 +13,29 @@ import numpy as np
 
 from mrd_jax.models.point_mlp import PointMLP
 from mrd_jax.zoo.cg3d import (
-  COLOUR,
-  NORMALISED,
-  NUM_POINTS,
-  ORDER,
   PUBLISHED,
   RAW_NAMES,
-  TEACHER,
   TEMPLATES,
   TEXTS_NORMALISED,
-  UP_AXIS,
+  preparation,
+  teacher,
 )
-from mrd_jax.zoo.system import Preparation
 from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, shapes
 
 __all__ = [
-  "COLOUR",
-  "NORMALISED",
-  "NUM_POINTS",
-  "ORDER",
+  "NAME",
   "PUBLISHED",
   "RAW_NAMES",
-  "TEACHER",
   "TEMPLATES",
   "TEXTS_NORMALISED",
-  "UP_AXIS",
   "Size",
   "infer",
   "is_unused",
   "make",
+  "preparation",
   "table",
+  "teacher",
 ]
-
 
 NAME = "CG3D's PointMLP"
 
@@ -111,18 +102,6 @@ def table(size: Size) -> list[Row]:
         for j in (1, 2):
           rows += layer(f"{block}.net{j}", f"{path}_{stage}_{i}/{j}")
   return rows + linear("projection", "projection", rank=3)
-
-
-def preparation(size: Size) -> Preparation:
-  """Says how the system takes a cloud."""
-  del size
-  return Preparation(NUM_POINTS)
-
-
-def teacher(size: Size) -> str:
-  """Names the embedding space, by its teacher."""
-  del size
-  return TEACHER
 
 
 def is_unused(key: str) -> bool:

@@ -20,12 +20,6 @@ from mrd_jax.zoo.tensors import Row
 
 NAME = "CLIP2Point"
 
-# Preparation.
-NUM_POINTS = 1024  # of ScanObjectNN's by farthest point sampling
-UP_AXIS = "y"  # of the z-up ModelNet40 (x, y, z) is read as (-y, z, -x)
-NORMALISED = True  # mean at the origin, farthest point at 1
-COLOUR = None  # none is seen
-ORDER = "stored"
 # Texts: "_" in names read as a space; those of OpenAI's ViT-B/32.
 TEMPLATES = ("image of a {}",)
 RAW_NAMES = False
@@ -158,6 +152,11 @@ class Size:
   views: int = 6
   prefix: str = ""
 
+  @property
+  def embed_dim(self) -> int:
+    """D, width of the tower's embedding space."""
+    return self.tower.embed_dim
+
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of a state dict; None if it is another system's."""
@@ -176,7 +175,8 @@ def table(size: Size) -> list[Row]:
 def preparation(size: Size) -> Preparation:
   """Says how the system takes a cloud."""
   del size
-  return Preparation(NUM_POINTS)
+  # Of the z-up ModelNet40 it reads (x, y, z) as (-y, z, -x).
+  return Preparation(1024)
 
 
 def teacher(size: Size) -> str:

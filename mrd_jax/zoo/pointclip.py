@@ -31,12 +31,6 @@ from mrd_jax.zoo.tensors import Row
 
 NAME = "PointCLIP"
 
-# Preparation.
-NUM_POINTS = 1024  # the first of a file
-UP_AXIS = "y"
-NORMALISED = False  # as stored, in the unit sphere
-COLOUR = None  # none is seen
-ORDER = "stored"
 # Texts: of the first version a template, "_" in names read as a space; of the
 # second a sentence a class, `read_prompts`.
 TEMPLATES = ("point cloud depth map of a {}.",)
@@ -206,6 +200,11 @@ class Size:
   version: int = 1
   view_weights: tuple[float, ...] = ()
 
+  @property
+  def embed_dim(self) -> int:
+    """D, width of the tower's embedding space."""
+    return self.tower.embed_dim
+
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of CLIP's state dict; None if it is another system's."""
@@ -224,7 +223,7 @@ def table(size: Size) -> list[Row]:
 def preparation(size: Size) -> Preparation:
   """Says how the system takes a cloud."""
   del size
-  return Preparation(NUM_POINTS, normalized=False)
+  return Preparation(1024, normalized=False)  # as stored, in the unit sphere
 
 
 def teacher(size: Size) -> str:

@@ -31,15 +31,6 @@ from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
 
 NAME = "ReCon"
 
-# Preparation.
-UP_AXIS = "y"
-NORMALISED = True  # but ScanObjectNN, which is taken as stored
-COLOUR = None  # it sees none
-# ModelNet40: the 1,200 farthest of 8,192 points, and of these 1,024 at random;
-# ScanObjectNN: its 2,048, by farthest point sampling.
-ORDER = "farthest"
-NUM_POINTS = 1024
-
 # Texts: 20 prefixes ("", "A ", "A model of ", ...) x 3 endings (".", " with
 # white background.", " with black context."), names as the data set spells
 # them ("toile" in ScanObjectNN); the features are summed as they are.
@@ -152,7 +143,9 @@ def table(size: Size) -> list[Row]:
 def preparation(size: Size) -> Preparation:
   """Says how the system takes a cloud."""
   del size
-  return Preparation(NUM_POINTS)
+  # Of ModelNet40 1,024 at random of the 1,200 farthest of 8,192 points; of
+  # ScanObjectNN its 2,048, not normalised.
+  return Preparation(1024, order="farthest")
 
 
 def teacher(size: Size) -> str:

@@ -17,13 +17,6 @@ from mrd_jax.zoo.tensors import Row, shapes
 
 NAME = "ULIP"
 
-# Preparation.
-UP_AXIS = "y"
-NORMALISED = True  # but ULIP-2's ModelNet40 file, which is taken as stored
-COLOUR = 0.4  # of a cloud without colours; ULIP-1 sees none
-ORDER = "stored"  # sampling starts at the first point
-NUM_POINTS = {3: 8192, 6: 10_000}  # by channels
-
 # Texts: ULIP's 64 templates, key "modelnet40_64" of its templates.json, names
 # as the data set spells them; normalised, averaged, normalised.
 TEMPLATES = "modelnet40_64"
@@ -83,7 +76,9 @@ def table(size: Size) -> list[Row]:
 
 def preparation(size: Size) -> Preparation:
   """Says how the system takes a cloud."""
-  return Preparation(NUM_POINTS[size.channels])
+  # As stored: sampling starts at the first point.  ULIP-2's ModelNet40 file is
+  # not normalised again; ULIP-1 sees no colours.
+  return Preparation(8192 if size.channels == 3 else 10_000)
 
 
 def teacher(size: Size) -> str:

@@ -29,13 +29,6 @@ from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
 
 NAME = "Uni3D"
 
-# Preparation.
-UP_AXIS = "y"
-NORMALISED = True
-COLOUR = 0.4  # of ScanObjectNN; ModelNet40's file has 100 / 255
-ORDER = "stored"  # sampling starts at the first point
-NUM_POINTS = 10_000  # ScanObjectNN's 2,048 as stored
-
 # Texts: ULIP's 64 templates, key "modelnet40_64" of its templates.json, names
 # as the data set spells them; normalised, averaged, normalised.
 TEMPLATES = "modelnet40_64"
@@ -192,7 +185,9 @@ def _block_rows(size: Size, key: str, path: str) -> list[Row]:
 def preparation(size: Size) -> Preparation:
   """Says how the system takes a cloud."""
   del size
-  return Preparation(NUM_POINTS)
+  # As stored: sampling starts at the first point.  Without colours ScanObjectNN
+  # has .4; ModelNet40's file has 100 / 255.
+  return Preparation(10_000)
 
 
 def teacher(size: Size) -> str:
