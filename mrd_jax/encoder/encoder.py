@@ -162,6 +162,11 @@ class Encoder:
           points[i, : num_points[i]] = clouds[row]
         found = _embed(self.model, self.variables, points, num_points)
         embeddings[part] = np.asarray(found)[: len(part)]
+    for row, embedding in enumerate(embeddings):
+      if not np.isfinite(embedding).all():  # SparseConv's, beyond its voxels
+        raise BadInput(
+          f"points[{row}] is too wide to be embedded; centre and scale it"
+        )
     return embeddings
 
   def save_pretrained(

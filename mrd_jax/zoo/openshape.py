@@ -93,7 +93,7 @@ PUBLISHED = {
 
 # Other scales of OpenShape's code (src/models/ppat.py: 2, 3, 5, 6), then our
 # sizes, two of which are its scales 1 and 4; whatever the projection.
-_SCALES = {
+_SCALES: dict[tuple[int | None, ...], Grouping] = {
   (512, 6, 8, 1024, 128): Grouping(64, 0.4, 256),
   (512, 12, 8, 1024, 128): Grouping(128, 0.35, 128),
   (768, 12, 12, 2304, 256): Grouping(512, 0.2, 64),

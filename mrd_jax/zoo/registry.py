@@ -116,7 +116,8 @@ def build_size(hint: Any, value: Any, name: str) -> Any:
     value = float(value)
   if type(value) is not hint:
     raise BadInput(f"{name} is {value!r}, must be of type {hint.__name__}")
-  if hint in (int, float) and not 0 < value <= _LARGEST:
+  number: Any = value
+  if hint in (int, float) and not 0 < number <= _LARGEST:
     raise BadInput(f"{name} is {value}, must be between 0 and {_LARGEST:,}")
   return value
 

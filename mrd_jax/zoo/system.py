@@ -33,16 +33,20 @@ class Preparation(NamedTuple):
 
 
 class System(Protocol):
-  """A file of `zoo/`: what it has to have.
+  """A file of `zoo/`: what it has to have."""
 
-  Attributes:
-    Size: The architecture, a frozen dataclass with `embed_dim`; what no file
-      says has a default.
-    NAME: What it is called.
-  """
+  @property
+  def NAME(self) -> str:
+    """Names the system, for messages."""
+    ...
 
-  Size: Any
-  NAME: str
+  @property
+  def Size(self) -> Any:
+    """Gives the architecture, a frozen dataclass with `embed_dim`.
+
+    What no file says has a default.
+    """
+    ...
 
   def infer(self, state: Mapping[str, np.ndarray], /) -> Any | None:
     """Reads the size of a state dict; None if it is another system's."""

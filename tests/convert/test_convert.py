@@ -249,7 +249,7 @@ def test_the_sidecar_wins_over_the_table(tmp_path, suffix):
   assert encoders.load_published(out).config == encoder.config
   (tmp_path / "t.json").unlink()
   found = encoders.load_published(out).config
-  assert found.architecture == SIZES["t"]
+  assert found.architecture.size == SIZES["t"]
   assert (found.data, found.up_axis, found.step) == (None, "z", 7)
   assert found.logit_scale == (2.5 if suffix == ".pt" else None)
 
@@ -317,7 +317,7 @@ def test_torch_models(unknown):
   assert_same_state(
     dict(model.named_parameters()), dict(ours.named_parameters())
   )
-  with pytest.raises(BadInput, match=r"model\.pt: .* embed_dim 9"):
+  with pytest.raises(BadInput, match=r"model\.pt: proj.* must be \(9"):
     bridge.read_torch_model(path, make_config(embed_dim=9))
   torch.save(state | {"proj.bias": torch.full((10,), torch.nan)}, path)
   with pytest.raises(BadInput, match=r"model\.pt: proj\.bias holds NaN"):

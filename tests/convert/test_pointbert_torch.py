@@ -16,13 +16,12 @@ import numpy as np
 from converting import assert_same_state
 from safetensors.torch import save_file
 
-from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.convert import pointbert_modules, pointbert_torch
 from mrd_jax.convert.pointbert_torch import build, load, prepare, shuffled
+from mrd_jax.zoo.openshape import Size
 
 CONFIG = {
-  "architecture": vars(PointBERTSize(64, 2, 2, 32, 8, 6, 0.5, 4)),
-  "embed_dim": 5,
+  "architecture": vars(Size(64, 2, 2, 32, 8, 6, 0.5, 4, embed_dim=5)),
   "up_axis": "z",
   "num_points": 40,
   "colour_fill": 0.4,
@@ -58,7 +57,8 @@ def write(folder, config=CONFIG):
 
 @pytest.mark.parametrize("embed_dim", [5, None])
 def test_load_is_bitwise(tmp_path, embed_dim):
-  config = CONFIG | {"embed_dim": embed_dim}
+  size = CONFIG["architecture"] | {"embed_dim": embed_dim}
+  config = CONFIG | {"architecture": size}
   state = write(tmp_path, config)
   model = load(tmp_path / "model.safetensors")
   assert_same_state(model.state_dict(), state)
@@ -160,7 +160,8 @@ def test_weights_that_do_not_fit(tmp_path):
   write(tmp_path)
   path = tmp_path / "model.safetensors"
   with pytest.raises(ValueError, match=r"(?s)does not fit config.*proj.weight"):
-    load(path, CONFIG | {"embed_dim": None})
+    size = CONFIG["architecture"] | {"embed_dim": None}
+    load(path, CONFIG | {"architecture": size})
 
 
 @pytest.mark.parametrize(

@@ -318,10 +318,11 @@ def test_the_export_prepares_alike(up, up_axis):
   from mrd_jax.convert import pointbert_torch
 
   config = {"num_points": 200, "up_axis": up_axis, "colour_fill": 0.3}
+  rules = Preparation(**config, order="shuffled")
   points = 30 * cloud(400) - 7
   points[:, 3:] = np.linspace(-0.009, 1.009, 1200).reshape(400, 3)
   for given in (points, points[:, :3], points[:99]):
     for normalize in (True, False):
       found = pointbert_torch.prepare(given, config, up, normalize).numpy()
-      expected = prepare_cloud(given, **config, up=up, normalize=normalize)
+      expected = prepare_cloud(given, rules, up=up, normalize=normalize)
       np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7)

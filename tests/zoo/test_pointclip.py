@@ -177,6 +177,7 @@ def test_a_file_with_a_tensor_of_another_shape_is_refused():
     )
 
 
+@pytest.mark.slow
 def test_a_teachers_tower_serves():
   tower = TowerSize(48, 2, 3, 64, "gelu", 1e-5)
   clip_size = CLIPSize(24, tower, 32, 8, tower, 50, 77, None)

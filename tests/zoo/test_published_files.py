@@ -37,8 +37,8 @@ def relative_error(found, expected) -> float:
 @pytest.mark.parametrize(
   ("name", "system", "flags"),
   [
-    ("uni3d-ti", "uni3d", ("--groups", "64", "--group-size", "32")),
-    ("ulip1", "ulip", ("--groups", "64", "--group-size", "32")),
+    ("uni3d-ti", "uni3d", ("--groups", "32", "--group-size", "16")),
+    ("ulip1", "ulip", ("--groups", "32", "--group-size", "16")),
   ],
 )
 def test_a_file_becomes_a_folder_that_embeds_as_its_authors_code(

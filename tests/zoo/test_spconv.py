@@ -137,6 +137,7 @@ def test_other_sizes_are_read_from_the_shapes():
     )
 
 
+@pytest.mark.slow
 def test_padding_batch_and_order_change_nothing():
   first = with_colours(cloud("chair", 256))
   second = with_colours(cloud("blob", 200))
@@ -150,6 +151,7 @@ def test_padding_batch_and_order_change_nothing():
   assert error(reverse, alone) < 2e-6
 
 
+@pytest.mark.slow
 def test_scattered_voxels_do_not_overflow():
   """Each voxel is alone at every stride, as if it were its cloud's only one.
 
@@ -189,6 +191,7 @@ def test_what_is_too_wide_is_refused_alone():
     )
 
 
+@pytest.mark.slow
 def test_it_computes_in_half_precision():
   points = with_colours(cloud("torus", 256))[None]
   size = dataclasses.replace(spconv.SIZES["MinkResNet11"], voxel_size=VOXEL)
