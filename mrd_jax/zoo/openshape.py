@@ -93,7 +93,7 @@ PUBLISHED = {
 
 # Other scales of OpenShape's code (src/models/ppat.py: 2, 3, 5, 6), then our
 # sizes, two of which are its scales 1 and 4; whatever the projection.
-_SCALES: dict[tuple[int | None, ...], Grouping] = {
+_SCALES = {
   (512, 6, 8, 1024, 128): Grouping(64, 0.4, 256),
   (512, 12, 8, 1024, 128): Grouping(128, 0.35, 128),
   (768, 12, 12, 2304, 256): Grouping(512, 0.2, 64),
@@ -108,30 +108,23 @@ _SCALES: dict[tuple[int | None, ...], Grouping] = {
 
 def published(size: Size) -> Published | None:
   """Finds what is published of an encoder of these shapes."""
-  return PUBLISHED.get(_shapes(size))
+  return PUBLISHED.get((*_shapes(size), size.embed_dim))
 
 
 def known_grouping(size: Size) -> Grouping | None:
   """Finds how an encoder of these shapes groups points, if it is known."""
   found = published(size)
-  return found.grouping if found else _SCALES.get(_shapes(size)[:5])
+  return found.grouping if found else _SCALES.get(_shapes(size))
 
 
 def describe(size: Size) -> str:
   """Says what the tensors of an encoder tell of it."""
-  names = ("width", "depth", "heads", "mlp_dim", "sa_dim", "embed_dim")
-  return str(dict(zip(names, _shapes(size), strict=True)))
+  unsaid = Grouping._fields
+  return str({k: v for k, v in vars(size).items() if k not in unsaid})
 
 
-def _shapes(size: Size) -> tuple[int | None, ...]:
-  return (
-    size.width,
-    size.depth,
-    size.heads,
-    size.mlp_dim,
-    size.sa_dim,
-    size.embed_dim,
-  )
+def _shapes(size: Size) -> tuple[int, int, int, int, int]:
+  return size.width, size.depth, size.heads, size.mlp_dim, size.sa_dim
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
