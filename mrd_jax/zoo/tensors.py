@@ -122,7 +122,8 @@ def to_tree(
     rows: The table.
     state: Arrays by the published keys, or tensors of a file, which are read
       one after the other.
-    name: The file, if a tensor that is not finite is to be refused.
+    name: The file, of whose tensors float32 is made and those that are not
+      finite are refused; "" keeps numbers as they are.
 
   Raises:
     BadInput: naming the file and the tensor, if one is not finite.
@@ -133,7 +134,8 @@ def to_tree(
   tree: dict = {}
   for row in present:
     value = np.asarray(state[row.key])
-    dtype = np.float32 if value.dtype.kind == "f" else value.dtype
+    of_file = name and value.dtype.kind == "f"
+    dtype = np.float32 if of_file else value.dtype
     if row.rank:
       value = value.reshape(value.shape[:2]).T
     elif row.conv:

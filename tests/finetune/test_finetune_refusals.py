@@ -71,7 +71,7 @@ def test_splits_that_do_not_fit_are_refused(
   ("checkpoint", "message"),
   [
     ("nowhere", "nowhere holds no run and no model"),
-    ("notes.pt", "neither a folder nor a .safetensors file"),
+    ("notes.pt", "cannot be read as a PyTorch file"),
   ],
 )
 def test_checkpoints_that_are_no_encoder_are_refused(
