@@ -82,8 +82,7 @@ def _read_torch_file(path: Path) -> None:
 
   state, scale = published.read_state(path)
   assert scale is None or np.isfinite(scale)
-  assert all(isinstance(x, np.ndarray) for x in state.values())
-  assert all(x.dtype.kind in "biuf" for x in state.values())
+  assert all(np.asarray(x).dtype.kind in "biuf" for x in state.values())
 
 
 def _published_file(path: Path, new: bool) -> None:
