@@ -3,7 +3,9 @@
 A section of a config is a frozen dataclass.  Each of its fields is made by
 `field`, which says its default, its range, why it is there, and whether it may
 change when a run goes on.  The type hint says the rest: bool, int, float, str,
-`tuple[str, ...]`, a dict, a `Literal` of choices, another section; or None too.
+`tuple[str, ...]`, a dict, a `Literal` of choices, another section, one of
+several; or None too.  Numbers of a plain dataclass, which declares nothing, are
+positive.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ import ml_collections
 from mrd_jax.errors import BadInput
 
 SHARE = (0, 1 - 1e-9)  # of what must stay below the whole
+_UNDECLARED = {int: (1, 2**24), float: (1e-9, 2**24)}
 
 
 def field(
@@ -59,7 +62,13 @@ class Declared(NamedTuple):
 
   @property
   def is_section(self) -> bool:
-    return dataclasses.is_dataclass(self.hint)
+    return bool(self.sections)
+
+  @property
+  def sections(self) -> tuple[Any, ...]:
+    """Lists the sections that it may be; none of a value."""
+    hints = typing.get_args(self.hint) or (self.hint,)
+    return tuple(filter(dataclasses.is_dataclass, hints))
 
   @property
   def values(self) -> str:
@@ -67,7 +76,8 @@ class Declared(NamedTuple):
     if typing.get_origin(self.hint) is Literal:
       return " or ".join(map(repr, typing.get_args(self.hint)))
     if typing.get_origin(self.hint) is tuple:
-      return "tuple of strings"
+      kind = typing.get_args(self.hint)[0].__name__
+      return f"tuple of {'string' if kind == 'str' else kind}s"
     if self.between is None:
       return self.hint.__name__
     low, high = self.between
@@ -86,7 +96,9 @@ def declared(section: type) -> tuple[Declared, ...]:
       for base in section.__mro__
       if item.name in getattr(base, "__dataclass_fields__", ())
     )
-    declaration = next(filter(None, declarations))
+    between = _UNDECLARED.get(hints[item.name])
+    undeclared = {"why": "", "between": between, "may_change": False}
+    declaration = next(filter(None, declarations), undeclared)
     fields.append(
       Declared(item.name, hints[item.name], item.default, **declaration)
     )
@@ -149,12 +161,21 @@ def build(section: type, values: Any, name: str) -> Any:
     )
   return section(
     **{
-      key: build(fields[key].hint, value, f"{name}.{key}")
+      key: build(_section(fields[key], value), value, f"{name}.{key}")
       if fields[key].is_section
       else value
       for key, value in values.items()
     }
   )
+
+
+def _section(item: Declared, values: Any) -> Any:
+  """Chooses the section that has these fields, else the first."""
+  for section in item.sections:
+    names = {field.name for field in dataclasses.fields(section)}
+    if isinstance(values, dict) and values.keys() == names:
+      return section
+  return item.sections[0]
 
 
 def check(section: Any, name: str) -> None:
@@ -176,7 +197,7 @@ def check(section: Any, name: str) -> None:
     path = f"{name}.{item.name}" if name else item.name
     if not item.is_section:
       object.__setattr__(section, item.name, _checked(item, value, path))
-    elif isinstance(value, item.hint):
+    elif isinstance(value, item.sections):
       check(value, path)
     else:
       raise BadInput(f"{path} must be a section of fields, it is {value!r}")
@@ -197,11 +218,13 @@ def _checked(item: Declared, value: Any, name: str) -> Any:
       )
     return value
   if typing.get_origin(item.hint) is tuple:
+    kind = typing.get_args(item.hint)[0]
     if not isinstance(value, (list, tuple)) or not all(
-      isinstance(part, str) for part in value
+      isinstance(part, kind) for part in value
     ):
-      raise BadInput(f"{name} is {value!r}, must be a tuple of strings")
-    return tuple(value)
+      raise BadInput(f"{name} is {value!r}, must be a {item.values}")
+    part = item._replace(hint=kind, between=_UNDECLARED.get(kind))
+    return tuple(_checked(part, x, name) for x in value)
   if item.hint is float and type(value) is int:
     value = float(value)
   kind = typing.get_origin(item.hint) or item.hint  # dict[str, Any] is a dict

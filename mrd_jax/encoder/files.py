@@ -15,12 +15,12 @@ import safetensors
 import safetensors.numpy
 
 from mrd_jax.checkpoint.read import load_on_one_device
-from mrd_jax.config.fields import check, field
+from mrd_jax.config.fields import build, check, field
 from mrd_jax.config.pretraining import Config, UpAxis
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import read_json, replacing, write_json
 from mrd_jax.zoo import openshape, tensors
-from mrd_jax.zoo.registry import SYSTEMS, build_size
+from mrd_jax.zoo.registry import SYSTEMS
 from mrd_jax.zoo.system import Order, Preparation
 
 WEIGHTS_FILE = "model.safetensors"
@@ -72,8 +72,7 @@ class EncoderConfig:
     size: Any = SYSTEMS[self.system].Size
     if not isinstance(self.architecture, size):
       raise BadInput(f"architecture must be a {size.__module__}.Size")
-    if self.system == "pointbert":  # its fields are declared
-      check(self.architecture, "architecture")
+    check(self.architecture, "architecture")
 
   @property
   def preparation(self) -> Preparation:
@@ -311,14 +310,18 @@ def read_sidecar(path: Path) -> EncoderConfig:
     raise BadInput(
       f"{path}: system is {system!r}, must be one of {', '.join(SYSTEMS)}"
     )
-  values["architecture"] = build_size(
-    SYSTEMS[system].Size, values.get("architecture"), f"{path}: architecture"
-  )
+  section, size = SYSTEMS[system].Size, values.get("architecture")
+  sizes = {field.name for field in dataclasses.fields(section)}
+  if not isinstance(size, dict) or size.keys() != sizes:
+    raise BadInput(
+      f"{path}: architecture must have the fields {', '.join(sorted(sizes))}"
+    )
   fields = dataclasses.fields(EncoderConfig)
   for known in fields:
     if known.name not in values and known.default is MISSING:
       raise BadInput(f"{path} lacks the field {known.name}")
   try:
+    values["architecture"] = build(section, size, "architecture")
     return EncoderConfig(
       **{f.name: values[f.name] for f in fields if f.name in values}
     )

@@ -53,11 +53,12 @@ def read(path: Path, **given) -> tuple[EncoderConfig, Any]:
   config = dataclasses.replace(
     config,
     architecture=dataclasses.replace(config.architecture, **of_size),
-    step=openshape.num_batches_tracked(state) or config.step,
     logit_scale=config.logit_scale if logit_scale is None else logit_scale,
     **of_config,
   )
-  return config, files.to_variables(config, state, str(path))
+  variables = files.to_variables(config, state, str(path))
+  step = openshape.num_batches_tracked(state) or config.step
+  return dataclasses.replace(config, step=step), variables
 
 
 def read_state(path: Path) -> tuple[Mapping[str, Any], float | None]:

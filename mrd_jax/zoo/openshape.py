@@ -240,5 +240,4 @@ def to_state_dict(variables: Any, *, num_batches_tracked: int) -> State:
 
 def num_batches_tracked(state: Mapping[str, np.ndarray]) -> int:
   """Reads how many steps BatchNorm counted; 0 where it is not said."""
-  counted = np.asarray(state.get(_COUNTERS[0], 0))
-  return int(counted) if counted.ndim == 0 and np.isfinite(counted) else 0
+  return int(np.asarray(state.get(_COUNTERS[0], 0)))

@@ -1,10 +1,7 @@
 """Lists the systems, and finds the one that a file is of."""
 
-import dataclasses
-import types
-import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +35,6 @@ SYSTEMS: dict[str, System] = {
   "clip2point": clip2point,
   "pointclip": pointclip,
 }
-_LARGEST = 2**24
 
 
 def identify(state: Mapping[str, np.ndarray], name: str) -> tuple[str, Any]:
@@ -62,65 +58,3 @@ def identify(state: Mapping[str, np.ndarray], name: str) -> tuple[str, Any]:
   raise BadInput(
     f"{name} is of no system that is known ({known}); it holds {few(state)}"
   )
-
-
-def build_size(hint: Any, value: Any, name: str) -> Any:
-  """Makes a `Size` of what its `dataclasses.asdict` has become in JSON.
-
-  Args:
-    hint: The class, or the type of one of its fields.
-    value: What stands there.
-    name: Of it, for messages.
-
-  Raises:
-    BadInput: naming the field that is missing, unknown or of another type.
-  """
-  if isinstance(hint, types.UnionType):
-    sections = [x for x in typing.get_args(hint) if dataclasses.is_dataclass(x)]
-    if not sections:
-      if value is None:
-        return None
-      return build_size(typing.get_args(hint)[0], value, name)
-    # Of several sections, that with these fields.
-    hint = next(
-      (
-        section
-        for section in sections
-        if isinstance(value, dict) and value.keys() == _hints(section).keys()
-      ),
-      sections[0],
-    )
-  if dataclasses.is_dataclass(hint):
-    hints = _hints(hint)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
-      raise BadInput(f"{name} must have the fields {', '.join(sorted(hints))}")
-    made: Any = hint
-    return made(
-      **{
-        key: build_size(hints[key], part, f"{name}.{key}")
-        for key, part in value.items()
-      }
-    )
-  if typing.get_origin(hint) is Literal:
-    choices = typing.get_args(hint)
-    if value in choices:
-      return value
-    words = ", ".join(map(repr, choices))
-    raise BadInput(f"{name} is {value!r}, must be one of {words}")
-  if typing.get_origin(hint) is tuple:
-    if not isinstance(value, list | tuple):
-      raise BadInput(f"{name} is {value!r}, must be a list")
-    part = typing.get_args(hint)[0]
-    return tuple(build_size(part, x, f"{name}[]") for x in value)
-  if hint is float and type(value) is int:
-    value = float(value)
-  if type(value) is not hint:
-    raise BadInput(f"{name} is {value!r}, must be of type {hint.__name__}")
-  number: Any = value
-  if hint in (int, float) and not 0 < number <= _LARGEST:
-    raise BadInput(f"{name} is {value}, must be between 0 and {_LARGEST:,}")
-  return value
-
-
-def _hints(section: Any) -> dict[str, Any]:
-  return typing.get_type_hints(section)

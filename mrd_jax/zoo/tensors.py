@@ -103,11 +103,15 @@ def to_variables(
   for keys, problem in ((missing, "lacks"), (unknown, "also holds")):
     if keys:
       raise BadInput(f"{name} {problem} {few(keys)}")
-  for key, shape in expected.items():
+  counters = [key for key in state if key.endswith("num_batches_tracked")]
+  for key, shape in (expected | dict.fromkeys(counters, ())).items():
     if state[key].shape != shape:
       raise BadInput(
         f"{name}: {key} has shape {state[key].shape}, must be {shape}"
       )
+  for key in counters:
+    if not np.isfinite(np.asarray(state[key])):
+      raise BadInput(f"{name}: {key} holds NaN or infinite values")
   return to_tree(rows, state, name)
 
 

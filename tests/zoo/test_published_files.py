@@ -1,5 +1,6 @@
 """Files of published systems become encoders that are used as any other."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import zoo_b_weights
 import zoo_weights
 
 from mrd_jax import load_encoder
+from mrd_jax.config.fields import build, check
 from mrd_jax.convert.__main__ import main
+from mrd_jax.encoder import published
 from mrd_jax.encoder.encoder import fingerprint
 from mrd_jax.errors import BadInput
+from mrd_jax.models.clip import ImageTowerSize, TowerSize
+from mrd_jax.models.clip_resnet import ResNetSize
+from mrd_jax.zoo import pointclip, spconv
 from mrd_jax.zoo.registry import SYSTEMS, identify
 
 CASES = Path(__file__).parent / "cases"
@@ -83,3 +89,35 @@ def test_what_a_system_does_not_have_is_refused(tmp_path):
   assert load_encoder(file, groups=9).config.architecture.groups == 9
   with pytest.raises(BadInput, match="which alone leaves groups open"):
     load_encoder(tmp_path, groups=9)
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({"groups": 0}, "architecture.groups is 0, must be between 1 and"),
+    (
+      {"group_size": 1.5},
+      "architecture.group_size is 1.5, must be of type int",
+    ),
+  ],
+)
+def test_what_is_given_is_checked(tmp_path, given, message):
+  file = tmp_path / "model.safetensors"
+  safetensors.numpy.save_file(weights_of("ulip1"), file)
+  with pytest.raises(BadInput, match=message):
+    published.read(file, **given)
+
+
+def test_every_size_comes_back_from_json():
+  """A view system's tower is one of two kinds."""
+  tower = ImageTowerSize(24, TowerSize(48, 2, 3, 64, "gelu", 1e-5), 32, 8)
+  resnet = ResNetSize(32, 16, (1, 1, 1, 1), 64)
+  for size in (
+    pointclip.Size(tower, 2, (0.25, 1.0)),
+    pointclip.Size(resnet),
+    spconv.SIZES["MinkResNet"],
+  ):
+    values = json.loads(json.dumps(dataclasses.asdict(size)))
+    made = build(type(size), values, "architecture")
+    check(made, "architecture")
+    assert made == size
