@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from mrd_jax.config.finetuning import AugmentConfig
 from mrd_jax.data.examples import Batch, normalize_cloud
 from mrd_jax.data.records import XYZ_LEVELS
 from mrd_jax.keys import named
 from mrd_jax.models.point_ops import sample_clouds
+from mrd_jax.parallel import sharding
 
 
 class Clouds(NamedTuple):
@@ -92,13 +93,9 @@ class Drawer(NamedTuple):
       grey_BP3 = jnp.full_like(xyz_BP3, self.colour_fill)
       return Clouds(jnp.concatenate([xyz_BP3, grey_BP3], axis=-1), n_B)
 
-    # As in `point_ops`: each device draws what it holds.
-    spec = PartitionSpec(*self.batch_sharding.spec[:1])
-    local = jax.shard_map(
-      local, mesh=self.batch_sharding.mesh, in_specs=spec, out_specs=spec
-    )
+    draw = sharding.on_own_share(local, self.batch_sharding)
     with jax.named_scope("input"):
-      return local(batch.xyz, batch.num_points, keys_B)
+      return draw(batch.xyz, batch.num_points, keys_B)
 
 
 _fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from mrd_jax.models.point_ops import farthest_point_sample
+from mrd_jax.parallel import sharding
 
 # Clouds that are queried at a time: bounds the memory to 8 G N distances.
 _CLOUDS = 8
@@ -158,10 +159,6 @@ def group_points(
       batch_size=min(_CLOUDS, len(points_BN6)),
     )
 
-  if batch_sharding is not None:
-    spec = PartitionSpec(*batch_sharding.spec[:1])
-    local = jax.shard_map(
-      local, mesh=batch_sharding.mesh, in_specs=(spec, spec), out_specs=spec
-    )
+  group = sharding.on_own_share(local, batch_sharding)
   with jax.named_scope("tokenizer"):
-    return jax.lax.stop_gradient(local(points_BN6, num_points_B))
+    return jax.lax.stop_gradient(group(points_BN6, num_points_B))

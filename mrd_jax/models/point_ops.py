@@ -16,11 +16,11 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from mrd_jax.config.shared import Form
 from mrd_jax.models import sampling_kernel
-from mrd_jax.parallel import devices
+from mrd_jax.parallel import devices, sharding
 
 _WORD = 32  # consecutive points: their membership in a ball is one integer
 
@@ -319,10 +319,6 @@ def group_points(
       batch_size=min(query_chunk, len(points_BN6)),
     )
 
-  if batch_sharding is not None:
-    spec = PartitionSpec(*batch_sharding.spec[:1])
-    local = jax.shard_map(
-      local, mesh=batch_sharding.mesh, in_specs=(spec, spec), out_specs=spec
-    )
+  group = sharding.on_own_share(local, batch_sharding)
   with jax.named_scope("tokenizer"):
-    return jax.lax.stop_gradient(local(points_BN6, num_points_B))
+    return jax.lax.stop_gradient(group(points_BN6, num_points_B))

@@ -6,7 +6,7 @@ along its longest divisible axis, and is whole on every device when that axis
 has size one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -45,6 +45,24 @@ def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Lays the first axis over all devices."""
   return NamedSharding(mesh, P(BATCH))
+
+
+def on_own_share(
+  function: Callable[..., Any], layout: NamedSharding | None
+) -> Callable[..., Any]:
+  """Lets every device compute a function of its own share of a batch.
+
+  Args:
+    function: Of arrays (B, ...), to a tree of such arrays; nothing in it looks
+      at another sample.
+    layout: Of the batch over devices; None is one device.
+  """
+  if layout is None:
+    return function
+  spec = P(*layout.spec[:1])
+  return jax.shard_map(
+    function, mesh=layout.mesh, in_specs=spec, out_specs=spec
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
