@@ -7,7 +7,7 @@
    numbers a row and a column (`_tile`).  `jax.checkpoint` forgets the tile and
    computes it again in the backward pass: only those numbers are kept.
 3. The numbers of all tiles of a row (or column) make the terms
-   (`_log_likelihood`, `_jeffrey`, `_mean_squared_error`).
+   (`tile_sums.py`).
 
 All else, the gradient's way back through the collectives included, is
 autodiff's.  Letters: B samples of the batch, N of a device or tile, (A, S) a
@@ -15,7 +15,6 @@ tile, R tiles side by side (or, by column, one below the other).
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mrd_jax.config.pretraining import LossConfig
-from mrd_jax.losses import ranking, relations
+from mrd_jax.losses import ranking, relations, tile_sums
 from mrd_jax.losses.terms import CONTRASTS, Term, relation_terms
 from mrd_jax.parallel.sharding import BATCH
 
@@ -48,30 +47,6 @@ class Samples(NamedTuple):
   number: jax.Array
   has_text: jax.Array
   draws: dict[str, jax.Array]
-
-
-class Part(NamedTuple):
-  """What is kept of a softmax over a tile; its sum is exp(top + log_sum).
-
-  A softmax over many tiles needs one shift for all of them, the largest logit
-  of the row, which no tile knows.  So each tile shifts by its own largest
-  logit and leaves both numbers; once all tiles are there, the largest of their
-  tops is the row's, and exp(top - largest + log_sum) is a tile's share of the
-  row's sum.  Nothing overflows, and no precision is lost to a large common
-  shift, as it would be in top + log_sum.  The value does not depend on the
-  shift, so to the gradient it is a constant.
-
-  Attributes:
-    top: (..., N) the largest logit, without its gradient.
-    log_sum: (..., N) logarithm of the sum of exp(logit - top).
-  """
-
-  top: jax.Array
-  log_sum: jax.Array
-
-  def centred(self) -> jax.Array:
-    """Takes the largest of all tops from the logarithms of the sums: (R, N)."""
-    return self.top - self.top.max(axis=0) + self.log_sum
 
 
 def tiled_terms(
@@ -109,8 +84,8 @@ def tiled_terms(
     valid_B = has_text_B if name == "text" else jnp.ones_like(has_text_B)
     count = jnp.maximum(valid_B.sum(), 1).astype(scales["contrast"].dtype)
     *row_softmax, best_other_RB = by_row[name]
-    log_likelihood_B = _log_likelihood(*row_softmax)
-    log_likelihood_B += _log_likelihood(*by_column[name])
+    log_likelihood_B = tile_sums.log_likelihood(*row_softmax)
+    log_likelihood_B += tile_sums.log_likelihood(*by_column[name])
     found[f"contrast/{name}"] = (
       -jnp.sum(jnp.where(valid_B, log_likelihood_B, 0)) / 2 / count
     )
@@ -123,12 +98,14 @@ def tiled_terms(
     pairs = jnp.maximum(pairs_B.sum(), 1)
     if config.representation == "similarity":
       p, q, within_RB, tilt_RB = sums
-      value = _jeffrey(p, q, within_RB, tilt_RB) / jnp.maximum(
+      value = tile_sums.jeffrey(p, q, within_RB, tilt_RB) / jnp.maximum(
         (pairs_B > 0).sum(), 1
       )
     elif config.representation == "euclidean":
       normalized = config.normalize_intra or not term.intra
-      value = _mean_squared_error(pairs_RB, sums, normalized=normalized)
+      value = tile_sums.mean_squared_error(
+        pairs_RB, sums, normalized=normalized
+      )
     else:
       value = sums[0].sum() / pairs
     found[f"relation/{term.name}"] = value
@@ -231,7 +208,7 @@ def _tile(
   @functools.cache
   def row_softmax(pair: str, needs_text: bool, diagonal: bool, scale: str):
     mask_AS = mask(needs_text, diagonal)
-    return _log_softmax(
+    return tile_sums.log_softmax(
       relations.masked_logits(product(pair), mask_AS, constants[scale]), axis=1
     )
 
@@ -243,7 +220,7 @@ def _tile(
     )
     own_logits_AS = jnp.where(own_AS & mask_AS, logits_AS, 0)
     for axis, found in ((1, by_row), (0, by_column)):
-      _, part = _log_softmax(logits_AS, axis)
+      _, part = tile_sums.log_softmax(logits_AS, axis)
       found[name] = part, own_logits_AS.sum(axis)
     others_AS = jnp.where(own_AS, -jnp.inf, jax.lax.stop_gradient(logits_AS))
     by_row[name] += (others_AS.max(axis=1),)
@@ -284,79 +261,6 @@ def _tile(
       sums = (sum_A,)
     by_row[term.name] = pairs_A, *sums
   return by_row, by_column
-
-
-def _log_softmax(logits_AS: jax.Array, axis: int) -> tuple[jax.Array, Part]:
-  """Takes the log softmax within a tile, and what to keep of it."""
-  top = jax.lax.stop_gradient(logits_AS.max(axis, keepdims=True))
-  centred_AS = logits_AS - top
-  log_sum = jnp.log(jnp.exp(centred_AS).sum(axis, keepdims=True))
-  return centred_AS - log_sum, Part(top.squeeze(axis), log_sum.squeeze(axis))
-
-
-def _log_likelihood(part: Part, own_RN: jax.Array) -> jax.Array:
-  """The logarithm of the softmax at each sample's own pair, Eq. 1: (N,)."""
-  own_N = own_RN.sum(axis=0)  # it is in one of the tiles
-  log_sum_N = jax.nn.logsumexp(part.centred(), axis=0)
-  return own_N - part.top.max(axis=0) - log_sum_N
-
-
-def _jeffrey(
-  p: Part, q: Part, within_RB: jax.Array, tilt_RB: jax.Array
-) -> jax.Array:
-  """Eq. 11 summed over the rows: KL(p || q) + KL(q || p).
-
-  By the chain rule, with P_r and Q_r the shares of tile r in the row's two
-  softmaxes, and p_r and q_r the softmaxes within the tile,
-
-    KL(p || q) = sum_r P_r (log P_r - log Q_r + KL(p_r || q_r)),
-
-  and the same with p and q exchanged.  A tile has left within = KL(p_r || q_r)
-  + KL(q_r || p_r) and tilt = KL(p_r || q_r) - KL(q_r || p_r), which are sums of
-  (p_r - q_r) and of (p_r + q_r) times log p_r - log q_r.  Like that, no large
-  numbers cancel where the student is near its teacher.
-  """
-  log_p_RB, log_q_RB = (jax.nn.log_softmax(x.centred(), axis=0) for x in (p, q))
-  p_RB, q_RB = jnp.exp(log_p_RB), jnp.exp(log_q_RB)
-  between_RB = (p_RB - q_RB) * (log_p_RB - log_q_RB)
-  return jnp.sum(
-    between_RB + ((p_RB + q_RB) * within_RB + (p_RB - q_RB) * tilt_RB) / 2
-  )
-
-
-def _mean_squared_error(
-  pairs_RB: jax.Array, sums: Sequence[jax.Array], *, normalized: bool
-) -> jax.Array:
-  """Eq. 10 of distances that are divided by their exact means, if at all.
-
-  For s the student's distances, t the teacher's and u = s - t, alpha and beta
-  one over the means of s and t, alpha s - beta t = alpha u + (alpha - beta) t,
-  so there is no difference of large sums where student and teacher agree; and
-  alpha - beta = -alpha beta mean(u).
-
-  Args:
-    pairs_RB: Number of pairs.
-    sums: (R, B) each, of u, t, u^2, u t and t^2.
-    normalized: Whether distances are divided by their means.
-  """
-  pairs = jnp.maximum(pairs_RB.sum(), 1)
-
-  def mean(sum_RB: jax.Array) -> jax.Array:
-    # The error of a mean distance enters many times where the relations differ
-    # little.  A plain sum over all rows rounds as often as there are rows; this
-    # adds up what they deviate from its result, which is small.
-    rough = jax.lax.stop_gradient(sum_RB.sum() / pairs)
-    return rough + (sum_RB - rough * pairs_RB).sum() / pairs
-
-  u, t, uu, ut, tt = map(mean, sums)
-  s = u + t
-  alpha = beta = jnp.ones_like(pairs)
-  gap = jnp.zeros_like(pairs)  # alpha - beta
-  if normalized:
-    alpha, beta = (1 / jnp.where(x > 0, x, 1) for x in (s, t))
-    all_zero = (s <= 0) | (t <= 0)  # a relation of zeros stays so
-    gap = jnp.where(all_zero, alpha - beta, -alpha * beta * u)
-  return alpha**2 * uu + 2 * alpha * gap * ut + gap**2 * tt
 
 
 def _typical_distances(
