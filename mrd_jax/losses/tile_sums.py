@@ -75,7 +75,7 @@ def jeffrey(
 def mean_squared_error(
   pairs_RB: jax.Array, sums: Sequence[jax.Array], *, normalized: bool
 ) -> jax.Array:
-  """Computes Eq. 10 of distances that are divided by their exact means, if at all.
+  """Computes Eq. 10 of distances, divided by their exact means if at all.
 
   For s the student's distances, t the teacher's and u = s - t, alpha and beta
   one over the means of s and t, alpha s - beta t = alpha u + (alpha - beta) t,
