@@ -44,17 +44,12 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
         "another --suite"
       )
     reading = suites.read_reading(args.reading)
+    whole = whole.under(reading)
     name = f"{name}-{suites.slug(args.reading)}"
   for row in args.row or ():
     if row not in whole.rows:
       raise BadInput(f"--row {row!r}: rows are {', '.join(whole.rows)}")
-
-  def cells_of(seeds):
-    return suites.make_cells(
-      whole, base, overrides, seeds, args.output, reading
-    )
-
-  planned = cells_of(args.seeds)
+  planned = suites.make_cells(whole, base, overrides, args.seeds, args.output)
   cells = [x for x in planned if not args.row or x.row in args.row]
   if not args.dry_run:
     suites.check_data([cell for cell in cells if not cell.results])
@@ -74,7 +69,8 @@ def _ablate(args: argparse.Namespace, overrides: list[str]) -> int:
       failed = True
   if not args.dry_run:
     # Of all rows and seeds that are there, whichever command ran them.
-    cells = cells_of(suites.seeds_of(planned))
+    seeds = suites.seeds_of(planned)
+    cells = suites.make_cells(whole, base, overrides, seeds, args.output)
     text = table.tabulate(whole, cells)
     changed = [f"{field}={value}" for field, value in reading.items()]
     text += " ".join(["Rows change", base, *overrides, *changed]) + "\n"

@@ -7,7 +7,6 @@ import re
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from mrd_jax.cli import load_config
@@ -36,6 +35,11 @@ class Suite:
   base: str
   rows: Mapping[str, Mapping[str, Any]]
   published: Mapping[str, Mapping[str, float]]
+
+  def under(self, reading: Mapping[str, Any]) -> "Suite":
+    """Changes fields in all rows, before their own changes."""
+    rows = {row: {**reading, **own} for row, own in self.rows.items()}
+    return dataclasses.replace(self, rows=rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +120,6 @@ def make_cells(
   overrides: Sequence[str],
   seeds: Sequence[int],
   output: Path,
-  reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Cell]:
   """Makes every row a run on every seed, seeds slowest: so a table fills up.
 
@@ -130,7 +133,6 @@ def make_cells(
       changes.
     seeds: The seeds.
     output: Where the folders of the runs are.
-    reading: Fields that all rows change, before their own changes.
 
   Raises:
     BadInput: naming the row and the field that cannot be changed.
@@ -142,7 +144,7 @@ def make_cells(
     for row, changes in suite.rows.items():
       values = load_config(config_file, overrides)
       try:
-        values.update_from_flattened_dict({**reading, **changes, "seed": seed})
+        values.update_from_flattened_dict({**changes, "seed": seed})
         config = Config.from_dict(values)
       except (KeyError, TypeError) as error:
         fields = ", ".join(changes)

@@ -93,7 +93,7 @@ def test_a_table_under_another_reading(name, tmp_path, capsys):
   """Base is the same run; the rows keep their own changes and the table apart."""
   suite = suites.read_suite(name)
   former = suites.read_reading("former")
-  made = suites.make_cells(suite, suite.base, (), (0,), tmp_path, former)
+  made = suites.make_cells(suite.under(former), suite.base, (), (0,), tmp_path)
   _, plain = cells(name, tmp_path)
   for cell, default in zip(made, plain, strict=True):
     loss = cell.config.loss
