@@ -41,6 +41,7 @@ def test_the_embedding_equals_the_originals(case):
   assert error < zoo_cases.TOLERANCE
 
 
+@pytest.mark.slow
 def test_sampling_from_another_point_shows(case):
   embedding, _ = case(zoo_cases.last_point_first(case.arrays["points"]))
   for found, expected in zip(embedding, CASE["pointmlp_1024"], strict=True):

@@ -112,6 +112,7 @@ def test_views_and_logits(version):
   assert error(unit(other), unit(expected)) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [1, 2])
 def test_padding_and_batch_change_nothing(version):
   one, two = cloud("chair", 200), cloud("torus", 300)

@@ -85,9 +85,9 @@ def case(kind: str, shape: str):
   ("kind", "shape"),
   [
     ("MinkResNet", "chair"),
-    ("MinkResNet", "torus"),
-    ("MinkResNet", "blob"),
-    ("MinkResNet34", "torus"),
+    pytest.param("MinkResNet", "torus", marks=pytest.mark.slow),
+    pytest.param("MinkResNet", "blob", marks=pytest.mark.slow),
+    pytest.param("MinkResNet34", "torus", marks=pytest.mark.slow),
   ],
 )
 def test_stages_and_embedding_are_the_dense_ones(kind, shape):
@@ -179,6 +179,7 @@ def test_scattered_voxels_do_not_overflow():
     assert error(x_RC, expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_what_is_too_wide_is_refused_alone():
   points = np.stack([with_colours(cloud("torus", 256))] * 2)
   points[1, 7, :3] = 100, 0, 0
