@@ -16,12 +16,13 @@ from mrd_jax.errors import INTERRUPTED, BadInput, RunFailed
 from mrd_jax.io.files import LOCK, held, out_of_room
 from mrd_jax.io.terminal import GO_ON, interruptible, printable, say
 
-# Each folder with a __main__.py is one, but config: it writes a page of docs/.
-VERBS = sorted(
-  {path.parent.name for path in Path(__file__).parent.glob("*/__main__.py")}
-  - {"config"}
-  | {"main"}
-)
+# Their modules.  Each folder with a __main__.py is one, but config: it writes a
+# page of docs/.
+VERBS = {
+  path.parent.name: path.parent.name
+  for path in sorted(Path(__file__).parent.glob("*/__main__.py"))
+  if path.parent.name != "config"
+} | {"main": "main", "models": "list_models"}
 
 
 def main() -> None:
@@ -30,7 +31,8 @@ def main() -> None:
     say(f"usage: mrd {{{','.join(VERBS)}}} ...", error=True)
     sys.exit(2)
   verb = sys.argv.pop(1)
-  runpy.run_module(f"mrd_jax.{verb}", run_name="__main__", alter_sys=True)
+  module = f"mrd_jax.{VERBS[verb]}"
+  runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 # Optional packages: what they are called, and the extra that installs them.
@@ -325,7 +327,8 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(
   parser: argparse.ArgumentParser,
-  words: str = "a run's folder, a model folder or a .safetensors file",
+  words: str = "a run's folder, a model folder, a file, or the name of a "
+  "published model, NAME[@REVISION] or NAME:FILE (mrd models lists them)",
   **options: Any,
 ) -> None:
   """Adds --checkpoint and --which, the arguments of `load_encoder`.

@@ -14,7 +14,7 @@ FLOORS = (
   *("teachers", "zoo", "encoder", "draw"),
   *("training", "cli"),
   *("prepare", "convert", "inspect", "report", "search", "embed"),
-  *("finetune", "evaluate", "compare", "ablate", "main"),
+  *("finetune", "evaluate", "compare", "ablate", "main", "list_models"),
 )
 # Who alone imports a library.
 WALLS = {

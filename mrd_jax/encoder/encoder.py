@@ -5,6 +5,7 @@ embeddings = encoder(points)  # (B, N, 3 or 6) -> (B, D), unit length
 """
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import os
@@ -18,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.config.pretraining import UpAxis
-from mrd_jax.encoder import files, published
+from mrd_jax.encoder import files, named, published
 from mrd_jax.encoder.card import LIBRARY, model_card
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.encoder.input import TOO_FEW, few_points, prepare_cloud
 from mrd_jax.errors import BadInput
 from mrd_jax.io.files import write_text
 from mrd_jax.io.hub import Repository
-from mrd_jax.zoo.registry import SYSTEMS
+from mrd_jax.zoo.registry import NAMES, SYSTEMS
 
 _SMALLEST_BUCKET = 256  # points
 _NAMED = 8  # rows in a warning
@@ -230,32 +231,56 @@ def load_encoder(
   path: str | os.PathLike[str],
   checkpoint: str = "latest",
   *,
+  weights: str | os.PathLike[str] | None = None,
+  revision: str | None = None,
   dtype: str = "float32",
   **given: Any,
 ) -> Encoder:
   """Loads an encoder onto one device.
 
+  load_encoder("runs/demo")
+  load_encoder("uni3d-l")
+  load_encoder("recon", weights="model.pth", groups=32, group_size=128)
+
+  Warns (UserWarning) if a file is not the one that its name says.
+
   Args:
     path: A run's folder, as given to `mrd_jax.main`; a model folder
-      (`save_pretrained`, `convert from-torch`); a .safetensors file with its
-      JSON beside it (`convert to-torch`); or a published .pt or .pth file of
-      any system of `zoo/`.
+      (`save_pretrained`, `convert from-torch`); a published .pt, .pth or
+      .safetensors file of any system of `zoo/`, or one of ours
+      (`convert to-torch`); or the name of a published model (`mrd models`),
+      also as "NAME@REVISION" or "NAME:FILE".
     checkpoint: Of a run: "latest", or "best" by its `checkpoint.best_metric`.
+    weights: Of a name: its file, instead of the hub's.
+    revision: Of a name: branch, tag or commit of the hub's repository.
     dtype: Type of the matrix work, "float32" or "bfloat16".
     **given: What a published file does not say, see `published.read`.
 
   Raises:
     BadInput: if there is nothing to load, naming what is missing.
   """
-  path = Path(path)
   if checkpoint not in ("latest", "best"):
     raise BadInput(f"checkpoint is {checkpoint!r}, must be 'latest' or 'best'")
-  if path.suffix in (".pt", ".pth") and path.is_file():
+  reference = None if os.path.exists(path) else named.parse(str(path))
+  if reference:
+    reference = reference._replace(
+      revision=revision or reference.revision,
+      file=os.fspath(weights or reference.file),
+    )
+    path, source = named.find(reference)
+    config = published.read(path, reference.name, source, **given)
+    return Encoder.make(*config, dtype)
+  if weights or revision:
+    raise BadInput(
+      f"{path} is no name of a published model (mrd models), which alone has "
+      "weights and a revision"
+    )
+  path = Path(path)
+  if published.is_file(path):
     return Encoder.make(*published.read(path, **given), dtype)
   if given:
     raise BadInput(
-      f"{path} is no published .pt or .pth file, which alone leaves "
-      f"{', '.join(given)} open"
+      f"{path} is no published file, which alone leaves {', '.join(given)} open"
     )
   is_run = (path / "checkpoints").is_dir()  # whatever was exported into it
   if path.suffix == ".safetensors" or (
@@ -270,6 +295,12 @@ def load_encoder(
   if path.is_file():
     raise BadInput(
       f"{path} is neither a folder nor a file of .safetensors, .pt or .pth"
+    )
+  if not path.exists():
+    near = difflib.get_close_matches(str(path), NAMES, 1)
+    raise BadInput(
+      f"{path} does not exist, and is no name of a published model (mrd models"
+      + (f"; {near[0]} is one)" if near else ")")
     )
   return Encoder.make(*files.read_run(path, checkpoint), dtype)
 

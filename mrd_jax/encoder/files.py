@@ -36,6 +36,7 @@ class EncoderConfig:
   """
 
   system: str = field("pointbert", "A key of `zoo.registry.SYSTEMS`.")
+  name: str = field("", "A key of `zoo.registry.NAMES`; empty for others.")
   architecture: Any = field(MISSING, "The `Size` of that system.")
   up_axis: UpAxis = field(MISSING, "What is up in the clouds that it sees.")
   num_points: int = field(
@@ -184,10 +185,9 @@ def read(path: Path) -> tuple[EncoderConfig, Any]:
       "save_pretrained make a model folder"
     )
   # In a folder, config.json is the one that was written with the weights.
-  places = [weights.with_suffix(".json"), weights.parent / CONFIG_FILE]
-  if path.is_dir():
-    places.reverse()
-  sidecar = next(filter(Path.is_file, places), None)
+  sidecar = weights.parent / CONFIG_FILE
+  if not path.is_dir() or not sidecar.is_file():
+    sidecar = find_sidecar(weights)
   if sidecar is None:
     raise BadInput(
       f"{weights} has no {weights.stem}.json or {CONFIG_FILE} beside it, which "
@@ -266,6 +266,14 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
     raise BadInput(f"{workdir}: {error}") from None
   encoder = {"params": params["encoder"], "batch_stats": state["batch_stats"]}
   return encoder_config, encoder
+
+
+def find_sidecar(weights: Path) -> Path | None:
+  """Finds the JSON of a file of weights: its own, or its model folder's."""
+  places = [weights.with_suffix(".json")]
+  if weights.name == WEIGHTS_FILE:
+    places.append(weights.with_name(CONFIG_FILE))
+  return next(filter(Path.is_file, places), None)
 
 
 def read_safetensors(path: Path) -> tensors.State:

@@ -167,7 +167,10 @@ def _drawn(
       radius = float(np.sqrt((xyz**2).sum(axis=1).max()))
       xyz = xyz / (radius or 1.0)
   if len(xyz) > preparation.num_points:
-    chosen = _farthest(xyz, preparation.num_points)
+    sampled = max(preparation.num_points, preparation.sampled_points)
+    chosen = _farthest(xyz, min(sampled, len(xyz)))
+    if len(chosen) > preparation.num_points:
+      chosen = chosen[shuffled(len(chosen))[: preparation.num_points]]
     xyz, order = xyz[chosen], order[chosen]
   return xyz, rgb_N3[order], radius
 
@@ -191,21 +194,14 @@ def prepare_records(batch: Batch, preparation: Preparation) -> Shapes:
   """Prepares stored records as `prepare_cloud` does the clouds they hold.
 
   Without augmentation: first image, first text.  A record's centre and scale
-  are not needed, since its cloud is normalised.  One whose drawn points all
-  coincide becomes zeros, as OpenShape has it.
+  are not needed: its whole cloud is normalised, also for an encoder that leaves
+  the points that it draws as they are.  One whose drawn points all coincide
+  becomes zeros, as OpenShape has it.
 
   Args:
     batch: Of `pad_records`, on the host.
     preparation: What the encoder takes.
-
-  Raises:
-    BadInput: if it takes clouds that are not normalised.
   """
-  if not preparation.normalized:
-    raise BadInput(
-      "the encoder takes clouds as they are stored, and records keep none: "
-      "they are centred and scaled"
-    )
   size, stored, _ = batch.xyz.shape
   most = min(preparation.num_points, stored)
   points = np.zeros((size, most, 6), np.float32)
@@ -213,7 +209,7 @@ def prepare_records(batch: Batch, preparation: Preparation) -> Shapes:
   for i, (count, n) in enumerate(zip(batch.num_points, drawn, strict=True)):
     xyz = np.asarray(batch.xyz[i])[:count] / XYZ_LEVELS
     rgb = np.asarray(batch.rgb[i])[:count] / 255
-    xyz, rgb, _ = _drawn(xyz, rgb, preparation, True)
+    xyz, rgb, _ = _drawn(xyz, rgb, preparation, preparation.normalized)
     points[i, :n] = np.concatenate([xyz, rgb], axis=1)
   return Shapes(
     points,

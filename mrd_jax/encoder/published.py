@@ -1,6 +1,7 @@
 """Reads encoders that others have published, without PyTorch."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,48 +11,89 @@ from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io import torch_file
 from mrd_jax.zoo import layouts, openshape
-from mrd_jax.zoo.registry import SYSTEMS, identify
+from mrd_jax.zoo.registry import NAMES, SYSTEMS, identify
 
 # Of a config, which can be given; besides the fields of a system's `Size`.
 FIELDS = ("up_axis", "num_points", "embedding_space")
 
 
-def read(path: Path, **given) -> tuple[EncoderConfig, Any]:
+def is_file(path: Path) -> bool:
+  """Says whether a path is a file with all that we know of an encoder.
+
+  One of .safetensors with our JSON beside it is `files.read`'s.
+  """
+  if path.suffix == ".safetensors" and files.find_sidecar(path):
+    return False
+  return path.suffix in (".pt", ".pth", ".safetensors") and path.is_file()
+
+
+def read(
+  path: Path, name: str = "", source: str = "", **given
+) -> tuple[EncoderConfig, Any]:
   """Reads an encoder of any system of `zoo/`, or exported by `convert`.
 
   Its contents say which system it is and how large.  What they do not say
   comes from, in this order, `given`, the JSON that an export left beside the
   file, and what the system's authors publish.
 
+  Warns (UserWarning) if they are not those of the named model.
+
   Args:
     path: A .pt, .pth or .safetensors file.
-    **given: Fields of the system's `Size` that no file says (`groups`,
-      `group_size`, `radius`, `voxel_size`), and any of `FIELDS`.
+    name: The published model that it is to be, a key of `NAMES`.
+    source: Where it comes from, in words; empty: its name.
+    **given: Fields of the system's `Size` that no file says, its `UNSAID`, and
+      any of `FIELDS`.
 
   Returns:
     The config, and the variables as nested dicts of float32 numpy arrays.
 
   Raises:
-    BadInput: naming the file and what is missing or does not fit.
+    BadInput: naming the file and what is missing or does not fit, also if it
+      is of another system than the name's.
   """
   state, logit_scale = read_state(path)
-  key, size = identify(state, str(path))
-  sidecar = path.with_suffix(".json")
-  if not sidecar.is_file() and path.name == files.WEIGHTS_FILE:
-    sidecar = path.with_name(files.CONFIG_FILE)  # a model folder of ours
-  if sidecar.is_file():
+  source = source or path.name
+  if name:
+    key, release = NAMES[name]
+    size = SYSTEMS[key].infer(state)
+    if size is None:
+      other = SYSTEMS[identify(state, str(path))[0]].NAME
+      raise BadInput(f"{path} is {other}, and {name} is {SYSTEMS[key].NAME}")
+    unsaid = {x: getattr(release.size, x) for x in SYSTEMS[key].UNSAID}
+    size = dataclasses.replace(size, **unsaid)
+    source = f"{name}: {source}"
+    differing = [
+      f"{field} {value}, not {published}"
+      for (field, value), published in zip(
+        vars(size).items(), vars(release.size).values(), strict=True
+      )
+      if value != published
+    ]
+    if differing:
+      differing = f"it is not the published one: {', '.join(differing)}"
+      source += f" ({differing})"
+      warnings.warn(
+        f"{path} is loaded as {name}, but {differing}", stacklevel=3
+      )
+  else:
+    key, size = identify(state, str(path))
+  system = SYSTEMS[key]
+  sidecar = None if name else files.find_sidecar(path)
+  if sidecar:
     config = files.read_sidecar(sidecar)
   else:
-    config = _as_published(path, key, size, given)
+    config = _as_published(path, key, size, source, given)
   of_config = {k: v for k, v in given.items() if k in FIELDS}
   of_size = {k: v for k, v in given.items() if k not in FIELDS}
-  known = {field.name for field in dataclasses.fields(config.architecture)}
-  if odd := sorted(of_size.keys() - known):
+  if odd := sorted(of_size.keys() - {*system.UNSAID}):
     raise BadInput(
-      f"{path} is {SYSTEMS[key].NAME}, which has no {', '.join(odd)}"
+      f"{path} is {system.NAME}, of which {', '.join(odd)} cannot be given, "
+      f"only {', '.join((*system.UNSAID, *FIELDS))}"
     )
   config = dataclasses.replace(
     config,
+    name=name,
     architecture=dataclasses.replace(config.architecture, **of_size),
     logit_scale=config.logit_scale if logit_scale is None else logit_scale,
     **of_config,
@@ -79,15 +121,15 @@ def read_state(path: Path) -> tuple[Mapping[str, Any], float | None]:
 
 
 def _as_published(
-  path: Path, key: str, size: Any, given: dict
+  path: Path, key: str, size: Any, source: str, given: dict
 ) -> EncoderConfig:
   """Returns the config of a file that is not ours."""
   system = SYSTEMS[key]
-  source = f"by its shapes {system.NAME}; what is not in it is as published"
+  what = f"by its shapes {system.NAME}; what is not in it is as published"
   if key == "pointbert":
     known = openshape.published(size)
-    source = "a PyTorch file; what is not in it was given or assumed"
-    source = f"by its shapes {known.name}" if known else source
+    what = "a PyTorch file; what is not in it was given or assumed"
+    what = f"by its shapes {known.name}" if known else what
     missing = [x for x in openshape.Grouping._fields if x not in given]
     if openshape.known_grouping(size) is None and missing:
       flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
@@ -96,15 +138,15 @@ def _as_published(
         "OpenShape published, and the file does not say how it groups points: "
         f"give {flags}"
       )
-  points, up_axis, order, normalized, colour_fill = system.preparation(size)
+  prepared = system.preparation(size)
   return EncoderConfig(
     system=key,
     architecture=size,
-    up_axis=up_axis,
-    num_points=points,
-    order=order,
-    normalized=normalized,
-    colour_fill=colour_fill,
+    up_axis=prepared.up_axis,
+    num_points=prepared.num_points,
+    order=prepared.order,
+    normalized=prepared.normalized,
+    colour_fill=prepared.colour_fill,
     embedding_space=system.teacher(size),
-    source=f"{path.name}, {source}",
+    source=f"{source}, {what}",
   )

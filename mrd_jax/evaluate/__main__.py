@@ -162,7 +162,8 @@ def _parser() -> argparse.ArgumentParser:
   )
   cli.add_checkpoint(
     parser,
-    "runs' folders, model folders or .safetensors files: a row each",
+    "runs' folders, model folders, files, and names of published models as "
+    "NAME[@REVISION] or NAME:FILE (mrd models lists them): a row each",
     nargs="+",
     action="extend",
   )

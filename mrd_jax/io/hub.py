@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mrd_jax.errors import BadInput
 
-_CONFIG = "config.json"  # every model has one
+_CONFIG = "config.json"  # every model of ours and of transformers has one
 
 
 def explain(
@@ -41,7 +41,7 @@ def explain(
 
 
 class Repository:
-  """A model on the hub, through the library's cache, all files of one commit.
+  """A repository on the hub, through its cache, all files of one commit.
 
   Without network, or where the hub fails, the cache will do.
 
@@ -56,14 +56,18 @@ class Repository:
     revision: str | None = None,
     kind: str = "a model",
     remedy: str = "",
+    first: str = _CONFIG,
+    type: str = "model",
   ):
-    """Fetches config.json.
+    """Fetches the first file.
 
     Args:
       name: Of the repository, "user/model".
       revision: Branch, tag or commit; None is the main branch.
       kind: What messages call what it should be.
       remedy: What they recommend where the hub does not answer.
+      first: A file that it must have.
+      type: "model" or "dataset", as the hub calls it.
 
     Raises:
       BadInput: in a sentence that says why it cannot be had.
@@ -71,15 +75,18 @@ class Repository:
     import huggingface_hub as hub
 
     self._name, self._asked, self._revision = name, revision, revision
-    self._kind, self._remedy = kind, remedy
+    self._kind, self._remedy, self._type = kind, remedy, type
     self._problem: BaseException | None = None
     try:
       # Asked once: the library's own downloads repeat for minutes if there is
       # no network.
-      hub.get_hf_file_metadata(hub.hf_hub_url(name, _CONFIG, revision=revision))
+      hub.get_hf_file_metadata(
+        hub.hf_hub_url(name, first, repo_type=type, revision=revision)
+      )
     except Exception as error:  # those of its HTTP library, too
       self._problem = error
-    self.folder = self.get(_CONFIG).parent
+    path = self.get(first)
+    self.folder = path.parents[first.count("/")]
     self._revision = self.folder.name
     self.answers = self._problem is None
 
@@ -95,6 +102,7 @@ class Repository:
       path = huggingface_hub.hf_hub_download(
         self._name,
         file,
+        repo_type=self._type,
         revision=self._revision,
         local_files_only=self._problem is not None,
       )

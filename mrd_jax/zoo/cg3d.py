@@ -5,34 +5,20 @@ The transformer is Point-BERT's.  The same authors' PointMLP is another network.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo import point_bert, prompts
+from mrd_jax.zoo.system import Page, Preparation, Release, Texts
 from mrd_jax.zoo.tensors import Row, linear, shapes
 
 NAME = "CG3D"
 
-# Texts: one prompt, names as the data set spells them.  Their features are NOT
-# made unit length, so that their lengths count in the comparison.
-TEMPLATES = ("This is a {}",)
-RAW_NAMES = True
-TEXTS_NORMALISED = False
 TEACHER = "SLIP ViT-B/16"
-
-# The authors publish none; OpenShape's measurements on its own test sets.
-PUBLISHED = {
-  "cg3d": {
-    "lvis/top1": 5.0,
-    "modelnet40/top1": 48.7,
-    "modelnet40/top3": 60.7,
-    "modelnet40/top5": 66.5,
-    "scanobjectnn/top1": 42.5,
-  }
-}
+UNSAID = ("groups", "group_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +27,28 @@ class Size(point_bert.Size):
 
   groups: int = 64
   group_size: int = 32
+
+
+def release(size: Any, parameters: int, file: str) -> Release:
+  """Describes a published model, of either network."""
+  return Release(
+    size,
+    parameters,
+    Page("https://github.com/deeptibhegde/CLIP-goes-3D", file),
+    None,
+    # A class's text has another length than the next one's.
+    Texts(("This is a {}",), prompts.SLIP, pooling="sum"),
+    ("CG3D", "ShapeNet"),
+    differs="which of its files the row is of, of 1,024 or 8,192 points, is "
+    "not published",
+  )
+
+
+RELEASES = {
+  "cg3d-transformer": release(
+    Size(384, 12, 1536, 256, 3, 512), 22_252_544, "PointTransformer"
+  )
+}
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:

@@ -1,7 +1,7 @@
 """CG3D, "CLIP goes 3D" (Deepti Hegde et al., 2023), with PointMLP.
 
-Its preparation, texts and published figures are those of the transformer, which
-has a file of its own.
+Its preparation and texts are those of the transformer, which has a file of its
+own.
 """
 
 import dataclasses
@@ -12,22 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrd_jax.models.point_mlp import PointMLP
-from mrd_jax.zoo.cg3d import (
-  PUBLISHED,
-  RAW_NAMES,
-  TEMPLATES,
-  TEXTS_NORMALISED,
-  preparation,
-  teacher,
-)
+from mrd_jax.zoo.cg3d import UNSAID, preparation, release, teacher
 from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, shapes
 
 __all__ = [
   "NAME",
-  "PUBLISHED",
-  "RAW_NAMES",
-  "TEMPLATES",
-  "TEXTS_NORMALISED",
+  "RELEASES",
+  "UNSAID",
   "Size",
   "infer",
   "is_unused",
@@ -60,6 +51,9 @@ class Size:
   embed_dim: int = 512
   groups: tuple[int, ...] = (512, 256, 128, 64)
   group_size: int = 24
+
+
+RELEASES = {"cg3d-pointmlp": release(Size(), 13_095_360, "PointMLP")}
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:

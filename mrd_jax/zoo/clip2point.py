@@ -14,24 +14,13 @@ import numpy as np
 
 from mrd_jax.models.clip import ImageTowerSize
 from mrd_jax.models.view_system import ViewEncoder, rounded, turn
-from mrd_jax.zoo import openai_clip
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo import openai_clip, prompts
+from mrd_jax.zoo.system import Page, Preparation, Release, Texts, figures
 from mrd_jax.zoo.tensors import Row
 
 NAME = "CLIP2Point"
 
-# Texts: "_" in names read as a space; those of OpenAI's ViT-B/32.
-TEMPLATES = ("image of a {}",)
-RAW_NAMES = False
-TEXTS_NORMALISED = True
-# Of the paper; in percent.
-PUBLISHED = {
-  "clip2point": {
-    "modelnet40/top1": 49.38,
-    "modelnet10/top1": 66.63,
-    "scanobjectnn/top1": 35.46,
-  }
-}
+UNSAID = ("views",)
 
 # Elevation and azimuth in degrees, by the number of views.
 _CAMERAS = {
@@ -156,6 +145,24 @@ class Size:
   def embed_dim(self) -> int:
     """D, width of the tower's embedding space."""
     return self.tower.embed_dim
+
+
+RELEASES = {
+  "clip2point": Release(
+    Size(openai_clip.VIT_B_32, prefix="point_model."),
+    87_849_216,
+    Page("https://github.com/tyhuang0428/CLIP2Point", "best_eval.pth"),
+    None,
+    Texts(("image of a {}",), prompts.VIT_B_32, raw_names=False),
+    ("CLIP2Point", "ShapeNet"),
+    "CLIP2Point's paper",
+    figures(
+      modelnet40=(49.38,), modelnet10=(66.63,), scanobjectnn_theirs=(35.46,)
+    ),
+    differs="its authors draw 1,024 points of ModelNet40 of their own, of "
+    "z-up files, which they turn so that (x, y, z) is (-y, z, -x)",
+  )
+}
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:

@@ -18,8 +18,8 @@ from mrd_jax.config.fields import field
 from mrd_jax.config.pretraining import SIZES, PointBERTSize, UpAxis
 from mrd_jax.config.shared import ComputeConfig
 from mrd_jax.models.pointbert import HEAD_DIM, PointBERT
-from mrd_jax.zoo import tensors
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo import prompts, tensors
+from mrd_jax.zoo.system import Hub, Preparation, Release, Texts
 from mrd_jax.zoo.tensors import (
   Row,
   State,
@@ -31,6 +31,7 @@ from mrd_jax.zoo.tensors import (
 )
 
 NAME = "OpenShape's PointBERT"
+UNSAID = ("groups", "radius", "group_size")
 _LAYERS = "ppat.transformer.layers"
 _COUNTERS = tuple(f"ppat.sa.mlp_bns.{i}.num_batches_tracked" for i in range(3))
 
@@ -42,6 +43,8 @@ class Size(PointBERTSize):
   embed_dim: int | None = field(
     None, "D of the projection, None without.", between=(1, 2**24 - 1)
   )
+
+  channels = 6  # no field: it has no other
 
 
 class Grouping(NamedTuple):
@@ -72,8 +75,14 @@ class Published(NamedTuple):
 # __init__.py).
 PUBLISHED = {
   (512, 12, 8, 1536, 256, 1280): Published(
-    "OpenShape/openshape-pointbert-vitg14-rgb, -no-lvis or -shapenet",
+    "OpenShape/openshape-pointbert-vitg14-rgb or -no-lvis",
     Grouping(384, 0.2, 64),
+    "z",
+    "OpenCLIP ViT-bigG-14, laion2b_s39b_b160k",
+  ),
+  (256, 6, 4, 1024, 96, 1280): Published(
+    "OpenShape/openshape-pointbert-shapenet",
+    Grouping(64, 0.4, 256),
     "z",
     "OpenCLIP ViT-bigG-14, laion2b_s39b_b160k",
   ),
@@ -103,6 +112,37 @@ _SCALES = {
     s.groups, s.radius, s.group_size
   )
   for s in SIZES.values()
+}
+
+
+def _release(
+  repository: str,
+  data: str,
+  size: PointBERTSize = SIZES["m"],
+  parameters: int = 32_326_080,
+  license: str | None = None,
+) -> Release:
+  return Release(
+    Size(**vars(size), embed_dim=1280),
+    parameters,
+    Hub(f"OpenShape/{repository}", "model.pt"),
+    license,
+    Texts((), prompts.BIG_G),
+    ("OpenShape+PointBERT", data),
+    differs="its authors draw 10,000 points of ScanObjectNN with replacement",
+  )
+
+
+RELEASES = {
+  "openshape-pointbert": _release(
+    "openshape-pointbert-vitg14-rgb", "ensembled"
+  ),
+  "openshape-pointbert-no-lvis": _release(
+    "openshape-pointbert-no-lvis", "no LVIS", license="mit"
+  ),
+  "openshape-pointbert-shapenet": _release(
+    "openshape-pointbert-shapenet", "ShapeNet", SIZES["t"], 5_100_768, "mit"
+  ),
 }
 
 

@@ -26,36 +26,19 @@ from mrd_jax.models.clip_resnet import ResNetSize
 from mrd_jax.models.resize import resize_bilinear
 from mrd_jax.models.view_system import ViewEncoder, divide, rounded, turn
 from mrd_jax.zoo import openai_clip
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo.system import Hub, Preparation, Release, Texts, figures
 from mrd_jax.zoo.tensors import Row
 
 NAME = "PointCLIP"
 
-# Texts: of the first version a template, "_" in names read as a space; of the
-# second a sentence a class, `read_prompts`.
-TEMPLATES = ("point cloud depth map of a {}.",)
-RAW_NAMES = False
-TEXTS_NORMALISED = True
-# Of their papers and V2's README, on whole test sets, by version and CLIP.
-PUBLISHED = {
-  "1 RN50": {"modelnet40/top1": 20.18, "scanobjectnn/top1": 15.38},
-  "2 RN50": {"modelnet40/top1": 39.38, "scanobjectnn/top1": 35.32},
-  "2 RN101": {"modelnet40/top1": 46.31, "scanobjectnn/top1": 29.84},
-  "2 ViT-B/32": {"modelnet40/top1": 55.14, "scanobjectnn/top1": 36.36},
-  "2 ViT-B/16": {"modelnet40/top1": 64.26, "scanobjectnn/top1": 35.66},
-}
-# V2's for ViT-B/16, searched on the test labels of these sets; there are none
-# for others.
-VIEW_WEIGHTS = {
-  "modelnet40": (0.75, 0.75, 0.75, 0.25, 0.75, 1.0, 0.25, 1.0, 0.75, 0.25),
-  "scanobjectnn": (0.75, 0.75, 0.75, 0.5, 0.5, 1.0, 0.75, 1.0, 0.25, 0.25),
-}
+UNSAID = ("version", "view_weights")
 
 _AXES = [(0, 0, 90), (90, 0, 90), (180, 0, 90), (270, 0, 90)]
 _ENDS = [(0, -90, 90), (0, 90, 90)]
 _DIAGONALS = [(45, 0, 90), (135, 0, 90), (225, 0, 90), (315, 0, 90)]
 _SIDE_1, _SIDE_2 = 128, 112  # pixels
 _SLICES = 8  # of V2's grid
+_DIFFERS = "its clouds are those of its files, not centred and scaled"
 # Of CLIP's state dict, besides the image tower.
 _UNUSED = (
   "transformer.",
@@ -204,6 +187,47 @@ class Size:
   def embed_dim(self) -> int:
     """D, width of the tower's embedding space."""
     return self.tower.embed_dim
+
+
+_TEXTS = Texts(("point cloud depth map of a {}.",), None, raw_names=False)
+RELEASES = {
+  "pointclip": Release(
+    Size(openai_clip.RN50),
+    38_316_896,
+    Hub("timm/resnet50_clip.openai", "open_clip_model.safetensors"),
+    "mit",
+    _TEXTS,
+    ("PointCLIP", "images only"),
+    "PointCLIP's paper",
+    figures(modelnet40=(20.18,), scanobjectnn_theirs=(15.38,)),
+    differs=_DIFFERS,
+  ),
+  "pointclip-v2": Release(
+    Size(openai_clip.VIT_B_16, version=2),
+    86_192_640,
+    Hub("timm/vit_base_patch16_clip_224.openai", "open_clip_model.safetensors"),
+    "apache-2.0",
+    _TEXTS,
+    ("PointCLIP v2", "images only"),
+    "PointCLIP V2's README",
+    figures(modelnet40=(64.26,), scanobjectnn_theirs=(35.66,)),
+    # Of ViT-B/16, searched on the test labels; there are none for other sets.
+    on={
+      "modelnet40": {
+        "view_weights": (
+          *(0.75, 0.75, 0.75, 0.25, 0.75, 1.0, 0.25, 1.0, 0.75, 0.25),
+        )
+      },
+      "scanobjectnn": {
+        "view_weights": (
+          *(0.75, 0.75, 0.75, 0.5, 0.5, 1.0, 0.75, 1.0, 0.25, 0.25),
+        )
+      },
+    },
+    differs="its prompts and view weights were searched on the test labels; "
+    f"without --prompts the template is the first version's; {_DIFFERS}",
+  ),
+}
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:

@@ -24,38 +24,14 @@ from mrd_jax.models.point_transformer import (
   LayerNorm,
   Tokenizer,
 )
-from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo import point_bert, prompts
+from mrd_jax.zoo.system import Hub, Preparation, Release, Texts, figures
 from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
 
 NAME = "ReCon++"
 
-# Texts: the features that OpenShape publishes with its test sets.
-TEMPLATES = "OpenShape's"
-RAW_NAMES = False
-TEXTS_NORMALISED = True
 TEACHER = "OpenCLIP ViT-bigG-14"
-
-# What its script sets for each benchmark, and no file says.
-BENCHMARKS = {
-  "lvis": {"ratio": 0.5},
-  "modelnet40": {"ratio": 0.5},
-  "scanobjectnn": {"ratio": 0.3},
-}
-
-# Each figure is of a file of its own, the best on that test set.
-PUBLISHED = {
-  "reconpp-b": {
-    "lvis/top1": 53.2,
-    "modelnet40/top1": 86.5,
-    "scanobjectnn/top1": 63.6,
-  },
-  "reconpp-l": {
-    "lvis/top1": 53.7,
-    "modelnet40/top1": 87.3,
-    "scanobjectnn/top1": 65.4,
-  },
-}
+UNSAID = ("image_queries", "groups", "group_size", "ratio")
 
 _BLOCKS = "model.encoder.blocks"
 _UNUSED = (
@@ -80,7 +56,7 @@ class Size:
     embed_dim: D, of the teacher's embedding space.
     image_queries: The first of them; no file says how many.
     groups, group_size: G tokens a cloud of K points; no file says it.
-    ratio: Weight of the text queries' embedding; see `BENCHMARKS`.
+    ratio: Weight of the text queries' embedding; no file says it.
   """
 
   width: int
@@ -93,6 +69,43 @@ class Size:
   groups: int = 512
   group_size: int = 32
   ratio: float = 0.5
+
+
+def _release(
+  name: str, size: Size, parameters: int, **found: tuple[float]
+) -> Release:
+  return Release(
+    size,
+    parameters,
+    Hub("qizekun/ReConV2", f"zeroshot/{name}/best_lvis.pth"),
+    None,
+    Texts((), prompts.BIG_G),
+    source="ShapeLLM's README",
+    figures=figures(**found),
+    on={"scanobjectnn": {"ratio": 0.3}},
+    differs="its authors have a file for each test set, the best on it, of "
+    "which this is Objaverse-LVIS's, and draw points in random order",
+  )
+
+
+RELEASES = {
+  "reconpp-b": _release(
+    "base",
+    Size(768, 12, 3072, 6, 16, 1280),
+    172_882_816,
+    lvis=(53.2,),
+    modelnet40=(86.5,),
+    scanobjectnn=(63.6,),
+  ),
+  "reconpp-l": _release(
+    "large",
+    Size(1024, 24, 4096, 6, 16, 1280),
+    608_216_960,
+    lvis=(53.7,),
+    modelnet40=(87.3,),
+    scanobjectnn=(65.4,),
+  ),
+}
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:

@@ -1,4 +1,4 @@
-"""Lists the systems, and finds the one that a file is of."""
+"""Lists the systems and their published models, and finds what a file is of."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from mrd_jax.zoo import (
   ulip,
   uni3d,
 )
-from mrd_jax.zoo.system import System
+from mrd_jax.zoo.system import Release, System
 from mrd_jax.zoo.tensors import few
 
 # By the name in a model's config.json.  Of a file of CLIP's own both view
@@ -34,6 +34,12 @@ SYSTEMS: dict[str, System] = {
   "cg3d_pointmlp": cg3d_pointmlp,
   "clip2point": clip2point,
   "pointclip": pointclip,
+}
+# The published models by name, and the key of their system.
+NAMES: dict[str, tuple[str, Release]] = {
+  name: (key, release)
+  for key, system in SYSTEMS.items()
+  for name, release in system.RELEASES.items()
 }
 
 

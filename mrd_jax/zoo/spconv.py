@@ -20,34 +20,14 @@ import numpy as np
 
 from mrd_jax.models import sparse_conv
 from mrd_jax.models.layers import EPSILON, Linear, matmul
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo import prompts
+from mrd_jax.zoo.system import Hub, Preparation, Release, Texts, figures
 from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, shapes
 
 NAME = "OpenShape's SparseConv"
 
-# Texts: OpenShape has features of the classes in files and does not say of
-# which templates it made them.
-TEMPLATES = None
-RAW_NAMES = False
-TEXTS_NORMALISED = True
 TEACHER = "ViT-bigG-14 (laion2b_s39b_b160k)"
-
-# Its README on the released weights, which are MinkResNet34's: other figures
-# than Table 1's.
-PUBLISHED = {
-  name: dict(
-    zip(
-      ("lvis/top1", "lvis/top5", "modelnet40/top1", "modelnet40/top5"),
-      figures,
-      strict=True,
-    )
-  )
-  for name, figures in {
-    "openshape-spconv-all": (42.7, 72.8, 83.7, 98.4),
-    "openshape-spconv-no-lvis": (38.1, 68.2, 84.0, 97.3),
-    "openshape-spconv-shapenet-only": (12.1, 27.1, 74.1, 89.5),
-  }.items()
-}
+UNSAID = ("voxel_size",)
 
 CLOUDS = 4  # that make one sparse tensor; 0.25 GB each at 10,000 points
 STEM = 32
@@ -76,6 +56,49 @@ SIZES = {
   "MinkResNet34": Size(),
   "MinkResNet": Size((2, 2, 2, 2)),
   "MinkResNet11": Size((1, 1, 1, 1)),
+}
+
+
+def _release(
+  repository: str,
+  data: str,
+  license: str | None = None,
+  **found: tuple[float, float],
+) -> Release:
+  return Release(
+    SIZES["MinkResNet34"],
+    41_327_104,
+    Hub(f"OpenShape/{repository}", "model.pt"),
+    license,
+    Texts((), prompts.BIG_G),
+    ("OpenShape+SparseConv", data),
+    "OpenShape's README",
+    figures(**found),
+    differs="the paper's row is of MinkResNet, 33.7M, the published files are "
+    "of MinkResNet34, 41.3M",
+  )
+
+
+RELEASES = {
+  "openshape-spconv": _release(
+    "openshape-spconv-all",
+    "ensembled",
+    "openrail",
+    lvis=(42.7, 72.8),
+    modelnet40=(83.7, 98.4),
+  ),
+  "openshape-spconv-no-lvis": _release(
+    "openshape-all-no-lvis",
+    "no LVIS",
+    lvis=(38.1, 68.2),
+    modelnet40=(84.0, 97.3),
+  ),
+  "openshape-spconv-shapenet": _release(
+    "openshape-spconv-shapenet-only",
+    "ShapeNet",
+    lvis=(12.1, 27.1),
+    modelnet40=(74.1, 89.5),
+  ),
 }
 
 

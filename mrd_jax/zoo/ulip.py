@@ -11,30 +11,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo import point_bert, prompts
+from mrd_jax.zoo.system import Hub, Preparation, Release, Texts, figures
 from mrd_jax.zoo.tensors import Row, shapes
 
 NAME = "ULIP"
 
-# Texts: ULIP's 64 templates, key "modelnet40_64" of its templates.json, names
-# as the data set spells them; normalised, averaged, normalised.
-TEMPLATES = "modelnet40_64"
-RAW_NAMES = True
-TEXTS_NORMALISED = True
-# ULIP-1's text tower is in its own file.
 TEACHERS = {512: "SLIP ViT-B/16", 1280: "OpenCLIP ViT-bigG-14"}  # by embed_dim
-
-# On the authors' test files; sampling then started at a random point.
-PUBLISHED = {
-  "ulip1-pointbert": {"modelnet40/top1": 60.3, "modelnet40/top5": 84.0},
-  "ulip2-pointbert-10k-colored": {
-    "lvis/top1": 50.6,
-    "lvis/top5": 79.1,
-    "modelnet40/top1": 84.7,
-    "modelnet40/top5": 97.1,
-  },
-}
+UNSAID = ("groups", "group_size")
 
 _UNUSED = (
   "logit_scale",
@@ -56,6 +40,42 @@ class Size(point_bert.Size):
 
   groups: int = 512
   group_size: int = 32
+
+
+RELEASES = {
+  "ulip-pointbert": Release(
+    Size(384, 12, 1536, 256, 3, 512),
+    22_252_032,
+    Hub(
+      "SFXX/ulip",
+      # So spelt there.
+      "ULIP-1/pretrained_models/ckpt_zero-sho_classification/"
+      "checkpoint_pointbert.pt",
+      "dataset",
+    ),
+    None,
+    Texts(prompts.ULIP, None),
+    ("ULIP+PointBERT", "ShapeNet"),
+    "ULIP's README",
+    figures(modelnet40=(60.3, 84.0)),
+    differs="its authors' sampling then began at a random point",
+  ),
+  "ulip2-pointbert": Release(
+    Size(384, 18, 1536, 256, 6, 1280),
+    33_482_112,
+    Hub(
+      "SFXX/ulip",
+      "ULIP-2/pretrained_models/"
+      "ULIP-2-PointBERT-10k-xyzrgb-pc-vit_g-objaverse_shapenet-pretrained.pt",
+      "dataset",
+    ),
+    None,
+    Texts(prompts.ULIP, prompts.BIG_G),
+    source="ULIP's README",
+    figures=figures(lvis=(50.6, 79.1), modelnet40=(84.7, 97.1)),
+    differs="its authors take ModelNet40 as their file has it, not normalised",
+  ),
+}
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:

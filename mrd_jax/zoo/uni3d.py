@@ -23,36 +23,14 @@ from mrd_jax.models.point_transformer import (
   Tokenizer,
   with_tokens,
 )
-from mrd_jax.zoo import point_bert
-from mrd_jax.zoo.system import Preparation
+from mrd_jax.zoo import point_bert, prompts
+from mrd_jax.zoo.system import Hub, Preparation, Release, Texts, figures
 from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
 
 NAME = "Uni3D"
 
-# Texts: ULIP's 64 templates, key "modelnet40_64" of its templates.json, names
-# as the data set spells them; normalised, averaged, normalised.
-TEMPLATES = "modelnet40_64"
-RAW_NAMES = True
-TEXTS_NORMALISED = True
 TEACHER = "EVA02-E-14-plus (laion2b_s9b_b144k)"
-
-_FIGURES = {
-  "uni3d-b-no-lvis": (45.9, 74.8, 86.1, 98.7, 61.7, 89.5),
-  "uni3d-b": (51.7, 80.8, 86.3, 97.9, 63.8, 90.2),
-  "uni3d-l-no-lvis": (46.2, 74.7, 86.6, 97.8, 58.4, 90.1),
-  "uni3d-l": (53.1, 81.5, 86.3, 98.3, 58.2, 89.4),
-  "uni3d-g-no-lvis": (47.2, 76.1, 86.8, 98.4, 66.5, 90.1),
-  "uni3d-g": (53.5, 82.0, 87.3, 99.2, 63.9, 91.7),
-}
-# Of its README; none of ti and s.  Measured in TF32.
-PUBLISHED = {
-  name: {
-    f"{split}/top{k}": figures[2 * i + j]
-    for i, split in enumerate(("lvis", "modelnet40", "scanobjectnn"))
-    for j, k in enumerate((1, 5))
-  }
-  for name, figures in _FIGURES.items()
-}
+UNSAID = ("groups", "group_size")
 
 EPSILON = 1e-6  # of all LayerNorms
 
@@ -100,6 +78,92 @@ class Size:
   embed_dim: int
   groups: int = 512
   group_size: int = 64
+
+
+_TI = Size(192, 12, 64, False, "swiglu", 512, 512, 6, 1024)
+_S = dataclasses.replace(_TI, width=384, mlp_dim=1024)
+_B = Size(768, 12, 64, True, "swiglu_norm", 2048, 512, 6, 1024)
+_L = dataclasses.replace(_B, width=1024, depth=24, mlp_dim=2730)
+_G = Size(1408, 40, _GIANT_HEAD_DIM, False, "gelu", 6144, 512, 6, 1024)
+
+
+def _release(
+  name: str,
+  size: Size,
+  parameters: int,
+  row: tuple[str, str] | None = None,
+  **found: tuple[float, float],
+) -> Release:
+  return Release(
+    size,
+    parameters,
+    Hub("BAAI/Uni3D", f"modelzoo/uni3d-{name}/model.pt"),
+    None,
+    Texts(prompts.ULIP, prompts.EVA02_E_14_PLUS),
+    row,
+    "Uni3D's README",
+    figures(**found),
+    differs="its authors measured in TF32",
+  )
+
+
+# The README has no figures of ti and s.
+RELEASES = {
+  "uni3d-ti": _release("ti", _TI, 6_221_824),
+  "uni3d-s": _release("s", _S, 22_498_432),
+  "uni3d-b": _release(
+    "b",
+    _B,
+    86_951_296,
+    ("Uni3D-B", "ensembled"),
+    lvis=(51.7, 80.8),
+    modelnet40=(86.3, 97.9),
+    scanobjectnn=(63.8, 90.2),
+  ),
+  "uni3d-b-no-lvis": _release(
+    "b-no-lvis",
+    _B,
+    86_951_296,
+    ("Uni3D-B", "no LVIS"),
+    lvis=(45.9, 74.8),
+    modelnet40=(86.1, 98.7),
+    scanobjectnn=(61.7, 89.5),
+  ),
+  "uni3d-l": _release(
+    "l",
+    _L,
+    304_671_552,
+    ("Uni3D-L", "ensembled"),
+    lvis=(53.1, 81.5),
+    modelnet40=(86.3, 98.3),
+    scanobjectnn=(58.2, 89.4),
+  ),
+  "uni3d-l-no-lvis": _release(
+    "l-no-lvis",
+    _L,
+    304_671_552,
+    ("Uni3D-L", "no LVIS"),
+    lvis=(46.2, 74.7),
+    modelnet40=(86.6, 97.8),
+    scanobjectnn=(58.4, 90.1),
+  ),
+  "uni3d-g": _release(
+    "g",
+    _G,
+    1_012_864_128,
+    lvis=(53.5, 82.0),
+    modelnet40=(87.3, 99.2),
+    scanobjectnn=(63.9, 91.7),
+  ),
+  "uni3d-g-no-lvis": _release(
+    "g-no-lvis",
+    _G,
+    1_012_864_128,
+    lvis=(47.2, 76.1),
+    modelnet40=(86.8, 98.4),
+    scanobjectnn=(66.5, 90.1),
+  ),
+}
 
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:

@@ -70,7 +70,7 @@ def test_splits_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
   ("checkpoint", "message"),
   [
-    ("nowhere", "nowhere holds no run and no model"),
+    ("nowhere", "nowhere does not exist, and is no name"),
     ("notes.pt", "cannot be read as a PyTorch file"),
   ],
 )
