@@ -269,11 +269,15 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
 
 
 def find_sidecar(weights: Path) -> Path | None:
-  """Finds the JSON of a file of weights: its own, or its model folder's."""
-  places = [weights.with_suffix(".json")]
-  if weights.name == WEIGHTS_FILE:
-    places.append(weights.with_name(CONFIG_FILE))
-  return next(filter(Path.is_file, places), None)
+  """Finds the JSON of a file of weights: its own, or its model folder's.
+
+  A folder's config.json may be another program's.
+  """
+  own, shared = weights.with_suffix(".json"), weights.with_name(CONFIG_FILE)
+  if own.is_file() or weights.suffix != ".safetensors":
+    return own if own.is_file() else None
+  is_ours = shared.is_file() and _FORMAT["model_type"] in shared.read_text()
+  return shared if is_ours else None
 
 
 def read_safetensors(path: Path) -> tensors.State:

@@ -22,46 +22,55 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   import jax
 
   from mrd_jax.encoder.encoder import load_encoder
-  from mrd_jax.evaluate import results, suites
+  from mrd_jax.evaluate import results, settings, suites, table_1
   from mrd_jax.evaluate.evaluator import Evaluator
   from mrd_jax.finetune.train import finetune
   from mrd_jax.parallel.agree import first_says
 
-  frozen = [suite for suite in args.suite if suite != "finetune"]
+  frozen = [x for x in args.suite if x not in ("finetune", "table1")]
   for suite in frozen:
     if suite not in suites.SPLITS:
       raise BadInput(
-        f"--suite {suite}: suites are {', '.join(suites.SPLITS)}, finetune"
+        f"--suite {suite}: suites are {', '.join(suites.SPLITS)}, table1, "
+        "finetune"
       )
   if args.captions and "retrieval" not in args.suite:
     raise BadInput("--captions is for the suite retrieval")
-  if frozen and not args.data:
+  if {*args.suite} != {"finetune"} and not args.data:
     raise BadInput("--data is missing: name prepared datasets")
   recipes = _recipes(args, overrides)
   named = dict(args.split or ())
-  if odd := named.keys() - set(args.suite):
+  standards = table_1.SUITES if "table1" in args.suite else {}
+  if odd := named.keys() - {*args.suite, *standards}:
     raise BadInput(f"--split {odd.pop()}=...: no such suite in --suite")
   first_process = jax.process_index() == 0  # the one that tells and writes
   # All are found before the first is run.
   where = {suite: suites.find(suite, args.data, named) for suite in frozen}
-  options = _options(args)
+  of_table = suites.find_some(standards, args.data or (), named)
+  options, texts = _options(args), _class_texts(args)
   rows = results.read_rows(args.output)
   names = results.short_names(args.checkpoint, rows)
   for name, checkpoint in zip(names, args.checkpoint, strict=True):
     encoder = load_encoder(checkpoint, args.which, dtype=args.dtype)
     row = results.row_of(rows, name, checkpoint, args.which, encoder)
     evaluator = Evaluator(encoder, options)
-    for suite, found in where.items():
+    tasks = [(suite, suite, found, None) for suite, found in where.items()]
+    for suite, found in of_table.items():
+      split, standard = found.splits[0], args.protocol or "own"
+      if not split.startswith(standards[suite]):
+        split = standards[suite]
+      setting = settings.choose(standard, encoder, split, checkpoint, texts)
+      tasks.append((table_1.key(suite, standard), suite, found, setting))
+    for key, suite, found, setting in tasks:
       if first_process:
-        say(f"{name}: {suite} on {','.join(found.splits)}")
-      result = evaluator(suite, found)
+        say(f"{name}: {key} on {','.join(found.splits)}")
+      result = evaluator(suite, found, setting)
       if not first_process:
         continue
-      results.add_result(row, suite, found, result)
+      results.add_result(row, key, found, result)
       if result.confusion:
-        results.write_confusion(
-          args.output / name / f"confusion_{suite}.csv", *result.confusion
-        )
+        file = f"confusion_{key.replace(' ', '_')}.csv"
+        results.write_confusion(args.output / name / file, *result.confusion)
       results.write(args.output, rows)  # so that a kill loses one suite
     for recipe, config in recipes.items():
       workdir = args.output / name / f"finetune_{recipe}"
@@ -132,6 +141,25 @@ def _options(args: argparse.Namespace):
   )
 
 
+def _class_texts(args: argparse.Namespace):
+  from mrd_jax.evaluate.class_texts import ClassTexts
+  from mrd_jax.zoo.pointclip import read_prompts
+
+  for flag in ("protocol", "text_weights", "tokenizer", "prompts"):
+    if getattr(args, flag) and "table1" not in args.suite:
+      raise BadInput(
+        f"--{flag.replace('_', '-')} is for the suite table1, whose texts and "
+        "protocols are the systems' own"
+      )
+  return ClassTexts(
+    teacher=args.teacher or "",
+    weights=args.text_weights,
+    tokenizer=args.tokenizer or "",
+    prompts=read_prompts(args.prompts) if args.prompts else {},
+    dtype=args.dtype,
+  )
+
+
 def _split(text: str) -> tuple[str, tuple[str, ...]]:
   suite, equals, splits = text.partition("=")
   if not (suite and equals and all(splits.split(","))):
@@ -174,7 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     type=lambda text: tuple(dict.fromkeys(text.split(","))),
     metavar="NAME[,NAME...]",
     help="modelnet40, scanobjectnn, objaverse_lvis, zero_shot (any labelled "
-    "split), retrieval, relation_gap, linear_probe, few_shot, finetune",
+    "split), retrieval, relation_gap, linear_probe, few_shot, finetune; table1: "
+    "the first three, each system by its own protocol, beside published rows",
   )
   add(
     "--data",
@@ -222,6 +251,32 @@ def _parser() -> argparse.ArgumentParser:
   add("--templates", metavar="FILE", help="prompts (default: ours)")
   add("--templates-key", metavar="KEY", help="which list of the file")
   add("--raw-names", action="store_true", help="class names keep underscores")
+  group = parser.add_argument_group("the suite table1")
+  group.add_argument(
+    "--protocol",
+    choices=("own", "ours"),
+    help="own: clouds, texts, views and weights as the authors of each system "
+    "have them; ours: one protocol for all (default: own)",
+  )
+  group.add_argument(
+    "--text-weights",
+    type=cli.path,
+    metavar="FILE",
+    help="a text tower that is neither in the encoder's file nor on the hub, "
+    "such as SLIP's for CG3D",
+  )
+  group.add_argument(
+    "--tokenizer",
+    metavar="DIR",
+    help="its tokenizer, a folder or user/model (default: beside the file, or "
+    "OpenAI's on the hub)",
+  )
+  group.add_argument(
+    "--prompts",
+    type=cli.path,
+    metavar="best_param.py",
+    help="PointCLIP V2's sentences and view weights, read as data",
+  )
   add(
     "--captions",
     action="store_true",

@@ -1,8 +1,8 @@
 """Measures one encoder by the suites of `python -m mrd_jax.evaluate`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from mrd_jax.encoder.embed_split import Embedder, SplitEmbeddings
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.protocol import Protocol, ProtocolSource
+from mrd_jax.evaluate.settings import Setting
 from mrd_jax.evaluate.suites import ZERO_SHOT, Found
 from mrd_jax.metrics import probe
 from mrd_jax.metrics.embeddings import unit
@@ -68,7 +69,9 @@ class Options:
 
 
 class Evaluator:
-  """Runs suites on one encoder; a split is embedded once for all of them.
+  """Runs suites on one encoder.
+
+  A split is embedded once for all that take its clouds alike.
 
   Args:
     encoder: The encoder.
@@ -82,16 +85,34 @@ class Evaluator:
     self._variables = jax.device_put(
       jax.device_get(encoder.variables), sharding.replicated(self._mesh)
     )
-    self._embedders: dict[Path, Embedder] = {}
-    self._embeddings: dict[tuple[Path, str], SplitEmbeddings] = {}
+    # Of the flags, for all suites but those of a standard protocol.
+    self._setting = Setting(
+      encoder.model,
+      options.protocol.preparation(encoder.config),
+      options.protocol,
+      options.class_features,
+      options.teacher,
+    )
+    self._embedders: dict[Any, Embedder] = {}
+    self._embeddings: dict[Any, SplitEmbeddings] = {}
 
-  def __call__(self, suite: str, found: Found) -> Result:
+  def __call__(
+    self, suite: str, found: Found, setting: Setting | None = None
+  ) -> Result:
     """Measures one suite.
+
+    Args:
+      suite: Its name.
+      found: Where its shapes are.
+      setting: Of zero-shot classification; None: as the options say.
 
     Raises:
       BadInput: if the splits and the encoder do not fit the suite.
     """
-    measures = dict.fromkeys(ZERO_SHOT, self._zero_shot) | {
+    classify = functools.partial(
+      self._zero_shot, setting=setting or self._setting
+    )
+    measures = dict.fromkeys(ZERO_SHOT, classify) | {
       "retrieval": self._retrieval,
       "relation_gap": self._relation_gap,
       "linear_probe": self._linear_probe,
@@ -105,21 +126,22 @@ class Evaluator:
         f"suite {suite}, {splits} of {found.data}: {error}"
       ) from error
 
-  def _zero_shot(self, found: Found) -> Result:
+  def _zero_shot(self, found: Found, setting: Setting) -> Result:
     names = self._class_names(found)
-    if self._options.class_features is not None:
-      class_CD = self._options.class_features(names)
+    if setting.class_features is not None:
+      class_CD = setting.class_features(names)
     else:
-      class_CD = dataset.class_features(found.data, found.splits[0])
-    self._check_width(found, class_CD.shape[1])
-    class_CD = unit(class_CD)
-    shapes = self._embed(found)
+      class_CD = unit(dataset.class_features(found.data, found.splits[0]))
+    self._check_width(found, class_CD.shape[1], setting.texts)
+    shapes = self._embed(found, setting)
     metrics = zero_shot(shapes.point, shapes.label, class_CD)
     matrix_CC, scores = confusion(shapes.point, shapes.label, class_CD)
-    protocol = self._protocol(found) | {
+    protocol = self._protocol(found, setting) | {
       "classes": len(names),
-      "texts": self._options.teacher or "stored with the classes",
+      "texts": setting.texts or "stored with the classes",
     }
+    if setting.differs:
+      protocol["differs"] = setting.differs
     per_class = []
     for row in scores:
       other = row.confused_with
@@ -147,7 +169,7 @@ class Evaluator:
       features = self._options.text_features(
         tuple(captions[uid] for uid in ids if uid in captions)
       )
-      self._check_width(found, features.shape[1])
+      self._check_width(found, features.shape[1], self._options.teacher)
       text_ND = np.zeros_like(shapes.point)
       text_ND[has_text_N] = unit(features)
       shapes = shapes._replace(text=text_ND, has_text=has_text_N)
@@ -209,55 +231,60 @@ class Evaluator:
       )
     return only
 
-  def _check_width(self, found: Found, width: int) -> None:
+  def _check_width(self, found: Found, width: int, texts: str = "") -> None:
     config = self._encoder.config
     own = config.dim
     if own != width:
       raise BadInput(
         f"the encoder's embeddings have width {own} "
         f"({config.embedding_space}), the teacher's features {width} "
-        f"({self._options.teacher or found.data}): they are of different "
+        f"({texts or found.data}): they are of different "
         "teachers"
       )
 
-  def _model(self) -> Any:
-    """Returns the module, which shares out what it can."""
-    model = self._encoder.model
+  def _shared_out(self, model: Any) -> Any:
+    """Returns the module so that it shares out what it can."""
     if not hasattr(model, "batch_sharding"):
       return model
     return model.clone(batch_sharding=sharding.batch_sharding(self._mesh))
 
-  def _embed(self, found: Found) -> SplitEmbeddings:
+  def _embed(
+    self, found: Found, setting: Setting | None = None
+  ) -> SplitEmbeddings:
     """Embeds splits, each of them once, and joins them."""
-    data, options, devices = found.data, self._options, self._mesh.size
-    if data not in self._embedders:
-      self._embedders[data] = Embedder(
-        self._model(),
-        options.protocol.meta(dataset.read_meta(data)),
-        preparation=options.protocol.preparation(self._encoder.config),
-        batch_size=-(-options.batch_size // devices) * devices,
+    model, preparation, protocol = (setting or self._setting)[:3]
+    data, devices = found.data, self._mesh.size
+    key = data, model, preparation, protocol
+    if key not in self._embedders:
+      self._embedders[key] = Embedder(
+        self._shared_out(model),
+        protocol.meta(dataset.read_meta(data)),
+        preparation=preparation,
+        batch_size=-(-self._options.batch_size // devices) * devices,
         threads=2,
         mesh=self._mesh,
       )
     parts = []
     for split in found.splits:
-      if (data, split) not in self._embeddings:
-        source = ProtocolSource(
-          dataset.open_split(data, split), options.protocol
-        )
-        self._embeddings[data, split] = self._embedders[data](
+      if (key, split) not in self._embeddings:
+        source = ProtocolSource(dataset.open_split(data, split), protocol)
+        self._embeddings[key, split] = self._embedders[key](
           self._variables, source, lambda: None
         )
-      parts.append(self._embeddings[data, split])
+      parts.append(self._embeddings[key, split])
     return SplitEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
 
-  def _protocol(self, found: Found) -> dict[str, Any]:
+  def _protocol(
+    self, found: Found, setting: Setting | None = None
+  ) -> dict[str, Any]:
     """Says what the figures of every suite depend on."""
-    protocol: dict[str, Any] = {"shapes": len(self._embed(found).label)}
-    protocol |= dataclasses.asdict(self._options.protocol)
+    setting = setting or self._setting
+    shapes = self._embed(found, setting)
+    protocol: dict[str, Any] = {"shapes": len(shapes.label)}
+    protocol |= dataclasses.asdict(setting.protocol)
     space = self._encoder.config.embedding_space
     teacher = dataset.read_meta(found.data).teacher
-    if space != teacher and not self._options.teacher:
+    if space != teacher and not setting.texts:
       # Not refused: the same teacher may be worded in two ways.
       protocol["teachers"] = f"encoder: {space}; dataset: {teacher}"
     return protocol

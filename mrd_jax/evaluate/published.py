@@ -1,8 +1,8 @@
 """Holds published figures, in the names of our metrics, in percent.
 
 Of the paper its Tables 1, 2, 6 and 8, those of other systems as it quotes them:
-by CLIP ViT-bigG/14 on the published test sets.  And `OWN`, what the systems
-say of themselves, in their READMEs.
+by CLIP ViT-bigG/14 on the published test sets.  What the systems say of
+themselves is in their files of `zoo/`.
 """
 
 from collections.abc import Sequence
@@ -76,65 +76,6 @@ MRD-B | ensembled                | 53.2 75.4 82.1 88.8 97.6 98.5 63.7 84.0 91.5
 MRD-L | ensembled                | 53.6 75.7 82.4 87.3 97.4 98.8 64.1 85.7 91.9
 """,
 )
-
-# Top-1 and top-5 by source, of the files that each system has released, under
-# its own protocol (docs/evaluation.md).  Only figures of the same shapes.
-_TOP_1_5 = [f"{split}/top{k}" for split in SPLITS for k in (1, 5)]
-OWN = {
-  # OpenShape_code@abe5aa4.  The paper's SparseConv has 33.7M parameters.
-  "OpenShape's README": _table(
-    _TOP_1_5,
-    """
-OpenShape+SparseConv-41M | ShapeNet  | 12.1 27.1 74.1 89.5    -    -
-OpenShape+SparseConv-41M | no LVIS   | 38.1 68.2 84.0 97.3    -    -
-OpenShape+SparseConv-41M | ensembled | 42.7 72.8 83.7 98.4    -    -
-""",
-  ),
-  # Uni3D@64e03c3.
-  "Uni3D's README": _table(
-    _TOP_1_5,
-    """
-Uni3D-B | no LVIS                   | 45.9 74.8 86.1 98.7 61.7 89.5
-Uni3D-L | no LVIS                   | 46.2 74.7 86.6 97.8 58.4 90.1
-Uni3D-g | no LVIS                   | 47.2 76.1 86.8 98.4 66.5 90.1
-Uni3D-B | ensembled                 | 51.7 80.8 86.3 97.9 63.8 90.2
-Uni3D-L | ensembled                 | 53.1 81.5 86.3 98.3 58.2 89.4
-Uni3D-g | ensembled                 | 53.5 82.0 87.3 99.2 63.9 91.7
-Uni3D-g | ensembled, a file per set | 55.3 82.9 88.2 99.3 65.3 92.7
-""",
-  ),
-  # ULIP@f194ddb.
-  "ULIP's README": _table(
-    _TOP_1_5,
-    """
-ULIP+PointBERT   | ShapeNet  |    -    - 60.3 84.0    -    -
-ULIP-2+PointBERT | its data  | 50.6 79.1 84.7 97.1    -    -
-""",
-  ),
-  # ReCon@51a8be0: of the test part, without the training part.
-  "ReCon's README": _table(
-    _TOP_1_5,
-    """
-ReCon | ShapeNet | - - 61.7 - - -
-""",
-  ),
-  # ShapeLLM@f754b0d: another file for each set, the best on it.
-  "ShapeLLM's README": _table(
-    _TOP_1_5,
-    """
-ReCon++-B | ensembled, a file per set | 53.2 - 86.5 - 63.6 -
-ReCon++-L | ensembled, a file per set | 53.7 - 87.3 - 65.4 -
-""",
-  ),
-  # PointCLIP_V2@0b5aee8: prompts and weights of views were searched on the test
-  # labels.  Its ScanObjectNN is another.
-  "PointCLIP V2's README": _table(
-    _TOP_1_5,
-    """
-PointCLIP v2, ViT-B/16 | images only | - - 64.3 - - -
-""",
-  ),
-}
 
 # Table 2: Cap3D's captions of Objaverse-LVIS, text to 3D as its section 4.3
 # has it; its appendix B has 3D to text.

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from mrd_jax.encoder import named
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.errors import BadInput
-from mrd_jax.evaluate import published
+from mrd_jax.evaluate import published, table_1
 from mrd_jax.evaluate.evaluator import Result
 from mrd_jax.evaluate.suites import Found
 from mrd_jax.io.files import read_json, write_json, write_text
@@ -25,9 +26,9 @@ Row = dict[str, Any]
 # The published table that a suite belongs to (the first word of its name), and
 # the name of its test set there.
 _TABLES = {
-  "modelnet40": (published.TABLE_1, "modelnet40"),
-  "scanobjectnn": (published.TABLE_1, "scanobjectnn"),
-  "objaverse_lvis": (published.TABLE_1, "lvis"),
+  **{
+    suite: (published.TABLE_1, split) for suite, split in table_1.SUITES.items()
+  },
   "retrieval": (published.TABLE_2, "lvis"),
   "relation_gap": (published.TABLE_6, "train_shapenet_only"),
   "finetune": (published.TABLE_8, published.PB_T50_RS),
@@ -76,7 +77,8 @@ def short_names(checkpoints: Sequence[str], rows: Sequence[Row]) -> list[str]:
     if checkpoint in taken and taken[checkpoint] not in names:
       names.append(taken[checkpoint])
       continue
-    path = Path(checkpoint)
+    reference = named.parse(checkpoint)
+    path = Path(reference.name if reference else checkpoint)
     stem = path.stem if path.suffix == ".safetensors" else path.name
     base = re.sub(r"[^\w.-]+", "_", stem or path.resolve().name)
     name, count = base, 1
@@ -112,6 +114,7 @@ def row_of(
     selected_by = exported.get("selected_by")
   row = {
     "name": name,
+    "model": config.name,
     "checkpoint": checkpoint,
     "step": config.step,
     "rule": rule,
@@ -196,7 +199,7 @@ def tabulate(rows: Sequence[Row]) -> str:
 
   Published rows stand below ours where the test set is theirs.
   """
-  text = []
+  text = [table_1.tabulate(rows)]
   for suite, measured in _by_suite(rows).items():
     groups = (
       (table.cell, measured),
@@ -221,15 +224,19 @@ def tabulate(rows: Sequence[Row]) -> str:
       text += [table.render(header, lines), ""]
     notes = dict.fromkeys(n for row in measured for n in _notes(suite, row))
     text += [*(f"* {printable(note)}" for note in notes), ""]
-  return "\n".join(text)
+  return "\n".join(text).lstrip()
 
 
 def _by_suite(rows: Sequence[Row]) -> dict[str, list[Row]]:
-  """Sorts what was found by suite, each with its encoder's fields."""
+  """Sorts what was found by suite, each with its encoder's fields.
+
+  Those of standard protocols have a table of their own.
+  """
   suites: dict[str, list[Row]] = {}
   for row in rows:
     for suite, found in row["suites"].items():
-      suites.setdefault(suite, []).append(row | found)
+      if not table_1.is_of(suite):
+        suites.setdefault(suite, []).append(row | found)
   return suites
 
 
@@ -241,7 +248,7 @@ def _published(suite: str, measured: Sequence[Row]) -> list[Row]:
   tables = {"published": paper}
   protocol = {"shapes": published.SHAPES[split]}
   if paper is published.TABLE_1:
-    tables |= published.OWN
+    tables |= table_1.own_figures()
   if paper is published.TABLE_2:
     protocol["with_text"] = protocol["shapes"]
   rows = []

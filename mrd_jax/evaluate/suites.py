@@ -4,7 +4,7 @@ A suite looks for its splits under the names that `mrd_jax.prepare` gives them,
 in the datasets that it is given; the user may name others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,3 +82,24 @@ def find(
     f"suite {suite}: no dataset of --data has the split {wanted} ({there}); "
     f"name one with --split {suite}=NAME"
   )
+
+
+def find_some(
+  suites: Iterable[str],
+  data: Sequence[Path],
+  named: Mapping[str, tuple[str, ...]],
+) -> dict[str, Found]:
+  """Finds those suites of several that datasets have the splits of.
+
+  Raises:
+    BadInput: as `find`, if there is none of them.
+  """
+  found, problem = {}, None
+  for suite in suites:
+    try:
+      found[suite] = find(suite, data, named)
+    except BadInput as error:
+      problem = problem or error
+  if problem and not found:
+    raise problem
+  return found

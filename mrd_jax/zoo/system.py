@@ -99,7 +99,8 @@ class Release(NamedTuple):
     figures: Its authors' own, in percent, by "SPLIT/topK"; those of other
       shapes than the paper's by another name of the split.
     on: By the beginning of a split's name, what of `Size` and `Preparation`
-      its authors set otherwise there.
+      its authors set otherwise there, and "drawn", how many points they draw
+      of each cloud, with replacement, before.
     differs: What of their protocol is not followed, in words.
   """
 

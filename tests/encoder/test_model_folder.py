@@ -276,7 +276,9 @@ def test_an_odd_config_is_refused(folder, change, message):
 
 
 def test_what_is_no_encoder_is_refused(tmp_path, folder):
-  with pytest.raises(BadInput, match=r"none does not exist, and is no name of a"):
+  with pytest.raises(
+    BadInput, match=r"none does not exist, and is no name of a"
+  ):
     load_encoder(tmp_path / "none")
   with pytest.raises(BadInput, match=r"none\.safetensors does not exist"):
     load_encoder(tmp_path / "none.safetensors")

@@ -31,7 +31,9 @@ SIZES = {
   2: dataclasses.replace(
     pointclip.infer(STATE),
     version=2,
-    view_weights=pointclip.VIEW_WEIGHTS["modelnet40"],
+    view_weights=pointclip.RELEASES["pointclip-v2"].on["modelnet40"][
+      "view_weights"
+    ],
   ),
 }
 VARIABLES = tensors.to_variables(

@@ -84,7 +84,9 @@ def test_what_a_system_does_not_have_is_refused(tmp_path):
   torch = pytest.importorskip("torch", reason="writes a .pth file")
   state = {k: torch.from_numpy(v) for k, v in weights_of("ulip1").items()}
   torch.save({"state_dict": state}, file)
-  with pytest.raises(BadInput, match="is ULIP, of which voxel_size cannot be given"):
+  with pytest.raises(
+    BadInput, match="is ULIP, of which voxel_size cannot be given"
+  ):
     load_encoder(file, voxel_size=0.1)
   assert load_encoder(file, groups=9).config.architecture.groups == 9
   with pytest.raises(BadInput, match="which alone leaves groups open"):

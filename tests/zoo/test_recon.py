@@ -7,7 +7,9 @@ import zoo_cases
 from mrd_jax.errors import BadInput
 from mrd_jax.zoo import recon, tensors
 
-MODELNET40 = recon.BENCHMARKS["modelnet40"]
+MODELNET40 = {
+  field: getattr(recon.RELEASES["recon"].size, field) for field in recon.UNSAID
+}
 
 
 @pytest.fixture(scope="module")
