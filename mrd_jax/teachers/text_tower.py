@@ -110,7 +110,7 @@ class TextTower(TextEmbedder):
     state = {
       key: value
       for key, value in state.items()
-      if (prefix and key.startswith(prefix)) or key.split(".")[0] in own
+      if (key.startswith(prefix) if prefix else key.split(".")[0] in own)
     }
     ids = jnp.ones((1, 1), jnp.int32)
     variables = to_variables(

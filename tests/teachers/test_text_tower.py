@@ -35,7 +35,7 @@ def state():
     return np.float32(mean + scale * rng.standard_normal(shape))
 
   found = {
-    "logit_scale": np.float32(4.6),
+    "logit_scale": np.array(4.6, np.float32),
     "visual.proj": draw(8, DIM),
     "token_embedding.weight": draw(VOCABULARY, WIDTH),
     "positional_embedding": draw(CONTEXT, WIDTH, scale=0.3),
@@ -68,10 +68,13 @@ def folder(tmp_path):
 
 
 def write(folder, tensors=None, prefix="", name="clip.safetensors"):
-  """Writes a tower, each name after a prefix."""
+  """Writes a tower, its names after a prefix."""
   tensors = state() if tensors is None else tensors
   path = folder / name
-  save_file({prefix + key: value for key, value in tensors.items()}, path)
+  others = "logit_scale", "visual.proj"
+  save_file(
+    {k if k in others else prefix + k: v for k, v in tensors.items()}, path
+  )
   return path
 
 
@@ -196,7 +199,7 @@ def test_half_precision_is_widened(folder, kind):
   if kind == "float16":
     rough = load(folder / "half.safetensors", dtype="bfloat16")
     rough_found = rough.text_features(TEXTS, unit=False)
-    assert 1e-4 < error(rough_found, found) < 0.05
+    assert 1e-4 < error(rough_found, found) < 0.1
 
 
 def test_the_fingerprint_is_of_all_that_decides(folder):
@@ -212,11 +215,9 @@ def test_the_fingerprint_is_of_all_that_decides(folder):
   clips.write(config, {"model_cfg": {"text_cfg": {}}})
   found.add(load(path).fingerprint)
   config.unlink()
-  with (folder / "merges.txt").open("a") as file:
-    file.write("q z\n")
   vocabulary = json.loads((folder / "vocab.json").read_text())
-  del vocabulary["¡"]
-  clips.write(folder / "vocab.json", vocabulary | {"qz": vocabulary["ÿ"]})
+  turned = {"q": vocabulary["z"], "z": vocabulary["q"]}
+  clips.write(folder / "vocab.json", vocabulary | turned)
   found.add(load(path).fingerprint)
   assert len(found) == 4
 
