@@ -11,7 +11,7 @@ from runs import REPOSITORY
 FLOORS = (
   *("errors", "keys", "config", "io", "parallel", "metrics"),
   *("data", "models", "losses", "checkpoint", "procedural"),
-  *("teachers", "zoo", "encoder", "draw"),
+  *("zoo", "teachers", "encoder", "draw"),
   *("training", "cli"),
   *("prepare", "convert", "inspect", "report", "search", "embed"),
   *("finetune", "evaluate", "compare", "ablate", "main", "list_models"),

@@ -266,6 +266,10 @@ class CLIPText(nn.Module):
     )
     return project(x_BD)
 
+  def text(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    """Embeds texts, under the name that `CLIP` has for it."""
+    return self(ids_BL, mask_BL)
+
 
 class CLIP(nn.Module):
   """Both towers with their projections.

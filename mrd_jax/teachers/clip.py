@@ -7,13 +7,11 @@ print(teacher.throughput)
 """
 
 import collections
-import hashlib
 import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,24 +22,17 @@ from mrd_jax.io.images import AnyImage
 from mrd_jax.models.clip import Attention
 from mrd_jax.teachers import files, weights
 from mrd_jax.teachers.images import Preprocessor
-from mrd_jax.teachers.towers import Towers
-
-_AHEAD = 2  # batches on the devices, and as many more in preparation
-_LENGTHS = 16, 32  # tokens that texts are padded to, besides the context
+from mrd_jax.teachers.texts import TextEmbedder, load_tokenizer
+from mrd_jax.teachers.towers import AHEAD, Towers, fetch
 
 
-class ClipTeacher:
+class ClipTeacher(TextEmbedder):
   """A CLIP model on all local devices, with tokenizer and preprocessing.
 
   Attributes:
-    name: Its name for the record: folder or "user/model@commit", and the
-      first digits of the SHA-256 of its tensors.
-    fingerprint: SHA-256 of all that decides a feature: tensors, config,
-      tokenizer, preprocessing.
-    dtype: "float32" or "bfloat16", of the matrix products.
-    embed_dim: D.
     image_size: S, side of an image in pixels.
-    throughput: What was embedded so far, and how fast; prints as a sentence.
+    others: See `TextEmbedder`.  The name begins with the folder's or
+      "user/model@commit"; config and preprocessing are in the fingerprint, too.
   """
 
   def __init__(
@@ -52,17 +43,9 @@ class ClipTeacher:
     preprocessor: Preprocessor,
     tokenizer: Any,
   ):
-    size = towers.model.size
-    self.name = name
-    self.fingerprint = fingerprint
-    self.dtype = np.dtype(towers.model.dtype).name
-    self.embed_dim = size.embed_dim
-    self.image_size = size.image_size
-    self.throughput = towers.throughput
-    self._towers = towers
+    super().__init__(name, fingerprint, towers, tokenizer)
+    self.image_size = towers.model.size.image_size
     self._preprocessor = preprocessor
-    self._tokenizer = tokenizer
-    self._context = min(size.context, tokenizer.model_max_length)
 
   @classmethod
   def from_pretrained(
@@ -93,7 +76,12 @@ class ClipTeacher:
     paths = files.find_weights(folder)
     size = weights.read_size(folder / files.CONFIG)
     preprocessor = Preprocessor(files.preprocessor(folder), size.image_size)
-    tokenizer = _load_tokenizer(folder, size.vocabulary, size.eos_token_id)
+    tokenizer = load_tokenizer(
+      folder,
+      size.vocabulary,
+      size.eos_token_id,
+      "the config.json beside it says",
+    )
     towers = Towers(
       size,
       dtype,
@@ -106,12 +94,11 @@ class ClipTeacher:
     towers.params, digest = weights.load_params(
       paths, size, towers.model.dtype, towers.put
     )
-    whole = hashlib.sha256(f"{digest} {size}".encode())
-    for file in (*files.PREPROCESSORS, *files.TOKENIZER):
-      if (folder / file).is_file():
-        whole.update(file.encode() + (folder / file).read_bytes())
     name = f"{name} (sha256 {digest[:12]})"
-    return cls(name, whole.hexdigest(), towers, preprocessor, tokenizer)
+    fingerprint = files.fingerprint(
+      f"{digest} {size}", folder, (*files.PREPROCESSORS, *files.TOKENIZER)
+    )
+    return cls(name, fingerprint, towers, preprocessor, tokenizer)
 
   def image_features(self, images: Iterable[AnyImage]) -> np.ndarray:
     """Embeds images.
@@ -148,7 +135,7 @@ class ClipTeacher:
             futures.append(pool.submit(self._prepare, row, image))
 
         try:
-          draw(_AHEAD * towers.batch)
+          draw(AHEAD * towers.batch)
           while futures:
             rows = range(count, count + min(towers.batch, len(futures)))
             pixels = np.zeros((towers.batch, 3, side, side), np.uint8)
@@ -161,65 +148,10 @@ class ClipTeacher:
           pool.shutdown(cancel_futures=True)
 
     parts = [np.zeros((0, self.embed_dim), np.float32)]
-    parts += [part for _, part in _fetch("image", batches())]
+    parts += [part for _, part in fetch("image", batches())]
     features = np.concatenate(parts)
     done.images += len(features)
     done.image_seconds += time.perf_counter() - done.compile_seconds - start
-    return features
-
-  def text_features(self, texts: Iterable[str]) -> np.ndarray:
-    """Embeds texts.
-
-    A text longer than the context is cut, its end token kept, as Hugging
-    Face's tokenizer does; `throughput.truncated` counts them.  Texts are
-    padded to one of three lengths, each to the least that holds it.
-
-    Args:
-      texts: n of them.
-
-    Returns:
-      (n, D) float32, unit length, in their order.
-
-    Raises:
-      BadInput: naming the text by its place, if it is empty or its features
-        are not finite.
-    """
-    if isinstance(texts, str):
-      raise BadInput("texts is one text; give a list of them")
-    towers, done = self._towers, self.throughput
-    start = time.perf_counter() - done.compile_seconds
-    texts = list(texts)
-    for row, text in enumerate(texts):
-      if not isinstance(text, str) or not text.strip():
-        raise BadInput(f"text {row} is {text!r}: give words, or leave it out")
-    tokenizer, ids = self._tokenizer, []
-    if texts:
-      encoded = tokenizer(texts, truncation=True, max_length=self._context)
-      done.truncated += sum(bool(x.overflowing) for x in encoded.encodings)
-      ids = [x.ids for x in encoded.encodings]
-    pad = tokenizer.pad_token_id
-    pad = tokenizer.eos_token_id if pad is None else pad
-
-    def batches() -> Iterator[tuple[jax.Array, Sequence[int]]]:
-      shorter = 0
-      for length in sorted({*_LENGTHS, self._context}):
-        rows = [i for i, x in enumerate(ids) if shorter < len(x) <= length]
-        shorter = length
-        for first in range(0, len(rows), towers.batch):
-          part = rows[first : first + towers.batch]
-          tokens = np.full((towers.batch, length), pad, np.int32)
-          mask = np.zeros_like(tokens)
-          mask[:, 0] = 1  # of the rows that fill the batch, too
-          for i, row in enumerate(part):
-            tokens[i, : len(ids[row])] = ids[row]
-            mask[i, : len(ids[row])] = 1
-          yield towers.text(tokens, mask), part
-
-    features = np.zeros((len(texts), self.embed_dim), np.float32)
-    for rows, part in _fetch("text", batches()):
-      features[rows] = part
-    done.texts += len(texts)
-    done.text_seconds += time.perf_counter() - done.compile_seconds - start
     return features
 
   def _prepare(self, row: int, image: AnyImage) -> np.ndarray:
@@ -227,60 +159,3 @@ class ClipTeacher:
       return self._preprocessor(image)
     except BadInput as error:
       raise BadInput(f"image {row}: {error}") from error
-
-
-def _fetch(
-  kind: str, batches: Iterable[tuple[jax.Array, Sequence[int]]]
-) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-  """Brings features to the host, in order, a few batches behind the devices.
-
-  Args:
-    kind: What messages call a row.
-    batches: Features, being computed, with the rows that they are of; further
-      rows fill the batch.
-  """
-  waiting: collections.deque = collections.deque()
-  # After the last batch come as many rounds as there are batches behind.
-  for batch in itertools.chain(batches, [None] * _AHEAD):
-    waiting.append(batch)
-    if len(waiting) <= _AHEAD:
-      continue
-    features, rows = waiting.popleft()
-    part = np.asarray(features)[: len(rows)]
-    bad = ~np.isfinite(part).all(axis=1)
-    if bad.any():
-      raise BadInput(
-        f"{kind} {rows[int(bad.argmax())]}: its features are NaN or infinite; "
-        "the weights are damaged, or need dtype='float32'"
-      )
-    yield rows, part
-
-
-def _load_tokenizer(folder: Path, vocabulary: int, eos: int | None) -> Any:
-  """Hugging Face's tokenizer of a folder, checked against the model."""
-  from transformers import AutoTokenizer
-
-  try:
-    tokenizer = AutoTokenizer.from_pretrained(
-      folder, local_files_only=True, trust_remote_code=False
-    )
-    encodings = tokenizer(["a"]).encodings
-    largest = max(tokenizer.get_vocab().values())
-  except Exception as error:  # the library's checks have types of their own
-    raise BadInput(
-      f"{folder}: its tokenizer cannot be read: {files.reason(error)}"
-    ) from error
-  if not encodings:
-    raise BadInput(f"{folder}: its tokenizer is not one of CLIP")
-  if largest >= vocabulary:
-    raise BadInput(
-      f"{folder}: its tokenizer has the token {largest}, the config.json "
-      f"beside it says vocab_size {vocabulary}: they do not belong together"
-    )
-  if eos is not None and eos not in encodings[0].ids:
-    raise BadInput(
-      f"{folder}: its tokenizer ends a text with token "
-      f"{encodings[0].ids[-1]}, the config.json beside it says eos_token_id "
-      f"{eos}: they do not belong together"
-    )
-  return tokenizer

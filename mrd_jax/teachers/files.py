@@ -1,6 +1,7 @@
 """Finds the files of a CLIP model, in a folder or on the Hugging Face hub."""
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from mrd_jax.errors import BadInput
@@ -80,6 +81,21 @@ def preprocessor(folder: Path) -> Path:
   """Reads the config of the image processor in a model folder."""
   first, second = (folder / name for name in PREPROCESSORS)
   return second if second.is_file() and not first.is_file() else first
+
+
+def fingerprint(model: str, folder: Path, names: Iterable[str]) -> str:
+  """Computes the SHA-256 of what a model is and of files beside it.
+
+  Args:
+    model: Says what it is.
+    folder: Of the files.
+    names: Theirs; those that are not there are left out.
+  """
+  whole = hashlib.sha256(model.encode())
+  for name in names:
+    if (folder / name).is_file():
+      whole.update(name.encode() + (folder / name).read_bytes())
+  return whole.hexdigest()
 
 
 def find_weights(folder: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """Makes class features of prompts: what zero-shot classification compares with.
 
 A class's feature is the mean of the unit features of its name in each
-template, made unit length again (Radford et al. 2021, section 3.1.4).
+template, made unit length again (Radford et al. 2021, section 3.1.4).  Other
+systems add up features as they are, or have one sentence for each class.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -19,18 +20,22 @@ from mrd_jax.io.arrays import read_npz
 from mrd_jax.io.files import parse_json, replacing
 from mrd_jax.metrics.embeddings import unit
 
+Pooling = Literal["mean", "sum"]
+
 TEMPLATES = Path(__file__).with_name("templates.json")
 
 
 class TextTeacher(Protocol):
-  """What is needed of a teacher here; see `ClipTeacher`."""
+  """What is needed of a teacher here; see `TextEmbedder`."""
 
   name: str
   fingerprint: str
   dtype: str
   embed_dim: int
 
-  def text_features(self, texts: Sequence[str]) -> np.ndarray: ...
+  def text_features(
+    self, texts: Sequence[str], *, unit: bool = True
+  ) -> np.ndarray: ...
 
 
 def class_features(
@@ -39,26 +44,33 @@ def class_features(
   templates: Sequence[str],
   *,
   keep_underscores: bool = False,
+  pooling: Pooling = "mean",
+  sentences: Sequence[str] | None = None,
 ) -> np.ndarray:
-  """Computes features of classes by prompts: normalise, mean, normalise.
+  """Computes features of classes by prompts.
 
   They are kept in `mrd_jax` in XDG_CACHE_HOME, or in ~/.cache, in a file that
   is named by a hash of all that they depend on: the teacher's weights, config
-  and tokenizer, its dtype, the names, and the templates.  A damaged file is
-  made again.
+  and tokenizer, its dtype, and the other arguments.  A damaged file is made
+  again.
 
   Args:
     teacher: Makes text features.
     class_names: C of them.
-    templates: T of them, each with one "{}" (`read_templates`).
+    templates: T of them, each with one "{}" (`read_templates`); () with
+      `sentences`.
     keep_underscores: Without it "night_stand" is read as "night stand", as
       the names of datasets mean it.
+    pooling: "mean" normalises features, averages those of a class, and
+      normalises again; "sum" adds up features as they are, and leaves it so.
+    sentences: C of them, whole ones, in the order of the names: the prompts
+      instead of those by templates.
 
   Returns:
-    (C, D) float32, unit length, in the order of the names.
+    (C, D) float32, in the order of the names; of unit length if averaged.
 
   Raises:
-    BadInput: naming the class or template that cannot be used.
+    BadInput: naming the class, template or argument that cannot be used.
   """
   if isinstance(class_names, str) or not len(class_names):
     raise BadInput(
@@ -72,13 +84,25 @@ def class_features(
       raise BadInput(f"class_names has {given!r}: give every class a name")
     if names.count(name) > 1:
       raise BadInput(f"class_names has {name!r} twice: classes must differ")
-  check_templates(templates, "templates")
+  if pooling not in ("mean", "sum"):
+    raise BadInput(f"pooling is {pooling!r}, must be 'mean' or 'sum'")
+  if sentences is None:
+    check_templates(templates, "templates")
+  elif isinstance(sentences, str) or len(sentences) != len(names):
+    count = "one text" if isinstance(sentences, str) else len(sentences)
+    raise BadInput(
+      f"sentences is {count} for {len(names)} classes; give one for each"
+    )
+  elif templates:
+    raise BadInput("sentences and templates are given; give one of them")
   inputs = {
-    "format": 1,
+    "format": 2,
     "teacher": teacher.fingerprint,
     "dtype": teacher.dtype,
     "class_names": names,
     "templates": list(templates),
+    "pooling": pooling,
+    "sentences": None if sentences is None else list(sentences),
   }
   key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
   caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -96,7 +120,8 @@ def class_features(
       return features
   except (BadInput, KeyError):
     pass  # there is none that can be used
-  features = prompt_features(teacher, names, templates)
+  prompts = sentences or _fill(names, templates)
+  features = _pool(teacher, prompts, len(names), pooling)
   about = json.dumps({"teacher_name": teacher.name} | inputs)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,12 +141,30 @@ def prompt_features(
   teacher: TextTeacher, names: Sequence[str], templates: Sequence[str]
 ) -> np.ndarray:
   """Computes (N, D) float32 features of names: normalise, mean, normalise."""
-  prompts = [
+  return _pool(teacher, _fill(names, templates), len(names), "mean")
+
+
+def _fill(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+  """Puts each name into all of the templates."""
+  return [
     template.replace("{}", name) for name in names for template in templates
   ]
-  found = teacher.text_features(prompts).astype(np.float64)
-  found = found.reshape(len(names), len(templates), -1)
-  return unit(unit(found).mean(axis=1)).astype(np.float32)
+
+
+def _pool(
+  teacher: TextTeacher, prompts: Sequence[str], count: int, pooling: Pooling
+) -> np.ndarray:
+  """Computes (N, D) float32 features of as many prompts for each of N names."""
+  if pooling == "mean":
+    found = teacher.text_features(prompts)
+  else:
+    found = teacher.text_features(prompts, unit=False)
+  found = found.astype(np.float64).reshape(count, -1, found.shape[1])
+  if pooling == "mean":
+    found = unit(unit(found).mean(axis=1))
+  else:
+    found = found.sum(axis=1)
+  return found.astype(np.float32)
 
 
 def read_templates(

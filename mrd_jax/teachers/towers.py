@@ -1,8 +1,11 @@
 """Runs CLIP's towers on all local devices, in batches of one shape."""
 
+import collections
 import dataclasses
 import functools
+import itertools
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +15,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mrd_jax.errors import BadInput
-from mrd_jax.models.clip import CLIP, Attention, CLIPSize
+from mrd_jax.models.clip import (
+  CLIP,
+  Attention,
+  CLIPSize,
+  CLIPText,
+  TextTowerSize,
+)
 from mrd_jax.teachers.images import normalize
+
+AHEAD = 2  # batches on the devices, and as many more in preparation
 
 
 @dataclasses.dataclass
@@ -62,22 +73,22 @@ class Towers:
 
   def __init__(
     self,
-    size: CLIPSize,
+    size: TextTowerSize,
     dtype: str,
     *,
     batch_size: int,
-    scale: float,
-    mean: np.ndarray,
-    std: np.ndarray,
+    scale: float = 1.0,
+    mean: Iterable[float] = (0.0, 0.0, 0.0),
+    std: Iterable[float] = (1.0, 1.0, 1.0),
     attention: Attention = "xla",
   ):
     """Prepares the devices; parameters come by `put` into `params`.
 
     Args:
-      size: The architecture.
+      size: The architecture; without an image tower no `CLIPSize`.
       dtype: Of the matrix products, "float32" or "bfloat16".
       batch_size: Rows of a batch on each device.
-      scale: See `images.normalize`.
+      scale: Of images, see `images.normalize`.
       mean: Likewise.
       std: Likewise.
       attention: See `CLIP`.
@@ -93,10 +104,11 @@ class Towers:
     mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
     self.devices = len(devices)
     self.batch = batch_size * len(devices)
-    self.model = CLIP(size, jnp.dtype(dtype), attention)
+    kind: Any = CLIP if isinstance(size, CLIPSize) else CLIPText
+    self.model = kind(size, jnp.dtype(dtype), attention)
     self.throughput = Throughput()
     self.params: Any = None
-    self._pixels = scale, tuple(mean.tolist()), tuple(std.tolist())
+    self._pixels = scale, tuple(map(float, mean)), tuple(map(float, std))
     self._whole = NamedSharding(mesh, P())
     self._rows = NamedSharding(mesh, P("batch"))
     self._compiled: set[Any] = set()
@@ -112,39 +124,74 @@ class Towers:
     """
     return self._run("image", pixels)
 
-  def text(self, ids: np.ndarray, mask: np.ndarray) -> jax.Array:
-    """Embeds (batch, L) int32 tokens and mask: (batch, D), unit length.
+  def text(
+    self, ids: np.ndarray, mask: np.ndarray, unit: bool = True
+  ) -> jax.Array:
+    """Embeds (batch, L) int32 tokens and mask: (batch, D) float32.
 
-    Returns before they are computed.
+    Of unit length, or as they are.  Returns before they are computed.
     """
-    return self._run("text", ids, mask)
+    return self._run("text", ids, mask, unit=unit)
 
-  def _run(self, tower: str, *inputs: np.ndarray) -> jax.Array:
+  def _run(
+    self, tower: str, *inputs: np.ndarray, unit: bool = True
+  ) -> jax.Array:
     # A copy: on CPUs a device may go on reading the caller's memory.
     placed = jax.device_put([x.copy() for x in inputs], self._rows)
     start = time.perf_counter()
     features = _features(
-      self.model, tower, self._pixels, self._rows, self.params, *placed
+      *(self.model, tower, self._pixels, self._rows, self.params),
+      *placed,
+      unit=unit,
     )
-    if (tower, inputs[0].shape) not in self._compiled:
-      self._compiled.add((tower, inputs[0].shape))
+    if (tower, inputs[0].shape, unit) not in self._compiled:
+      self._compiled.add((tower, inputs[0].shape, unit))
       self.throughput.compile_seconds += time.perf_counter() - start
     return features
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def fetch(
+  kind: str, batches: Iterable[tuple[jax.Array, Sequence[int]]]
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+  """Brings features to the host, in order, a few batches behind the devices.
+
+  Args:
+    kind: What messages call a row.
+    batches: Features, being computed, with the rows that they are of; further
+      rows fill the batch.
+  """
+  waiting: collections.deque = collections.deque()
+  # After the last batch come as many rounds as there are batches behind.
+  for batch in itertools.chain(batches, [None] * AHEAD):
+    waiting.append(batch)
+    if len(waiting) <= AHEAD:
+      continue
+    features, rows = waiting.popleft()
+    part = np.asarray(features)[: len(rows)]
+    bad = ~np.isfinite(part).all(axis=1)
+    if bad.any():
+      raise BadInput(
+        f"{kind} {rows[int(bad.argmax())]}: its features are NaN or infinite; "
+        "the weights are damaged, or need dtype='float32'"
+      )
+    yield rows, part
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), static_argnames="unit")
 def _features(
-  model: CLIP,
+  model: CLIP | CLIPText,
   tower: str,
   pixels: tuple[float, tuple[float, ...], tuple[float, ...]],
   rows: NamedSharding,
   params: Any,
   *inputs: jax.Array,
+  unit: bool = True,
 ) -> jax.Array:
   """Computes features; compiled once for all teachers of one architecture."""
   if tower == "image":
     scale, mean, std = pixels
     inputs = (normalize(inputs[0], scale, *np.array([mean, std], np.float32)),)
   x_BD = model.apply({"params": params}, *inputs, method=tower)
-  x_BD = x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+  if unit:
+    x_BD = x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
   return jax.lax.with_sharding_constraint(x_BD, rows)

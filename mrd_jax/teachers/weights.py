@@ -88,6 +88,21 @@ def read_size(path: Path) -> CLIPSize:
   return size
 
 
+def open_safetensors(path: Path) -> Any:
+  """Opens a file, without reading a tensor.
+
+  Raises:
+    BadInput: if it is damaged or of another kind.
+  """
+  try:
+    return safetensors.safe_open(path, framework="numpy")
+  except (safetensors.SafetensorError, OSError, ValueError) as error:
+    raise BadInput(
+      f"{path} cannot be read as safetensors ({error}); it is damaged or of "
+      "another kind, fetch it again"
+    ) from error
+
+
 def load_params(
   paths: Sequence[Path],
   size: CLIPSize,
@@ -112,13 +127,7 @@ def load_params(
   """
   files: dict[str, tuple[Path, Any]] = {}
   for path in paths:
-    try:
-      file = safetensors.safe_open(path, framework="numpy")
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-      raise BadInput(
-        f"{path} cannot be read as safetensors ({error}); it is damaged or of "
-        "another kind, fetch it again"
-      ) from error
+    file = open_safetensors(path)
     for key in file.keys():  # noqa: SIM118 (it is no dict)
       if key.endswith(".position_ids"):
         continue  # constants of old versions, in integers

@@ -75,17 +75,20 @@ def to_variables(
   name: str,
   *,
   unused: Callable[[str], bool] = lambda key: False,
+  inputs: Sequence[Any] | None = None,
 ) -> Any:
   """Turns a state dict into a model's variables, float32, after checking it.
 
   Args:
     rows: The table.
-    model: Called as (points (B, N, 6), num_points (B,), train=False).
+    model: Called as (points (B, N, 6), num_points (B,), train=False), or with
+      `inputs`.
     state: Arrays by the published keys, without prefix, or tensors of a file:
       each of these is read by itself, once, when all the shapes are right.
     name: The file, for messages.
     unused: Whether a key that the table lacks may be there;
       `num_batches_tracked` always may.
+    inputs: Of a model that does not embed clouds.
 
   Returns:
     {"params": ..., "batch_stats": ...} as nested dicts.
@@ -93,7 +96,7 @@ def to_variables(
   Raises:
     BadInput: if a tensor is missing, unknown, of another shape or not finite.
   """
-  expected = _expected_shapes(rows, model)
+  expected = _expected_shapes(rows, model, inputs)
   missing = sorted(expected.keys() - state.keys())
   unknown = sorted(
     key
@@ -181,15 +184,14 @@ def to_state(rows: Iterable[Row], variables: Any) -> State:
 
 
 def _expected_shapes(
-  rows: Iterable[Row], model: nn.Module
+  rows: Iterable[Row], model: nn.Module, inputs: Sequence[Any] | None
 ) -> dict[str, tuple[int, ...]]:
   """Finds the shapes of all rows' tensors, as our own model makes them."""
-  variables = jax.eval_shape(
-    lambda key: model.init(
-      key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
-    ),
-    jax.random.key(0),
-  )
+  init = model.init
+  if inputs is None:
+    inputs = jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32)
+    init = functools.partial(init, train=False)
+  variables = jax.eval_shape(init, jax.random.key(0), *inputs)
   expected = {}
   for key, path, rank, conv, layer, published in rows:
     shape = _leaf(variables, path).shape

@@ -206,10 +206,10 @@ def test_texts_are_cut_as_hugging_face_does(
   expected = AutoTokenizer.from_pretrained(clip_folder)(TEXTS, truncation=True)
   seen, run = {}, clip_teacher._towers.text
 
-  def text(ids, mask):
+  def text(ids, mask, unit):
     for row, kept in zip(ids, mask, strict=True):
       seen[tuple(row[: kept.sum()])] = len(row)
-    return run(ids, mask)
+    return run(ids, mask, unit)
 
   monkeypatch.setattr(clip_teacher._towers, "text", text)
   clip_teacher.text_features(TEXTS)
