@@ -6,7 +6,7 @@ whose state is a dict: tensors, modules inside it, plain values.
 
 from mrd_jax.io.archives import SPARE, TooCostly
 from mrd_jax.io.torch_tensor import OtherTensor, Tensor
-from mrd_jax.io.unpickler import Namespace
+from mrd_jax.io.unpickler import Namespace, Refused
 
 _ATTRIBUTE = 200  # bytes that one takes, besides its name
 
@@ -15,6 +15,14 @@ class Module(Namespace):
   """Stands in for a module, by its attributes."""
 
   __slots__ = ()
+
+  def __setstate__(self, state: dict) -> None:
+    if type(state) is not dict:
+      raise Refused(
+        "a TorchScript archive with a module that is packed or quantised; ask "
+        "for one of plain numbers"
+      )
+    super().__setstate__(state)
 
 
 def state_dict(root: Module, size: int) -> dict[str, Tensor | OtherTensor]:

@@ -113,6 +113,15 @@ def test_nothing_of_the_program_is_looked_at(tmp_path):
     published.read(empty)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, of old types
+def test_a_quantised_module_is_refused(tmp_path):
+  module = torch.nn.Sequential(torch.nn.Linear(3, 4))
+  packed = torch.ao.quantization.quantize_dynamic(module)
+  torch.jit.save(torch.jit.script(packed), tmp_path / "a.pt")
+  with pytest.raises(BadInput, match="a module that is packed or quantised"):
+    torch_file.read(tmp_path / "a.pt")
+
+
 MANY = b"".join(text(f"a{i}") + b"N" for i in range(20_000))
 HOSTILE = {
   "another class": (module(text("a"), b"cos\nsystem\n"), "os.system"),
@@ -126,11 +135,11 @@ HOSTILE = {
     CLASS + b"cbuiltins\neval\n" + text("1") + b"\x85R\x85R",
     "builtins.eval",
   ),
-  "no dict": (CLASS + b")\x81K\1\x85b", "damaged"),
+  "no dict": (CLASS + b")\x81K\1\x85b", "packed or quantised"),
   "the class itself": (CLASS + b"}" + text("state") + b"}sb", "damaged"),
   "slots": (
     CLASS + b")\x81N}" + text("state") + b"}s\x86b",
-    "damaged",
+    "packed or quantised",
   ),
   "a number for a name": (module(b"K\1", TENSOR), "damaged"),
   "a dot in a name": (
