@@ -188,6 +188,11 @@ def test_clip2point_takes_a_clip(tmp_path):
     method="image",
   )
   assert error(np.asarray(found[0]), unit(views).sum(axis=0)) < 1e-5
+  with pytest.warns(UserWarning, match="loaded as clip2point, but it is not"):
+    encoder = load_encoder("clip2point", weights=folder)
+  assert encoder.config.architecture == dataclasses.replace(
+    size, views=encoder.config.architecture.views
+  )
   # A tower of other images is not CLIP2Point's.
   small = clip_files.read(make_clip(tmp_path / "b"), tmp_path / "b/config.json")
   assert clip2point.infer(small.state) is None
