@@ -248,8 +248,9 @@ def load_encoder(
     path: A run's folder, as given to `mrd_jax.main`; a model folder
       (`save_pretrained`, `convert from-torch`); a published .pt, .pth or
       .safetensors file of any system of `zoo/`, or one of ours
-      (`convert to-torch`); or the name of a published model (`mrd models`),
-      also as "NAME@REVISION" or "NAME:FILE".
+      (`convert to-torch`); a folder or .safetensors file of a whole CLIP, as
+      transformers and open_clip write them, for PointCLIP; or the name of a
+      published model (`mrd models`), also as "NAME@REVISION" or "NAME:FILE".
     checkpoint: Of a run: "latest", or "best" by its `checkpoint.best_metric`.
     weights: Of a name: its file, instead of the hub's.
     revision: Of a name: branch, tag or commit of the hub's repository.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mrd_jax.encoder import files
+from mrd_jax.encoder import clip_files, files
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io import torch_file
@@ -20,8 +20,11 @@ FIELDS = ("up_axis", "num_points", "embedding_space")
 def is_file(path: Path) -> bool:
   """Says whether a path is a file with all that we know of an encoder.
 
-  One of .safetensors with our JSON beside it is `files.read`'s.
+  One of .safetensors with our JSON beside it is `files.read`'s.  A whole CLIP
+  may be a folder.
   """
+  if clip_files.find(path):
+    return True
   if path.suffix == ".safetensors" and files.find_sidecar(path):
     return False
   return path.suffix in (".pt", ".pth", ".safetensors") and path.is_file()
@@ -39,7 +42,7 @@ def read(
   Warns (UserWarning) if they are not those of the named model.
 
   Args:
-    path: A .pt, .pth or .safetensors file.
+    path: A .pt, .pth or .safetensors file, or a whole CLIP (`clip_files`).
     name: The published model that it is to be, a key of `NAMES`.
     source: Where it comes from, in words; empty: its name.
     **given: Fields of the system's `Size` that no file says, its `UNSAID`, and
@@ -52,7 +55,10 @@ def read(
     BadInput: naming the file and what is missing or does not fit, also if it
       is of another system than the name's.
   """
-  state, logit_scale = read_state(path)
+  clip = clip_files.find(path)
+  tower = clip_files.read(path, clip) if clip else None
+  state, logit_scale = tower[:2] if tower else read_state(path)
+  of_json = {"tower": tower.size} if tower else {}
   source = source or path.name
   if name:
     key, release = NAMES[name]
@@ -61,7 +67,7 @@ def read(
       other = SYSTEMS[identify(state, str(path))[0]].NAME
       raise BadInput(f"{path} is {other}, and {name} is {SYSTEMS[key].NAME}")
     unsaid = {x: getattr(release.size, x) for x in SYSTEMS[key].UNSAID}
-    size = dataclasses.replace(size, **unsaid)
+    size = dataclasses.replace(size, **unsaid, **of_json)
     source = f"{name}: {source}"
     differing = [
       f"{field} {value}, not {published}"
@@ -78,8 +84,9 @@ def read(
       )
   else:
     key, size = identify(state, str(path))
+    size = dataclasses.replace(size, **of_json)
   system = SYSTEMS[key]
-  sidecar = None if name else files.find_sidecar(path)
+  sidecar = None if name or tower else files.find_sidecar(path)
   if sidecar:
     config = files.read_sidecar(sidecar)
   else:

@@ -4,7 +4,8 @@ A file is a pickle, in which each tensor names a storage, and the storages.
 Today's form is a zip archive: ROOT/data.pkl, and ROOT/data/KEY a storage.  The
 old form, of PyTorch before 1.6, is five pickles (a magic number, a version,
 facts about the machine, the content, the storages' keys) and then each storage:
-how many numbers it has (8 bytes), and the numbers.
+how many numbers it has (8 bytes), and the numbers.  A TorchScript archive has
+today's form, and a program beside it, of which nothing is read.
 
 Nothing in a file is executed: see `unpickler`.
 """
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mrd_jax.errors import BadInput
+from mrd_jax.io import torch_script
 from mrd_jax.io.archives import (
   SPARE,
   TooCostly,
@@ -62,12 +64,12 @@ def read(path: str | os.PathLike[str]) -> Any:
     Nested dicts, lists and plain values, with a `Tensor` for every dense tensor
     of real numbers and an `OtherTensor` for every other one.  An `OrderedDict`,
     a `Counter` and an `argparse.Namespace` are plain dicts, NumPy's numbers and
-    arrays are NumPy's, dtypes and devices are texts.
+    arrays are NumPy's, dtypes and devices are texts.  Of a TorchScript archive
+    the state dict.
 
   Raises:
-    BadInput: naming the file, if it is missing, damaged, a TorchScript program,
-      asks for any other global, or would take far more memory or time than its
-      size says.
+    BadInput: naming the file, if it is missing, damaged, asks for any other
+      global, or would take far more memory or time than its size says.
   """
   path = Path(path)
   try:
@@ -81,6 +83,8 @@ def read(path: str | os.PathLike[str]) -> Any:
       stream.seek(0)
       file = File(path, stream)
       content = (_read_zip if in_zip else _read_old)(stream, file)
+    if isinstance(content, torch_script.Module):
+      content = torch_script.state_dict(content, file.size)
     content = resolve(content, {})
     _name_tensors(content, file.size)
     return content
@@ -118,6 +122,8 @@ class _Unpickler(Unpickler):
   def find_class(self, module: str, name: str) -> Any:
     if (module, name) == ("argparse", "Namespace"):
       return Namespace
+    if module.split(".")[0] == "__torch__":
+      return torch_script.Module
     if _TEXT.fullmatch(f"{module}.{name}"):
       return f"{module}.{name}"
     return super().find_class(module, name)
@@ -150,6 +156,8 @@ def _read_zip(stream: BinaryIO, file: File) -> Any:
         f"refused: its member {name!r} points out of the archive; do not trust "
         "where it came from"
       )
+    if re.match(r"[^/]*/code/", name):
+      continue  # of TorchScript, compressed; never read
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
       raise Refused(
         f"refused: its member {name!r} is compressed or encrypted, which "
@@ -164,12 +172,6 @@ def _read_zip(stream: BinaryIO, file: File) -> Any:
     for name in places
     if re.fullmatch(r"[^/]*/data\.pkl", name)
   )
-  program = (f"{root}constants.pkl", f"{root}code/")
-  if any(name.startswith(program) for name in places):
-    raise Refused(
-      "a TorchScript archive, which is a program; if you trust it, write its "
-      "weights with torch.save(torch.jit.load(FILE).state_dict(), OTHER_FILE)"
-    )
 
   def content(name: str) -> bytes:
     start, member = places[f"{root}{name}"]
@@ -314,6 +316,14 @@ _TABLE = TABLE | {
   ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
   ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
   ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+  # Of TorchScript: lists and dicts, with their type beside them.
+  **{
+    ("torch.jit._pickle", name): lambda value, *_: value
+    for name in (
+      *("build_intlist", "build_doublelist", "build_boollist"),
+      *("build_tensorlist", "restore_type_tag"),
+    )
+  },
   **{
     ("torch._utils", f"_rebuild_{kind}"): _other_tensor
     for kind in (

@@ -134,7 +134,7 @@ class Size:
     tower: The image tower.
     views: 6, the default of zero-shot, or 10.
     prefix: Of the tensors' names: "point_model." in the file of pre-training,
-      empty in the tower's own state dict.
+      empty in the tower's own state dict, "visual." in a whole CLIP's.
   """
 
   tower: ImageTowerSize
@@ -167,7 +167,10 @@ RELEASES = {
 
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of a state dict; None if it is another system's."""
-  for prefix in ("point_model.", ""):
+  prefixes = ["point_model.", ""]
+  if all(key.startswith(("visual.", *openai_clip.TEXTS)) for key in state):
+    prefixes.append("visual.")
+  for prefix in prefixes:
     tower = openai_clip.image_size(state, prefix)
     if isinstance(tower, ImageTowerSize) and tower.image_size == _SIDE:
       return Size(tower, prefix=prefix)
@@ -193,8 +196,9 @@ def teacher(size: Size) -> str:
 
 
 def is_unused(key: str) -> bool:
-  """Says whether a tensor serves pre-training only."""
-  return key == "weights" or key.startswith(("image_model.", "selector."))
+  """Says whether a tensor serves pre-training only, or a CLIP's texts."""
+  of_training = "image_model.", "selector."
+  return key == "weights" or key.startswith((*of_training, *openai_clip.TEXTS))
 
 
 def make(size: Size, dtype: jnp.dtype = jnp.float32) -> nn.Module:

@@ -15,11 +15,23 @@ from mrd_jax.models.clip_resnet import ResNetSize
 from mrd_jax.models.layers import EPSILON
 from mrd_jax.zoo.tensors import Row, batch_norm, count, linear
 
-HEAD_DIM = 64  # of all of OpenAI's towers; no file says it
+HEAD_DIM = 64  # of all of OpenAI's towers; no tensor says it
 # Of CLIP's own images, by channel.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
+# How names begin that are not the image tower's.
+TEXTS = (
+  "transformer.",
+  "token_embedding.weight",
+  "positional_embedding",
+  "ln_final.",
+  "text_projection",
+  "logit_scale",
+  "input_resolution",
+  "context_length",
+  "vocab_size",
+)
 _BLOCK = {
   "attn.in_proj_weight": "qkv/weight",
   "attn.in_proj_bias": "qkv/bias",
@@ -213,12 +225,13 @@ def _tower(state: Mapping[str, np.ndarray], blocks: str) -> TowerSize | None:
   if shapes is None:
     return None
   ((mlp_dim, width),) = shapes
-  if width % HEAD_DIM:
+  heads = max(width // HEAD_DIM, 1)
+  if width % heads:
     return None
   return TowerSize(
     width=width,
     depth=count(state, blocks),
-    heads=width // HEAD_DIM,
+    heads=heads,
     mlp_dim=mlp_dim,
     activation="quick_gelu",
     epsilon=EPSILON,

@@ -39,18 +39,6 @@ _DIAGONALS = [(45, 0, 90), (135, 0, 90), (225, 0, 90), (315, 0, 90)]
 _SIDE_1, _SIDE_2 = 128, 112  # pixels
 _SLICES = 8  # of V2's grid
 _DIFFERS = "its clouds are those of its files, not centred and scaled"
-# Of CLIP's state dict, besides the image tower.
-_UNUSED = (
-  "transformer.",
-  "token_embedding.weight",
-  "positional_embedding",
-  "ln_final.",
-  "text_projection",
-  "logit_scale",
-  "input_resolution",
-  "context_length",
-  "vocab_size",
-)
 
 
 def _rotations(degrees: list[tuple[int, int, int]]) -> np.ndarray:
@@ -233,7 +221,7 @@ RELEASES = {
 def infer(state: Mapping[str, np.ndarray]) -> Size | None:
   """Reads the size of CLIP's state dict; None if it is another system's."""
   tower = openai_clip.image_size(state)
-  known = ("visual.", *_UNUSED)
+  known = "visual.", *openai_clip.TEXTS
   if tower is None or not all(key.startswith(known) for key in state):
     return None
   return Size(tower)
@@ -258,7 +246,7 @@ def teacher(size: Size) -> str:
 
 def is_unused(key: str) -> bool:
   """Says whether a tensor is of the text tower."""
-  return key.startswith(_UNUSED)
+  return key.startswith(openai_clip.TEXTS)
 
 
 def make(size: Size, dtype: jnp.dtype = jnp.float32) -> nn.Module:

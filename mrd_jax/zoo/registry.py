@@ -22,7 +22,7 @@ from mrd_jax.zoo.system import Release, System
 from mrd_jax.zoo.tensors import few
 
 # By the name in a model's config.json.  Of a file of CLIP's own both view
-# systems can be made; PointCLIP's is all of it.
+# systems can be made; it is taken for PointCLIP's, which has no other.
 SYSTEMS: dict[str, System] = {
   "pointbert": openshape,
   "spconv": spconv,
@@ -32,8 +32,8 @@ SYSTEMS: dict[str, System] = {
   "reconpp": reconpp,
   "cg3d": cg3d,
   "cg3d_pointmlp": cg3d_pointmlp,
-  "clip2point": clip2point,
   "pointclip": pointclip,
+  "clip2point": clip2point,
 }
 # The published models by name, and the key of their system.
 NAMES: dict[str, tuple[str, Release]] = {

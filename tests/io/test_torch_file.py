@@ -655,14 +655,6 @@ def test_too_many_members(tmp_path):
   refused(path, "more than 104,857 members")
 
 
-def test_torchscript(tmp_path):
-  path = pickled(tmp_path / "a.pt", TENSOR)
-  with zipfile.ZipFile(path, "a") as archive:
-    archive.writestr("a/code/__torch__.py", b"")
-    archive.writestr("a/constants.pkl", b"\x80\x02).")
-  refused(path, r"a TorchScript archive, .*torch\.jit\.load\(FILE\)\.state_d")
-
-
 def test_no_pytorch_file(tmp_path):
   path = tmp_path / "a.pt"
   for content in (b"", b"\n", b"hello world", b"<!DOCTYPE html>\n", b"\x80"):

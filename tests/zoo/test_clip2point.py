@@ -12,6 +12,7 @@ from zoo_b_weights import cloud, weight
 
 from mrd_jax.models.view_system import ViewEncoder
 from mrd_jax.zoo import clip2point, openai_clip, tensors
+from mrd_jax.zoo.registry import identify
 
 HERE = Path(__file__).parent
 KEYS = json.loads((HERE / "keys/clip_keys.json").read_text())
@@ -153,7 +154,9 @@ def test_published_file():
 def test_other_files_are_not_its():
   assert clip2point.infer({}) is None
   whole = {key: np.zeros(shape) for key, shape in KEYS["small_vit"].items()}
-  assert clip2point.infer(whole) is None
+  assert clip2point.infer(whole).prefix == "visual."  # if it is asked for
+  assert identify(whole, "a file")[0] == "pointclip"
+  assert clip2point.infer(whole | {"text.proj": np.zeros((2, 2))}) is None
   few_shot = {key.replace("point_", "pre_"): x for key, x in STATE.items()}
   assert clip2point.infer(few_shot) is None
 
