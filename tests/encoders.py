@@ -136,7 +136,9 @@ def assert_same(found: Encoder, expected: Encoder) -> None:
 
 
 # Of every other system, as small as it goes.
-_TOWER = ImageTowerSize(16, TowerSize(48, 2, 3, 64, "gelu", 1e-5), 224, 56)
+_TOWER = ImageTowerSize(
+  16, TowerSize(64, 1, 1, 64, "quick_gelu", 1e-5), 224, 56
+)
 TINY_SIZES = {
   "spconv": spconv.Size((1, 1, 1, 1), 6, 16, 0.2),
   "uni3d": uni3d.Size(64, 1, 64, True, "swiglu_norm", 48, 32, 6, 16, 8, 8),

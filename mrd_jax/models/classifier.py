@@ -68,9 +68,7 @@ class Classifier(nn.Module):
     x_BH = nn.Dropout(self.dropout, deterministic=not train)(x_BH)
     return Linear(self.classes, dtype=x_BF.dtype, name="classes")(x_BH)
 
-  def _embed(
-    self, points_BN6: jax.Array, num_points_B: jax.Array
-  ) -> jax.Array:
+  def _embed(self, points_BN6: jax.Array, num_points_B: jax.Array) -> jax.Array:
     """Embeds clouds with another system's encoder, each device its own."""
     if self.batch_sharding is None:
       return self.encoder(points_BN6, num_points_B, train=False)

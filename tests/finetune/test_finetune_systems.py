@@ -18,6 +18,7 @@ from mrd_jax.finetune import start as starts
 from mrd_jax.finetune.classification import Classification
 from mrd_jax.finetune.train import finetune
 from mrd_jax.io.files import write_json
+from mrd_jax.report.__main__ import main as report
 from mrd_jax.training.loop import Run
 from mrd_jax.training.set_up import set_up
 from mrd_jax.zoo.registry import SYSTEMS
@@ -95,7 +96,9 @@ def test_a_run_that_goes_on_knows_its_encoder(system, labelled_dir, tmp_path):
       for given in ((start, variables), (again, None))
     )
   assert first == second
-  assert {x.dtype for x in jax.tree.leaves(first.params)} == {np.dtype(np.float32)}
+  assert {x.dtype for x in jax.tree.leaves(first.params)} == {
+    np.dtype(np.float32)
+  }
 
 
 def test_a_damaged_start_is_refused(labelled_dir, tmp_path):
@@ -116,7 +119,10 @@ def test_a_damaged_start_is_refused(labelled_dir, tmp_path):
 def test_a_run_of_another_system_goes_on_to_the_same_bits(
   labelled_dir, tmp_path, monkeypatch
 ):
-  checkpoint, config = save("uni3d", tmp_path / "model"), config_of(labelled_dir)
+  checkpoint, config = (
+    save("uni3d", tmp_path / "model"),
+    config_of(labelled_dir),
+  )
   with runs.on_devices(2):
     run = run_of(config, checkpoint)
 
@@ -135,6 +141,9 @@ def test_a_run_of_another_system_goes_on_to_the_same_bits(
   assert train(tmp_path / "broken")
   runs.assert_same_run(tmp_path / "broken", tmp_path / "whole")
   check_run("uni3d", tmp_path / "whole")
+  assert report([str(tmp_path / "whole")]) == 0
+  page = (tmp_path / "whole/report.html").read_text()
+  assert f"{checkpoint}" in page and "val, fine-tuned" in page
 
 
 @pytest.mark.slow
