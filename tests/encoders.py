@@ -1,6 +1,7 @@
 """Encoders with random weights, without training and without PyTorch."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -174,12 +175,13 @@ def make_of_system(system: str, seed: int = 0) -> Encoder:
     jnp.zeros((1, 2, 6)),
     jnp.ones(1, jnp.int32),
   )
+  prepared: dict[str, Any] = SYSTEMS[system].preparation(size)._asdict()
   config = EncoderConfig(
     system=system,
     architecture=size,
     embedding_space="a teacher",
     source="drawn at random",
-    **SYSTEMS[system].preparation(size)._asdict() | {"colour_fill": 0.3},
+    **prepared | {"colour_fill": 0.3},
   )
   variables = jax.tree_util.tree_map_with_path(draw, shapes)
   return Encoder.make(config, variables)

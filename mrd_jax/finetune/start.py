@@ -24,7 +24,7 @@ class Start:
   """Says what a run starts from; start.json keeps it, without the weights.
 
   Attributes:
-    checkpoint: A run, a model folder or a .safetensors file; "" for none.
+    checkpoint: What `load_encoder` takes; "" for none.
     which: Checkpoint of a run, "latest" or "best".
     step: Of the checkpoint; 0 if unknown.
     source: Where its weights come from, in words.

@@ -1,6 +1,7 @@
 """The gradient of sparse convolution, against what it is by definition."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from mrd_jax.zoo import spconv
 def levels():
   """Two clouds, one of them with padding, at strides 1 and 2."""
   rng = np.random.default_rng(0)
-  xyz_BN3 = rng.uniform(-0.4, 0.4, (2, 40, 3)).astype(np.float32)
+  xyz_BN3 = jnp.asarray(rng.uniform(-0.4, 0.4, (2, 40, 3)), jnp.float32)
   fine, row_BN, _ = sparse_conv.voxelize(xyz_BN3, jnp.array([40, 25]), 0.1)
   coarse, _ = sparse_conv.coarsen(fine)
   return fine, coarse, row_BN
@@ -110,12 +111,12 @@ def test_every_parameter_has_a_finite_gradient(dtype):
   rng = np.random.default_rng(3)
   points = rng.uniform(-0.6, 0.6, (6, 60, 6)).astype(np.float32)
   counts = jnp.array([60, 60, 41, 60, 5, 60])
-  variables = model.init(jax.random.key(0), points, counts)
+  variables: Any = model.init(jax.random.key(0), points, counts)
 
   @jax.jit
   @jax.grad
   def gradient(params, points):
-    y_BD = model.apply(variables | {"params": params}, points, counts)
+    y_BD: Any = model.apply(variables | {"params": params}, points, counts)
     return (y_BD**2).sum()
 
   found = gradient(variables["params"], points)
