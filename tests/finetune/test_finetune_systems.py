@@ -24,6 +24,11 @@ from mrd_jax.training.set_up import set_up
 from mrd_jax.zoo.registry import SYSTEMS
 
 LAST = 12
+# SparseConv's smallest has 29 million parameters.
+QUICK = [
+  pytest.param(x, marks=pytest.mark.slow) if x == "spconv" else x
+  for x in TINY_SIZES
+]
 
 
 def config_of(labelled_dir: Path, **changes):
@@ -78,7 +83,7 @@ def test_all_of_an_encoder_learns(system, labelled_dir, tmp_path):
   check_run(system, workdir)
 
 
-@pytest.mark.parametrize("system", TINY_SIZES)
+@pytest.mark.parametrize("system", QUICK)
 def test_a_run_that_goes_on_knows_its_encoder(system, labelled_dir, tmp_path):
   """start.json says all that the program depends on, but for the weights."""
   config = config_of(labelled_dir, model={"dtype": "bfloat16"})

@@ -22,8 +22,14 @@ def folder(tmp_path_factory):
   return path
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("system", TINY_SIZES)
+@pytest.mark.parametrize(
+  ("system", "suffix"),
+  [
+    *((system, ".pt") for system in TINY_SIZES if system != "spconv"),
+    ("uni3d", ".safetensors"),
+    pytest.param("spconv", ".safetensors", marks=pytest.mark.slow),
+  ],
+)
 def test_to_torch_writes_the_authors_names(system, suffix, tmp_path):
   pytest.importorskip("torch", reason="writes its files")
   encoder = make_of_system(system)
