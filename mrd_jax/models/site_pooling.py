@@ -1,6 +1,7 @@
 """Pools features of points at the sites of `sparse_conv`, and those of clouds."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def point_means(x_BNC: jax.Array, row_BN: jax.Array) -> jax.Array:
 def max_and_mean(x_RC: jax.Array, sites: Sites) -> jax.Array:
   """Pools the sites of each cloud: (B, 2 C), the maxima before the means."""
   batch = len(sites.start_A) - 1
-  top_BC = _maxima(batch, x_RC, sites.cloud_R)
+  top_BC: Any = _maxima(batch, x_RC, sites.cloud_R)
   sum_BC = jax.ops.segment_sum(x_RC, sites.cloud_R, batch)
   count_B1 = jnp.diff(sites.start_A)[:, None]
   return jnp.concatenate([top_BC, sum_BC / count_B1], axis=1)
