@@ -63,7 +63,7 @@ def test_shapes_are_embedded_and_found(folder, tmp_path, capsys):
   assert embed([model, *files]) == 0
   with np.load(output) as found:
     expected = load_encoder(folder)(clouds)
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-6)
+    np.testing.assert_allclose(found["embeddings"], expected, atol=1e-6)
   capsys.readouterr()
   query = f"--shape={tmp_path / '2.npy'}"
   assert search([model, f"--index={output}", query, "--top=1"]) == 0
