@@ -1,6 +1,7 @@
 """Encoders with random weights, without training and without PyTorch."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,22 @@ from mrd_jax.config.pretraining import PointBERTSize
 from mrd_jax.encoder import published
 from mrd_jax.encoder.encoder import Encoder
 from mrd_jax.encoder.files import EncoderConfig
+from mrd_jax.models.clip import ImageTowerSize, TowerSize
+from mrd_jax.models.clip_resnet import ResNetSize
 from mrd_jax.models.pointbert import PointBERT
+from mrd_jax.zoo import (
+  cg3d,
+  cg3d_pointmlp,
+  clip2point,
+  pointclip,
+  recon,
+  reconpp,
+  spconv,
+  ulip,
+  uni3d,
+)
 from mrd_jax.zoo.openshape import Size
+from mrd_jax.zoo.registry import SYSTEMS
 
 TINY = PointBERTSize(
   32, 2, 1, 48, sa_dim=16, groups=12, radius=0.4, group_size=8
@@ -119,3 +134,54 @@ def assert_same(found: Encoder, expected: Encoder) -> None:
   for leaf in jax.tree.leaves(found.variables):
     assert leaf.dtype == np.float32
   np.testing.assert_array_equal(found([cloud(99)]), expected([cloud(99)]))
+
+
+# Of every other system, as small as it goes.
+_TOWER = ImageTowerSize(
+  16, TowerSize(64, 1, 1, 64, "quick_gelu", 1e-5), 224, 56
+)
+TINY_SIZES = {
+  "spconv": spconv.Size((1, 1, 1, 1), 6, 16, 0.2),
+  "uni3d": uni3d.Size(64, 1, 64, True, "swiglu_norm", 48, 32, 6, 16, 8, 8),
+  "ulip": ulip.Size(64, 1, 48, 32, 3, 16, 8, 8),
+  "recon": recon.Size(64, 1, 48, 3, 16, 8, 8),
+  "reconpp": reconpp.Size(64, 1, 48, 6, 15, 16, groups=8, group_size=8),
+  "cg3d": cg3d.Size(64, 1, 48, 32, 3, 16, 8, 8),
+  "cg3d_pointmlp": cg3d_pointmlp.Size(8, 1, 1, 16, (16, 8), 6),
+  "clip2point": clip2point.Size(_TOWER),
+  "pointclip": pointclip.Size(ResNetSize(32, 16, (1, 1, 1, 1), 64)),
+}
+
+
+@functools.cache
+def make_of_system(system: str, seed: int = 0) -> Encoder:
+  """An encoder of another system, with random weights."""
+  size = TINY_SIZES[system]
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf) -> np.ndarray:
+    name, shape = path[-1].key, leaf.shape
+    value = 0.1 * rng.normal(size=shape)
+    if name in ("scale", "alpha", "var"):
+      value = 1 + 0.1 * rng.uniform(-1, 1, shape)
+    elif name in ("kernel", "weight"):
+      fan_in = np.prod(shape[:-1] if name == "kernel" else shape[-1:])
+      value *= 14 * fan_in**-0.5
+    return value.astype(np.float32)
+
+  shapes = jax.eval_shape(
+    functools.partial(SYSTEMS[system].make(size).init, train=False),
+    jax.random.key(0),
+    jnp.zeros((1, 2, 6)),
+    jnp.ones(1, jnp.int32),
+  )
+  prepared: dict[str, Any] = SYSTEMS[system].preparation(size)._asdict()
+  config = EncoderConfig(
+    system=system,
+    architecture=size,
+    embedding_space="a teacher",
+    source="drawn at random",
+    **prepared | {"colour_fill": 0.3},
+  )
+  variables = jax.tree_util.tree_map_with_path(draw, shapes)
+  return Encoder.make(config, variables)

@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   verbs = parser.add_subparsers(required=True, metavar="DIRECTION")
   for name, text in (
-    ("to-torch", "write a state dict that OpenShape's code loads"),
-    ("to-onnx", "write an ONNX file"),
+    ("to-torch", "write a state dict that its authors' code loads"),
+    ("to-onnx", "write an ONNX file, of a PointBERT"),
   ):
     verb = verbs.add_parser(name, help=text)
     verb.set_defaults(run=_export)

@@ -20,10 +20,12 @@ from mrd_jax.zoo.tensors import State
 def to_torch(
   encoder: Encoder, out: Path, *, style: torch_files.Style = "bare"
 ) -> list[Path]:
-  """Writes the weights under OpenShape's names, and the JSON beside them.
+  """Writes the weights under the authors' names, and the JSON beside them.
 
-  A .pt file is OpenShape's {"state_dict", "logit_scale"}; a .safetensors
-  file holds the state dict alone, and the JSON the logit scale.
+  They are OpenShape's of a PointBERT, of another system those of its table in
+  `zoo/`, as its authors' code loads them.  A .pt file is OpenShape's
+  {"state_dict", "logit_scale"}; a .safetensors file holds the state dict alone,
+  and the JSON the logit scale.
 
   Args:
     encoder: The encoder.

@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   cli.add_run(parser, Config)
   cli.add_checkpoint(
     parser,
-    "the encoder: a run, a model folder or a .safetensors file; '' starts "
-    "from scratch",
+    "the encoder: a run, a model folder, a .safetensors or a published file; "
+    "'' starts from scratch",
     metavar="DIR|FILE",
     type=str,
   )

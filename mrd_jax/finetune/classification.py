@@ -1,4 +1,4 @@
-"""Trains a classifier on the encoder's tokens: fine-tuning's objective."""
+"""Trains a classifier on what an encoder gives: fine-tuning's objective."""
 
 import functools
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from mrd_jax.data.examples import Batch
 from mrd_jax.data.map_split import map_split
 from mrd_jax.data.records import DatasetMeta
 from mrd_jax.errors import BadInput
+from mrd_jax.finetune.encoders import make_encoder
 from mrd_jax.finetune.start import Start
 from mrd_jax.finetune.transforms import Drawer
 from mrd_jax.io.files import read_json_lines, write_json
@@ -74,23 +75,11 @@ class Classification(Objective):
     )
     batch_sharding = sharding.batch_sharding(self.mesh)
     self.model = Classifier(
-      PointBERT(
-        start.architecture,
-        embed_dim=None,
-        dtype=jnp.dtype(config.model.dtype),
-        gradient_dtype=jnp.dtype(config.model.gradient_dtype),
-        remat=config.model.remat,
-        attention=config.model.attention,
-        point_net=config.model.point_net,
-        fps_chunk=config.model.fps_chunk,
-        query_chunk=config.model.query_chunk,
-        batch_sharding=batch_sharding,
-        drop_path=config.model.drop_path,
-        output="tokens",
-      ),
+      make_encoder(config.model, start, batch_sharding),
       classes=len(self.classes),
       hidden=config.model.hidden,
       dropout=config.model.dropout,
+      batch_sharding=batch_sharding,
     )
     self.drawer = Drawer(
       config.augment,
@@ -114,28 +103,35 @@ class Classification(Objective):
 
   def summary(self, params: Any) -> str:
     parameters = sum(x.size for x in jax.tree.leaves(params))
-    step = memory.Step(
-      self.model.encoder,
-      parameters,
-      copies=3,
-      batch_size=self.config.train.batch_size,
-      mesh=self.mesh,
-    )
+    warning = ""
+    if isinstance(self.model.encoder, PointBERT):
+      step = memory.Step(
+        self.model.encoder,
+        parameters,
+        copies=3,
+        batch_size=self.config.train.batch_size,
+        mesh=self.mesh,
+      )
+      warning = memory.warning(step)
     lines = [
       f"{self.meta.name}: {len(self.source)} shapes of {len(self.classes)} "
       f"classes to learn from, {len(self.test_source)} to be tested on",
       f"classifier: {parameters:,} parameters, {self.config.model.dtype}, "
       f"started from {self.start.checkpoint or 'scratch'}",
-      memory.warning(step),
+      warning,
     ]
     return "\n".join(filter(None, lines))
 
   def init(self, key: jax.Array, *loaded: Any) -> tuple[Any, Any]:
     (encoder_variables,) = loaded
     # One cloud is enough to learn the shapes; a mesh could not share it.
-    alone = self.model.clone(
-      encoder=self.model.encoder.clone(batch_sharding=None)
-    )
+    # And CLIP's towers would draw their parameters in half precision.
+    encoder: Any = self.model.encoder
+    if isinstance(encoder, PointBERT):
+      encoder = encoder.clone(batch_sharding=None)
+    else:
+      encoder = encoder.clone(dtype=jnp.float32)
+    alone = self.model.clone(encoder=encoder, batch_sharding=None)
     variables: Any = alone.init(
       key, jnp.zeros((1, 2, 6)), jnp.ones(1, jnp.int32), train=False
     )
@@ -144,20 +140,19 @@ class Classification(Objective):
         kind: values | {"encoder": encoder_variables[kind]}
         for kind, values in variables.items()
       }
-    return variables["params"], variables["batch_stats"]
+    return variables["params"], variables.get("batch_stats", {})
 
   def loss(
     self, params: Any, batch_stats: Any, batch: Batch, step: jax.Array
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
     clouds = self.drawer.train(batch, seed=self.config.seed, step=step)
     key = named(jax.random.key(self.config.seed), "regularisation", step)
+    if isinstance(self.model.encoder, PointBERT):
+      params = gathered_parameters(params, self.mesh, self.model.encoder.dtype)
+    else:
+      params = sharding.gathered(params, self.mesh)
     logits_BC, updates = self.model.apply(
-      {
-        "params": gathered_parameters(
-          params, self.mesh, self.model.encoder.dtype
-        ),
-        "batch_stats": batch_stats,
-      },
+      {"params": params, "batch_stats": batch_stats},
       *clouds,
       train=True,
       mutable=["batch_stats"],
@@ -167,7 +162,8 @@ class Classification(Objective):
     loss = cross_entropy(logits_BC, batch.label, smoothing)
     accuracy = (logits_BC.argmax(axis=-1) == batch.label).mean()
     metrics = {"loss": loss, "accuracy": accuracy}
-    return loss, (metrics, updates["batch_stats"])
+    # Other systems keep theirs, or have none.
+    return loss, (metrics, updates.get("batch_stats", batch_stats))
 
   def _logits(self, variables: Any, batch: Batch, *, voted: bool):
     """Computes (B, C) logits, with the (B,) labels they are held against."""

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mrd_jax.config.fields import build, check
 from mrd_jax.config.finetuning import ScratchConfig
 from mrd_jax.config.pretraining import PointBERTSize, UpAxis
 from mrd_jax.encoder.encoder import load_encoder
@@ -23,22 +24,25 @@ class Start:
   """Says what a run starts from; start.json keeps it, without the weights.
 
   Attributes:
-    checkpoint: A run, a model folder or a .safetensors file; "" for none.
+    checkpoint: What `load_encoder` takes; "" for none.
     which: Checkpoint of a run, "latest" or "best".
     step: Of the checkpoint; 0 if unknown.
     source: Where its weights come from, in words.
-    architecture: The encoder's sizes.
+    architecture: The encoder's sizes: the `Size` of its system, of a PointBERT
+      without its projection.
     up_axis: The axis that is up in the clouds that it sees.
     colour_fill: The grey of clouds without colours.
+    system: A key of `zoo.registry.SYSTEMS`.
   """
 
   checkpoint: str
   which: str
   step: int
   source: str
-  architecture: PointBERTSize
+  architecture: Any
   up_axis: UpAxis
   colour_fill: float
+  system: str = "pointbert"
 
 
 def load(
@@ -52,8 +56,8 @@ def load(
     scratch: The encoder in that case.
 
   Returns:
-    The start, and the encoder's variables without its projection as numpy
-    arrays; None from scratch.
+    The start, and the encoder's variables as numpy arrays, of a PointBERT
+    without its projection; None from scratch.
 
   Raises:
     BadInput: if there is no encoder to load.
@@ -64,18 +68,23 @@ def load(
     return start, None
   encoder = load_encoder(checkpoint, which)
   config = encoder.config
-  if config.system != "pointbert":
-    raise BadInput(
-      f"--checkpoint: {checkpoint} is of {SYSTEMS[config.system].NAME}; only a "
-      "PointBERT can be fine-tuned"
-    )
   kept = {
     name: getattr(config, name)
-    for name in ("step", "source", "up_axis", "colour_fill")
-  } | {"architecture": config.architecture.size}
+    for name in (
+      "step",
+      "source",
+      "architecture",
+      "up_axis",
+      "colour_fill",
+      "system",
+    )
+  }
   variables = jax.tree.map(np.asarray, dict(encoder.variables))
-  params = {k: v for k, v in variables["params"].items() if k != "proj"}
-  return Start(checkpoint, which, **kept), variables | {"params": params}
+  if config.system == "pointbert":
+    kept["architecture"] = config.architecture.size
+    params = {k: v for k, v in variables["params"].items() if k != "proj"}
+    variables["params"] = params
+  return Start(checkpoint, which, **kept), variables
 
 
 def read(workdir: Path, checkpoint: str, which: str) -> Start:
@@ -95,11 +104,14 @@ def read(workdir: Path, checkpoint: str, which: str) -> Start:
   remedy = "fine-tune again in another --workdir"
   values = read_json(file, remedy)
   try:
-    size = PointBERTSize(**values.pop("architecture"))
+    system = values.get("system", "pointbert")
+    section = SYSTEMS[system].Size if system != "pointbert" else PointBERTSize
+    size = build(section, values.pop("architecture"), "architecture")
+    check(size, "architecture")
     start = Start(**values, architecture=size)
     # One name for one place; "" is from scratch.
     places = {x and os.path.abspath(x) for x in (start.checkpoint, checkpoint)}
-  except (AttributeError, KeyError, TypeError) as error:
+  except (AttributeError, BadInput, KeyError, TypeError) as error:
     raise BadInput(f"{file} is damaged ({error}); {remedy}") from error
   if len(places) > 1 or start.which != which:
     raise BadInput(

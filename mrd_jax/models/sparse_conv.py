@@ -9,7 +9,7 @@ sort of the points gives the sites of all strides.
 There are never more sites than points, at any stride.  So every array has a
 row for each point of the batch and none can overflow, while loops over rows
 end behind the last site (`map_rows`): absent rows take memory, not time.
-Such a loop has no gradient: this serves evaluation.
+Such a loop has no gradient, so that `convolve` brings its own.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax.models.layers import matmul
+from mrd_jax.models.layers import matmul, precision_of
 
 BITS = 10  # of a coordinate; three are a key
 MARGIN = 16  # voxels around a cloud that a kernel may reach, and the alignment
@@ -62,6 +62,7 @@ def voxelize(
     them finite and within `EXTENT` voxels.  One that is not so has no sites.
   """
   batch, points, _ = xyz_BN3.shape
+  xyz_BN3 = jax.lax.stop_gradient(xyz_BN3)
   voxel_BN3 = _floor_divide(xyz_BN3.astype(jnp.float32), voxel_size)
   exists_BN = jnp.arange(points) < num_points_B[:, None]
   exists_BN1 = exists_BN[..., None]
@@ -242,6 +243,7 @@ def neighbours(to: Sites, of: Sites, size: int, stride: int) -> jax.Array:
   return map_rows(find, (to.key_R, to.cloud_R), to.count, TILE // size**3)
 
 
+@jax.custom_vjp
 def convolve(
   x_RI: jax.Array,
   neighbours_RK: jax.Array,
@@ -253,7 +255,8 @@ def convolve(
   Args:
     x_RI: (R, I) features of the input sites.
     neighbours_RK: (R, K) int32, see `neighbours`; one that is absent adds
-      nothing.
+      nothing.  No two in a column are the same, which the gradient takes for
+      granted.
     kernel_KIO: (K, I, O) weights.
     count: () int32, how many output sites exist.
 
@@ -270,27 +273,45 @@ def convolve(
   return map_rows(product, (neighbours_RK,), count, max(1, TILE // fan_in))
 
 
-def point_means(x_BNC: jax.Array, row_BN: jax.Array) -> jax.Array:
-  """Averages the features of the points of each site.
+def _convolve_backward(kept, dy_RO: jax.Array):
+  x_RI, neighbours_RK, kernel_KIO, count = kept
+  rows, taps = neighbours_RK.shape
+  row_R1 = jnp.arange(rows, dtype=neighbours_RK.dtype)[:, None]
+  exists_R1 = row_R1 < count
+  near_RK = jnp.where(exists_R1, neighbours_RK, rows)
+  dy_RO = jnp.where(exists_R1, dy_RO, 0)
 
-  Args:
-    x_BNC: (B, N, C) features of points.
-    row_BN: (B, N) int32, the row of each, see `voxelize`.
+  # Under an element of the kernel lies one input site of each output site, and
+  # it is no other's: seen from the input sites this is a convolution again.
+  from_RK = jnp.full_like(near_RK, rows)
+  from_RK = from_RK.at[near_RK, jnp.arange(taps)].set(row_R1, mode="drop")
+  referenced = jnp.where(near_RK < rows, near_RK + 1, 0).max()
+  dx_RI = convolve(dy_RO, from_RK, kernel_KIO.swapaxes(1, 2), referenced)
 
-  Returns:
-    (R, C) with R = B N; NaN behind the sites.
-  """
-  rows = row_BN.size
-  x_RC = x_BNC.reshape(rows, -1)
-  with_ones = jnp.concatenate([x_RC, jnp.ones_like(x_RC[:, :1])], axis=1)
-  sums = jax.ops.segment_sum(with_ones, row_BN.reshape(-1), rows)
-  return sums[:, :-1] / sums[:, -1:]
+  fan_in = taps * x_RI.shape[1]
+  tile = min(max(1, TILE // fan_in), rows)
+  wide = jnp.promote_types(x_RI.dtype, jnp.float32)
+
+  def add(i: jax.Array, sum_FO: jax.Array) -> jax.Array:
+    # As in `map_rows`; rows that the tile before had add nothing here.
+    start = jnp.minimum(i * tile, rows - tile)
+    near_TK = jax.lax.dynamic_slice_in_dim(near_RK, start, tile)
+    is_new_T1 = (start + jnp.arange(tile) >= i * tile)[:, None]
+    x_TKI = x_RI.at[jnp.where(is_new_T1, near_TK, rows)].get(
+      mode="fill", fill_value=0
+    )
+    return sum_FO + jnp.matmul(
+      x_TKI.reshape(tile, fan_in).T,
+      jax.lax.dynamic_slice_in_dim(dy_RO, start, tile),
+      precision=precision_of(x_RI.dtype),
+      preferred_element_type=wide,
+    )
+
+  dkernel_FO = jnp.zeros((fan_in, kernel_KIO.shape[2]), wide)
+  tiles = (count + tile - 1) // tile
+  dkernel_FO = jax.lax.fori_loop(0, tiles, add, dkernel_FO)
+  dkernel_KIO = dkernel_FO.reshape(kernel_KIO.shape).astype(kernel_KIO.dtype)
+  return dx_RI, None, dkernel_KIO, None
 
 
-def max_and_mean(x_RC: jax.Array, sites: Sites) -> jax.Array:
-  """Pools the sites of each cloud: (B, 2 C), the maxima before the means."""
-  batch = len(sites.start_A) - 1
-  top_BC = jax.ops.segment_max(x_RC, sites.cloud_R, batch)
-  sum_BC = jax.ops.segment_sum(x_RC, sites.cloud_R, batch)
-  count_B1 = jnp.diff(sites.start_A)[:, None]
-  return jnp.concatenate([top_BC, sum_BC / count_B1], axis=1)
+convolve.defvjp(lambda *x: (convolve(*x), x), _convolve_backward)

@@ -58,9 +58,9 @@ def group_labels(params, frozen: tuple[str, ...] = ()):
 
 
 def decay_mask(params):
-  """Marks what is decayed, the weight matrices: leaves named "kernel"."""
+  """Marks what is decayed, the weight matrices: "kernel", in CLIP "weight"."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key == "kernel", params
+    lambda path, _: path[-1].key in ("kernel", "weight"), params
   )
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax.models import sparse_conv
+from mrd_jax.models import site_pooling, sparse_conv
 from mrd_jax.models.layers import EPSILON, Linear, matmul
 from mrd_jax.zoo import prompts
 from mrd_jax.zoo.system import Hub, Preparation, Release, Texts, figures
@@ -250,7 +250,7 @@ class SparseConv(nn.Module):
       points_BN6: (B, N, 6) float32: xyz (z up, unit ball) and rgb in [0, 1].
         Their order means nothing.
       num_points_B: (B,) int32, how many leading points of a cloud exist.
-      train: Must be False; the loops over voxels have no gradient.
+      train: Must be False: BatchNorm has the running statistics always.
 
     Returns:
       (B, D) float32 embeddings, not normalised.
@@ -261,7 +261,7 @@ class SparseConv(nn.Module):
     chex.assert_shape(points_BN6, (None, None, 6))
     chex.assert_shape(num_points_B, points_BN6.shape[:1])
     if train:
-      raise ValueError("SparseConv embeds only: it has no gradient")
+      raise ValueError("SparseConv keeps its statistics: train must be False")
     # The memory of one sparse tensor grows with its clouds.
     clouds = math.gcd(len(points_BN6), CLOUDS)
     embed = nn.scan(
@@ -283,7 +283,7 @@ class SparseConv(nn.Module):
     sites, row_BN, fits_B = sparse_conv.voxelize(
       points_BN6[..., :3], num_points_B, size.voxel_size
     )
-    x_RC = sparse_conv.point_means(points_BN6[..., : size.channels], row_BN)
+    x_RC = site_pooling.point_means(points_BN6[..., : size.channels], row_BN)
     near_RK = sparse_conv.neighbours(sites, sites, 5, 1)
     x_RC = nn.relu(layer(STEM, name="stem")(x_RC, near_RK, sites.count))
 
@@ -311,7 +311,7 @@ class SparseConv(nn.Module):
       near_RK = sparse_conv.neighbours(levels[i + 1], levels[i], 3, 2)
       head = layer(width, name=f"head_{i}")
       x_RC = nn.leaky_relu(head(x_RC, near_RK, levels[i + 1].count))
-    x_BC = sparse_conv.max_and_mean(x_RC.astype(jnp.float32), levels[2])
+    x_BC = site_pooling.max_and_mean(x_RC.astype(jnp.float32), levels[2])
     for i in range(2):
       x_BC = nn.leaky_relu(layer(HEAD[-1], name=f"final_{i}")(x_BC))
     y_BD = Linear(size.embed_dim, name="proj")(x_BC)

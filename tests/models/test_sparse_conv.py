@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrd_jax.models import sparse_conv
+from mrd_jax.models import site_pooling, sparse_conv
 
 VOXEL = 0.05
 N = 160
@@ -133,8 +133,8 @@ def test_tiles_hold_every_row(tile, count):
 def test_features_are_means_over_points_and_sites(levels):
   sites, _, row_BN, _ = levels
   x_BNC = np.random.default_rng(2).normal(size=(3, N, 4)).astype(np.float32)
-  means = np.asarray(sparse_conv.point_means(x_BNC, row_BN))
-  pooled = sparse_conv.max_and_mean(means, jax.tree.map(jnp.asarray, sites[0]))
+  means = np.asarray(site_pooling.point_means(x_BNC, row_BN))
+  pooled = site_pooling.max_and_mean(means, jax.tree.map(jnp.asarray, sites[0]))
   for (cloud, *xyz), row in rows(sites[0], 1).items():
     inside = (voxels(cloud) == xyz).all(1).nonzero()[0]
     np.testing.assert_allclose(
