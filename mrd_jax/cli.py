@@ -20,7 +20,7 @@ from mrd_jax.io.terminal import GO_ON, interruptible, printable, say
 # page of docs/.
 VERBS = {
   path.parent.name: path.parent.name
-  for path in sorted(Path(__file__).parent.glob("*/__main__.py"))
+  for path in Path(__file__).parent.glob("*/__main__.py")
   if path.parent.name != "config"
 } | {"main": "main", "models": "list_models"}
 
@@ -28,7 +28,7 @@ VERBS = {
 def main() -> None:
   """Runs a verb; what lies in the current folder is not imported for it."""
   if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-    say(f"usage: mrd {{{','.join(VERBS)}}} ...", error=True)
+    say(f"usage: mrd {{{','.join(sorted(VERBS))}}} ...", error=True)
     sys.exit(2)
   verb = sys.argv.pop(1)
   module = f"mrd_jax.{VERBS[verb]}"

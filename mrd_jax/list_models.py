@@ -39,7 +39,7 @@ def _list(file: str | None) -> int:
   header = (
     "name,size,points,colour,LVIS,MN40,Scan,D,space,system,licence,weights"
   )
-  rows = [header.split(",")]
+  rows: list[list[str]] = [header.split(",")]
   for model in found:
     published = model["paper"] | model["figures"]
     figures = [published.get(f"{split}/top1") for split in SPLITS]
@@ -93,7 +93,7 @@ def _models() -> list[dict[str, Any]]:
         "fetched": on_hub,
         "license": release.license,
         "row": release.row,
-        "paper": TABLE_1.get(release.row, {}),
+        "paper": TABLE_1[release.row] if release.row else {},
         "source": release.source,
         "figures": release.figures,
         "differs": release.differs,

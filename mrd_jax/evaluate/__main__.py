@@ -54,7 +54,9 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     encoder = load_encoder(checkpoint, args.which, dtype=args.dtype)
     row = results.row_of(rows, name, checkpoint, args.which, encoder)
     evaluator = Evaluator(encoder, options)
-    tasks = [(suite, suite, found, None) for suite, found in where.items()]
+    tasks: list[tuple[str, str, suites.Found, settings.Setting | None]] = [
+      (suite, suite, found, None) for suite, found in where.items()
+    ]
     for suite, found in of_table.items():
       split, standard = found.splits[0], args.protocol or "own"
       if not split.startswith(standards[suite]):

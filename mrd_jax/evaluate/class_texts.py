@@ -16,7 +16,6 @@ from mrd_jax.teachers.prompts import (
   TextTeacher,
   class_features,
   read_templates,
-  sentence_features,
 )
 from mrd_jax.teachers.text_tower import TextTower
 from mrd_jax.zoo import pointclip
@@ -86,7 +85,7 @@ class ClassTexts:
       if found:
         sentences, view_weights = found
         features = functools.partial(
-          sentence_features, tower, sentences=sentences
+          class_features, tower, templates=(), sentences=sentences
         )
         return Made(features, f"{tower.name}, --prompts", view_weights)
     features = functools.partial(

@@ -109,8 +109,8 @@ def test_bad_arguments(model_dir, tmp_path, capsys):
     (("to-torch", model_dir, tmp_path / "model.bin"), "must end in .safeten"),
     (("to-torch", model_dir, tmp_path), "must end in .safetensors or .pt"),
     (("to-onnx", model_dir, tmp_path / "model.pt"), "must end in .onnx"),
-    (("to-torch", nothing, tmp_path / "model.pt"), "config.json is missing"),
-    (("to-onnx", nothing, tmp_path / "m.onnx"), "config.json is missing"),
+    (("to-torch", nothing, tmp_path / "model.pt"), "does not exist, and is"),
+    (("to-onnx", nothing, tmp_path / "m.onnx"), "does not exist, and is"),
     (
       ("to-torch", file, tmp_path / "model.pt"),
       "neither a folder nor a file of",
