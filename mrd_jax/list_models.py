@@ -11,6 +11,12 @@ from mrd_jax.io.terminal import say
 from mrd_jax.metrics.table import columns
 
 
+_HEADER: list[str] = [
+  *("name", "size", "points", "colour", "LVIS", "MN40", "Scan", "D", "space"),
+  *("system", "licence", "weights"),
+]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Lists the models; returns the exit code (2 for bad input)."""
   parser = Parser(
@@ -36,10 +42,7 @@ def _list(file: str | None) -> int:
     return 0
   if file:
     write_json(Path(file), found)
-  header = (
-    "name,size,points,colour,LVIS,MN40,Scan,D,space,system,licence,weights"
-  )
-  rows: list[list[str]] = [header.split(",")]
+  rows = [_HEADER]
   for model in found:
     published = model["paper"] | model["figures"]
     figures = [published.get(f"{split}/top1") for split in SPLITS]
@@ -53,7 +56,7 @@ def _list(file: str | None) -> int:
         str(model["width"]),
         model["space"],
         model["system"],
-        model["license"] or "not stated",
+        model["licence"] or "not stated",
         model["weights"],
       ]
     )
@@ -91,7 +94,7 @@ def _models() -> list[dict[str, Any]]:
         "up": prepared.up_axis,
         "weights": f"{place}: {weights.file}",
         "fetched": on_hub,
-        "license": release.license,
+        "licence": release.license,
         "row": release.row,
         "paper": TABLE_1[release.row] if release.row else {},
         "source": release.source,

@@ -49,6 +49,11 @@ class EncoderConfig:
   normalized: bool = field(
     True, "Whether clouds are centred and scaled into the unit ball."
   )
+  sampled_points: int = field(
+    0,
+    "Of how many farthest points those drawn are; 0: of no more.",
+    between=(0, 2**24 - 1),
+  )
   embedding_space: str = field(MISSING, "The teacher, in words.")
   logit_scale: float | None = field(
     None, "ln(1 / temperature) of the contrast, if known.", between=(-1e3, 1e3)
@@ -78,13 +83,7 @@ class EncoderConfig:
   @property
   def preparation(self) -> Preparation:
     """Says how it takes a cloud."""
-    return Preparation(
-      num_points=self.num_points,
-      up_axis=self.up_axis,
-      order=self.order,
-      normalized=self.normalized,
-      colour_fill=self.colour_fill,
-    )
+    return Preparation(*(getattr(self, x) for x in Preparation._fields))
 
   @property
   def embed_dim(self) -> int | None:

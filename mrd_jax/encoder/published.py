@@ -145,15 +145,11 @@ def _as_published(
         "OpenShape published, and the file does not say how it groups points: "
         f"give {flags}"
       )
-  prepared = system.preparation(size)
+  prepared: dict[str, Any] = system.preparation(size)._asdict()
   return EncoderConfig(
     system=key,
     architecture=size,
-    up_axis=prepared.up_axis,
-    num_points=prepared.num_points,
-    order=prepared.order,
-    normalized=prepared.normalized,
-    colour_fill=prepared.colour_fill,
     embedding_space=system.teacher(size),
     source=f"{source}, {what}",
+    **prepared,
   )
