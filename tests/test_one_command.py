@@ -35,7 +35,7 @@ VERBS = {
   "inspect": ("out/lock", "nowhere", "--output", "out"),
   "embed": ("out.npz.lock", *CHECKPOINT, "--output", "out.npz"),
   "report": ("report.html.lock", "nowhere", "elsewhere"),
-  "convert": ("out.pt.lock", "to-torch", *CHECKPOINT, "--out", "out.pt"),
+  "convert": ("out.pt.lock", "to-torch", *CHECKPOINT, "--output", "out.pt"),
   "search --json": ("out.json.lock", *SEARCH, "--json", "out.json"),
   "search --sheet": ("out.png.lock", *SEARCH, "--sheet", "out.png"),
   "search": (

@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser(name, help=text)
     verb.set_defaults(run=_export)
     add_checkpoint(verb)
-    verb.add_argument("--out", required=True, type=path, help="file to write")
+    verb.add_argument(
+      "--output", required=True, type=path, help="file to write"
+    )
     if name == "to-torch":
       verb.add_argument(
         "--style",
@@ -36,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   verb.set_defaults(run=_from_torch)
   verb.add_argument(
-    "--input", required=True, type=path, help=".pt, .pth or .safetensors"
+    "--input",
+    required=True,
+    type=path,
+    help=".pt, .pth or .safetensors, or the name of a published model, "
+    "NAME[@REVISION] or NAME:FILE (mrd models lists them)",
   )
   verb.add_argument(
-    "--out", required=True, type=path, help="model folder to write"
+    "--output", required=True, type=path, help="model folder to write"
   )
   group = verb.add_argument_group(
     "what the file cannot say (by default as its authors publish it)"
@@ -48,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   group.add_argument("--radius", type=float, help="radius of a group")
   group.add_argument("--group-size", type=int, help="points per group")
   group.add_argument("--voxel-size", type=float, help="side of a voxel")
+  group.add_argument("--ratio", type=float, help="ReCon's weight of its text")
+  group.add_argument("--views", type=int, help="CLIP2Point's, 6 or 10")
   group.add_argument(
     "--up-axis", choices=("y", "z"), help="what is up in its clouds"
   )
@@ -55,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   group.add_argument("--embedding-space", help="the teacher, in words")
   group.add_argument("--license", help="of the weights, for the model card")
   args = parser.parse_args(argv)
-  return exit_code(lambda: args.run(args), lock_beside(args.out), "--out")
+  return exit_code(lambda: args.run(args), lock_beside(args.output), "--output")
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -64,15 +72,15 @@ def _export(args: argparse.Namespace) -> int:
 
   found = encoder.load_encoder(args.checkpoint, args.which)
   if "style" in args:
-    written = bridge.to_torch(found, args.out, style=args.style)
+    written = bridge.to_torch(found, args.output, style=args.style)
   else:
-    written = bridge.to_onnx(found, args.out)
+    written = bridge.to_onnx(found, args.output)
   say(*written)
   return 0
 
 
 def _from_torch(args: argparse.Namespace) -> int:
-  from mrd_jax.encoder import published
+  from mrd_jax.encoder import named, published
   from mrd_jax.encoder.encoder import Encoder
   from mrd_jax.zoo.registry import SYSTEMS
 
@@ -83,19 +91,25 @@ def _from_torch(args: argparse.Namespace) -> int:
       "radius",
       "group_size",
       "voxel_size",
+      "ratio",
+      "views",
       *published.FIELDS,
     )
     if getattr(args, name) is not None
   }
-  found = Encoder.make(*published.read(args.input, **given))
-  found.save_pretrained(args.out, license=args.license)
+  file, name, source = args.input, "", ""
+  reference = None if file.exists() else named.parse(str(file))
+  if reference:
+    name, (file, source) = reference.name, named.find(reference)
+  found = Encoder.make(*published.read(file, name, source, **given))
+  found.save_pretrained(args.output, license=args.license)
   sizes = vars(found.config.architecture).items()
   say(
     f"{SYSTEMS[found.config.system].NAME}, {found.config.up_axis} up: "
     + ", ".join(f"{name} {value}" for name, value in sizes),
     f"source: {found.config.source}",
     f"embedding space: {found.config.embedding_space}",
-    f"written to {args.out}",
+    f"written to {args.output}",
   )
   return 0
 

@@ -49,7 +49,7 @@ def to_torch(
     torch_files.write(out, _state(encoder), scale, style)
     files.write_sidecar(sidecar, encoder.config)
   else:
-    raise BadInput(f"--out is {out}, must end in .safetensors or .pt")
+    raise BadInput(f"--output is {out}, must end in .safetensors or .pt")
   return [out, sidecar]
 
 
@@ -62,7 +62,7 @@ def to_onnx(encoder: Encoder, out: Path) -> list[Path]:
   from mrd_jax.convert import onnx_export  # needs more than PyTorch
 
   if out.suffix != ".onnx":
-    raise BadInput(f"--out is {out}, must end in .onnx")
+    raise BadInput(f"--output is {out}, must end in .onnx")
   sidecar = out.with_suffix(".json")
   files.check_replaceable(sidecar)
   out.parent.mkdir(parents=True, exist_ok=True)

@@ -184,7 +184,7 @@ def to_state(rows: Iterable[Row], variables: Any) -> State:
 
 
 def _expected_shapes(
-  rows: Iterable[Row], model: nn.Module, inputs: Sequence[Any] | None
+  rows: Iterable[Row], model: nn.Module, inputs: Sequence[Any] | None = None
 ) -> dict[str, tuple[int, ...]]:
   """Finds the shapes of all rows' tensors, as our own model makes them."""
   init = model.init

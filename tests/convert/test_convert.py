@@ -127,7 +127,7 @@ def test_published_models(tmp_path, capsys, name, embed_dim, printed, space):
   if embed_dim is None:
     twin.proj = None
   torch.save(twin.state_dict(), path)
-  assert run("from-torch", "--input", path, "--out", out) == 0
+  assert run("from-torch", "--input", path, "--output", out) == 0
   lines = capsys.readouterr().out.splitlines()
   up, groups, radius, group_size = printed
   assert lines[0].startswith(
@@ -190,7 +190,7 @@ def test_scale_3_is_not_the_published_vit_l_14(tmp_path):
 def test_unknown_shapes_demand_the_flags(unknown, tmp_path, capsys):
   path, encoder = unknown
   out = tmp_path / "model"
-  args = ("from-torch", "--input", path, "--out", out)
+  args = ("from-torch", "--input", path, "--output", out)
   message = failed(capsys, *args, "--groups", 12)
   assert message.startswith(f"error: {path} is a PointBERT of ")
   assert message.endswith("give --radius, --group-size\n")
@@ -208,7 +208,7 @@ def test_flags_win(unknown, tmp_path, capsys):
   other = ("--up-axis", "y", "--num-points", 99, "--license", "mit")
   space = ("--embedding-space", "a teacher of mine")
   out = tmp_path / "out"
-  args = ("from-torch", "--input", path, "--out", out)
+  args = ("from-torch", "--input", path, "--output", out)
   assert run(*args, *FLAGS, *other, *space) == 0
   printed = capsys.readouterr().out
   assert "PointBERT, y up" in printed
@@ -230,7 +230,7 @@ def test_flags_win(unknown, tmp_path, capsys):
 
 def test_flags_are_checked(unknown, tmp_path, capsys):
   path, _ = unknown
-  args = ("from-torch", "--input", path, "--out", tmp_path / "out", *FLAGS)
+  args = ("from-torch", "--input", path, "--output", tmp_path / "out", *FLAGS)
   for flag, value, message in (
     ("--groups", 0, "groups is 0, must be between 1 and 65536"),
     ("--radius", "nan", "radius is nan, must be finite"),

@@ -38,7 +38,7 @@ from mrd_jax.io.files import write_json
 @pytest.mark.parametrize("options", [(), ("--style", "module")])
 def test_to_torch(model_dir, tmp_path, capsys, suffix, options):
   out = tmp_path / "new" / "folder" / f"a.b{suffix}"
-  args = ("to-torch", "--checkpoint", model_dir, "--out", out)
+  args = ("to-torch", "--checkpoint", model_dir, "--output", out)
   assert run(*args, *options) == 0
   sidecar = out.with_name("a.b.json")
   assert capsys.readouterr() == (f"{out}\n{sidecar}\n", "")
@@ -59,7 +59,7 @@ def test_to_torch(model_dir, tmp_path, capsys, suffix, options):
   assert values["logit_scale"] == 2.5
   # And back, to the same model folder.
   back = tmp_path / "back"
-  assert run("from-torch", "--input", out, "--out", back) == 0
+  assert run("from-torch", "--input", out, "--output", back) == 0
   for name in ("model.safetensors", "config.json", "README.md"):
     assert (back / name).read_bytes() == (model_dir / name).read_bytes(), name
 
@@ -87,7 +87,7 @@ def test_a_runs_checkpoints(tmp_path):
     checkpoints.save(step, state, {metric: score})
   checkpoints.close()
   out = tmp_path / "model.pt"
-  args = ("to-torch", "--checkpoint", tmp_path, "--out", out)
+  args = ("to-torch", "--checkpoint", tmp_path, "--output", out)
   for options, step in (((), 8), (("--which", "best"), 4)):
     assert run(*args, *options) == 0
     found = encoders.load_published(out)
@@ -120,10 +120,10 @@ def test_bad_arguments(model_dir, tmp_path, capsys):
     (("to-onnx", model_dir, file / "model.onnx"), "file"),
   ):
     verb, checkpoint, out = args
-    error = failed(capsys, verb, "--checkpoint", checkpoint, "--out", out)
+    error = failed(capsys, verb, "--checkpoint", checkpoint, "--output", out)
     assert message in error
   weights = model_dir / "model.safetensors"
-  args = ("from-torch", "--input", weights, "--out", file)
+  args = ("from-torch", "--input", weights, "--output", file)
   assert str(file) in failed(capsys, *args)
   assert sorted(tmp_path.iterdir()) == [file]
 
@@ -131,7 +131,7 @@ def test_bad_arguments(model_dir, tmp_path, capsys):
 def test_a_hostile_file(unknown, tmp_path, capsys):
   good, _ = unknown
   path, out, trace = (tmp_path / x for x in ("evil.pt", "out", "executed"))
-  args = ("from-torch", "--input", path, "--out", out, *FLAGS)
+  args = ("from-torch", "--input", path, "--output", out, *FLAGS)
   torch.save({"state_dict": torch.load(good), "x": Attack(trace)}, path)
   assert f"{path} is refused, nothing in it was exec" in failed(capsys, *args)
   assert not out.exists() and not trace.exists()
@@ -151,12 +151,12 @@ for args in ([], ["to-torch"], ["from-torch"], ["to-onnx"]):
 assert not {{"jax", "flax", "onnx", "numpy"}} & sys.modules.keys()
 model, out = {str(model_dir)!r}, {str(tmp_path / "out")!r}
 for args in (
-  ["to-torch", "--checkpoint", model, "--out", out + ".pt"],
-  ["to-onnx", "--checkpoint", model, "--out", out + ".onnx"],
+  ["to-torch", "--checkpoint", model, "--output", out + ".pt"],
+  ["to-onnx", "--checkpoint", model, "--output", out + ".onnx"],
 ):
   assert main(args) == 2
 # Reading needs none.
-args = ["from-torch", "--input", model + "/model.safetensors", "--out", out]
+args = ["from-torch", "--input", model + "/model.safetensors", "--output", out]
 assert main(args) == 0
 """
   done = subprocess.run(
@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_sentence(
     onnx_export, "export", lambda *args: args[1].write_bytes(bytes(2**20))
   )
   with full_disk(4096):
-    error = failed(capsys, direction, *given, "--out", out)
+    error = failed(capsys, direction, *given, "--output", out)
   assert error.startswith(f"error: [Errno 27] File too large: '{out}")
   assert not any(path.is_file() for path in tmp_path.rglob("*"))
 

@@ -48,7 +48,7 @@ def test_any_batch_and_any_number_of_points(tmp_path, capfd):
   encoder = make_encoder(architecture=TINY, num_points=300)
   encoder.save_pretrained(tmp_path / "model")
   out = tmp_path / "new" / "model.onnx"
-  arguments = ["--checkpoint", str(tmp_path / "model"), "--out", str(out)]
+  arguments = ["--checkpoint", str(tmp_path / "model"), "--output", str(out)]
   assert main(["to-onnx", *arguments]) == 0
   sidecar = out.with_suffix(".json")
   assert capfd.readouterr() == (f"{out}\n{sidecar}\n", "")

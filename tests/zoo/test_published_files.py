@@ -52,7 +52,14 @@ def test_a_file_becomes_a_folder_that_embeds_as_its_authors_code(
 ):
   file, folder = tmp_path / "model.safetensors", tmp_path / "folder"
   safetensors.numpy.save_file(weights_of(name), file)
-  arguments = ["from-torch", "--input", str(file), "--out", str(folder), *flags]
+  arguments = [
+    "from-torch",
+    "--input",
+    str(file),
+    "--output",
+    str(folder),
+    *flags,
+  ]
   assert main(arguments) == 0
   encoder = load_encoder(folder)
   assert encoder.config.system == system

@@ -35,7 +35,7 @@ def test_to_torch_writes_the_authors_names(system, suffix, tmp_path):
   encoder = make_of_system(system)
   encoder.save_pretrained(tmp_path / "model")
   out = tmp_path / f"model{suffix}"
-  arguments = ["--checkpoint", str(tmp_path / "model"), "--out", str(out)]
+  arguments = ["--checkpoint", str(tmp_path / "model"), "--output", str(out)]
   assert convert(["to-torch", *arguments]) == 0
   state, _ = published.read_state(out)
   rows = SYSTEMS[system].table(TINY_SIZES[system])
@@ -48,7 +48,12 @@ def test_to_torch_writes_the_authors_names(system, suffix, tmp_path):
 def test_to_onnx_is_a_point_berts(folder, tmp_path, capsys):
   pytest.importorskip("torch", reason="is what to-onnx needs")
   pytest.importorskip("onnxscript", reason="is what to-onnx needs")
-  arguments = ["--checkpoint", str(folder), "--out", str(tmp_path / "a.onnx")]
+  arguments = [
+    "--checkpoint",
+    str(folder),
+    "--output",
+    str(tmp_path / "a.onnx"),
+  ]
   assert convert(["to-onnx", *arguments]) == 2
   assert "the encoder is ReCon; only a PointBERT" in capsys.readouterr().err
   assert not (tmp_path / "a.onnx").exists()

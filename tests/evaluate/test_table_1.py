@@ -1,0 +1,232 @@
+"""The suite table1: systems by their own protocols, or all by one."""
+
+import re
+
+import clips
+import numpy as np
+import pytest
+import text_towers
+from encoders import make_of_system
+from safetensors.numpy import save_file
+
+from mrd_jax import load_encoder
+from mrd_jax.data import dataset
+from mrd_jax.encoder.files import to_state
+from mrd_jax.evaluate import settings, table_1
+from mrd_jax.evaluate.__main__ import main
+from mrd_jax.evaluate.class_texts import ClassTexts
+from mrd_jax.io.files import read_json
+from mrd_jax.metrics.zero_shot import zero_shot
+from mrd_jax.teachers.text_tower import TextTower
+from mrd_jax.zoo import prompts
+from mrd_jax.zoo.registry import NAMES
+
+SPLITS = ("--split", "modelnet40=val", "--split", "scanobjectnn=val")
+UNPUBLISHED = pytest.mark.filterwarnings("ignore:.*is not the published one")
+
+
+def write(folder, system, *, with_texts=True):
+  """Writes an encoder's file by the authors' names, and a text tower in it."""
+  encoder = make_of_system(system)
+  state = dict(to_state(encoder.config, encoder.variables))
+  if with_texts:
+    texts = dict(text_towers.state())
+    texts.pop("visual.proj")
+    width = encoder.config.dim
+    projection = texts["text_projection"]
+    projection = np.tile(projection, (1, 2))[:, :width]
+    state |= texts | {"text_projection": np.ascontiguousarray(projection)}
+  clips.make_tokenizer(folder, clips.TEXT)
+  save_file(state, folder / f"{system}.safetensors")
+  return folder / f"{system}.safetensors"
+
+
+def evaluate(checkpoint, data, output, *options):
+  paths = ("--checkpoint", checkpoint, "--data", data, "--output", output)
+  arguments = (*paths, "--suite", "table1", *SPLITS, *options)
+  return main([str(x) for x in arguments])
+
+
+def texts(**changed):
+  given = {"teacher": "", "weights": None, "tokenizer": "", "prompts": {}}
+  return ClassTexts(**given | changed, dtype="float32")
+
+
+@UNPUBLISHED
+def test_a_system_by_its_own_protocol(data_dir, tmp_path, capsys):
+  file = write(tmp_path, "ulip")
+  name = f"ulip-pointbert:{file}"
+  assert evaluate(name, data_dir, tmp_path / "out") == 0
+  row = read_json(tmp_path / "out" / "results.json")["rows"][0]
+  assert (row["name"], row["model"]) == ("ulip-pointbert", "ulip-pointbert")
+  found = row["suites"]["modelnet40 own"]
+  # The same, by hand: ULIP's templates, by the tower in its own file.
+  tower = TextTower.from_file(file)
+  names = dataset.read_meta(data_dir).class_names["val"]
+  class_CD = [
+    np.mean(tower.text_features([t.format(x) for t in prompts.ULIP]), axis=0)
+    for x in names
+  ]
+  encoder = load_encoder("ulip-pointbert", weights=file)
+  records = list(dataset.open_split(data_dir, "val"))
+  point_ND = encoder(
+    [
+      np.concatenate([r["xyz"] / 32767, np.asarray(r["rgb"]) / 255], axis=1)
+      for r in records
+    ]
+  )
+  by_hand = zero_shot(
+    point_ND, np.array([r["label"] for r in records]), np.array(class_CD)
+  )
+  assert found["metrics"]["top1"] == by_hand["top1"]
+  assert found["metrics"]["class_mean"] == by_hand["class_mean"]
+  table = capsys.readouterr().out
+  assert "Table 1, each by its authors' protocol" in table
+  assert re.search(r"the paper: ULIP\+PointBERT, ShapeNet +\| +6\.2 ", table)
+  assert re.search(r"ULIP's README +\| +\| +\| +\| 60\.3 \| +\| 84\.0", table)
+  assert "sampling then began at a random point" in table
+  assert "of 2,468 shapes, another test set, not comparable" in table
+  assert "objaverse_lvis" not in row["suites"]
+
+
+@UNPUBLISHED
+def test_one_protocol_for_all(data_dir, tmp_path, capsys):
+  clip = clips.make_clip(tmp_path / "clip", embed_dim=16)
+  output = tmp_path / "out"
+  for system, name in (("ulip", "ulip-pointbert"), ("uni3d", "uni3d-b")):
+    folder = tmp_path / system
+    folder.mkdir()
+    file = write(folder, system, with_texts=False)
+    options = ("--protocol", "ours", "--teacher", clip)
+    assert evaluate(f"{name}:{file}", data_dir, output, *options) == 0
+  rows = read_json(output / "results.json")["rows"]
+  assert [row["name"] for row in rows] == ["ulip-pointbert", "uni3d-b"]
+  said = {row["suites"]["modelnet40 ours"]["protocol"]["texts"] for row in rows}
+  assert len(said) == 1 and "our 30 templates" in said.pop()
+  assert (
+    "all by one protocol, which nobody has published"
+    in (output / "results.md").read_text()
+  )
+
+
+@UNPUBLISHED
+def test_settings_are_the_authors(tmp_path):
+  """Groups, ratio and points of ReCon; order and scale of PointCLIP."""
+  recon = load_encoder("recon", weights=write(tmp_path, "recon"))
+  teacher = texts(teacher=str(clips.make_clip(tmp_path / "clip", embed_dim=16)))
+  on = settings.choose("own", recon, "scanobjectnn_obj_only", "", teacher)
+  size = on.model.size
+  assert (size.groups, size.group_size, size.ratio) == (32, 128, 0.15)
+  assert on.preparation.num_points == 2048
+  on = settings.choose("own", recon, "modelnet40", "", teacher)
+  assert on.model is recon.model
+  assert (on.preparation.num_points, on.preparation.sampled_points) == (
+    1024,
+    1200,
+  )
+  assert on.preparation.order == "farthest"
+  ours = settings.choose("ours", recon, "modelnet40", "", teacher)
+  assert ours.preparation.sampled_points == 0
+  pointclip = load_encoder(
+    "pointclip-v2", weights=write(tmp_path, "pointclip", with_texts=False)
+  )
+  teacher = texts(teacher=str(clips.make_clip(tmp_path / "c", embed_dim=32)))
+  on = settings.choose("own", pointclip, "modelnet40", "", teacher)
+  assert on.model.size.view_weights[3] == 0.25
+  assert not on.preparation.normalized and on.preparation.order == "stored"
+  ours = settings.choose("ours", pointclip, "modelnet40", "", teacher)
+  assert ours.preparation.normalized and ours.preparation.order == "shuffled"
+  # OpenShape draws ScanObjectNN's points with replacement.
+  assert NAMES["openshape-pointbert"][1].set_on("scanobjectnn") == {
+    "drawn": 10_000
+  }
+
+
+@UNPUBLISHED
+def test_sums_keep_the_length_of_texts(tmp_path):
+  cg3d = load_encoder("cg3d-transformer", weights=write(tmp_path, "cg3d"))
+  file = write(tmp_path, "ulip")  # it has a tower
+  on = settings.choose("own", cg3d, "modelnet40", "", texts(weights=file))
+  assert on.class_features is not None
+  found = on.class_features(["chair", "night_stand"])
+  raw = TextTower.from_file(file).text_features(
+    ["This is a chair", "This is a night_stand"], unit=False
+  )
+  np.testing.assert_array_equal(found, raw)
+  with pytest.raises(
+    Exception, match=r"of slip_base_100ep\.pt, which .* --text-weights"
+  ):
+    settings.choose("own", cg3d, "modelnet40", "", texts())
+
+
+@UNPUBLISHED
+def test_sentences_that_were_searched(data_dir, tmp_path):
+  names = dataset.read_meta(data_dir).class_names["val"]
+  sentences = [f"a photo of the {name}" for name in names]
+  prompts_file = tmp_path / "best_param.py"
+  key = "best_prompt_weight['modelnet40_vit_b16_test_"
+  weights = [0.5] * 9 + [1.0]
+  prompts_file.write_text(
+    "best_prompt_weight = {}\n"
+    f"{key}prompts'] = {sentences}\n{key}weights'] = {weights}\n"
+  )
+  file = write(tmp_path, "pointclip")
+  name = f"pointclip-v2:{file}"
+  options = ("--prompts", prompts_file)
+  assert evaluate(name, data_dir, tmp_path / "out", *options) == 0
+  suites = read_json(tmp_path / "out" / "results.json")["rows"][0]["suites"]
+  assert "--prompts" in suites["modelnet40 own"]["protocol"]["texts"]
+  # None were searched for the other set: the template of the first version.
+  assert "1 of its templates" in suites["scanobjectnn own"]["protocol"]["texts"]
+
+
+@UNPUBLISHED
+def test_a_folder_has_no_text_tower(data_dir, tmp_path, capsys):
+  ulip = load_encoder("ulip-pointbert", weights=write(tmp_path, "ulip"))
+  ulip.save_pretrained(tmp_path / "model")
+  output = tmp_path / "out"
+  assert evaluate(tmp_path / "model", data_dir, output) == 2
+  assert "is in its published file: name that with --text-weights" in (
+    capsys.readouterr().err
+  )
+  options = ("--text-weights", tmp_path / "ulip.safetensors")
+  assert evaluate(tmp_path / "model", data_dir, output, *options) == 0
+
+
+def test_an_encoder_of_ours_has_no_published_protocol(
+  pretrained, data_dir, tmp_path
+):
+  assert evaluate(pretrained, data_dir, tmp_path / "out") == 0
+  suites = read_json(tmp_path / "out" / "results.json")["rows"][0]["suites"]
+  run = read_json(pretrained / "results.json")["metrics"]
+  found = suites["modelnet40 own"]
+  assert found["metrics"]["top1"] == run["val/top1"]
+  assert found["protocol"]["texts"] == "stored with the classes"
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (("--split", "retrieval=val"), "no such suite in --suite"),
+    (("--prompts", "none.py"), "none.py"),
+  ],
+)
+def test_arguments_that_do_not_fit(
+  options, message, data_dir, tmp_path, capsys
+):
+  assert evaluate("x", data_dir, tmp_path / "out", *options) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_flags_of_the_suite_are_refused_elsewhere(data_dir, tmp_path, capsys):
+  arguments = ("--checkpoint", "x", "--data", data_dir, "--output", tmp_path)
+  options = ("--suite", "modelnet40", "--split", "modelnet40=val")
+  options += ("--protocol", "ours")
+  assert main([str(x) for x in (*arguments, *options)]) == 2
+  assert "--protocol is for the suite table1" in capsys.readouterr().err
+
+
+def test_every_source_of_figures_is_a_table():
+  own = table_1.own_figures()
+  assert own["Uni3D's README"]["uni3d-l", "ensembled"]["lvis/top1"] == 53.1
+  assert own["Uni3D's README"]["uni3d-g", "ensembled, a file per set"]

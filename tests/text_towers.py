@@ -1,0 +1,41 @@
+"""A small text tower of CLIP by OpenAI's names, with random weights."""
+
+import functools
+
+import numpy as np
+
+WIDTH, DEPTH, DIM, VOCABULARY, CONTEXT = 128, 2, 24, 539, 77
+
+
+@functools.cache
+def state():
+  """A small tower with two heads by OpenAI's names, and what is beside it."""
+  rng = np.random.default_rng(0)
+
+  def draw(*shape, scale=1.0, mean=0.0):
+    return np.float32(mean + scale * rng.standard_normal(shape))
+
+  found = {
+    "logit_scale": np.array(4.6, np.float32),
+    "visual.proj": draw(8, DIM),
+    "token_embedding.weight": draw(VOCABULARY, WIDTH),
+    "positional_embedding": draw(CONTEXT, WIDTH, scale=0.3),
+    "text_projection": draw(WIDTH, DIM),
+  }
+  norms = ["ln_final"]
+  for i in range(DEPTH):
+    block = f"transformer.resblocks.{i}"
+    norms += [f"{block}.ln_1", f"{block}.ln_2"]
+    for key, dash, rows, columns in (
+      ("attn.in_proj", "_", 3 * WIDTH, WIDTH),
+      ("attn.out_proj", ".", WIDTH, WIDTH),
+      ("mlp.c_fc", ".", 200, WIDTH),
+      ("mlp.c_proj", ".", WIDTH, 200),
+    ):
+      weight = draw(rows, columns, scale=columns**-0.5)
+      found[f"{block}.{key}{dash}weight"] = weight
+      found[f"{block}.{key}{dash}bias"] = draw(rows, scale=0.1)
+  for key in norms:
+    found[f"{key}.weight"] = draw(WIDTH, scale=0.1, mean=1.0)
+    found[f"{key}.bias"] = draw(WIDTH, scale=0.1)
+  return found
