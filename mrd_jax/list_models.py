@@ -10,7 +10,6 @@ from mrd_jax.io.files import write_json
 from mrd_jax.io.terminal import say
 from mrd_jax.metrics.table import columns
 
-
 _HEADER: list[str] = [
   *("name", "size", "points", "colour", "LVIS", "MN40", "Scan", "D", "space"),
   *("system", "licence", "weights"),

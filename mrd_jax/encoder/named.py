@@ -60,14 +60,17 @@ def find(reference: Reference) -> tuple[Path, str]:
       f"{name} is not on the Hugging Face hub: fetch {weights.file!r}, which "
       f"{weights.address} links to, and {by_hand}"
     )
-  repository = Repository(
-    weights.repository,
-    revision or None,
-    f"a repository with {weights.file}",
-    f"; where there is a network, fetch that file, and {by_hand}",
-    first=weights.file,
-    type=weights.kind,
-  )
+  try:
+    repository = Repository(
+      weights.repository,
+      revision or None,
+      f"a repository with {weights.file}",
+      f"; where there is a network, fetch that file, and {by_hand}",
+      first=weights.file,
+      type=weights.kind,
+    )
+    path = repository.get(weights.file)
+  except BadInput as error:
+    raise BadInput(f"{name}: {error}") from error
   commit = repository.folder.name
-  path = repository.get(weights.file)
   return path, f"{weights.file} of {weights.repository}@{commit}"
