@@ -325,6 +325,23 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_text_weights(parser: argparse._ActionsContainer) -> None:
+  """Adds --text-weights and --tokenizer, of a published system's texts."""
+  parser.add_argument(
+    "--text-weights",
+    type=path,
+    metavar="FILE",
+    help="a text tower that is neither in the encoder's file nor on the hub, "
+    "such as SLIP's for CG3D",
+  )
+  parser.add_argument(
+    "--tokenizer",
+    metavar="DIR",
+    help="its tokenizer, a folder or user/model (default: beside the file, or "
+    "OpenAI's on the hub)",
+  )
+
+
 def add_checkpoint(
   parser: argparse.ArgumentParser,
   words: str = "a run's folder, a model folder, a file, or the name of a "

@@ -2,7 +2,12 @@
 
 import functools
 
+import clips
 import numpy as np
+from encoders import make_of_system
+from safetensors.numpy import save_file
+
+from mrd_jax.encoder.files import to_state
 
 WIDTH, DEPTH, DIM, VOCABULARY, CONTEXT = 128, 2, 24, 539, 77
 
@@ -39,3 +44,19 @@ def state():
     found[f"{key}.weight"] = draw(WIDTH, scale=0.1, mean=1.0)
     found[f"{key}.bias"] = draw(WIDTH, scale=0.1)
   return found
+
+
+def write_encoder(folder, system, *, with_texts=True):
+  """Writes an encoder's file by the authors' names, and a text tower in it."""
+  encoder = make_of_system(system)
+  state = dict(to_state(encoder.config, encoder.variables))
+  if with_texts:
+    texts = dict(state())
+    texts.pop("visual.proj")
+    width = encoder.config.dim
+    projection = texts["text_projection"]
+    projection = np.tile(projection, (1, 2))[:, :width]
+    state |= texts | {"text_projection": np.ascontiguousarray(projection)}
+  clips.make_tokenizer(folder, clips.TEXT)
+  save_file(state, folder / f"{system}.safetensors")
+  return folder / f"{system}.safetensors"

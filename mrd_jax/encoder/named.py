@@ -1,13 +1,15 @@
 """Finds the files of published models by name, on the hub or where one says."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io.hub import Repository
-from mrd_jax.zoo.registry import NAMES
-from mrd_jax.zoo.system import Page
+from mrd_jax.zoo.registry import NAMES, SYSTEMS
+from mrd_jax.zoo.system import Page, Release
 
 
 class Reference(NamedTuple):
@@ -74,3 +76,20 @@ def find(reference: Reference) -> tuple[Path, str]:
     raise BadInput(f"{name}: {error}") from error
   commit = repository.folder.name
   return path, f"{weights.file} of {weights.repository}@{commit}"
+
+
+def release_of(config: EncoderConfig) -> Release | None:
+  """Finds the published model that an encoder is, or is as large as.
+
+  None for one that was trained here, and for other sizes.
+  """
+  if config.name in NAMES:
+    return NAMES[config.name][1]
+  if config.training_config:
+    return None
+  system = SYSTEMS[config.system]
+  for release in system.RELEASES.values():
+    unsaid = {x: getattr(release.size, x) for x in system.UNSAID}
+    if replace(config.architecture, **unsaid) == release.size:
+      return release
+  return None

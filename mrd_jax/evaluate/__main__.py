@@ -144,6 +144,7 @@ def _options(args: argparse.Namespace):
 
 
 def _class_texts(args: argparse.Namespace):
+  from mrd_jax.encoder.text_towers import TextTowers
   from mrd_jax.evaluate.class_texts import ClassTexts
   from mrd_jax.zoo.pointclip import read_prompts
 
@@ -153,13 +154,14 @@ def _class_texts(args: argparse.Namespace):
         f"--{flag.replace('_', '-')} is for the suite table1, whose texts and "
         "protocols are the systems' own"
       )
-  return ClassTexts(
+  towers = TextTowers(
     teacher=args.teacher or "",
     weights=args.text_weights,
     tokenizer=args.tokenizer or "",
-    prompts=read_prompts(args.prompts) if args.prompts else {},
     dtype=args.dtype,
   )
+  prompts = read_prompts(args.prompts) if args.prompts else {}
+  return ClassTexts(towers, prompts)
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:
@@ -260,19 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     help="own: clouds, texts, views and weights as the authors of each system "
     "have them; ours: one protocol for all (default: own)",
   )
-  group.add_argument(
-    "--text-weights",
-    type=cli.path,
-    metavar="FILE",
-    help="a text tower that is neither in the encoder's file nor on the hub, "
-    "such as SLIP's for CG3D",
-  )
-  group.add_argument(
-    "--tokenizer",
-    metavar="DIR",
-    help="its tokenizer, a folder or user/model (default: beside the file, or "
-    "OpenAI's on the hub)",
-  )
+  cli.add_text_weights(group)
   group.add_argument(
     "--prompts",
     type=cli.path,

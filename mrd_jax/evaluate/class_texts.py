@@ -2,25 +2,15 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mrd_jax.encoder import named
 from mrd_jax.encoder.files import EncoderConfig
-from mrd_jax.errors import BadInput
-from mrd_jax.io.hub import Repository
-from mrd_jax.teachers.clip import ClipTeacher
-from mrd_jax.teachers.prompts import (
-  TextTeacher,
-  class_features,
-  read_templates,
-)
-from mrd_jax.teachers.text_tower import TextTower
+from mrd_jax.encoder.text_towers import TextTowers
+from mrd_jax.teachers.prompts import class_features, read_templates
 from mrd_jax.zoo import pointclip
-from mrd_jax.zoo.registry import SYSTEMS
-from mrd_jax.zoo.system import Hub, Page, Release
+from mrd_jax.zoo.system import Texts
 
 
 class Made(NamedTuple):
@@ -38,48 +28,27 @@ class Made(NamedTuple):
 
 
 class ClassTexts:
-  """The text towers of a command, each loaded once.
+  """Makes features of classes.
 
   Args:
-    teacher: A `CLIPModel` that stands for every system's own; "" for none.
-    weights: A file with a text tower, for systems whose own is not in the
-      encoder's file nor on the hub; None for none.
-    tokenizer: Of `weights`; "" finds it.
+    towers: The text towers.
     prompts: PointCLIP v2's sentences, of `pointclip.read_prompts`.
-    dtype: Of the matrix products.
   """
 
-  def __init__(
-    self,
-    *,
-    teacher: str,
-    weights: Path | None,
-    tokenizer: str,
-    prompts: dict[str, pointclip.Prompts],
-    dtype: str,
-  ):
-    self._teacher, self._weights, self._prompts = teacher, weights, prompts
-    self._clip = functools.cache(
-      functools.partial(ClipTeacher.from_pretrained, dtype=dtype)
-    )
-    self._tower = functools.cache(
-      functools.partial(
-        TextTower.from_file, tokenizer=tokenizer or None, dtype=dtype
-      )
-    )
+  def __init__(self, towers: TextTowers, prompts: dict[str, pointclip.Prompts]):
+    self._towers, self._prompts = towers, prompts
 
   def own(
-    self, config: EncoderConfig, release: Release, split: str, checkpoint: str
+    self, config: EncoderConfig, texts: Texts, split: str, checkpoint: str
   ) -> Made | None:
     """Makes them as the authors do; None: they are stored with the test set.
 
     Raises:
       BadInput: naming the file that is missing.
     """
-    texts = release.texts
-    if not texts.templates:
+    tower = self._towers.find(config, checkpoint) if texts.templates else None
+    if tower is None:
       return None
-    tower = self._find(config, release, checkpoint)
     if config.system == "pointclip" and config.architecture.version == 2:
       found = self._sentences(split)
       if found:
@@ -98,59 +67,18 @@ class ClassTexts:
     count = f"{len(texts.templates)} of its templates, {texts.pooling}"
     return Made(features, f"{tower.name}, {count}")
 
-  def ours(
-    self, config: EncoderConfig, release: Release | None, checkpoint: str
-  ) -> Made | None:
+  def ours(self, config: EncoderConfig, checkpoint: str) -> Made | None:
     """Makes them of our templates; None for an encoder of no published space.
 
     Raises:
       BadInput: naming the file that is missing.
     """
-    if self._teacher:
-      tower = self._clip(self._teacher)
-    elif release:
-      tower = self._find(config, release, checkpoint)
-    else:
+    tower = self._towers.find(config, checkpoint)
+    if tower is None:
       return None
     templates = read_templates()
     features = functools.partial(class_features, tower, templates=templates)
     return Made(features, f"{tower.name}, our {len(templates)} templates")
-
-  def _find(
-    self, config: EncoderConfig, release: Release, checkpoint: str
-  ) -> TextTeacher:
-    """Loads the text tower of an encoder's space."""
-    if self._teacher:
-      return self._clip(self._teacher)
-    tower = release.texts.tower
-    if isinstance(tower, str):
-      return self._clip(tower)
-    if self._weights:
-      return self._tower(self._weights)
-    system = SYSTEMS[config.system].NAME
-    if isinstance(tower, Hub):
-      file = Repository(
-        tower.repository,
-        kind=f"a repository with {tower.file}",
-        remedy="; fetch it where there is a network, and name it with "
-        "--text-weights",
-        first=tower.file,
-        type=tower.kind,
-      ).get(tower.file)
-      return self._tower(file)
-    if isinstance(tower, Page):
-      raise BadInput(
-        f"{system}'s texts are of {tower.file}, which {tower.address} links "
-        "to: fetch it, and name it with --text-weights"
-      )
-    reference = named.parse(checkpoint)
-    file = named.find(reference)[0] if reference else Path(checkpoint)
-    if not file.is_file():
-      raise BadInput(
-        f"{checkpoint} is a folder, and the text tower of {system} is in its "
-        "published file: name that with --text-weights"
-      )
-    return self._tower(file)
 
   def _sentences(self, split: str) -> pointclip.Prompts | None:
     """Finds the sentences that were searched for a test set."""

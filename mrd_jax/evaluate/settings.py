@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mrd_jax.encoder import named
 from mrd_jax.encoder.encoder import Encoder
-from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.evaluate.class_texts import ClassTexts
 from mrd_jax.evaluate.protocol import Protocol
-from mrd_jax.zoo.registry import NAMES, SYSTEMS
-from mrd_jax.zoo.system import Preparation, Release
+from mrd_jax.zoo.registry import SYSTEMS
+from mrd_jax.zoo.system import Preparation
 
 Standard = Literal["own", "ours"]
 
@@ -35,18 +35,6 @@ class Setting(NamedTuple):
   class_features: Callable[[Sequence[str]], np.ndarray] | None = None
   texts: str = ""
   differs: str = ""
-
-
-def release_of(config: EncoderConfig) -> Release | None:
-  """Finds the published model that an encoder is, or is as large as."""
-  if config.name in NAMES:
-    return NAMES[config.name][1]
-  system = SYSTEMS[config.system]
-  for release in system.RELEASES.values():
-    unsaid = {x: getattr(release.size, x) for x in system.UNSAID}
-    if replace(config.architecture, **unsaid) == release.size:
-      return release
-  return None
 
 
 def choose(
@@ -82,9 +70,9 @@ def _own(
   measured as it takes clouds, by the features that are stored.
   """
   config = encoder.config
-  release = release_of(config)
+  release = named.release_of(config)
   changed = dict(release.set_on(split)) if release else {}
-  made = release and texts.own(config, release, split, checkpoint)
+  made = release and texts.own(config, release.texts, split, checkpoint)
   if made and made.view_weights:
     changed["view_weights"] = made.view_weights
   of_size = {x.name for x in fields(config.architecture)} & changed.keys()
@@ -115,7 +103,7 @@ def _ours(encoder: Encoder, checkpoint: str, texts: ClassTexts) -> Setting:
   config = encoder.config
   prepared = config.preparation
   order = "farthest" if prepared.order == "farthest" else "shuffled"
-  made = texts.ours(config, release_of(config), checkpoint)
+  made = texts.ours(config, checkpoint)
   return Setting(
     model=encoder.model,
     preparation=prepared._replace(order=order, normalized=True),

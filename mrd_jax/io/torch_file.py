@@ -64,7 +64,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     Nested dicts, lists and plain values, with a `Tensor` for every dense tensor
     of real numbers and an `OtherTensor` for every other one.  An `OrderedDict`,
     a `Counter` and an `argparse.Namespace` are plain dicts, NumPy's numbers and
-    arrays are NumPy's, dtypes and devices are texts.  Of a TorchScript archive
+    arrays are NumPy's, dtypes, devices and paths are texts.  Of a TorchScript archive
     the state dict.
 
   Raises:
@@ -308,6 +308,12 @@ _TABLE = TABLE | {
   ("collections", "Counter"): dict,
   ("builtins", "bytearray"): _bytearray,
   ("builtins", "complex"): complex,
+  # Of Python 3.13 in a module of their own.
+  **{
+    (module, kind): lambda *parts: "/".join(parts)
+    for module in ("pathlib", "pathlib._local")
+    for kind in ("PosixPath", "PurePosixPath", "WindowsPath")
+  },
   ("torch", "Size"): tuple,
   ("torch", "device"): _device,
   ("torch.serialization", "_get_layout"): _device,  # a text, too

@@ -10,6 +10,7 @@ from mrd_jax.cli import (
   add_checkpoint,
   add_columns,
   add_count,
+  add_text_weights,
   add_up,
   exit_code,
   leave,
@@ -62,6 +63,7 @@ def _search(args: argparse.Namespace) -> int:
 def _find(args: argparse.Namespace, asked: Sequence[Query]) -> int:
   """Prints, and perhaps writes and draws, what is closest to what is asked."""
   from mrd_jax.encoder.encoder import load_encoder  # brings JAX, takes seconds
+  from mrd_jax.encoder.text_towers import TextTowers
   from mrd_jax.search import queries
 
   gallery = open_gallery(args.index)
@@ -74,10 +76,18 @@ def _find(args: argparse.Namespace, asked: Sequence[Query]) -> int:
       "the index finds what is close to one query; for several, all "
       f"{len(gallery):,} embeddings are compared"
     )
+  towers = TextTowers(
+    teacher=args.teacher or "",
+    weights=args.text_weights,
+    tokenizer=args.tokenizer or "",
+    dtype="bfloat16",
+    batch_size=1,
+  )
   embedded, more = queries.embed_queries(
     asked,
     encoder,
-    teacher=args.teacher,
+    args.checkpoint,
+    towers,
     up=args.up,
     columns=args.columns,
     normalize=gallery.source["normalize"],
@@ -174,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     help="the CLIP model of --text and --image, a folder or user/model on the "
     "Hugging Face hub (default: what the checkpoint was trained with)",
   )
+  add_text_weights(parser)
   add_up(parser, "--shape")
   add_columns(parser)
   add_count(parser, "--top", 10, "shapes to find")

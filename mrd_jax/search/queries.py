@@ -9,14 +9,13 @@ from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data.shape_files import read_shape
 from mrd_jax.encoder.encoder import Encoder, fingerprint
 from mrd_jax.encoder.input import TOO_FEW, few_points
+from mrd_jax.encoder.text_towers import TextTowers
 from mrd_jax.errors import BadInput
 from mrd_jax.io.notes import Note, count_notes
 from mrd_jax.search.gallery import Gallery
 from mrd_jax.search.nearest import Query
+from mrd_jax.teachers.clip import ClipTeacher
 
-# As `ClipTeacher` names itself: "user/model@commit (sha256 0123456789ab)".  The
-# commit is cut short there, and the hub wants all of it: only the name is used.
-_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w.-]+)(@\w+)?( \(sha256 \w+\))?")
 _DIGEST = re.compile(r"\(sha256 (\w+)\)")
 
 
@@ -70,8 +69,9 @@ def check_gallery(
 def embed_queries(
   queries: Sequence[Query],
   encoder: Encoder,
+  checkpoint: str,
+  towers: TextTowers,
   *,
-  teacher: str | None,
   up: UpAxis,
   normalize: bool,
   columns: Sequence[str] | None = None,
@@ -81,8 +81,8 @@ def embed_queries(
   Args:
     queries: Q of them.
     encoder: The encoder of the gallery.
-    teacher: CLIP's folder or name on the hub; None is what the encoder's
-      `embedding_space` names.  It is loaded only if a query needs it.
+    checkpoint: Its name.
+    towers: The teacher's towers, which are loaded only if a query needs them.
     up: The axis of the shapes that is up.
     normalize: Whether shapes are centred and scaled, as in the gallery.
     columns: Of clouds, as in `read_cloud`.
@@ -115,21 +115,18 @@ def embed_queries(
     found[places["shape"]] = encoder.embed(clouds)
   notes = count_notes(lost)
   if places["text"] or places["image"]:
-    from mrd_jax.teachers.clip import ClipTeacher
-
     space = encoder.config.embedding_space
-    name = teacher or (_HUB_NAME.fullmatch(space) or [None, None])[1]
-    if not name:
+    clip = towers.find(encoder.config, checkpoint)
+    if clip is None:
       raise BadInput(
         f"the checkpoint's embedding space is {space!r}, which is no name to "
         "load a teacher by; name its CLIP model with --teacher, a folder or "
         "user/model on the Hugging Face hub"
       )
-    clip = ClipTeacher.from_pretrained(name, batch_size=1)
     if clip.embed_dim != width:
       raise BadInput(
-        f"--teacher {name} has embeddings of width {clip.embed_dim}, the "
-        f"encoder {width}; name the encoder's own teacher, {space!r}"
+        f"the teacher {clip.name} has embeddings of width {clip.embed_dim}, "
+        f"the encoder {width}; name the encoder's own teacher, {space!r}"
       )
     ours, said = (_DIGEST.search(text) for text in (clip.name, space))
     if ours and said and ours[1] != said[1]:
@@ -147,6 +144,11 @@ def embed_queries(
           "follows its first tokens was not looked for"
         )
     for row in places["image"]:
+      if not isinstance(clip, ClipTeacher):
+        raise BadInput(
+          f"--image needs the whole CLIP, and {clip.name} is a text tower "
+          "alone: name it with --teacher"
+        )
       try:
         found[row] = clip.image_features([queries[row].value])[0]
       except BadInput as error:

@@ -6,13 +6,12 @@ import clips
 import numpy as np
 import planted
 import pytest
-import text_towers
-from encoders import make_encoder, make_of_system
-from safetensors.numpy import save_file
+from encoders import make_encoder
+from text_towers import write_encoder
 
 from mrd_jax import load_encoder
 from mrd_jax.data import dataset
-from mrd_jax.encoder.files import to_state
+from mrd_jax.encoder.text_towers import TextTowers
 from mrd_jax.evaluate import settings, table_1
 from mrd_jax.evaluate.__main__ import main
 from mrd_jax.evaluate.class_texts import ClassTexts
@@ -33,22 +32,6 @@ def data(tmp_path_factory):
   return planted.write(tmp_path_factory.mktemp("data") / "sets", splits)
 
 
-def write(folder, system, *, with_texts=True):
-  """Writes an encoder's file by the authors' names, and a text tower in it."""
-  encoder = make_of_system(system)
-  state = dict(to_state(encoder.config, encoder.variables))
-  if with_texts:
-    texts = dict(text_towers.state())
-    texts.pop("visual.proj")
-    width = encoder.config.dim
-    projection = texts["text_projection"]
-    projection = np.tile(projection, (1, 2))[:, :width]
-    state |= texts | {"text_projection": np.ascontiguousarray(projection)}
-  clips.make_tokenizer(folder, clips.TEXT)
-  save_file(state, folder / f"{system}.safetensors")
-  return folder / f"{system}.safetensors"
-
-
 def evaluate(checkpoint, data, output, *options):
   paths = ("--checkpoint", checkpoint, "--data", data, "--output", output)
   arguments = (*paths, "--suite", "table1", *options, "--batch-size", 4)
@@ -56,13 +39,12 @@ def evaluate(checkpoint, data, output, *options):
 
 
 def texts(**changed):
-  given = {"teacher": "", "weights": None, "tokenizer": "", "prompts": {}}
-  return ClassTexts(**given | changed, dtype="float32")
+  return ClassTexts(TextTowers(**changed), {})
 
 
 @UNPUBLISHED
 def test_a_system_by_its_own_protocol(data, tmp_path, capsys):
-  file = write(tmp_path, "ulip")
+  file = write_encoder(tmp_path, "ulip")
   name = f"ulip-pointbert:{file}"
   assert evaluate(name, data, tmp_path / "out") == 0
   row = read_json(tmp_path / "out" / "results.json")["rows"][0]
@@ -105,7 +87,7 @@ def test_one_protocol_for_all(data, tmp_path, capsys):
   for system, name in (("ulip", "ulip-pointbert"), ("uni3d", "uni3d-b")):
     folder = tmp_path / system
     folder.mkdir()
-    file = write(folder, system, with_texts=False)
+    file = write_encoder(folder, system, with_texts=False)
     options = ("--protocol", "ours", "--teacher", clip)
     assert evaluate(f"{name}:{file}", data, output, *options) == 0
   rows = read_json(output / "results.json")["rows"]
@@ -122,7 +104,7 @@ def test_one_protocol_for_all(data, tmp_path, capsys):
 def test_settings_are_the_authors(tmp_path):
   """Groups, ratio and points of ReCon; order and scale of PointCLIP."""
   recon = load_encoder(
-    "recon", weights=write(tmp_path, "recon", with_texts=False)
+    "recon", weights=write_encoder(tmp_path, "recon", with_texts=False)
   )
   teacher = texts(teacher=str(clips.make_clip(tmp_path / "clip", embed_dim=16)))
   on = settings.choose("own", recon, "scanobjectnn_obj_only", "", teacher)
@@ -139,7 +121,8 @@ def test_settings_are_the_authors(tmp_path):
   ours = settings.choose("ours", recon, "modelnet40", "", teacher)
   assert ours.preparation.sampled_points == 0
   pointclip = load_encoder(
-    "pointclip-v2", weights=write(tmp_path, "pointclip", with_texts=False)
+    "pointclip-v2",
+    weights=write_encoder(tmp_path, "pointclip", with_texts=False),
   )
   teacher = texts(teacher=str(clips.make_clip(tmp_path / "c", embed_dim=32)))
   on = settings.choose("own", pointclip, "modelnet40", "", teacher)
@@ -156,9 +139,10 @@ def test_settings_are_the_authors(tmp_path):
 @UNPUBLISHED
 def test_sums_keep_the_length_of_texts(tmp_path):
   cg3d = load_encoder(
-    "cg3d-transformer", weights=write(tmp_path, "cg3d", with_texts=False)
+    "cg3d-transformer",
+    weights=write_encoder(tmp_path, "cg3d", with_texts=False),
   )
-  file = write(tmp_path, "ulip")  # it has a tower
+  file = write_encoder(tmp_path, "ulip")  # it has a tower
   on = settings.choose("own", cg3d, "modelnet40", "", texts(weights=file))
   assert on.class_features is not None
   found = on.class_features(["chair", "night_stand"])
@@ -184,7 +168,7 @@ def test_sentences_that_were_searched(data, tmp_path):
     "best_prompt_weight = {}\n"
     f"{key}prompts'] = {sentences}\n{key}weights'] = {weights}\n"
   )
-  file = write(tmp_path, "pointclip")
+  file = write_encoder(tmp_path, "pointclip")
   name = f"pointclip-v2:{file}"
   options = ("--prompts", prompts_file)
   assert evaluate(name, data, tmp_path / "out", *options) == 0
@@ -196,7 +180,7 @@ def test_sentences_that_were_searched(data, tmp_path):
 
 @UNPUBLISHED
 def test_a_folder_has_no_text_tower(data, tmp_path, capsys):
-  ulip = load_encoder("ulip-pointbert", weights=write(tmp_path, "ulip"))
+  ulip = load_encoder("ulip-pointbert", weights=write_encoder(tmp_path, "ulip"))
   ulip.save_pretrained(tmp_path / "model")
   output = tmp_path / "out"
   assert evaluate(tmp_path / "model", data, output) == 2

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch", reason="parity tests need the torch extra")
 import argparse
 import collections
 import os
+import pathlib
 import pickle
 import struct
 import time
@@ -41,6 +42,8 @@ def assert_same(ours, theirs):
   """Ours is theirs, whatever holds it."""
   if isinstance(theirs, argparse.Namespace):
     theirs = vars(theirs)
+  if isinstance(theirs, pathlib.PurePath):
+    theirs = str(theirs)
   if isinstance(theirs, torch.Tensor):
     assert isinstance(ours, Tensor)
     expected = numbers(theirs)
@@ -115,6 +118,7 @@ LAYOUTS = {
     "scaler": {},
     "best_acc1": 60.0,
     "args": argparse.Namespace(model="ULIP_PointBERT", npoints=8192, seed=None),
+    "output": pathlib.Path("runs", "slip"),  # of SLIP's
   },
   "ReCon": lambda w: {
     "base_model": under("module.MAE_encoder.", w)

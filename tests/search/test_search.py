@@ -16,6 +16,7 @@ from runs import output_of
 from mrd_jax.embed.__main__ import main as embed
 from mrd_jax.encoder import encoder
 from mrd_jax.encoder.encoder import load_encoder
+from mrd_jax.encoder.text_towers import TextTowers
 from mrd_jax.errors import BadInput
 from mrd_jax.io.clouds.read import read_cloud
 from mrd_jax.search import index as indexes
@@ -316,9 +317,11 @@ def test_default_teacher(monkeypatch):
   def ask(space, teacher=None):
     config = dataclasses.replace(made.config, embedding_space=space)
     asking = dataclasses.replace(made, config=config)
-    flags = {"teacher": teacher, "up": "y", "normalize": True}
+    towers = TextTowers(teacher=teacher or "")
     with pytest.raises(BadInput) as error:
-      queries.embed_queries(query, asking, **flags)
+      queries.embed_queries(
+        query, asking, "model", towers, up="y", normalize=True
+      )
     return str(error.value)
 
   large, base = "laion/CLIP-ViT-bigG-14", "openai/clip-vit-base-patch32"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from encoders import TINY_SIZES, cloud, make_of_system
 from runs import on_devices
+from text_towers import write_encoder
 
 from mrd_jax.convert.__main__ import main as convert
 from mrd_jax.embed.__main__ import main as embed
@@ -12,6 +13,7 @@ from mrd_jax.encoder.encoder import Encoder, fingerprint
 from mrd_jax.evaluate.__main__ import main as evaluate
 from mrd_jax.io.files import read_json
 from mrd_jax.search.__main__ import main as search
+from mrd_jax.teachers.text_tower import TextTower
 from mrd_jax.zoo.registry import SYSTEMS
 
 
@@ -73,6 +75,28 @@ def test_shapes_are_embedded_and_found(folder, tmp_path, capsys):
   query = f"--shape={tmp_path / '2.npy'}"
   assert search([model, f"--index={output}", query, "--top=1"]) == 0
   assert "2.npy" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*is not the published one")
+def test_texts_are_found_by_the_tower_in_the_file(tmp_path, capsys):
+  for i in range(3):
+    np.save(tmp_path / f"{i}.npy", cloud(80, 3, seed=i))
+  file = write_encoder(tmp_path, "ulip")
+  name, output = f"--checkpoint=ulip-pointbert:{file}", tmp_path / "shapes.npz"
+  assert embed([name, f"--input={tmp_path}/*.npy", f"--output={output}"]) == 0
+  hits = tmp_path / "hits.json"
+  query = ["--text=a photo of the red chair", f"--json={hits}"]
+  assert search([name, f"--index={output}", *query]) == 0
+  with np.load(output) as found:
+    tower = TextTower.from_file(file, batch_size=1)
+    text = tower.text_features(["a photo of the red chair"])[0]
+    expected = found["embeddings"] @ text
+  first = read_json(hits)["hits"][0]
+  assert first["row"] == expected.argmax()
+  assert first["score"] == pytest.approx(expected.max(), abs=1e-2)  # bfloat16
+  image = [f"--image={tmp_path / '0.npy'}"]
+  assert search([name, f"--index={output}", *image]) == 2
+  assert "--image needs the whole CLIP" in capsys.readouterr().err
 
 
 def test_probes_are_measured(folder, labelled_dir, tmp_path):
