@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
-  ("verb", "flag"), [("embed", "output"), ("convert", "out")]
+  ("verb", "flag"), [("embed", "output"), ("convert", "output")]
 )
 def test_a_name_too_long_for_its_lock_is_told(verb, flag, capsys):
   """It is the name that is wrong, not its folder, which is there."""

@@ -49,14 +49,14 @@ def state():
 def write_encoder(folder, system, *, with_texts=True):
   """Writes an encoder's file by the authors' names, and a text tower in it."""
   encoder = make_of_system(system)
-  state = dict(to_state(encoder.config, encoder.variables))
+  tensors = dict(to_state(encoder.config, encoder.variables))
   if with_texts:
     texts = dict(state())
     texts.pop("visual.proj")
     width = encoder.config.dim
     projection = texts["text_projection"]
     projection = np.tile(projection, (1, 2))[:, :width]
-    state |= texts | {"text_projection": np.ascontiguousarray(projection)}
+    tensors |= texts | {"text_projection": np.ascontiguousarray(projection)}
   clips.make_tokenizer(folder, clips.TEXT)
-  save_file(state, folder / f"{system}.safetensors")
+  save_file(tensors, folder / f"{system}.safetensors")
   return folder / f"{system}.safetensors"

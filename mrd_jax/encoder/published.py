@@ -75,11 +75,9 @@ def read(
     size = dataclasses.replace(size, **unsaid, **of_json)
     source = f"{name}: {source}"
     differing = [
-      f"{field} {value}, not {published}"
-      for (field, value), published in zip(
-        vars(size).items(), vars(release.size).values(), strict=True
-      )
-      if value != published
+      f"{x.name} {getattr(size, x.name)}, not {getattr(release.size, x.name)}"
+      for x in dataclasses.fields(size)
+      if x.compare and getattr(size, x.name) != getattr(release.size, x.name)
     ]
     if differing:
       differing = f"it is not the published one: {', '.join(differing)}"
@@ -96,6 +94,8 @@ def read(
     config = files.read_sidecar(sidecar)
   else:
     config = _as_published(path, key, size, source, given)
+    if name:  # else nobody knows whose weights they are
+      config = dataclasses.replace(config, license=NAMES[name][1].license)
   of_config = {k: v for k, v in given.items() if k in FIELDS}
   of_size = {k: v for k, v in given.items() if k not in FIELDS}
   if odd := sorted(of_size.keys() - {*system.UNSAID}):

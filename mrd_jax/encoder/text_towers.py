@@ -4,10 +4,11 @@ import functools
 import re
 from pathlib import Path
 
-from mrd_jax.encoder import named
+from mrd_jax.encoder import clip_files, named
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io.hub import Repository
+from mrd_jax.teachers import files
 from mrd_jax.teachers.clip import ClipTeacher
 from mrd_jax.teachers.text_tower import TextTower
 from mrd_jax.zoo.registry import SYSTEMS
@@ -95,7 +96,10 @@ class TextTowers:
       )
     reference = named.parse(checkpoint)
     file = named.find(reference)[0] if reference else Path(checkpoint)
-    if not file.is_file():
+    clip = clip_files.find(file)
+    if clip and clip.name == files.CONFIG:
+      return self._clip(str(clip.parent))
+    if not clip and not file.is_file():
       raise BadInput(
         f"{checkpoint} is a folder, and the text tower of {system} is in its "
         "published file: name that with --text-weights"

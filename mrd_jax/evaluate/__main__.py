@@ -61,7 +61,9 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
       split, standard = found.splits[0], args.protocol or "own"
       if not split.startswith(standards[suite]):
         split = standards[suite]
-      setting = settings.choose(standard, encoder, split, checkpoint, texts)
+      setting = settings.choose(
+        standard, encoder, split, checkpoint, texts, options.protocol
+      )
       tasks.append((table_1.key(suite, standard), suite, found, setting))
     for key, suite, found, setting in tasks:
       if first_process:
@@ -146,6 +148,7 @@ def _options(args: argparse.Namespace):
 def _class_texts(args: argparse.Namespace):
   from mrd_jax.encoder.text_towers import TextTowers
   from mrd_jax.evaluate.class_texts import ClassTexts
+  from mrd_jax.teachers.prompts import read_templates
   from mrd_jax.zoo.pointclip import read_prompts
 
   for flag in ("protocol", "text_weights", "tokenizer", "prompts"):
@@ -161,7 +164,8 @@ def _class_texts(args: argparse.Namespace):
     dtype=args.dtype,
   )
   prompts = read_prompts(args.prompts) if args.prompts else {}
-  return ClassTexts(towers, prompts)
+  templates = read_templates(args.templates, args.templates_key)
+  return ClassTexts(towers, prompts, templates)
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:

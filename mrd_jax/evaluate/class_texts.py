@@ -8,7 +8,7 @@ import numpy as np
 
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.encoder.text_towers import TextTowers
-from mrd_jax.teachers.prompts import class_features, read_templates
+from mrd_jax.teachers.prompts import class_features
 from mrd_jax.zoo import pointclip
 from mrd_jax.zoo.system import Texts
 
@@ -33,10 +33,17 @@ class ClassTexts:
   Args:
     towers: The text towers.
     prompts: PointCLIP v2's sentences, of `pointclip.read_prompts`.
+    templates: What is the same for all systems.
   """
 
-  def __init__(self, towers: TextTowers, prompts: dict[str, pointclip.Prompts]):
+  def __init__(
+    self,
+    towers: TextTowers,
+    prompts: dict[str, pointclip.Prompts],
+    templates: Sequence[str],
+  ):
     self._towers, self._prompts = towers, prompts
+    self._templates = templates
 
   def own(
     self, config: EncoderConfig, texts: Texts, split: str, checkpoint: str
@@ -68,7 +75,7 @@ class ClassTexts:
     return Made(features, f"{tower.name}, {count}")
 
   def ours(self, config: EncoderConfig, checkpoint: str) -> Made | None:
-    """Makes them of our templates; None for an encoder of no published space.
+    """Makes them as for all; None for an encoder of no published space.
 
     Raises:
       BadInput: naming the file that is missing.
@@ -76,9 +83,11 @@ class ClassTexts:
     tower = self._towers.find(config, checkpoint)
     if tower is None:
       return None
-    templates = read_templates()
-    features = functools.partial(class_features, tower, templates=templates)
-    return Made(features, f"{tower.name}, our {len(templates)} templates")
+    features = functools.partial(
+      class_features, tower, templates=self._templates
+    )
+    words = f"{tower.name}, {len(self._templates)} templates, the same for all"
+    return Made(features, words)
 
   def _sentences(self, split: str) -> pointclip.Prompts | None:
     """Finds the sentences that were searched for a test set."""

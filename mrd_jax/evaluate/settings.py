@@ -8,6 +8,7 @@ import numpy as np
 
 from mrd_jax.encoder import named
 from mrd_jax.encoder.encoder import Encoder
+from mrd_jax.errors import BadInput
 from mrd_jax.evaluate.class_texts import ClassTexts
 from mrd_jax.evaluate.protocol import Protocol
 from mrd_jax.zoo.registry import SYSTEMS
@@ -43,6 +44,7 @@ def choose(
   split: str,
   checkpoint: str,
   texts: ClassTexts,
+  protocol: Protocol,
 ) -> Setting:
   """Sets an encoder to be measured on a test set by a standard protocol.
 
@@ -52,13 +54,20 @@ def choose(
     split: Name of the test set.
     checkpoint: Where the encoder was loaded from.
     texts: Makes the features of classes.
+    protocol: What is done to every cloud, of "ours".
 
   Raises:
-    BadInput: if a text tower is needed that is not at hand.
+    BadInput: if a text tower is needed that is not at hand, or the authors'
+      protocol would be changed.
   """
-  if standard == "own":
-    return _own(encoder, split, checkpoint, texts)
-  return _ours(encoder, checkpoint, texts)
+  if standard == "ours":
+    return _ours(encoder, checkpoint, texts, protocol)
+  if protocol != Protocol():
+    raise BadInput(
+      "--points and --colour are not what the authors do: leave them out, or "
+      "say --protocol ours"
+    )
+  return _own(encoder, split, checkpoint, texts)
 
 
 def _own(
@@ -92,10 +101,12 @@ def _own(
   )
 
 
-def _ours(encoder: Encoder, checkpoint: str, texts: ClassTexts) -> Setting:
+def _ours(
+  encoder: Encoder, checkpoint: str, texts: ClassTexts, protocol: Protocol
+) -> Setting:
   """Sets what is the same for all: one protocol, which nobody has published.
 
-  All see the same clouds, centred and scaled, in one order, and our templates
+  All see the same clouds, centred and scaled, in one order, and templates
   by their own text towers.  How many of the points a network takes, by farthest
   point sampling or not, how it groups them and what is up in its clouds is a
   part of the network.
@@ -107,7 +118,7 @@ def _ours(encoder: Encoder, checkpoint: str, texts: ClassTexts) -> Setting:
   return Setting(
     model=encoder.model,
     preparation=prepared._replace(order=order, normalized=True),
-    protocol=Protocol(),
+    protocol=protocol,
     class_features=made.features if made else None,
     texts=made.words if made else "",
   )

@@ -139,7 +139,7 @@ class Size:
 
   tower: ImageTowerSize
   views: int = 6
-  prefix: str = ""
+  prefix: str = dataclasses.field(default="", compare=False)
 
   @property
   def embed_dim(self) -> int:

@@ -114,11 +114,16 @@ def test_everything_agrees_and_is_there(encoder):
         "cross_form": "matched",
       },
     ),
-    (
+    pytest.param(
       DIM,
       {"weighting": "fixed", "intra_scale": 0.0, "intra_diagonal": False},
+      marks=pytest.mark.slow,
     ),
-    (None, {"weighting": "alternating", "intra": False, "cross": False}),
+    pytest.param(
+      None,
+      {"weighting": "alternating", "intra": False, "cross": False},
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=["euclidean", "partial order", "fixed", "without a projection"],
 )

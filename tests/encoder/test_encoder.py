@@ -106,9 +106,8 @@ def test_does_not_depend_on_the_batch(encoder):
   assert_near(found, expected[order])
 
 
-@pytest.mark.parametrize(
-  "size", ["t", pytest.param("m", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["t", "m"])
 def test_published_sizes_do_not_depend_on_the_batch(size):
   """10,000 points: three clouds, one alone, one padded by 6,384 rows."""
   encoder, roomy = (

@@ -133,12 +133,13 @@ def test_the_systems_own_figures_stand_beside_the_papers():
   row["suites"]["scanobjectnn"]["metrics"]["top3"] = 0.75
   table = results.tabulate([row])
   assert re.search(
-    r"\| Uni3D-g, ensembled \(Uni3D's README\) +\| +63\.9 \| +\|", table
+    r"\| uni3d-g, as it is published \(Uni3D's README\) +\| +63\.9 \| +\|",
+    table,
   )
   assert "OpenShape's README" not in table  # it has none of this set
   table = results.tabulate([made_up(46_205, "objaverse_lvis", "top5")])
   assert re.search(
-    r"-41M, ensembled \(OpenShape's README\) +\| +72\.8 \|", table
+    r"openshape-spconv, ensembled \(OpenShape's README\) +\| +72\.8 \|", table
   )
   assert re.search(r"SparseConv, ensembled \(published\) +\| +72\.4 \|", table)
   assert "ShapeLLM" not in table  # top-1 alone

@@ -12,15 +12,18 @@ from text_towers import write_encoder
 from mrd_jax import load_encoder
 from mrd_jax.data import dataset
 from mrd_jax.encoder.text_towers import TextTowers
+from mrd_jax.errors import BadInput
 from mrd_jax.evaluate import settings, table_1
 from mrd_jax.evaluate.__main__ import main
 from mrd_jax.evaluate.class_texts import ClassTexts
+from mrd_jax.evaluate.protocol import Protocol
 from mrd_jax.io.files import read_json
 from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.teachers.text_tower import TextTower
 from mrd_jax.zoo import prompts
 from mrd_jax.zoo.registry import NAMES
 
+NOTHING = Protocol()
 UNPUBLISHED = pytest.mark.filterwarnings("ignore:.*is not the published one")
 
 
@@ -39,7 +42,11 @@ def evaluate(checkpoint, data, output, *options):
 
 
 def texts(**changed):
-  return ClassTexts(TextTowers(**changed), {})
+  return ClassTexts(TextTowers(**changed), {}, ["a {}."])
+
+
+def choose(standard, encoder, split, made, protocol=NOTHING):
+  return settings.choose(standard, encoder, split, "", made, protocol)
 
 
 @UNPUBLISHED
@@ -93,7 +100,7 @@ def test_one_protocol_for_all(data, tmp_path, capsys):
   rows = read_json(output / "results.json")["rows"]
   assert [row["name"] for row in rows] == ["ulip-pointbert", "uni3d-b"]
   said = {row["suites"]["modelnet40 ours"]["protocol"]["texts"] for row in rows}
-  assert len(said) == 1 and "our 30 templates" in said.pop()
+  assert len(said) == 1 and "30 templates, the same for all" in said.pop()
   assert (
     "all by one protocol, which nobody has published"
     in (output / "results.md").read_text()
@@ -107,28 +114,32 @@ def test_settings_are_the_authors(tmp_path):
     "recon", weights=write_encoder(tmp_path, "recon", with_texts=False)
   )
   teacher = texts(teacher=str(clips.make_clip(tmp_path / "clip", embed_dim=16)))
-  on = settings.choose("own", recon, "scanobjectnn_obj_only", "", teacher)
+  on = choose("own", recon, "scanobjectnn_obj_only", teacher)
   size = on.model.size
   assert (size.groups, size.group_size, size.ratio) == (32, 128, 0.15)
   assert on.preparation.num_points == 2048
-  on = settings.choose("own", recon, "modelnet40", "", teacher)
+  on = choose("own", recon, "modelnet40", teacher)
   assert on.model is recon.model
   assert (on.preparation.num_points, on.preparation.sampled_points) == (
     1024,
     1200,
   )
   assert on.preparation.order == "farthest"
-  ours = settings.choose("ours", recon, "modelnet40", "", teacher)
+  ours = choose("ours", recon, "modelnet40", teacher)
   assert ours.preparation.sampled_points == 0
+  more = Protocol(points=4096)
+  assert choose("ours", recon, "lvis", teacher, more).protocol == more
+  with pytest.raises(BadInput, match="--points and --colour are not what"):
+    choose("own", recon, "lvis", teacher, more)
   pointclip = load_encoder(
     "pointclip-v2",
     weights=write_encoder(tmp_path, "pointclip", with_texts=False),
   )
   teacher = texts(teacher=str(clips.make_clip(tmp_path / "c", embed_dim=32)))
-  on = settings.choose("own", pointclip, "modelnet40", "", teacher)
+  on = choose("own", pointclip, "modelnet40", teacher)
   assert on.model.size.view_weights[3] == 0.25
   assert not on.preparation.normalized and on.preparation.order == "stored"
-  ours = settings.choose("ours", pointclip, "modelnet40", "", teacher)
+  ours = choose("ours", pointclip, "modelnet40", teacher)
   assert ours.preparation.normalized and ours.preparation.order == "shuffled"
   # OpenShape draws ScanObjectNN's points with replacement.
   assert NAMES["openshape-pointbert"][1].set_on("scanobjectnn") == {
@@ -143,7 +154,7 @@ def test_sums_keep_the_length_of_texts(tmp_path):
     weights=write_encoder(tmp_path, "cg3d", with_texts=False),
   )
   file = write_encoder(tmp_path, "ulip")  # it has a tower
-  on = settings.choose("own", cg3d, "modelnet40", "", texts(weights=file))
+  on = choose("own", cg3d, "modelnet40", texts(weights=file))
   assert on.class_features is not None
   found = on.class_features(["chair", "night_stand"])
   raw = TextTower.from_file(file).text_features(
@@ -151,9 +162,9 @@ def test_sums_keep_the_length_of_texts(tmp_path):
   )
   np.testing.assert_array_equal(found, raw)
   with pytest.raises(
-    Exception, match=r"of slip_base_100ep\.pt, which .* --text-weights"
+    BadInput, match=r"of slip_base_100ep\.pt, which .* --text-weights"
   ):
-    settings.choose("own", cg3d, "modelnet40", "", texts())
+    choose("own", cg3d, "modelnet40", texts())
 
 
 @pytest.mark.slow

@@ -29,6 +29,12 @@ QUICK = [
   pytest.param(x, marks=pytest.mark.slow) if x == "spconv" else x
   for x in TINY_SIZES
 ]
+# One of each kind of network; `make test-slow` has all.
+KINDS = ("spconv", "uni3d", "cg3d_pointmlp", "clip2point")
+SLOW = [
+  x if x in KINDS else pytest.param(x, marks=pytest.mark.long)
+  for x in TINY_SIZES
+]
 
 
 def config_of(labelled_dir: Path, **changes):
@@ -75,7 +81,7 @@ def check_run(system: str, workdir: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", TINY_SIZES)
+@pytest.mark.parametrize("system", SLOW)
 def test_all_of_an_encoder_learns(system, labelled_dir, tmp_path):
   checkpoint, workdir = save(system, tmp_path / "model"), tmp_path / "run"
   with runs.on_devices(1):
@@ -124,6 +130,7 @@ def test_a_damaged_start_is_refused(labelled_dir, tmp_path):
       starts.read(tmp_path, checkpoint, "latest")
 
 
+@pytest.mark.slow
 def test_a_run_of_another_system_goes_on_to_the_same_bits(
   labelled_dir, tmp_path, monkeypatch
 ):
@@ -152,7 +159,7 @@ def test_a_run_of_another_system_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", TINY_SIZES)
+@pytest.mark.parametrize("system", SLOW)
 def test_devices_share_a_batch(system, labelled_dir, tmp_path):
   """The state too, in the second case; the numbers differ by rounding."""
   checkpoint = save(system, tmp_path / "model")

@@ -66,6 +66,7 @@ def test_convolution_has_its_gradient(levels, x64, monkeypatch, size, stride):
     np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_pooling_has_its_gradient(levels, x64):
   fine, _, row_BN = levels
   rng = np.random.default_rng(2)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import random_batches
 from runs import pretraining_config
 
@@ -23,6 +24,7 @@ SIZE = PointBERTSize(
 BATCH = random_batches.make_batch(4)
 
 
+@pytest.mark.slow
 def test_the_gradients_norm_is_that_of_what_is_trained():
   encoder = PointBERT(SIZE, embed_dim=4)
 

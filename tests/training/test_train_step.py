@@ -199,7 +199,7 @@ def worst_difference(ours, theirs) -> float:
   "loss",
   [
     {"representation": "similarity"},
-    {"weighting": "alternating"},
+    pytest.param({"weighting": "alternating"}, marks=pytest.mark.slow),
     pytest.param({"representation": "euclidean"}, marks=pytest.mark.slow),
   ],
   ids=lambda loss: next(iter(loss.values())),
@@ -297,6 +297,7 @@ def collectives(program, scope: str = "") -> list[str]:
   ]
 
 
+@pytest.mark.slow
 def test_no_collective_in_the_tokenizer_or_the_input_stage():
   program = compiled_step()
   # The scope's name survives compilation.

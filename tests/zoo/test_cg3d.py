@@ -69,6 +69,7 @@ def test_half_of_a_clouds_points_equal_pointnet2s(shape):
   np.testing.assert_array_equal(found, CASE[f"fps_{shape}_2048_to_1024"])
 
 
+@pytest.mark.slow
 def test_neither_padding_nor_a_batch_changes_an_embedding(case):
   zoo_cases.check_alone_and_padded(case)
 

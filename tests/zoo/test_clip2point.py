@@ -118,6 +118,7 @@ def test_embedding_is_the_sum_of_the_views_unit_embeddings():
   assert abs(plain - expected).max() / abs(expected).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_padding_and_batch_change_nothing():
   one, two = cloud("chair", 200), cloud("torus", 300)
   padded = np.full((300, 3), np.nan, np.float32)

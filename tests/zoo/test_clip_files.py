@@ -163,6 +163,7 @@ def test_a_resnet_of_open_clip(tmp_path):
   assert config.architecture == pointclip.infer(state)
 
 
+@pytest.mark.slow
 def test_clip2point_takes_a_clip(tmp_path):
   """It has OpenAI's names and 224 pixels; one of a teacher's serves."""
   sizes = {"image_size": 224, "patch_size": 32}

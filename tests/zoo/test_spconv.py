@@ -84,7 +84,7 @@ def case(kind: str, shape: str):
 @pytest.mark.parametrize(
   ("kind", "shape"),
   [
-    ("MinkResNet", "chair"),
+    pytest.param("MinkResNet", "chair", marks=pytest.mark.slow),
     pytest.param("MinkResNet", "torus", marks=pytest.mark.slow),
     pytest.param("MinkResNet", "blob", marks=pytest.mark.slow),
     pytest.param("MinkResNet34", "torus", marks=pytest.mark.slow),
@@ -123,6 +123,7 @@ def test_tables_hold_the_published_tensors(kind):
   assert parameters(spconv, keys) == PARAMETERS[kind]
 
 
+@pytest.mark.slow
 def test_other_sizes_are_read_from_the_shapes():
   state = dict(state_of("MinkResNet11"))
   state["conv0p1s1.kernel"] = np.zeros((125, 3, 32), np.float32)

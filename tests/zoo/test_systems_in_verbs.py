@@ -85,7 +85,7 @@ def test_texts_are_found_by_the_tower_in_the_file(tmp_path, capsys):
   name, output = f"--checkpoint=ulip-pointbert:{file}", tmp_path / "shapes.npz"
   assert embed([name, f"--input={tmp_path}/*.npy", f"--output={output}"]) == 0
   hits = tmp_path / "hits.json"
-  query = ["--text=a photo of the red chair", f"--json={hits}"]
+  query = ["--text=a photo of the red chair", "--top=3", f"--json={hits}"]
   assert search([name, f"--index={output}", *query]) == 0
   with np.load(output) as found:
     tower = TextTower.from_file(file, batch_size=1)
@@ -94,7 +94,7 @@ def test_texts_are_found_by_the_tower_in_the_file(tmp_path, capsys):
   first = read_json(hits)["hits"][0]
   assert first["row"] == expected.argmax()
   assert first["score"] == pytest.approx(expected.max(), abs=1e-2)  # bfloat16
-  image = [f"--image={tmp_path / '0.npy'}"]
+  image = [f"--image={tmp_path}/0.npy", "--top=3"]
   assert search([name, f"--index={output}", *image]) == 2
   assert "--image needs the whole CLIP" in capsys.readouterr().err
 

@@ -29,6 +29,7 @@ def test_centres_and_neighbours_equal_the_originals(case):
   zoo_cases.check_groups(case)
 
 
+@pytest.mark.slow
 def test_neither_padding_nor_a_batch_changes_an_embedding(case):
   zoo_cases.check_alone_and_padded(case)
 
