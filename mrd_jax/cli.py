@@ -7,6 +7,7 @@ import runpy
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,7 +89,9 @@ def exit_code(
     with (
       interruptible(),
       held(flag, lock) if lock else contextlib.nullcontext(),
+      warnings.catch_warnings(),
     ):
+      warnings.showwarning = _note
       return run()
   except RunFailed as error:
     code, problem = 1, error
@@ -111,6 +114,10 @@ def exit_code(
     code, problem = 2, " ".join(str(error).split())
   say(f"error: {problem}", error=True)
   return code
+
+
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+  say(f"note: {message}", error=True)
 
 
 def leave(code: int) -> NoReturn:

@@ -43,15 +43,17 @@ def _list(file: str | None) -> int:
     write_json(Path(file), found)
   rows = [_HEADER]
   for model in found:
-    published = model["paper"] | model["figures"]
-    figures = [published.get(f"{split}/top1") for split in SPLITS]
+    figures = []
+    for split in SPLITS:
+      own, paper = (model[x].get(f"{split}/top1") for x in ("figures", "paper"))
+      figures.append(f"{own:.1f}" if own else f"{paper:.1f}*" if paper else "-")
     rows.append(
       [
         model["name"],
         f"{model['parameters'] / 1e6:,.1f}M",
         f"{model['points']:,}",
         "yes" if model["colour"] else "no",
-        *("-" if x is None else f"{x:.1f}" for x in figures),
+        *figures,
         str(model["width"]),
         model["space"],
         model["system"],
@@ -63,7 +65,7 @@ def _list(file: str | None) -> int:
   say(
     "",
     "LVIS, MN40, Scan: published top 1 in percent on Objaverse-LVIS, ModelNet40 "
-    "and ScanObjectNN, by its authors, else in the paper's Table 1.",
+    "and ScanObjectNN, by its authors; * in the paper's Table 1.",
   )
   return 0
 

@@ -1,6 +1,7 @@
 """Converts weights: python -m mrd_jax.convert {to-torch,from-torch,to-onnx}."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from mrd_jax.cli import Parser, add_checkpoint, exit_code, leave, path
@@ -98,9 +99,11 @@ def _from_torch(args: argparse.Namespace) -> int:
     if getattr(args, name) is not None
   }
   file, name, source = args.input, "", ""
-  reference = None if file.exists() else named.parse(str(file))
+  reference = named.parse(str(file))
   if reference:
     name, (file, source) = reference.name, named.find(reference)
+  elif not os.path.exists(file):
+    raise named.unknown(str(file))
   found = Encoder.make(*published.read(file, name, source, **given))
   found.save_pretrained(args.output, license=args.license)
   sizes = vars(found.config.architecture).items()

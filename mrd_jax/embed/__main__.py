@@ -29,10 +29,10 @@ def _embed(args: argparse.Namespace) -> int:
     raise BadInput(f"--output is {output}, must be a file that ends in .npz")
   if bool(args.input) == bool(args.data) or bool(args.data) != bool(args.split):
     raise BadInput("give either --input, or both --data and --split")
-  if args.data and (args.up != "y" or args.columns or not args.normalize):
+  if args.data and (args.up != "y" or args.columns or args.normalize is False):
     raise BadInput(
       "--columns, --up and --no-normalize are for files: the records of --data "
-      "are y up, and every shape is centred and scaled as in training"
+      "are y up, and every shape is taken as the encoder takes it"
     )
   notes: list[Note] = []
   if args.data:
@@ -113,8 +113,11 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--no-normalize",
     dest="normalize",
-    action="store_false",
-    help="the clouds are in the unit ball already: leave them as they are",
+    action="store_const",
+    const=False,
+    help="the clouds are in the unit ball already: leave them as they are "
+    "(default: what the encoder takes, which is to centre and scale them but "
+    "for PointCLIP's)",
   )
   add(
     "--index",

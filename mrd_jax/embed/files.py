@@ -96,7 +96,7 @@ def embed_files(
   split: tuple[str, str] | None = None,
   up: "UpAxis" = "y",
   columns: Sequence[str] | None = None,
-  normalize: bool = True,
+  normalize: bool | None = None,
   batch_size: int = 32,
 ) -> tuple[int, int]:
   """Embeds shapes and writes the embeddings as one .npz.
@@ -119,7 +119,8 @@ def embed_files(
     split: The dataset and the split that records are of, for `source`.
     up: The axis of the shapes that is up.
     columns: Of clouds, as in `read_cloud`.
-    normalize: Whether clouds are centred and scaled.
+    normalize: Whether clouds are centred and scaled; None does as the
+      encoder's protocol says.
     batch_size: Clouds at a time.
 
   Returns:
@@ -182,7 +183,9 @@ def embed_files(
       "embedding_space": encoder.config.embedding_space,
       "weights": fingerprint(encoder),
       "up": up,
-      "normalize": normalize,
+      "normalize": encoder.config.normalized
+      if normalize is None
+      else normalize,
     }
     arrays: dict[str, Any] = {
       "files": np.array(names),

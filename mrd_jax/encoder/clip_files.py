@@ -53,7 +53,9 @@ def find(path: Path) -> Path | None:
   if path in (folder, file) and config.is_file() and file.is_file():
     return config
   config = folder / files.CONFIG
-  if path.with_suffix(".json").is_file() or not config.is_file():
+  if not config.is_file():
+    return None
+  if not path.is_dir() and path.with_suffix(".json").is_file():
     return None  # a file with a JSON of its own is one of ours
   values = read_json(config)
   is_clip = isinstance(values, dict) and values.get("model_type") == "clip"

@@ -72,8 +72,9 @@ class Embedder:
     def pad(
       records: Iterable[dict[str, Any]], rows: Sequence[int], meta: DatasetMeta
     ) -> Shapes:
+      records = list(records)
       batch = batches.pad_records(records, rows, meta)
-      return prepare_records(batch, preparation)
+      return prepare_records(batch, preparation, records)
 
     self._map_split = functools.partial(
       map_split,

@@ -5,7 +5,6 @@ embeddings = encoder(points)  # (B, N, 3 or 6) -> (B, D), unit length
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import os
@@ -262,20 +261,21 @@ def load_encoder(
   """
   if checkpoint not in ("latest", "best"):
     raise BadInput(f"checkpoint is {checkpoint!r}, must be 'latest' or 'best'")
-  reference = None if os.path.exists(path) else named.parse(str(path))
-  if reference:
-    reference = reference._replace(
-      revision=revision or reference.revision,
-      file=os.fspath(weights or reference.file),
+  reference = named.parse(os.fspath(path))
+  if weights or revision:
+    # Said beside it, it is the name, whatever is called so here.
+    if os.fspath(path) not in NAMES:
+      raise BadInput(
+        f"{path} is no name of a published model (mrd models), which alone has "
+        "weights and a revision"
+      )
+    reference = named.Reference(
+      os.fspath(path), revision or "", os.fspath(weights or "")
     )
+  if reference:
     path, source = named.find(reference)
     config = published.read(path, reference.name, source, **given)
     return Encoder.make(*config, dtype)
-  if weights or revision:
-    raise BadInput(
-      f"{path} is no name of a published model (mrd models), which alone has "
-      "weights and a revision"
-    )
   path = Path(path)
   if published.is_file(path):
     return Encoder.make(*published.read(path, **given), dtype)
@@ -297,12 +297,8 @@ def load_encoder(
     raise BadInput(
       f"{path} is neither a folder nor a file of .safetensors, .pt or .pth"
     )
-  if not path.exists():
-    near = difflib.get_close_matches(str(path), NAMES, 1)
-    raise BadInput(
-      f"{path} does not exist, and is no name of a published model (mrd models"
-      + (f"; {near[0]} is one)" if near else ")")
-    )
+  if not os.path.exists(path):
+    raise named.unknown(str(path))
   return Encoder.make(*files.read_run(path, checkpoint), dtype)
 
 

@@ -161,7 +161,7 @@ def write_sidecar(path: Path, config: EncoderConfig) -> None:
 
 def check_replaceable(sidecar: Path) -> None:
   """Raises BadInput if a JSON is there that is not an encoder's."""
-  if sidecar.exists() and _FORMAT["model_type"] not in sidecar.read_text():
+  if sidecar.exists() and not is_ours(sidecar):
     raise BadInput(
       f"{sidecar} exists and does not describe an encoder, so it is not "
       "replaced; name another place to write to"
@@ -268,15 +268,17 @@ def read_run(workdir: Path, checkpoint: str) -> tuple[EncoderConfig, Any]:
 
 
 def find_sidecar(weights: Path) -> Path | None:
-  """Finds the JSON of a file of weights: its own, or its model folder's.
-
-  A folder's config.json may be another program's.
-  """
+  """Finds the JSON of a file of weights: its own, or its model folder's."""
   own, shared = weights.with_suffix(".json"), weights.with_name(CONFIG_FILE)
-  if own.is_file() or weights.suffix != ".safetensors":
-    return own if own.is_file() else None
-  is_ours = shared.is_file() and _FORMAT["model_type"] in shared.read_text()
-  return shared if is_ours else None
+  if own.is_file():
+    return own
+  of_folder = weights.suffix == ".safetensors" and shared.is_file()
+  return shared if of_folder and is_ours(shared) else None
+
+
+def is_ours(sidecar: Path) -> bool:
+  """Says whether a JSON describes an encoder."""
+  return _FORMAT["model_type"] in sidecar.read_text()
 
 
 def read_safetensors(path: Path) -> tensors.State:

@@ -5,7 +5,7 @@ normalised in float64 on the host.  So it has one embedding, in training's
 evaluation as in `load_encoder`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,12 @@ import numpy as np
 from mrd_jax.checkpoint.checksum import mix
 from mrd_jax.config.pretraining import UpAxis
 from mrd_jax.data.examples import Batch
-from mrd_jax.data.records import XYZ_LEVELS, ImageKind, TextKind
+from mrd_jax.data.records import (
+  XYZ_LEVELS,
+  ImageKind,
+  TextKind,
+  record_cloud,
+)
 from mrd_jax.errors import BadInput
 from mrd_jax.io.colors import SLACK
 from mrd_jax.models.knn_groups import sample_centers
@@ -190,17 +195,22 @@ def _no_numbers(error: Exception) -> BadInput:
   return BadInput(f"is not an array of numbers: {why}")
 
 
-def prepare_records(batch: Batch, preparation: Preparation) -> Shapes:
+def prepare_records(
+  batch: Batch,
+  preparation: Preparation,
+  records: Sequence[Mapping[str, Any]] = (),
+) -> Shapes:
   """Prepares stored records as `prepare_cloud` does the clouds they hold.
 
   Without augmentation: first image, first text.  A record's centre and scale
-  are not needed: its whole cloud is normalised, also for an encoder that leaves
-  the points that it draws as they are.  One whose drawn points all coincide
-  becomes zeros, as OpenShape has it.
+  are needed only by an encoder that takes clouds as they were.  One whose drawn
+  points all coincide becomes zeros, as OpenShape has it.
 
   Args:
     batch: Of `pad_records`, on the host.
     preparation: What the encoder takes.
+    records: Of the batch, for an encoder that takes clouds as they were; the
+      batch may have more rows.
   """
   size, stored, _ = batch.xyz.shape
   most = min(preparation.num_points, stored)
@@ -209,6 +219,8 @@ def prepare_records(batch: Batch, preparation: Preparation) -> Shapes:
   for i, (count, n) in enumerate(zip(batch.num_points, drawn, strict=True)):
     xyz = np.asarray(batch.xyz[i])[:count] / XYZ_LEVELS
     rgb = np.asarray(batch.rgb[i])[:count] / 255
+    if not preparation.normalized and i < len(records):
+      xyz = record_cloud(records[i])[:, :3]
     xyz, rgb, _ = _drawn(xyz, rgb, preparation, preparation.normalized)
     points[i, :n] = np.concatenate([xyz, rgb], axis=1)
   return Shapes(

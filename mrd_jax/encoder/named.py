@@ -1,9 +1,11 @@
 """Finds the files of published models by name, on the hub or where one says."""
 
+import difflib
+import os
 import re
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
@@ -22,16 +24,26 @@ class Reference(NamedTuple):
   """
 
   name: str
-  revision: str
-  file: str
+  revision: str = ""
+  file: str = ""
 
 
 def parse(text: str) -> Reference | None:
-  """Reads a reference; None if it names no published model."""
+  """Reads a reference; None if it names no published model, or is a path."""
   found = re.fullmatch(r"([\w-]+)(?:@([^:@]+))?(?::(.+))?", text)
-  if found is None or found[1] not in NAMES:
+  if found is None or found[1] not in NAMES or os.path.exists(text):
     return None
   return Reference(*(part or "" for part in found.groups()))
+
+
+def unknown(text: str) -> BadInput:
+  """Makes the error of what is neither a path nor a name."""
+  name = re.split("[:@]", text)[0]
+  near = difflib.get_close_matches(name.lower(), NAMES, 1)
+  return BadInput(
+    f"{text} does not exist, and is no name of a published model (mrd models"
+    + (f"; {near[0]} is one)" if near else ")")
+  )
 
 
 def find(reference: Reference) -> tuple[Path, str]:
@@ -54,7 +66,7 @@ def find(reference: Reference) -> tuple[Path, str]:
         f"{name}@{revision}:{file} names a file, which has no revision; leave "
         f"out @{revision}"
       )
-    if not Path(file).exists():
+    if not os.path.exists(file):  # bears a name of any length
       raise BadInput(f"{file}, the weights of {name}, does not exist")
     return Path(file), Path(file).name
   if isinstance(weights, Page):
@@ -87,9 +99,22 @@ def release_of(config: EncoderConfig) -> Release | None:
     return NAMES[config.name][1]
   if config.training_config:
     return None
-  system = SYSTEMS[config.system]
-  for release in system.RELEASES.values():
-    unsaid = {x: getattr(release.size, x) for x in system.UNSAID}
-    if replace(config.architecture, **unsaid) == release.size:
+  for release in SYSTEMS[config.system].RELEASES.values():
+    if not differing(config.system, config.architecture, release):
       return release
   return None
+
+
+def differing(system: str, size: Any, release: Release) -> str:
+  """Says how a size differs from a release's, "" if it does not.
+
+  What no file says is left out.
+  """
+  parts = [
+    f"{x.name} {getattr(size, x.name)}, not {getattr(release.size, x.name)}"
+    for x in fields(size)
+    if x.compare
+    and x.name not in SYSTEMS[system].UNSAID
+    and getattr(size, x.name) != getattr(release.size, x.name)
+  ]
+  return f"it is not the published one: {', '.join(parts)}" if parts else ""

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mrd_jax.encoder import clip_files, files
+from mrd_jax.encoder import clip_files, files, named
 from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.errors import BadInput
 from mrd_jax.io import torch_file
 from mrd_jax.zoo import layouts, openshape
 from mrd_jax.zoo.registry import NAMES, SYSTEMS, identify
+from mrd_jax.zoo.tensors import few
 
 # Of a config, which can be given; besides the fields of a system's `Size`.
 FIELDS = ("up_axis", "num_points", "embedding_space")
@@ -25,9 +26,11 @@ def is_file(path: Path) -> bool:
   """
   if clip_files.find(path):
     return True
-  if path.suffix == ".safetensors" and files.find_sidecar(path):
+  if path.suffix not in (".pt", ".pth", ".safetensors") or not path.is_file():
     return False
-  return path.suffix in (".pt", ".pth", ".safetensors") and path.is_file()
+  sidecar = files.find_sidecar(path)
+  is_exported = sidecar is not None and files.is_ours(sidecar)
+  return path.suffix != ".safetensors" or not is_exported
 
 
 def read(
@@ -67,30 +70,28 @@ def read(
   source = source or path.name
   if name:
     key, release = NAMES[name]
-    size = SYSTEMS[key].infer(state)
+    system = SYSTEMS[key]
+    size = system.infer(state)
     if size is None:
+      keys = {row.key for row in system.table(release.size)}
+      if 2 * len(keys & state.keys()) > len(state):
+        lacking = few(sorted(keys - state.keys()))
+        raise BadInput(f"{path} lacks {lacking}, which {name} has")
       other = SYSTEMS[identify(state, str(path))[0]].NAME
-      raise BadInput(f"{path} is {other}, and {name} is {SYSTEMS[key].NAME}")
-    unsaid = {x: getattr(release.size, x) for x in SYSTEMS[key].UNSAID}
+      raise BadInput(f"{path} is {other}, and {name} is {system.NAME}")
+    unsaid = {x: getattr(release.size, x) for x in system.UNSAID}
     size = dataclasses.replace(size, **unsaid, **of_json)
     source = f"{name}: {source}"
-    differing = [
-      f"{x.name} {getattr(size, x.name)}, not {getattr(release.size, x.name)}"
-      for x in dataclasses.fields(size)
-      if x.compare and getattr(size, x.name) != getattr(release.size, x.name)
-    ]
-    if differing:
-      differing = f"it is not the published one: {', '.join(differing)}"
-      source += f" ({differing})"
-      warnings.warn(
-        f"{path} is loaded as {name}, but {differing}", stacklevel=3
-      )
+    if other := named.differing(key, size, release):
+      source += f" ({other})"
+      warnings.warn(f"{path} is loaded as {name}, but {other}", stacklevel=3)
   else:
     key, size = identify(state, str(path))
     size = dataclasses.replace(size, **of_json)
   system = SYSTEMS[key]
   sidecar = None if name or tower else files.find_sidecar(path)
-  if sidecar:
+  # What groups a PointBERT's points is in none of its tensors.
+  if sidecar and (key == "pointbert" or files.is_ours(sidecar)):
     config = files.read_sidecar(sidecar)
   else:
     config = _as_published(path, key, size, source, given)

@@ -24,8 +24,8 @@ class TextTowers:
 
   Args:
     teacher: A `CLIPModel` that stands for every system's own; "" for none.
-    weights: A file with a text tower, for systems whose own is neither in the
-      encoder's file nor on the hub; None for none.
+    weights: A file with a text tower, for systems whose own is not in the
+      encoder's file; of one on the hub it takes the place.  None for none.
     tokenizer: Of `weights`; "" finds it.
     dtype: Of the matrix products.
     batch_size: Texts at a time on each device.
@@ -71,13 +71,22 @@ class TextTowers:
     if name:
       return self._clip(name)
     release = named.release_of(config)
-    if release is None:
+    if release:
+      tower = release.texts.tower
+    elif config.system == "pointclip":
+      tower = None  # any CLIP has both towers
+    else:
       return None
-    tower = release.texts.tower
     if isinstance(tower, str):
       return self._clip(tower)
+    file = self._find_own(checkpoint) if tower is None else None
+    if file:
+      return file
     if self._weights:
-      return self._tower(self._weights)
+      found = self._tower(self._weights)
+      # Of several encoders' it is that of those that are as wide.
+      if not isinstance(tower, Hub) or found.embed_dim == config.dim:
+        return found
     system = SYSTEMS[config.system].NAME
     if isinstance(tower, Hub):
       repository = Repository(
@@ -94,14 +103,16 @@ class TextTowers:
         f"{system}'s texts are of {tower.file}, which {tower.address} links "
         "to: fetch it, and name it with --text-weights"
       )
+    raise BadInput(
+      f"{checkpoint} is a folder, and the text tower of {system} is in its "
+      "published file: name that with --text-weights"
+    )
+
+  def _find_own(self, checkpoint: str) -> ClipTeacher | TextTower | None:
+    """Loads the tower of the encoder's own file; None of a model folder."""
     reference = named.parse(checkpoint)
     file = named.find(reference)[0] if reference else Path(checkpoint)
     clip = clip_files.find(file)
     if clip and clip.name == files.CONFIG:
       return self._clip(str(clip.parent))
-    if not clip and not file.is_file():
-      raise BadInput(
-        f"{checkpoint} is a folder, and the text tower of {system} is in its "
-        "published file: name that with --text-weights"
-      )
-    return self._tower(file)
+    return self._tower(file) if clip or file.is_file() else None

@@ -21,6 +21,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   # After --help, which needs no JAX.
   import jax
 
+  from mrd_jax.encoder import named as encoders_by_name
   from mrd_jax.encoder.encoder import load_encoder
   from mrd_jax.evaluate import results, settings, suites, table_1
   from mrd_jax.evaluate.evaluator import Evaluator
@@ -48,6 +49,9 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   where = {suite: suites.find(suite, args.data, named) for suite in frozen}
   of_table = suites.find_some(standards, args.data or (), named)
   options, texts = _options(args), _class_texts(args)
+  for checkpoint in args.checkpoint:
+    if reference := encoders_by_name.parse(checkpoint):
+      encoders_by_name.find(reference)
   rows = results.read_rows(args.output)
   names = results.short_names(args.checkpoint, rows)
   for name, checkpoint in zip(names, args.checkpoint, strict=True):
@@ -129,7 +133,10 @@ def _options(args: argparse.Namespace):
       of_texts = functools.cache(clip.text_features)  # for every checkpoint
     teacher = f"{args.teacher}, {len(templates)} templates"
     teacher += f" of {args.templates}" if args.templates else ""
-  elif args.templates or args.templates_key or args.raw_names or args.captions:
+  elif args.captions or (
+    (args.templates or args.templates_key or args.raw_names)
+    and args.protocol != "ours"
+  ):
     raise BadInput(
       "--templates, --templates-key, --raw-names and --captions need a --teacher"
     )
@@ -165,7 +172,7 @@ def _class_texts(args: argparse.Namespace):
   )
   prompts = read_prompts(args.prompts) if args.prompts else {}
   templates = read_templates(args.templates, args.templates_key)
-  return ClassTexts(towers, prompts, templates)
+  return ClassTexts(towers, prompts, templates, keep_underscores=args.raw_names)
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:

@@ -34,6 +34,7 @@ class ClassTexts:
     towers: The text towers.
     prompts: PointCLIP v2's sentences, of `pointclip.read_prompts`.
     templates: What is the same for all systems.
+    keep_underscores: Of names, likewise.
   """
 
   def __init__(
@@ -41,9 +42,10 @@ class ClassTexts:
     towers: TextTowers,
     prompts: dict[str, pointclip.Prompts],
     templates: Sequence[str],
+    keep_underscores: bool = False,
   ):
     self._towers, self._prompts = towers, prompts
-    self._templates = templates
+    self._templates, self._keep_underscores = templates, keep_underscores
 
   def own(
     self, config: EncoderConfig, texts: Texts, split: str, checkpoint: str
@@ -56,14 +58,20 @@ class ClassTexts:
     tower = self._towers.find(config, checkpoint) if texts.templates else None
     if tower is None:
       return None
+    words = f"{len(texts.templates)} of its templates, {texts.pooling}"
     if config.system == "pointclip" and config.architecture.version == 2:
-      found = self._sentences(split)
-      if found:
-        sentences, view_weights = found
-        features = functools.partial(
-          class_features, tower, templates=(), sentences=sentences
-        )
-        return Made(features, f"{tower.name}, --prompts", view_weights)
+      clip = pointclip.CLIPS.get(config.architecture.tower)
+      for name, (sentences, view_weights) in self._prompts.items():
+        data, _, of = name.partition("_")
+        if split.startswith(data) and of == clip:
+          features = functools.partial(
+            class_features, tower, templates=(), sentences=sentences
+          )
+          return Made(
+            features, f"{tower.name}, {name} of --prompts", view_weights
+          )
+      if self._prompts:
+        words += f"; --prompts has none for {split} and {clip or 'its CLIP'}"
     features = functools.partial(
       class_features,
       tower,
@@ -71,8 +79,7 @@ class ClassTexts:
       keep_underscores=texts.raw_names,
       pooling=texts.pooling,
     )
-    count = f"{len(texts.templates)} of its templates, {texts.pooling}"
-    return Made(features, f"{tower.name}, {count}")
+    return Made(features, f"{tower.name}, {words}")
 
   def ours(self, config: EncoderConfig, checkpoint: str) -> Made | None:
     """Makes them as for all; None for an encoder of no published space.
@@ -84,14 +91,10 @@ class ClassTexts:
     if tower is None:
       return None
     features = functools.partial(
-      class_features, tower, templates=self._templates
+      class_features,
+      tower,
+      templates=self._templates,
+      keep_underscores=self._keep_underscores,
     )
     words = f"{tower.name}, {len(self._templates)} templates, the same for all"
     return Made(features, words)
-
-  def _sentences(self, split: str) -> pointclip.Prompts | None:
-    """Finds the sentences that were searched for a test set."""
-    fitting = [x for x in self._prompts if split.startswith(x.split("_")[0])]
-    if len(fitting) > 1:
-      fitting = [x for x in fitting if x.endswith("vit_b16")]
-    return self._prompts[fitting[0]] if fitting else None

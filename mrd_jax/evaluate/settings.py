@@ -80,24 +80,27 @@ def _own(
   """
   config = encoder.config
   release = named.release_of(config)
-  changed = dict(release.set_on(split)) if release else {}
-  made = release and texts.own(config, release.texts, split, checkpoint)
+  if release is None:
+    return Setting(encoder.model, config.preparation, Protocol())
+  other = named.differing(config.system, config.architecture, release)
+  made = texts.own(config, release.texts, split, checkpoint)
+  # What was searched for the published weights is not another's.
+  changed = {} if other else dict(release.set_on(split))
   if made and made.view_weights:
     changed["view_weights"] = made.view_weights
   of_size = {x.name for x in fields(config.architecture)} & changed.keys()
   size = replace(config.architecture, **{k: changed[k] for k in of_size})
-  system = SYSTEMS[config.system]
+  model = encoder.model
+  if of_size:
+    model = SYSTEMS[config.system].make(size, model.dtype)
+  prepared = {k: v for k, v in changed.items() if k in Preparation._fields}
   return Setting(
-    model=encoder.model
-    if size == config.architecture
-    else system.make(size, encoder.model.dtype),
-    preparation=config.preparation._replace(
-      **{k: v for k, v in changed.items() if k in Preparation._fields}
-    ),
-    protocol=Protocol(changed.get("drawn")),
+    model=model,
+    preparation=config.preparation._replace(**prepared),
+    protocol=Protocol(changed.get("drawn"), changed.get("colour")),
     class_features=made.features if made else None,
     texts=made.words if made else "",
-    differs=release.differs if release else "",
+    differs="; ".join(filter(None, (other, release.differs))),
   )
 
 
@@ -112,7 +115,7 @@ def _ours(
   part of the network.
   """
   config = encoder.config
-  prepared = config.preparation
+  prepared = protocol.preparation(config)
   order = "farthest" if prepared.order == "farthest" else "shuffled"
   made = texts.ours(config, checkpoint)
   return Setting(

@@ -124,7 +124,11 @@ class Repository:
 
     if self.answers:
       try:
-        return {*HfApi().list_repo_files(self._name, revision=self._revision)}
+        return {
+          *HfApi().list_repo_files(
+            self._name, repo_type=self._type, revision=self._revision
+          )
+        }
       except Exception as error:  # it answered a moment ago
         self._problem, self.answers = error, False
     return {

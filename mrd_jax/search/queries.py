@@ -57,10 +57,12 @@ def check_gallery(
       f"{gallery.path} was embedded at step {step}, the checkpoint is of step "
       f"{encoder.config.step}: embed the gallery anew"
     ]
-  if "shape" in kinds and weights != fingerprint(encoder):
+  of_weights = "shape" in kinds or encoder.config.system == "pointclip"
+  of_what = "with --shape " if "shape" in kinds else ""
+  if of_weights and weights != fingerprint(encoder):
     return [
       f"{gallery.path} was embedded with other weights, those of "
-      f"{gallery.source['checkpoint']}: cosines with --shape mean nothing; "
+      f"{gallery.source['checkpoint']}: cosines {of_what}mean nothing; "
       "name that as --checkpoint, or embed the gallery anew"
     ]
   return []

@@ -52,6 +52,7 @@ _VIT_B = TowerSize(768, 12, 12, 3072, "quick_gelu", EPSILON)
 VIT_B_32 = ImageTowerSize(512, _VIT_B, 224, 32)
 VIT_B_16 = ImageTowerSize(512, _VIT_B, 224, 16)
 RN50 = ResNetSize(1024, 64, (3, 4, 6, 3), 224)
+RN101 = ResNetSize(512, 64, (3, 4, 23, 3), 224)
 
 
 def image_size(

@@ -78,13 +78,13 @@ PUBLISHED = {
     "OpenShape/openshape-pointbert-vitg14-rgb or -no-lvis",
     Grouping(384, 0.2, 64),
     "z",
-    "OpenCLIP ViT-bigG-14, laion2b_s39b_b160k",
+    prompts.BIG_G_SPACE,
   ),
   (256, 6, 4, 1024, 96, 1280): Published(
     "OpenShape/openshape-pointbert-shapenet",
     Grouping(64, 0.4, 256),
     "z",
-    "OpenCLIP ViT-bigG-14, laion2b_s39b_b160k",
+    prompts.BIG_G_SPACE,
   ),
   (512, 12, 8, 1024, 128, 768): Published(
     "OpenShape/openshape-pointbert-vitl14-rgb",

@@ -38,7 +38,6 @@ _ENDS = [(0, -90, 90), (0, 90, 90)]
 _DIAGONALS = [(45, 0, 90), (135, 0, 90), (225, 0, 90), (315, 0, 90)]
 _SIDE_1, _SIDE_2 = 128, 112  # pixels
 _SLICES = 8  # of V2's grid
-_DIFFERS = "its clouds are those of its files, not centred and scaled"
 
 
 def _rotations(degrees: list[tuple[int, int, int]]) -> np.ndarray:
@@ -188,7 +187,6 @@ RELEASES = {
     ("PointCLIP", "images only"),
     "PointCLIP's paper",
     figures(modelnet40=(20.18,), scanobjectnn_theirs=(15.38,)),
-    differs=_DIFFERS,
   ),
   "pointclip-v2": Release(
     Size(openai_clip.VIT_B_16, version=2),
@@ -213,8 +211,17 @@ RELEASES = {
       },
     },
     differs="its prompts and view weights were searched on the test labels; "
-    f"without --prompts the template is the first version's; {_DIFFERS}",
+    "without --prompts the template is the first version's",
   ),
+}
+
+
+# As the authors name the CLIPs in `best_param.py`.
+CLIPS = {
+  openai_clip.RN50: "rn50",
+  openai_clip.RN101: "rn101",
+  openai_clip.VIT_B_32: "vit_b32",
+  openai_clip.VIT_B_16: "vit_b16",
 }
 
 
@@ -240,8 +247,8 @@ def preparation(size: Size) -> Preparation:
 
 def teacher(size: Size) -> str:
   """Names the embedding space, by its teacher."""
-  del size
-  return "the CLIP of the file"
+  name = CLIPS.get(size.tower)
+  return f"the CLIP of the file, {name}" if name else "the CLIP of the file"
 
 
 def is_unused(key: str) -> bool:

@@ -98,6 +98,7 @@ RECON = tuple(
   )
 )
 
+BIG_G_SPACE = "OpenCLIP ViT-bigG-14, laion2b_s39b_b160k"
 BIG_G = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
 VIT_B_32 = "openai/clip-vit-base-patch32"
 EVA02_E_14_PLUS = Hub(

@@ -30,7 +30,6 @@ from mrd_jax.zoo.tensors import Row, count, linear, norm, shapes
 
 NAME = "ReCon++"
 
-TEACHER = "OpenCLIP ViT-bigG-14"
 UNSAID = ("image_queries", "groups", "group_size", "ratio")
 
 _BLOCKS = "model.encoder.blocks"
@@ -168,7 +167,7 @@ def preparation(size: Size) -> Preparation:
 def teacher(size: Size) -> str:
   """Names the embedding space, by its teacher."""
   del size
-  return TEACHER
+  return prompts.BIG_G_SPACE
 
 
 def is_unused(key: str) -> bool:

@@ -26,7 +26,6 @@ from mrd_jax.zoo.tensors import Row, batch_norm, count, linear, shapes
 
 NAME = "OpenShape's SparseConv"
 
-TEACHER = "ViT-bigG-14 (laion2b_s39b_b160k)"
 UNSAID = ("voxel_size",)
 
 CLOUDS = 4  # that make one sparse tensor; 0.25 GB each at 10,000 points
@@ -158,7 +157,7 @@ def preparation(size: Size) -> Preparation:
 def teacher(size: Size) -> str:
   """Names the embedding space, by its teacher."""
   del size
-  return TEACHER
+  return prompts.BIG_G_SPACE
 
 
 def is_unused(key: str) -> bool:

@@ -100,7 +100,7 @@ class Release(NamedTuple):
       shapes than the paper's by another name of the split.
     on: By the beginning of a split's name, what of `Size` and `Preparation`
       its authors set otherwise there, and "drawn", how many points they draw
-      of each cloud, with replacement, before.
+      of each cloud, with replacement, before; "colour", the grey of all points.
     differs: What of their protocol is not followed, in words.
   """
 

@@ -326,3 +326,15 @@ def test_the_export_prepares_alike(up, up_axis):
       found = pointbert_torch.prepare(given, config, up, normalize).numpy()
       expected = prepare_cloud(given, rules, up=up, normalize=normalize)
       np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_records_are_as_they_were_for_who_takes_them_so():
+  """Not the cube that they are stored in, nor normalised."""
+  records = [shape_of(i, 40 + i) for i in range(3)]
+  rules = Preparation(30, order="stored", normalized=False)
+  batch = pad_records(records, range(4), META)
+  found = prepare_records(batch, rules, records)
+  for i, record in enumerate(records):
+    expected = prepare_cloud(record_cloud(record), rules)
+    np.testing.assert_array_equal(found.points[i], expected)
+    assert np.abs(expected[:, :3]).max() > 1000

@@ -1,6 +1,7 @@
 """The suite table1: systems by their own protocols, or all by one."""
 
 import re
+from typing import Any
 
 import clips
 import numpy as np
@@ -11,6 +12,8 @@ from text_towers import write_encoder
 
 from mrd_jax import load_encoder
 from mrd_jax.data import dataset
+from mrd_jax.encoder.encoder import Encoder
+from mrd_jax.encoder.files import EncoderConfig
 from mrd_jax.encoder.text_towers import TextTowers
 from mrd_jax.errors import BadInput
 from mrd_jax.evaluate import settings, table_1
@@ -21,7 +24,8 @@ from mrd_jax.io.files import read_json
 from mrd_jax.metrics.zero_shot import zero_shot
 from mrd_jax.teachers.text_tower import TextTower
 from mrd_jax.zoo import prompts
-from mrd_jax.zoo.registry import NAMES
+from mrd_jax.zoo.pointclip import Prompts
+from mrd_jax.zoo.registry import NAMES, SYSTEMS
 
 NOTHING = Protocol()
 UNPUBLISHED = pytest.mark.filterwarnings("ignore:.*is not the published one")
@@ -107,44 +111,62 @@ def test_one_protocol_for_all(data, tmp_path, capsys):
   )
 
 
-@UNPUBLISHED
+def released(name):
+  """A published model without weights."""
+  key, release = NAMES[name]
+  system = SYSTEMS[key]
+  prepared: dict[str, Any] = system.preparation(release.size)._asdict()
+  config = EncoderConfig(
+    system=key,
+    architecture=release.size,
+    embedding_space=system.teacher(release.size),
+    **prepared,
+  )
+  return Encoder(config, {}, system.make(release.size))
+
+
 def test_settings_are_the_authors(tmp_path):
   """Groups, ratio and points of ReCon; order and scale of PointCLIP."""
-  recon = load_encoder(
-    "recon", weights=write_encoder(tmp_path, "recon", with_texts=False)
+  recon = released("recon")
+  teacher = texts(
+    teacher=str(clips.make_clip(tmp_path / "clip", embed_dim=512))
   )
-  teacher = texts(teacher=str(clips.make_clip(tmp_path / "clip", embed_dim=16)))
   on = choose("own", recon, "scanobjectnn_obj_only", teacher)
   size = on.model.size
   assert (size.groups, size.group_size, size.ratio) == (32, 128, 0.15)
-  assert on.preparation.num_points == 2048
+  assert on.preparation.num_points == 2048 and not on.preparation.normalized
   on = choose("own", recon, "modelnet40", teacher)
   assert on.model is recon.model
-  assert (on.preparation.num_points, on.preparation.sampled_points) == (
-    1024,
-    1200,
-  )
-  assert on.preparation.order == "farthest"
+  prepared = on.preparation
+  assert (prepared.num_points, prepared.sampled_points) == (1024, 1200)
+  assert prepared.order == "farthest" and prepared.normalized
   ours = choose("ours", recon, "modelnet40", teacher)
   assert ours.preparation.sampled_points == 0
   more = Protocol(points=4096)
-  assert choose("ours", recon, "lvis", teacher, more).protocol == more
+  ours = choose("ours", recon, "lvis", teacher, more)
+  assert ours.protocol == more and ours.preparation.num_points == 4096
   with pytest.raises(BadInput, match="--points and --colour are not what"):
     choose("own", recon, "lvis", teacher, more)
-  pointclip = load_encoder(
-    "pointclip-v2",
-    weights=write_encoder(tmp_path, "pointclip", with_texts=False),
-  )
-  teacher = texts(teacher=str(clips.make_clip(tmp_path / "c", embed_dim=32)))
+  on = choose("own", released("ulip2-pointbert"), "modelnet40", teacher)
+  assert on.protocol == Protocol(colour=0.4) and not on.preparation.normalized
+  on = choose("own", released("openshape-pointbert"), "scanobjectnn", teacher)
+  assert on.protocol == Protocol(points=10_000)
+  pointclip = released("pointclip-v2")
   on = choose("own", pointclip, "modelnet40", teacher)
   assert on.model.size.view_weights[3] == 0.25
   assert not on.preparation.normalized and on.preparation.order == "stored"
   ours = choose("ours", pointclip, "modelnet40", teacher)
   assert ours.preparation.normalized and ours.preparation.order == "shuffled"
-  # OpenShape draws ScanObjectNN's points with replacement.
-  assert NAMES["openshape-pointbert"][1].set_on("scanobjectnn") == {
-    "drawn": 10_000
-  }
+
+
+@UNPUBLISHED
+def test_what_was_searched_for_one_size_is_not_anothers(tmp_path):
+  file = write_encoder(tmp_path, "pointclip", with_texts=False)
+  encoder = load_encoder("pointclip-v2", weights=file)
+  teacher = texts(teacher=str(clips.make_clip(tmp_path / "clip", embed_dim=32)))
+  on = choose("own", encoder, "modelnet40", teacher)
+  assert on.model.size.view_weights == ()
+  assert on.differs.startswith("it is not the published one: tower ResNetSize(")
 
 
 @UNPUBLISHED
@@ -167,26 +189,30 @@ def test_sums_keep_the_length_of_texts(tmp_path):
     choose("own", cg3d, "modelnet40", texts())
 
 
-@pytest.mark.slow
-@UNPUBLISHED
-def test_sentences_that_were_searched(data, tmp_path):
-  names = dataset.read_meta(data).class_names["modelnet40"]
-  sentences = [f"a photo of the {name}" for name in names]
-  prompts_file = tmp_path / "best_param.py"
-  key = "best_prompt_weight['modelnet40_vit_b16_test_"
-  weights = [0.5] * 9 + [1.0]
-  prompts_file.write_text(
-    "best_prompt_weight = {}\n"
-    f"{key}prompts'] = {sentences}\n{key}weights'] = {weights}\n"
+def test_sentences_that_were_searched(tmp_path):
+  """For one set and one CLIP, with the weights of views."""
+  weights = (0.5,) * 9 + (1.0,)
+  found = {
+    "modelnet40_vit_b16": Prompts(("a photo of the table",), weights),
+    "scanobjectnn_rn50": Prompts(("no",), weights),
+  }
+  encoder = released("pointclip-v2")
+  towers = TextTowers(
+    teacher=str(clips.make_clip(tmp_path / "clip", embed_dim=512))
   )
-  file = write_encoder(tmp_path, "pointclip")
-  name = f"pointclip-v2:{file}"
-  options = ("--prompts", prompts_file)
-  assert evaluate(name, data, tmp_path / "out", *options) == 0
-  suites = read_json(tmp_path / "out" / "results.json")["rows"][0]["suites"]
-  assert "--prompts" in suites["modelnet40 own"]["protocol"]["texts"]
-  # None were searched for the other set: the template of the first version.
-  assert "1 of its templates" in suites["scanobjectnn own"]["protocol"]["texts"]
+  made = ClassTexts(towers, found, ["a {}."])
+  on = choose("own", encoder, "modelnet40_hdf5_test", made)
+  assert on.model.size.view_weights == weights
+  assert on.texts.endswith("modelnet40_vit_b16 of --prompts")
+  assert on.class_features is not None
+  tower = towers.find(encoder.config, "")
+  assert tower is not None
+  np.testing.assert_array_equal(
+    on.class_features(["table"]), tower.text_features(["a photo of the table"])
+  )
+  on = choose("own", encoder, "scanobjectnn", made)
+  assert on.model.size.view_weights[3] == 0.5
+  assert "--prompts has none for scanobjectnn and vit_b16" in on.texts
 
 
 @UNPUBLISHED
@@ -229,6 +255,19 @@ def test_flags_of_the_suite_are_refused_elsewhere(data, tmp_path, capsys):
   options += ("--protocol", "ours")
   assert main([str(x) for x in (*arguments, *options)]) == 2
   assert "--protocol is for the suite table1" in capsys.readouterr().err
+
+
+@UNPUBLISHED
+def test_a_tower_stands_in_where_it_is_needed(tmp_path):
+  """Not for the encoder's own file, nor for one that is of another width."""
+  other = write_encoder(tmp_path, "uni3d")  # 16 wide
+  own = write_encoder(tmp_path, "ulip")
+  towers = TextTowers(weights=other)
+  ulip = load_encoder("ulip-pointbert", weights=own)
+  found = towers.find(ulip.config, f"ulip-pointbert:{own}")
+  assert found is not None and found.name.startswith("ulip.safetensors")
+  found = towers.find(ulip.config, str(tmp_path))
+  assert found is not None and found.name.startswith("uni3d.safetensors")
 
 
 def test_every_source_of_figures_is_a_table():

@@ -16,6 +16,7 @@ from zoo_cases import FOLDER, key_list
 from zoo_weights import state_dict
 
 from mrd_jax import load_encoder
+from mrd_jax.convert.__main__ import main as convert
 from mrd_jax.encoder import named
 from mrd_jax.encoder.files import to_state
 from mrd_jax.errors import BadInput
@@ -24,7 +25,7 @@ from mrd_jax.io.files import read_json
 from mrd_jax.list_models import main
 from mrd_jax.zoo import prompts
 from mrd_jax.zoo.registry import NAMES, SYSTEMS
-from mrd_jax.zoo.system import Hub
+from mrd_jax.zoo.system import Hub, Preparation
 
 ISSUED = [
   *(f"uni3d-{size}" for size in ("ti", "s", "b", "l", "g")),
@@ -82,11 +83,7 @@ def test_what_a_release_says_is_consistent(name):
   system = SYSTEMS[key]
   assert release.row is None or release.row in TABLE_1
   assert release.source or not release.figures
-  known = {
-    *system.UNSAID,
-    *system.preparation(release.size)._fields,
-    "drawn",
-  }
+  known = {*system.UNSAID, *Preparation._fields, "drawn", "colour"}
   for changed in release.on.values():
     assert changed.keys() <= known
 
@@ -171,7 +168,7 @@ def test_a_dataset_holds_weights_too(hub, tmp_path):
   file.parent.mkdir(parents=True)
   shutil.copy(__file__, file)
   hub.repositories["datasets/SFXX/ulip", COMMITS["main"]] = tmp_path / "hub"
-  found, source = named.find(named.Reference("ulip-pointbert", "", ""))
+  found, source = named.find(named.Reference("ulip-pointbert"))
   assert found.read_text() == file.read_text()
   assert source.endswith(f"of SFXX/ulip@{COMMITS['main']}")
 
@@ -225,6 +222,41 @@ def test_names_that_do_not_fit_are_refused(tmp_path):
     load_encoder("uni3d-m")
   with pytest.raises(BadInput, match="is no name of a published model"):
     load_encoder(tmp_path, weights=file)
+
+
+def test_what_is_lacking_is_said(tmp_path):
+  file = weights_of("uni3d", tmp_path / "a.safetensors")
+  state = safetensors.numpy.load_file(file)
+  state.pop("point_encoder.trans2embed.weight")
+  state = {k: v for k, v in state.items() if "blocks.0" not in k} | state
+  safetensors.numpy.save_file(state, file)
+  with pytest.raises(BadInput, match="lacks point_encoder.*which uni3d-b has"):
+    load_encoder("uni3d-b", weights=file)
+
+
+def test_a_json_of_another_program_is_not_looked_at(tmp_path):
+  file = weights_of("uni3d", tmp_path / "a.safetensors")
+  for name in ("a.json", "config.json"):
+    (tmp_path / name).write_text('{"name": "uni3d-ti"}')
+  assert load_encoder(file, groups=8).config.system == "uni3d"
+
+
+@pytest.mark.filterwarnings("always:.*is not the published one")
+def test_verbs_tell_what_a_name_is_not(tmp_path, capsys):
+  file = weights_of("uni3d", tmp_path / "a.safetensors")
+  arguments = ["from-torch", "--output", str(tmp_path / "model"), "--input"]
+  assert convert([*arguments, f"uni3d-b:{file}"]) == 0
+  assert capsys.readouterr().err.startswith(
+    f"note: {file} is loaded as uni3d-b"
+  )
+  assert convert([*arguments, "Uni3D-L"]) == 2
+  assert "error: Uni3D-L does not exist, and is no" in capsys.readouterr().err
+
+
+def test_the_current_folder_is_a_checkpoint(tmp_path, monkeypatch):
+  make_of_system("uni3d").save_pretrained(tmp_path)
+  monkeypatch.chdir(tmp_path)
+  assert load_encoder(".").config.system == "uni3d"
 
 
 def test_a_place_of_that_name_is_the_place(tmp_path, monkeypatch):
