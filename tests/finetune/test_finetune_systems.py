@@ -30,7 +30,7 @@ QUICK = [
   for x in TINY_SIZES
 ]
 # One of each kind of network; `make test-slow` has all.
-KINDS = ("spconv", "uni3d", "cg3d_pointmlp", "clip2point")
+KINDS = ("uni3d", "cg3d_pointmlp", "clip2point")
 SLOW = [
   x if x in KINDS else pytest.param(x, marks=pytest.mark.long)
   for x in TINY_SIZES

@@ -105,7 +105,10 @@ def test_equal_maxima_share_the_gradient():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  "dtype",
+  ["float32", pytest.param("bfloat16", marks=pytest.mark.long)],
+)
 def test_every_parameter_has_a_finite_gradient(dtype):
   size = dataclasses.replace(
     spconv.SIZES["MinkResNet11"], embed_dim=8, voxel_size=0.2

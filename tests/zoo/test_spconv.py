@@ -81,12 +81,15 @@ def case(kind: str, shape: str):
   }
 
 
+LONG = (pytest.mark.slow, pytest.mark.long)
+
+
 @pytest.mark.parametrize(
   ("kind", "shape"),
   [
     pytest.param("MinkResNet", "chair", marks=pytest.mark.slow),
-    pytest.param("MinkResNet", "torus", marks=pytest.mark.slow),
-    pytest.param("MinkResNet", "blob", marks=pytest.mark.slow),
+    pytest.param("MinkResNet", "torus", marks=LONG),
+    pytest.param("MinkResNet", "blob", marks=LONG),
     pytest.param("MinkResNet34", "torus", marks=pytest.mark.slow),
   ],
 )
