@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from mrd_jax.encoder.files import to_state
 
-WIDTH, DEPTH, DIM, VOCABULARY, CONTEXT = 128, 2, 24, 539, 77
+WIDTH, DEPTH, DIM, VOCABULARY, CONTEXT = 128, 2, 24, 539, 32
 
 
 @functools.cache

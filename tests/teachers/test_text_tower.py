@@ -112,9 +112,9 @@ def test_against_pytorch(folder, layout):
   tower = load(path)
   raw = expected(state(), folder, gelu=layout == "open_clip")
   assert error(tower.text_features(TEXTS, unit=False), raw) < 1e-5
-  length = np.linalg.norm(raw, axis=1, keepdims=True)
-  assert error(tower.text_features(TEXTS), raw / length) < 1e-5
-  assert tower.throughput.texts == 10 and tower.throughput.truncated == 2
+  unit = raw[:1] / np.linalg.norm(raw[:1])
+  assert error(tower.text_features(TEXTS[:1]), unit) < 1e-5
+  assert tower.throughput.texts == 6 and tower.throughput.truncated == 1
   assert re.fullmatch(
     re.escape(path.name) + r" \(sha256 [0-9a-f]{12}\)", tower.name
   )
@@ -122,10 +122,10 @@ def test_against_pytorch(folder, layout):
 
 
 def test_a_teacher_has_raw_features_too(clip_teacher):
-  raw = clip_teacher.text_features(TEXTS, unit=False)
+  raw = clip_teacher.text_features(TEXTS[:2], unit=False)
   length = np.linalg.norm(raw, axis=1, keepdims=True)
   assert abs(length - 1).min() > 0.1
-  assert error(clip_teacher.text_features(TEXTS), raw / length) < 1e-6
+  assert error(clip_teacher.text_features(TEXTS[:2]), raw / length) < 1e-6
 
 
 def test_the_config_says_the_activation(folder):
@@ -163,8 +163,8 @@ def test_half_precision_is_widened(folder, kind):
   assert one.fingerprint == other.fingerprint
   if kind == "float16":
     rough = load(folder / "half.safetensors", dtype="bfloat16")
-    rough_found = rough.text_features(TEXTS, unit=False)
-    assert 1e-4 < error(rough_found, found) < 0.1
+    rough_found = rough.text_features(TEXTS[:2], unit=False)
+    assert 1e-4 < error(rough_found, found[:2]) < 0.1
 
 
 def test_the_fingerprint_is_of_all_that_decides(folder):
