@@ -95,8 +95,14 @@ def encoder_state(state: Mapping[str, Any], name: str) -> dict[str, Any]:
     name: The file, for messages.
 
   Raises:
-    BadInput: if two tensors become one key.
+    BadInput: if two tensors become one key, or it is a CLIP of transformers,
+      whose heads and activation no tensor says.
   """
+  if any(key.startswith("vision_model.") for key in state):
+    raise BadInput(
+      f"{name} has the names of transformers' CLIPModel; put the config.json "
+      "that was published with it beside model.safetensors"
+    )
   if any(key.startswith("pc_encoder.") for key in state):
     state = {k: v for k, v in state.items() if k.startswith("pc_encoder.")}
   found: dict[str, Any] = {}
