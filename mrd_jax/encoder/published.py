@@ -61,11 +61,6 @@ def read(
   clip = clip_files.find(path)
   tower = clip_files.read(path, clip) if clip else None
   state, logit_scale = tower[:2] if tower else read_state(path)
-  if "vision_model.embeddings.class_embedding" in state:
-    raise BadInput(
-      f"{path} is a CLIP of transformers, whose heads and activation its "
-      "config.json says: put that beside it"
-    )
   of_json = {"tower": tower.size} if tower else {}
   source = source or path.name
   if name:
