@@ -149,9 +149,11 @@ def test_padding_batch_and_order_change_nothing():
   batch = np.stack([first, np.concatenate([second, noise])])
   (of_first, of_second), _ = embed("MinkResNet11", batch, [256, 200])
   (alone,), _ = embed("MinkResNet11", second[None])
-  assert error(of_second, alone) < 1e-6
+  # Products of other numbers of rows are summed in another order, as those of
+  # another order of points are.
+  assert error(of_second, alone) < 2e-6
   (alone, reverse), _ = embed("MinkResNet11", np.stack([first, first[::-1]]))
-  assert error(of_first, alone) < 1e-6
+  assert error(of_first, alone) < 2e-6
   assert error(reverse, alone) < 2e-6
 
 
